@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Label schemes: which classes exist, under which published ids, names and colours.
+
+One YAML file per scheme in `config/labels/`, one row per class; every look-up table of the
+package derives from these rows.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from segmentation_node.errors import SchemeError
+from segmentation_node.paths import config_dir
+
+Lut = npt.NDArray[np.uint8]
+
+#: Target value of pixels that say nothing in training and scoring. Not a published id.
+IGNORE = 255
+
+
+@dataclass(frozen=True)
+class LabelClass:
+    """One class of a scheme: a row of its YAML file.
+
+    `label_ids` are the Cityscapes labelIds that fall into the class, `category` is the
+    Cityscapes category. A class that is not `learned` has no channel in a network; one that
+    is not `scored` is left out of the official figures although it is not void.
+    """
+
+    id: int
+    name: str
+    color: tuple[int, int, int]
+    category: str
+    label_ids: tuple[int, ...] = ()
+    void: bool = False
+    learned: bool = True
+    scored: bool = True
+    countable: bool = False
+
+    @classmethod
+    def from_row(cls, row: dict[str, Any]) -> 'LabelClass':
+        """Build from a YAML row; raises SchemeError on unknown keys and values out of range."""
+        unknown = set(row) - {f.name for f in fields(cls)}
+        if unknown or not {'id', 'name', 'color', 'category'} <= set(row):
+            raise SchemeError(
+                f'class row {row} needs id, name, color, category'
+                + (f' and knows no {sorted(unknown)}' if unknown else '')
+            )
+        color = tuple(row['color'])
+        if len(color) != 3 or any(not 0 <= c <= 255 for c in (*color, row['id'])):
+            raise SchemeError(f'class row {row}: id and the 3 colours must lie in 0..255')
+        return cls(**{**row, 'color': color, 'label_ids': tuple(row.get('label_ids', ()))})
+
+
+@dataclass(frozen=True)
+class LabelScheme:
+    """A set of classes; ids are what is published, channels are what a network puts out."""
+
+    name: str
+    classes: tuple[LabelClass, ...]
+    description: str = ''
+    _by_name: dict[str, LabelClass] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        ids = [c.id for c in self.classes]
+        names = [c.name for c in self.classes]
+        for what, values in (('id', ids), ('name', names)):
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            if twice:
+                raise SchemeError(f'label scheme {self.name}: {what} {", ".join(twice)} twice')
+        if not any(c.void for c in self.classes):
+            raise SchemeError(f'label scheme {self.name} has no class with "void: true"')
+        object.__setattr__(self, '_by_name', {c.name: c for c in self.classes})
+
+    @cached_property
+    def void_id(self) -> int:
+        """Published id of pixels that belong to no class of interest."""
+        return next(c.id for c in self.classes if c.void)
+
+    @cached_property
+    def learned(self) -> tuple[LabelClass, ...]:
+        """The classes that have a network channel, in channel order."""
+        return tuple(c for c in self.classes if c.learned)
+
+    @cached_property
+    def channel_ids(self) -> Lut:
+        """Published id of each network channel, (C,) uint8."""
+        return np.array([c.id for c in self.learned], np.uint8)
+
+    @cached_property
+    def palette(self) -> Lut:
+        """Colour of each published id, (256, 3) uint8 RGB; ids of no class are black."""
+        palette = np.zeros((256, 3), np.uint8)
+        for c in self.classes:
+            palette[c.id] = c.color
+        return palette
+
+    def id_of(self, name: str) -> int:
+        """Published id of a class; raises SchemeError with the names that exist."""
+        if name not in self._by_name:
+            raise SchemeError(
+                f'label scheme {self.name} has no class {name!r}; it has '
+                + ', '.join(self._by_name)
+            )
+        return self._by_name[name].id
+
+    def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> list[int]:
+        """Values in `labels` that are no id of this scheme, ascending."""
+        counts = np.bincount(labels.ravel(), minlength=256)
+        counts[[c.id for c in self.classes]] = 0
+        return [int(i) for i in np.flatnonzero(counts)]
+
+    def mapping_to(self, target: 'LabelScheme') -> Lut:
+        """Look-up table from this scheme's published ids to those of `target`, (256,) uint8.
+
+        A class goes where its Cityscapes labelIds lie, else to the class of the same name, else
+        to the only class of its category. Ids of no class become void.
+
+        Raises:
+            SchemeError: a class has no unambiguous counterpart in `target`.
+        """
+        lut = np.full(256, target.void_id, np.uint8)
+        for c in self.classes:
+            lut[c.id] = _counterpart(c, self, target)
+        return lut
+
+    def channels_from(self, source: 'LabelScheme') -> Lut:
+        """Look-up table from ids of `source` to this scheme's channels, (256,) uint8.
+
+        What has no channel here is IGNORE, and so is void that `source` never taught a network:
+        there "void" means "not annotated" and says nothing about the pixel.
+        """
+        channel_of_id = np.full(256, IGNORE, np.uint8)
+        channel_of_id[self.channel_ids] = np.arange(len(self.learned))
+        lut = channel_of_id[source.mapping_to(self)]
+        known = [c.id for c in source.classes if c.learned]
+        lut[np.setdiff1d(np.arange(256), known)] = IGNORE
+        return lut
+
+    def to_json(self) -> str:
+        """Scheme, ids, names and colours as one JSON object, as published with the masks."""
+        return json.dumps(
+            {
+                'scheme': self.name,
+                'void_id': self.void_id,
+                'classes': [
+                    {'id': c.id, 'name': c.name, 'color': list(c.color)} for c in self.classes
+                ],
+            }
+        )
+
+
+def _counterpart(c: LabelClass, source: LabelScheme, target: LabelScheme) -> int:
+    by_label_id = [
+        t.id for t in target.classes if c.label_ids and set(c.label_ids) <= set(t.label_ids)
+    ]
+    if by_label_id:
+        return by_label_id[0]
+    if c.void:
+        return target.void_id
+    by_name = [t.id for t in target.classes if t.name == c.name]
+    by_category = [t.id for t in target.classes if t.category == c.category]
+    match by_name or by_category:
+        case [only]:
+            return only
+    raise SchemeError(
+        f'class {c.name} of {source.name} has no unambiguous counterpart in {target.name} '
+        f'({len(by_category)} classes of category {c.category}); '
+        f'choose a scheme whose classes contain it'
+    )
+
+
+def available_schemes() -> list[str]:
+    """Names of the schemes in `config/labels/`."""
+    return sorted(path.stem for path in (config_dir() / 'labels').glob('*.yaml'))
+
+
+def load_scheme(name: str | Path) -> LabelScheme:
+    """Load a scheme by its name in `config/labels/` or from a YAML file of one's own.
+
+    Raises:
+        SchemeError: no such scheme, or the file is not a valid one.
+    """
+    path = Path(name)
+    if path.suffix not in ('.yaml', '.yml'):
+        if str(name) not in available_schemes():
+            raise SchemeError(
+                f'unknown label scheme {str(name)!r}; there are {", ".join(available_schemes())}, '
+                f'or give the path of a .yaml file'
+            )
+        path = config_dir() / 'labels' / f'{name}.yaml'
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SchemeError(f'cannot read label scheme {path}: {error}') from error
+    if not isinstance(content, dict) or not isinstance(content.get('classes'), list):
+        raise SchemeError(f'label scheme {path} needs a list "classes", one row per class')
+    rows = tuple(LabelClass.from_row(row) for row in content['classes'])
+    return LabelScheme(path.stem, rows, str(content.get('description', '')))
+
+
+def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:
+    """Recognise a scheme by a network's class names, in the network's channel order.
+
+    Returns:
+        The scheme, and the published id of each channel, (C,) uint8.
+
+    Raises:
+        SchemeError: no scheme has these learned classes.
+    """
+    for scheme in map(load_scheme, available_schemes()):
+        if {_plain(c.name) for c in scheme.learned} == set(map(_plain, names)):
+            id_of_plain = {_plain(c.name): c.id for c in scheme.learned}
+            return scheme, np.array([id_of_plain[_plain(n)] for n in names], np.uint8)
+    raise SchemeError(
+        f'no label scheme has the classes {", ".join(names)}; add one to '
+        f'{config_dir() / "labels"} (a file per scheme, a row per class)'
+    )
+
+
+def _plain(name: str) -> str:
+    return re.sub(r'[^a-z0-9]+', ' ', name.lower()).strip()

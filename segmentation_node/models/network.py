@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The common face of all networks."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Self
+
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """Turns normalised pixels into class scores; owns the model of its library.
+
+    `divisor` is the number both sides of the input must divide by.
+    """
+
+    divisor: int
+
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: Path) -> Self:
+        """Build from `config.json` and `model.safetensors`; raises CheckpointError."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write `config.json` and `model.safetensors` in the library's own format."""
+
+    @abstractmethod
+    def class_names(self) -> list[str] | None:
+        """Class names in channel order where the library's configuration knows them."""
+
+    @abstractmethod
+    def channels(self) -> int:
+        """Number of class scores per pixel."""
+
+    @abstractmethod
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Score classes.
+
+        Args:
+            pixels: (B, 3, H, W) float, normalised RGB, H and W multiples of `divisor`.
+
+        Returns:
+            (B, C, H / s, W / s) float class scores in [0, 1] at the network's own stride s.
+        """
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of an error's text on one line, for a message that quotes it."""
+    return ' '.join(str(error).split())[:300]

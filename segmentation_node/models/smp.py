@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DeepLabV3+ and U-Net of segmentation_models_pytorch."""
+
+import json
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import segmentation_models_pytorch as smp
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from segmentation_node.errors import CheckpointError
+from segmentation_node.models.network import Network, one_line
+
+
+class SmpNetwork(Network):
+    """A segmentation_models_pytorch model, read before its final upsampling.
+
+    The library upsamples its logits by a fixed factor inside the model; the graph upsamples
+    once, straight to the size of the image, so the head's own upsampling is left out here.
+    """
+
+    library_class: ClassVar[type[nn.Module]]
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        # Weights come from the checkpoint; a name here would make the library download others.
+        self.model = self.library_class(**{**config, 'encoder_weights': None})
+        self.divisor = max(int(self.model.encoder.output_stride), 32)
+
+    def logits(self, pixels: Tensor) -> Tensor:
+        """(B, C, H / s, W / s) unnormalised scores, s = 4 for DeepLabV3+ and 1 for U-Net."""
+        features = self.model.decoder(self.model.encoder(pixels))
+        return self.model.segmentation_head[0](features)  # type: ignore[no-any-return]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return self.logits(pixels).float().softmax(dim=1)
+
+    def class_names(self) -> list[str] | None:
+        return None
+
+    def channels(self) -> int:
+        return int(self.model.segmentation_head[0].out_channels)
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        found = config.pop('_model_class', None)
+        if found != cls.library_class.__name__:
+            raise CheckpointError(
+                f'{folder / "config.json"} describes {found!r}, not '
+                f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
+            )
+        config = {key: value for key, value in config.items() if not key.startswith('_')}
+        try:
+            network = cls(config)
+            weights = load_file(folder / 'model.safetensors')
+            network.model.load_state_dict(weights)
+        except SafetensorError as error:
+            raise CheckpointError(
+                f'{folder / "model.safetensors"} is damaged ({error}); copy it again'
+            ) from error
+        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f'{folder}: config.json and model.safetensors do not belong together: '
+                f'{one_line(error)}'
+            ) from error
+        return network
+
+    def save(self, folder: Path) -> None:
+        config = {**self.config, '_model_class': self.library_class.__name__}
+        (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
+        weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
+        save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+
+
+class DeepLabV3Plus(SmpNetwork):
+    """Chen et al., "Encoder-Decoder with Atrous Separable Convolution", ECCV 2018."""
+
+    library_class = smp.DeepLabV3Plus
+
+
+class UNet(SmpNetwork):
+    """Ronneberger et al., "U-Net", MICCAI 2015."""
+
+    library_class = smp.Unet

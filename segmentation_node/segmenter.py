@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segmenter: what node, bag tools and evaluation all call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segmentation_node.checkpoint import Checkpoint, load_checkpoint
+from segmentation_node.errors import ImageError, SettingError
+from segmentation_node.labels import LabelScheme, load_scheme
+
+ImageRgb = npt.NDArray[np.uint8]
+Precision = Literal['auto', 'fp32', 'bf16', 'fp16']
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+RUNTIMES = ('auto', 'torch')
+#: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
+MAX_PIXELS = 2**26
+
+_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Label ids as published and confidence (255 = certain), each (B, H, W) uint8."""
+
+    labels: npt.NDArray[np.uint8]
+    confidence: npt.NDArray[np.uint8]
+
+
+class Segmenter:
+    """Runs a checkpoint on batches of images; not for several threads at once.
+
+    Raises:
+        CheckpointError, SchemeError: the model cannot be loaded or published as asked.
+        SettingError: a runtime, device or precision that is not to be had here.
+    """
+
+    def __init__(
+        self,
+        model: str = 'deeplabv3plus',
+        *,
+        runtime: str = 'auto',
+        device: str = 'auto',
+        precision: str = 'auto',
+        input_size: tuple[int, int] | None = None,
+        label_scheme: str | None = None,
+        min_confidence: float = 0.0,
+    ) -> None:
+        """Load.
+
+        Args:
+            model: bundled name, folder, or hub id.
+            runtime: one of RUNTIMES.
+            device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
+            precision: one of PRECISIONS.
+            input_size: (height, width) box the image is fitted into; None is the checkpoint's.
+            label_scheme: scheme to publish; None is the checkpoint's.
+            min_confidence: in [0, 1]; pixels below it become void.
+        """
+        if runtime not in RUNTIMES:
+            raise SettingError(f'unknown runtime {runtime!r}; there are {", ".join(RUNTIMES)}')
+        self.runtime = 'torch'
+        self.device = _pick_device(device)
+        self.precision = _pick_precision(precision, self.device)
+        self.checkpoint: Checkpoint = load_checkpoint(model)
+        self._graph = self.checkpoint.graph(input_size).to(
+            self.device, memory_format=torch.channels_last
+        )
+        self.publish_as(label_scheme)
+        self.min_confidence = min_confidence
+
+    scheme: LabelScheme
+    min_confidence: float
+
+    def publish_as(self, label_scheme: str | None) -> None:
+        """Publish another scheme than the checkpoint's own (None); raises SchemeError."""
+        own = self.checkpoint.scheme
+        scheme = own if label_scheme is None else load_scheme(label_scheme)
+        self._published = None if scheme == own else own.mapping_to(scheme)
+        self.scheme = scheme
+
+    def segment(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> Prediction:
+        """Segment a batch.
+
+        Args:
+            images_rgb: (B, H, W, 3) uint8, or a sequence of (H, W, 3) uint8 of one size.
+
+        Raises:
+            ImageError: not such a batch, or an image of no or too many pixels.
+        """
+        batch = _as_batch(images_rgb)
+        with torch.inference_mode(), self._autocast():
+            labels, confidence = self._graph(torch.from_numpy(batch).to(self.device))
+        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _DTYPES[self.precision]
+        return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
+
+    def _finish(
+        self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8]
+    ) -> Prediction:
+        if self._published is not None:
+            labels = cv2.LUT(labels.reshape(1, -1), self._published).reshape(labels.shape)
+        if self.min_confidence > 0:
+            labels[confidence < round(self.min_confidence * 255)] = self.scheme.void_id
+        return Prediction(labels, confidence)
+
+
+def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
+    if isinstance(images_rgb, np.ndarray):
+        batch = images_rgb
+    else:
+        shapes = {image.shape for image in images_rgb}
+        if len(shapes) != 1:
+            raise ImageError(f'a batch needs images of one size, not {sorted(shapes)}')
+        # A single image, the usual case, becomes a batch without a copy.
+        batch = images_rgb[0][None] if len(images_rgb) == 1 else np.stack(images_rgb)
+    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8 or batch.size == 0:
+        raise ImageError(
+            f'expected RGB images as (B, H, W, 3) uint8, got {batch.shape} {batch.dtype}'
+        )
+    if batch.shape[1] * batch.shape[2] > MAX_PIXELS:
+        raise ImageError(
+            f'an image of {batch.shape[2]} x {batch.shape[1]} has more than {MAX_PIXELS} pixels; '
+            f'scale it down before it comes here'
+        )
+    # torch shares the memory, and asks for writable, contiguous arrays even to read them.
+    return batch if batch.flags.c_contiguous and batch.flags.writeable else batch.copy()
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise SettingError(f'unknown device {device!r}; say auto, cpu, cuda or cuda:N') from error
+    if picked.type not in ('cpu', 'cuda'):
+        raise SettingError(f'device {device!r} is not supported; say auto, cpu, cuda or cuda:N')
+    if picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count():
+        raise SettingError(
+            f'device {device!r} is not there ({torch.cuda.device_count()} CUDA devices found); '
+            f'say auto or cpu, or install a torch build for your GPU'
+        )
+    return picked
+
+
+def _pick_precision(precision: str, device: torch.device) -> str:
+    if precision not in PRECISIONS:
+        raise SettingError(f'unknown precision {precision!r}; there are {", ".join(PRECISIONS)}')
+    if precision != 'auto':
+        return precision
+    # On a CPU bf16 pays only where there are matrix units for it; elsewhere it costs time.
+    fast_bf16 = device.type == 'cuda' or bool(torch.cpu.get_capabilities().get('amx_bf16'))
+    return 'bf16' if fast_bf16 else 'fp32'
