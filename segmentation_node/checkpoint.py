@@ -19,7 +19,7 @@ import yaml
 from segmentation_node.errors import CheckpointError
 from segmentation_node.graph import Preprocessing, SegmentationGraph
 from segmentation_node.labels import LabelScheme, Lut, load_scheme, scheme_of_class_names
-from segmentation_node.models import FAMILIES, Network, family_of_config
+from segmentation_node.models import FAMILIES, Network, family_of_config, network_class
 from segmentation_node.paths import bundled_models_dir
 
 SPEC_FILE = 'segmentation.yaml'
@@ -130,12 +130,12 @@ def load_checkpoint(model: str) -> Checkpoint:
         )
     if (folder / SPEC_FILE).is_file():
         spec = Spec.read(folder / SPEC_FILE)
-        network = FAMILIES[spec.family].load(folder)
+        network = network_class(spec.family).load(folder)
         scheme = load_scheme(spec.label_scheme)
         channel_ids = scheme.channel_ids
     else:
         family = family_of_config(config)
-        network = FAMILIES[family].load(folder)
+        network = network_class(family).load(folder)
         names = network.class_names()
         if names is None:
             raise CheckpointError(

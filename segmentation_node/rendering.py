@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels as pictures."""
 
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 
-LabelImage = npt.NDArray[np.uint8]
-ImageRgb = npt.NDArray[np.uint8]
+LabelImage: TypeAlias = npt.NDArray[np.uint8]
 
 
 def colorize(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
@@ -20,3 +24,27 @@ def colorize(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
 def overlay(image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float) -> ImageRgb:
     """Blend a colour mask over its image, both (H, W, 3) uint8; `alpha` is the mask's share."""
     return np.asarray(cv2.addWeighted(color_rgb, alpha, image_rgb, 1 - alpha, 0), np.uint8)
+
+
+@dataclass
+class Rendered:
+    """One segmented image and its pictures, each painted once and only when asked for.
+
+    `image_rgb` is (H, W, 3), `label_mask` and `confidence` are (H, W), all uint8.
+    """
+
+    image_rgb: ImageRgb
+    label_mask: LabelImage
+    confidence: LabelImage
+    scheme: LabelScheme
+    overlay_alpha: float
+
+    @cached_property
+    def color_mask(self) -> ImageRgb:
+        """Labels in their colours, (H, W, 3) uint8 RGB."""
+        return colorize(self.label_mask, self.scheme)
+
+    @cached_property
+    def overlay(self) -> ImageRgb:
+        """Colour mask over the image, (H, W, 3) uint8 RGB."""
+        return overlay(self.image_rgb, self.color_mask, self.overlay_alpha)

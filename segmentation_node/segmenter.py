@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -11,15 +10,11 @@ import numpy.typing as npt
 import torch
 
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
+from segmentation_node.choices import PRECISIONS, RUNTIMES
 from segmentation_node.errors import ImageError, SettingError
+from segmentation_node.image_files import ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 
-ImageRgb = npt.NDArray[np.uint8]
-Precision = Literal['auto', 'fp32', 'bf16', 'fp16']
-PRECISIONS: tuple[str, ...] = get_args(Precision)
-RUNTIMES = ('auto', 'torch')
-#: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
-MAX_PIXELS = 2**26
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -121,15 +116,11 @@ def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
             raise ImageError(f'a batch needs images of one size, not {sorted(shapes)}')
         # A single image, the usual case, becomes a batch without a copy.
         batch = images_rgb[0][None] if len(images_rgb) == 1 else np.stack(images_rgb)
-    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8 or batch.size == 0:
+    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8:
         raise ImageError(
             f'expected RGB images as (B, H, W, 3) uint8, got {batch.shape} {batch.dtype}'
         )
-    if batch.shape[1] * batch.shape[2] > MAX_PIXELS:
-        raise ImageError(
-            f'an image of {batch.shape[2]} x {batch.shape[1]} has more than {MAX_PIXELS} pixels; '
-            f'scale it down before it comes here'
-        )
+    check_size(batch.shape[2], batch.shape[1])
     # torch shares the memory, and asks for writable, contiguous arrays even to read them.
     return batch if batch.flags.c_contiguous and batch.flags.writeable else batch.copy()
 

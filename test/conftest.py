@@ -12,11 +12,10 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from segmentation_node.checkpoint import Spec, save_checkpoint
-    from segmentation_node.models import FAMILIES
+    from segmentation_node.models.smp import DeepLabV3Plus
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('tiny_deeplabv3plus')
     config = {'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8}
-    network = FAMILIES['deeplabv3plus'](config)  # type: ignore[call-arg]
-    save_checkpoint(folder, network, Spec('deeplabv3plus', 'cityscapes8'), '# Tiny\n')
+    save_checkpoint(folder, DeepLabV3Plus(config), Spec('deeplabv3plus', 'cityscapes8'), '# Tiny\n')
     return folder

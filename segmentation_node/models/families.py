@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which families of networks there are."""
 
-from typing import Any
+from importlib import import_module
+from typing import Any, Final
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.network import Network
-from segmentation_node.models.smp import DeepLabV3Plus, UNet
 
-FAMILIES: dict[str, type[Network]] = {
-    'deeplabv3plus': DeepLabV3Plus,
-    'mask2former': Mask2Former,
-    'unet': UNet,
+#: Module and class of each family; a module is imported with the first network of its library,
+#: since each library takes seconds to import.
+FAMILIES: Final = {
+    'deeplabv3plus': ('segmentation_node.models.smp', 'DeepLabV3Plus'),
+    'mask2former': ('segmentation_node.models.mask2former', 'Mask2Former'),
+    'unet': ('segmentation_node.models.smp', 'UNet'),
 }
 
-_FAMILY_OF_LIBRARY_NAME = {
+_FAMILY_OF_LIBRARY_NAME: Final = {
     'DeepLabV3Plus': 'deeplabv3plus',
     'Unet': 'unet',
     'mask2former': 'mask2former',
 }
+
+
+def network_class(family: str) -> type[Network]:
+    """The class of a family's networks; raises CheckpointError with the families there are."""
+    if family not in FAMILIES:
+        raise CheckpointError(f'unknown model family {family!r}; there are {", ".join(FAMILIES)}')
+    module, name = FAMILIES[family]
+    found: type[Network] = getattr(import_module(module), name)
+    return found
 
 
 def family_of_config(config: dict[str, Any]) -> str:

@@ -3,12 +3,12 @@
 
 import json
 from pathlib import Path
-from typing import Self
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
+from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError
 from segmentation_node.models.network import Network, one_line

@@ -3,9 +3,9 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Self
 
 from torch import Tensor, nn
+from typing_extensions import Self
 
 
 class Network(nn.Module, ABC):

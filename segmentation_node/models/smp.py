@@ -3,12 +3,13 @@
 
 import json
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError
 from segmentation_node.models.network import Network, one_line

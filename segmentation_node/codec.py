@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages to RGB arrays, without ROS.
+
+The functions look at message fields only, so that they serve the messages of rclpy as well as
+those read from a bag. Whatever bytes come in, the answer is an image or an ImageError.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.errors import ImageError
+from segmentation_node.image_files import (
+    MAX_PIXELS,
+    ImageRgb,
+    check_size,
+    decode_file,
+    encode_jpeg,
+    encode_png,
+)
+
+__all__ = [
+    'ENCODINGS',
+    'MAX_PIXELS',
+    'CompressedMessage',
+    'Convert',
+    'ImageMessage',
+    'ImageRgb',
+    'compressed_format',
+    'convert_with_opencv',
+    'decode_compressed',
+    'decode_image',
+    'encode_jpeg',
+    'encode_png',
+    'image_view',
+]
+
+Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+class ImageMessage(Protocol):
+    """The fields of sensor_msgs/Image that describe its pixels."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedMessage(Protocol):
+    """The fields of sensor_msgs/CompressedImage that describe its pixels."""
+
+    format: str
+    data: Any
+
+
+#: Turns a checked message and its pixels, (H, W) or (H, W, C) in native byte order, into RGB.
+Convert: TypeAlias = Callable[[ImageMessage, Pixels], ImageRgb]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the pixels of one encoding lie in memory, and which OpenCV code makes RGB of them.
+
+    `rows` is the number of data rows of `step` bytes per two image rows: 2 but for formats with
+    a plane of colour behind the plane of light. `even_wh` are the divisors of width and height.
+    """
+
+    channels: int
+    bits: int = 8
+    to_rgb: int | None = None
+    rows: int = 2
+    even_wh: tuple[int, int] = (1, 1)
+
+
+def _bayer(bits: int) -> dict[str, Encoding]:
+    # OpenCV names a pattern after its second row and column, ROS after its first.
+    codes = {
+        'rggb': cv2.COLOR_BayerBG2RGB,
+        'bggr': cv2.COLOR_BayerRG2RGB,
+        'gbrg': cv2.COLOR_BayerGR2RGB,
+        'grbg': cv2.COLOR_BayerGB2RGB,
+    }
+    return {f'bayer_{name}{bits}': Encoding(1, bits, code) for name, code in codes.items()}
+
+
+_GRAY = cv2.COLOR_GRAY2RGB
+_BGR = cv2.COLOR_BGR2RGB
+_RGBA = cv2.COLOR_RGBA2RGB
+_BGRA = cv2.COLOR_BGRA2RGB
+_UYVY = Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY, even_wh=(2, 1))
+_YUYV = Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2, even_wh=(2, 1))
+
+#: Read in place: one pass over the message's own memory, none for rgb8.
+DIRECT: Final = MappingProxyType(
+    {
+        'rgb8': Encoding(3),
+        'bgr8': Encoding(3, 8, _BGR),
+        'rgba8': Encoding(4, 8, _RGBA),
+        'bgra8': Encoding(4, 8, _BGRA),
+        'mono8': Encoding(1, 8, _GRAY),
+    }
+)
+#: Converted; names and meaning from sensor_msgs/image_encodings.hpp. The types without a
+#: colour order (8UC3, 16UC3, ...) come from OpenCV programs and have its order, BGR.
+CONVERTED: Final = MappingProxyType(
+    {
+        '8UC1': Encoding(1, 8, _GRAY),
+        '8UC3': Encoding(3, 8, _BGR),
+        '8UC4': Encoding(4, 8, _BGRA),
+        'mono16': Encoding(1, 16, _GRAY),
+        '16UC1': Encoding(1, 16, _GRAY),
+        'rgb16': Encoding(3, 16),
+        'bgr16': Encoding(3, 16, _BGR),
+        '16UC3': Encoding(3, 16, _BGR),
+        'rgba16': Encoding(4, 16, _RGBA),
+        'bgra16': Encoding(4, 16, _BGRA),
+        '16UC4': Encoding(4, 16, _BGRA),
+        **_bayer(8),
+        **_bayer(16),
+        'uyvy': _UYVY,
+        'yuv422': _UYVY,
+        'yuyv': _YUYV,
+        'yuv422_yuy2': _YUYV,
+        'nv21': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV21, rows=3, even_wh=(2, 2)),
+        'nv24': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, rows=6),
+    }
+)
+ENCODINGS: Final = MappingProxyType({**DIRECT, **CONVERTED})
+
+
+def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
+    """Make RGB of a message's pixels, as cv_bridge does.
+
+    16 bits are scaled by 1/257 and rounded, so that black, white and every 8-bit value that was
+    widened to 16 bits come back exactly. Data of fewer significant bits (a 12-bit camera in
+    mono16) therefore looks dark: its driver must stretch it to be true to the encoding.
+
+    Args:
+        msg: its encoding must be one of ENCODINGS.
+        pixels: as `image_view` gives them.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    encoding = ENCODINGS[msg.encoding]
+    if msg.encoding == 'nv24':
+        return _nv24_to_rgb(pixels, msg.height)
+    rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+    if encoding.bits == 16:
+        rgb = cv2.convertScaleAbs(rgb, alpha=1 / 257)
+    return np.asarray(rgb, np.uint8)
+
+
+def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
+    """Colour for every pixel: an NV12 image of twice the size, of which every 2nd pixel is kept.
+
+    OpenCV has no code for NV24; so its own arithmetic does it.
+    """
+    width = pixels.shape[1]
+    light = np.repeat(np.repeat(pixels[:height], 2, axis=0), 2, axis=1)
+    doubled = np.concatenate([light, pixels[height:].reshape(height, 2 * width)])
+    rgb = cv2.cvtColor(doubled, cv2.COLOR_YUV2RGB_NV12)
+    return np.ascontiguousarray(rgb[::2, ::2], np.uint8)
+
+
+def image_view(msg: ImageMessage) -> Pixels:
+    """Look at a message's pixels without copying them, row padding cut off.
+
+    Returns:
+        (H, W) or (H, W, C) uint8 or native uint16; for nv21 and nv24 the (rows, W) planes.
+
+    Raises:
+        ImageError: the fields contradict each other or the encoding is unknown.
+    """
+    encoding = _known_encoding(msg)
+    width, height, step = int(msg.width), int(msg.height), int(msg.step)
+    check_size(width, height)
+    if width % encoding.even_wh[0] or height % encoding.even_wh[1]:
+        raise ImageError(
+            f'a {msg.encoding} image of {width} x {height}: width and height must be multiples '
+            f'of {encoding.even_wh[0]} and {encoding.even_wh[1]}; correct the camera driver'
+        )
+    row_bytes = width * encoding.channels * encoding.bits // 8
+    if step < row_bytes:
+        raise ImageError(
+            f'step is {step} bytes, but a row of {width} {msg.encoding} pixels takes at least '
+            f'{row_bytes}; the publisher must set step to width * bytes per pixel'
+        )
+    rows = height * encoding.rows // 2
+    data = _as_bytes(msg.data)
+    if data.size < rows * step:
+        raise ImageError(
+            f'data has {data.size} bytes, but {rows} rows of {step} bytes take {rows * step}; '
+            f'the message was cut short or its height or step is wrong'
+        )
+    if msg.encoding == 'nv24':
+        return _nv24_planes(data, width, height, step)
+    content = data[: rows * step].reshape(rows, step)[:, :row_bytes]
+    pixels: Pixels = content
+    if encoding.bits == 16:
+        pixels = _as_native_uint16(content, bool(msg.is_bigendian))
+    if encoding.channels == 1:
+        return pixels
+    return pixels.reshape(rows, width, encoding.channels)
+
+
+def _nv24_planes(data: npt.NDArray[np.uint8], width: int, height: int, step: int) -> Pixels:
+    """Light and, with twice its step, colour, as (3 * height, W)."""
+    light = data[: height * step].reshape(height, step)[:, :width]
+    color = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
+    return np.concatenate([light, color.reshape(2 * height, width)])
+
+
+def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.NDArray[np.uint16]:
+    words = np.ascontiguousarray(rows).view(np.uint16)
+    return words.byteswap() if is_bigendian != (sys.byteorder == 'big') else words
+
+
+def decode_image(msg: ImageMessage, convert: Convert = convert_with_opencv) -> ImageRgb:
+    """Read an image message.
+
+    Args:
+        msg: any object with the fields of sensor_msgs/Image; `data` is anything with a buffer.
+        convert: makes RGB of the encodings that take more than an exchange of channels.
+
+    Returns:
+        (H, W, 3) uint8 RGB. An rgb8 image is the message's own memory: valid while it is, not
+        to be written to, and not contiguous where its rows are padded.
+
+    Raises:
+        ImageError: no valid image; says which value, what was expected and what to do.
+    """
+    pixels = image_view(msg)
+    encoding = ENCODINGS[msg.encoding]
+    try:
+        if msg.encoding not in DIRECT:
+            return convert(msg, pixels)
+        rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+    except cv2.error as error:
+        raise ImageError(
+            f'cannot convert a {msg.width} x {msg.height} {msg.encoding} image to RGB '
+            f'({error.err}); publish rgb8, bgr8 or mono8'
+        ) from error
+    return np.asarray(rgb, np.uint8)
+
+
+def _known_encoding(msg: ImageMessage) -> Encoding:
+    if msg.encoding not in ENCODINGS:
+        raise ImageError(
+            f'unknown image encoding {msg.encoding!r}; there are {", ".join(ENCODINGS)}: '
+            f'publish one of these (image_proc converts camera formats)'
+        )
+    return ENCODINGS[msg.encoding]
+
+
+def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
+    try:
+        # frombuffer looks into bytes, array, memoryview and ndarray alike; only an empty buffer
+        # is beyond it.
+        return np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise ImageError(
+            f'image data is a {type(data).__name__} that is no buffer of bytes ({error}); '
+            f'give bytes, array("B") or a contiguous uint8 array'
+        ) from error
+
+
+def decode_compressed(msg: CompressedMessage) -> ImageRgb:
+    """Read a compressed image message: JPEG, PNG or TIFF, whatever its `format` calls it.
+
+    `format` matters for one thing: publishers that write "compressed rgb8" handed RGB to an
+    encoder that takes BGR, as image_transport's subscriber knows.
+
+    Returns:
+        (H, W, 3) uint8 RGB, as `decode_file`.
+
+    Raises:
+        ImageError: empty, of another codec, too large, corrupt, or cut short.
+    """
+    rgb = decode_file(bytes(_as_bytes(msg.data)))
+    if 'compressed rgb' not in msg.format:
+        return rgb
+    return np.asarray(cv2.cvtColor(rgb, _BGR), np.uint8)
+
+
+def compressed_format(encoding: str, codec: str) -> str:
+    """The `format` of a CompressedImage as image_transport writes it.
+
+    Args:
+        encoding: of the raw image: 'mono8', 'rgb8' or 'bgr8'.
+        codec: 'jpeg', 'png' or 'tiff'.
+    """
+    return f'{encoding}; {codec} compressed ' + ('' if encoding == 'mono8' else 'bgr8')

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames between their arrival and their fate: newest wins, and every one is accounted for."""
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+
+FATES: Final = ('published', 'superseded', 'malformed', 'failed', 'not_wanted')
+
+
+@dataclass
+class Frame:
+    """One camera message on its way; times are in seconds of the monotonic clock."""
+
+    camera: str
+    message: Any
+    arrived_s: float = field(default_factory=time.monotonic)
+
+
+class Accounts:
+    """Counts of frames by fate; received = the sum of the fates, at every moment.
+
+    A frame enters the books together with its fate, so that no reader ever sees one without the
+    other; what waits or is being worked on is `in_flight`.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._counts = Counter(dict.fromkeys(FATES, 0))
+        self._in_flight = 0
+
+    def arrive(self) -> None:
+        """Take a frame in."""
+        with self._lock:
+            self._in_flight += 1
+
+    def settle(self, fate: str) -> None:
+        """Give one frame in flight its one fate."""
+        assert fate in FATES
+        with self._lock:
+            self._in_flight -= 1
+            self._counts[fate] += 1
+
+    def snapshot(self) -> dict[str, int]:
+        """All counts at one moment: received, the fates, in_flight."""
+        with self._lock:
+            return {
+                'received': self._counts.total(),
+                **{fate: self._counts[fate] for fate in FATES},
+                'in_flight': self._in_flight,
+            }
+
+
+class Slots:
+    """Holds the newest frame of each camera; a newer one supersedes the one that waits.
+
+    Cameras are served in turn, so that a fast one cannot starve a slow one.
+    """
+
+    def __init__(self, accounts: Accounts) -> None:
+        self._accounts = accounts
+        self._waiting: dict[str, Frame] = {}  # in the order of the cameras' turns
+        self._changed = threading.Condition()
+        self._closed = False
+
+    def put(self, frame: Frame) -> None:
+        """Offer an arrived frame; the one it supersedes is accounted for."""
+        with self._changed:
+            if frame.camera in self._waiting:
+                self._accounts.settle('superseded')
+            self._waiting[frame.camera] = frame  # keeps the turn of the frame it replaces
+            self._changed.notify()
+
+    def take(self, idle: threading.Event) -> Frame | None:
+        """Wait for the frame whose turn it is; None once closed.
+
+        `idle` is cleared together with the taking, so that nobody sees the slot empty and the
+        taker idle while a frame changes hands.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._closed)
+            if self._closed:
+                return None
+            idle.clear()
+            return self._waiting.pop(next(iter(self._waiting)))
+
+    def clear(self) -> None:
+        """Drop what waits, as frames that nobody wants any more."""
+        with self._changed:
+            for _ in self._waiting:
+                self._accounts.settle('not_wanted')
+            self._waiting.clear()
+
+    def close(self) -> None:
+        """Drop what waits and let `take` return None from now on."""
+        self.clear()
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+
+class RateLimit:
+    """Decides which arriving frames to take so that a rate is kept on average.
+
+    Due times advance by whole periods: 30 Hz limited to 10 Hz takes every third frame, not every
+    fourth because one came a moment early.
+    """
+
+    def __init__(self) -> None:
+        self._due_s = 0.0
+
+    def allows(self, rate_hz: float, now_s: float) -> bool:
+        """Whether the frame that arrives now is to be taken; 0 Hz is no limit."""
+        if rate_hz <= 0:
+            return True
+        period_s = 1 / rate_hz
+        # A tenth of a period of tolerance: arrival times jitter.
+        if now_s < self._due_s - 0.1 * period_s:
+            return False
+        self._due_s += period_s
+        if self._due_s <= now_s:  # the first frame, or a gap in the stream
+            self._due_s = now_s + period_s
+        return True
+
+
+class Window:
+    """The newest values of a measured series, for percentiles and rates."""
+
+    def __init__(self, size: int = 512) -> None:
+        self._values: deque[float] = deque(maxlen=size)
+        self._lock = threading.Lock()
+
+    def add(self, value: float) -> None:
+        """Append one value, forgetting the oldest beyond the size."""
+        with self._lock:
+            self._values.append(value)
+
+    def percentiles(self, *which: float) -> list[float]:
+        """Percentiles of the window, NaN where it is empty."""
+        with self._lock:
+            values = list(self._values)
+        return np.percentile(values, which).tolist() if values else [float('nan')] * len(which)
+
+    def rate_hz(self, now: float, span_s: float = 5.0) -> float:
+        """Events per second over the last `span_s`, where the values are times in seconds."""
+        with self._lock:
+            return sum(now - value <= span_s for value in self._values) / span_s

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JPEG, PNG and TIFF data to arrays and back, safe against whatever the data is.
+
+Sizes are read from the headers before anything is decoded, and data that is cut short is told
+from data that is whole even where the decoder would fill the gap and carry on.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.errors import ImageError
+
+ImageRgb: TypeAlias = npt.NDArray[np.uint8]
+
+#: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
+MAX_PIXELS: Final = 2**26
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ImageError unless an image has at least one and at most MAX_PIXELS pixels."""
+    if width < 1 or height < 1:
+        raise ImageError(
+            f'an image of {width} x {height} pixels; width and height must be at least 1: '
+            f'check that the camera delivers frames'
+        )
+    if width * height > MAX_PIXELS:
+        raise ImageError(
+            f'an image of {width} x {height} has more than {MAX_PIXELS} pixels; '
+            f'scale it down before it comes here'
+        )
+
+
+def decode_file(data: bytes) -> ImageRgb:
+    """Read the content of a JPEG, PNG or TIFF file.
+
+    An orientation tag is left alone, as image_transport does: turned, the picture would no
+    longer fit the camera's calibration and its label images.
+
+    Returns:
+        (H, W, 3) uint8 RGB; 16 bits are scaled to 8, grey is repeated, alpha is dropped.
+
+    Raises:
+        ImageError: empty, of another codec, too large, corrupt, or cut short.
+    """
+    bgr = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def decode_label_file(data: bytes) -> npt.NDArray[np.uint8]:
+    """Read the content of a label image, (H, W) uint8 ids exactly as stored.
+
+    Raises:
+        ImageError: as `decode_file`, or the image is no single channel of 8 bits.
+    """
+    labels = _decode(data, cv2.IMREAD_UNCHANGED)
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise ImageError(
+            f'a label image of shape {labels.shape}, {labels.dtype}; expected one 8-bit channel '
+            f'of class ids, not colours: convert it with its palette first'
+        )
+    return labels
+
+
+def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8]:
+    check_size(*image_size(data))
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f'compressed image cannot be decoded: {error.err}') from error
+    if image is None:
+        raise ImageError(
+            f'compressed image of {len(data)} bytes is corrupt; check the publisher or the file'
+        )
+    return np.asarray(image)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a JPEG, PNG or TIFF file from its header; raises ImageError."""
+    return _codec_of(data).size_wh(data)
+
+
+def codec_name(data: bytes) -> str:
+    """'jpeg', 'png' or 'tiff', told by the first bytes; raises ImageError on anything else."""
+    return _codec_of(data).name
+
+
+@dataclass(frozen=True)
+class _Codec:
+    name: str
+    #: Checks that nothing is missing and reads width and height, without decoding.
+    size_wh: Callable[[bytes], tuple[int, int]]
+
+
+def _codec_of(data: bytes) -> _Codec:
+    for magic, codec in _CODECS.items():
+        if data.startswith(magic):
+            return codec
+    raise ImageError(
+        f'compressed image of {len(data)} bytes starts with {data[:8]!r}; '
+        f'expected JPEG, PNG or TIFF data'
+    )
+
+
+def _cut_short(what: str, data: bytes) -> ImageError:
+    return ImageError(
+        f'{what} image is cut short after {len(data)} bytes; check the network or the disk it '
+        f'came from'
+    )
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Size from the frame header.
+
+    The end marker must be there: the decoder would paint the missing rest grey and only warn.
+    """
+    size = None
+    for marker, start, end in _jpeg_segments(data):
+        # Start-of-frame markers, of which C4, C8 and CC are none.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and end - start >= 5:
+            height, width = struct.unpack_from('>HH', data, start + 1)
+            size = (width, height)
+        if marker == 0xDA and size is not None:
+            if data.find(b'\xff\xd9', end) < 0:
+                raise _cut_short('JPEG', data)
+            return size
+    raise _cut_short('JPEG', data)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment's content up to the first scan."""
+    at = 2
+    while at + 4 <= len(data):
+        marker, length = struct.unpack_from('>HH', data, at)
+        if marker == 0xFFFF:  # a fill byte
+            at += 1
+            continue
+        if marker < 0xFF00 or length < 2:
+            raise ImageError(f'JPEG image is corrupt at byte {at}: no marker where one must be')
+        end = at + 2 + length
+        if end > len(data):
+            return
+        yield marker & 0xFF, at + 4, end
+        at = end
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Size from the first chunk; every chunk must be there and as its checksum says."""
+    at, size = 8, None
+    content = memoryview(data)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from('>I4s', data, at)
+        if at + 12 + length > len(data):
+            break
+        (crc,) = struct.unpack_from('>I', data, at + 8 + length)
+        if zlib.crc32(content[at + 4 : at + 8 + length]) != crc:
+            raise ImageError(f'PNG image is corrupt: checksum of its chunk at byte {at} is wrong')
+        if size is None:
+            if kind != b'IHDR' or length != 13:
+                raise ImageError(f'PNG image starts with chunk {kind!r}, expected IHDR')
+            size = struct.unpack_from('>II', data, at + 8)
+        if kind == b'IEND':
+            return size[0], size[1]
+        at += 12 + length
+    raise _cut_short('PNG', data)
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    """Size from the tags of the first directory."""
+    order = '<' if data.startswith(b'II') else '>'
+    try:
+        (at,) = struct.unpack_from(order + 'I', data, 4)
+        (count,) = struct.unpack_from(order + 'H', data, at)
+        size: dict[int, int] = {}
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + 'HH', data, entry)
+            if tag in (256, 257):
+                number = order + ('I' if kind == 4 else 'H')
+                (size[tag],) = struct.unpack_from(number, data, entry + 8)
+        return size[256], size[257]
+    except (struct.error, KeyError):
+        raise _cut_short('TIFF', data) from None
+
+
+_CODECS: Final = MappingProxyType(
+    {
+        b'\xff\xd8': _Codec('jpeg', _jpeg_size),
+        b'\x89PNG\r\n\x1a\n': _Codec('png', _png_size),
+        b'II*\0': _Codec('tiff', _tiff_size),
+        b'MM\0*': _Codec('tiff', _tiff_size),
+    }
+)
+
+
+def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Compress (H, W) labels or (H, W, 3) RGB, uint8, without loss."""
+    # Level 1: masks shrink hardly less than at level 9, in a fraction of the time.
+    return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def encode_jpeg(image_rgb: ImageRgb, quality: int = 90) -> bytes:
+    """Compress an (H, W, 3) uint8 RGB picture with loss; never for labels."""
+    return _encode('.jpg', image_rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def _encode(suffix: str, image: npt.NDArray[np.uint8], settings: list[int]) -> bytes:
+    is_labels = image.ndim == 2
+    is_rgb = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or image.size == 0 or not (is_labels or is_rgb):
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape}, {image.dtype}; '
+            f'expected (H, W) or (H, W, 3) uint8'
+        )
+    try:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if is_rgb else image
+        _, data = cv2.imencode(suffix, bgr, settings)
+    except cv2.error as error:
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape} as {suffix}: {error.err}'
+        ) from error
+    return bytes(data)

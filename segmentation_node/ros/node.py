@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The segmentation node: a managed node that turns camera images into label masks."""
+
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial, wraps
+from typing import TYPE_CHECKING, Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.exceptions import ParameterException
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.time import Time
+from sensor_msgs.msg import CompressedImage, Image
+
+from segmentation_node import topics
+from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
+from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.frames import Frame, RateLimit
+from segmentation_node.ros.diagnostics import Health
+from segmentation_node.ros.messages import pick_converter
+from segmentation_node.ros.outputs import CameraOutputs, LabelInfoOutput
+from segmentation_node.ros.parameters import INACTIVE, RELOADS, Parameters, declare_parameters
+from segmentation_node.ros.worker import Worker
+
+if TYPE_CHECKING:
+    from segmentation_node.segmenter import Segmenter
+
+#: Best effort matches every publisher; one message deep, since only the newest is of use.
+CAMERA_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+_STATE_AFTER = {
+    'on_configure': 'inactive',
+    'on_activate': 'active',
+    'on_deactivate': 'inactive',
+    'on_cleanup': 'unconfigured',
+    'on_shutdown': 'finalized',
+    'on_error': 'unconfigured',
+}
+
+Transition = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
+
+
+def _reported(transition: Transition) -> Transition:
+    """Log what goes wrong in a transition; rclpy swallows exceptions there."""
+
+    @wraps(transition)
+    def reporting(self: 'SegmentationNode', state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            outcome = transition(self, state)
+        except SegmentationError as error:
+            self.health.last_error = str(error)
+            self.get_logger().error(f'{transition.__name__}: {error}')
+            return FAILURE
+        except Exception:
+            self.health.last_error = traceback.format_exc()
+            self.get_logger().error(f'{transition.__name__}: {self.health.last_error}')
+            raise
+        self._state = _STATE_AFTER[transition.__name__]
+        return outcome
+
+    return reporting
+
+
+class SegmentationNode(LifecycleNode):
+    """Subscribes to cameras, segments their newest frames, publishes masks.
+
+    Frames, parameters and diagnostics are served by different executor threads, so that loading
+    a model, which a parameter or a transition may ask for, holds up no frame.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(topics.NODE_NAME, **kwargs)
+        self.health = Health()
+        self._state = 'unconfigured'
+        self._values: Parameters = declare_parameters(self)
+        self._worker: Worker | None = None
+        self._outputs: dict[str, CameraOutputs] = {}
+        self._label_info: LabelInfoOutput | None = None
+        self._inputs: list[Subscription] = []
+        self._rates: dict[str, RateLimit] = {}
+        self._frame_group = MutuallyExclusiveCallbackGroup()
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup())
+        if self._values.autostart:
+            self._autostart = self.create_timer(0.0, self._start)
+
+    def _start(self) -> None:
+        self._autostart.cancel()
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    # Life cycle
+
+    @_reported
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, advertise the topics."""
+        values = self._values
+        self.get_logger().info(f'loading {values.model} ...')
+        segmenter = load_segmenter(values)
+        name, convert = pick_converter()
+        decode: Callable[[Any], ImageRgb] = partial(decode_image, convert=convert)
+        if values.image_transport == 'compressed':
+            decode = decode_compressed
+        self._outputs = {camera: CameraOutputs(self, camera) for camera in values.cameras}
+        self._label_info = LabelInfoOutput(self)
+        self._worker = Worker(
+            segmenter, self._outputs, self.health.accounts, decode, self._latency_ms, self._report_frame
+        )
+        self._worker.overlay_alpha = values.overlay_alpha
+        self._worker.start()
+        self._label_info.publish(segmenter.scheme, values.min_confidence)
+        self.health.last_error = ''
+        self.get_logger().info(
+            f'{values.model} ({segmenter.scheme.name}) on {segmenter.runtime}, '
+            f'{segmenter.device}, {segmenter.precision}; camera formats by {name}'
+        )
+        return SUCCESS
+
+    @_reported
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe to the cameras."""
+        compressed = self._values.image_transport == 'compressed'
+        for camera in self._values.cameras:
+            base = self.resolve_topic_name(f'{camera}/{topics.IMAGE}'.lstrip('/'))
+            self._rates[camera] = RateLimit()
+            self._inputs.append(
+                self.create_subscription(
+                    CompressedImage if compressed else Image,
+                    base + (topics.COMPRESSED_SUFFIX if compressed else ''),
+                    partial(self._on_image, camera),
+                    CAMERA_QOS,
+                    callback_group=self._frame_group,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+            )
+        self.health.active_since_s = time.monotonic()
+        listening = ', '.join(subscription.topic_name for subscription in self._inputs)
+        self.get_logger().info(f'active, listening to {listening}')
+        return super().on_activate(state)
+
+    @_reported
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; the frame in work is still published."""
+        self._unsubscribe()
+        if self._worker is not None:
+            self._worker.drain()
+        return super().on_deactivate(state)
+
+    @_reported
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give up the model and the topics."""
+        self._release()
+        return SUCCESS
+
+    @_reported
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give up everything."""
+        self._unsubscribe()
+        self._release()
+        return SUCCESS
+
+    @_reported
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Back to unconfigured, with nothing held."""
+        self._unsubscribe()
+        self._release()
+        return SUCCESS
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+
+    def _release(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        for outputs in self._outputs.values():
+            outputs.destroy(self)
+        self._outputs = {}
+        if self._label_info is not None:
+            self._label_info.destroy(self)
+            self._label_info = None
+
+    def stop_within(self, timeout_s: float) -> None:
+        """End the worker without waiting longer than that for a frame in work."""
+        if self._worker is not None:
+            self._worker.stop(timeout_s)
+
+    # Frames
+
+    def _on_image(self, camera: str, message: Any) -> None:
+        worker, accounts = self._worker, self.health.accounts
+        assert worker is not None
+        now_s = time.monotonic()
+        self.health.last_arrival_s = now_s
+        worker.timings.arrivals.add(now_s)
+        accounts.arrive()
+        taken = self._rates[camera].allows(self._values.max_rate_hz, now_s)
+        if taken and self._outputs[camera].wanted():
+            worker.slots.put(Frame(camera, message, now_s))
+        else:
+            accounts.settle('not_wanted')
+
+    def _latency_ms(self, message: Any) -> float:
+        stamp = Time.from_msg(message.header.stamp, self.get_clock().clock_type)
+        return (self.get_clock().now() - stamp).nanoseconds / 1e6
+
+    def _report_frame(self, text: str) -> None:
+        self.health.last_error = text
+        # A broken camera must not fill the disk with log files; the counts miss nothing.
+        self.get_logger().error(text, throttle_duration_sec=1.0)
+
+    # Parameters
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        try:
+            wanted = self._values.with_changes(changes)
+            self._apply(wanted)
+        except SegmentationError as error:
+            self.get_logger().warning(f'parameter refused: {error}')
+            return SetParametersResult(successful=False, reason=str(error))
+        self._values = wanted
+        return SetParametersResult(successful=True)
+
+    def _apply(self, wanted: Parameters) -> None:
+        """Make changed values effective; raises SegmentationError and changes nothing."""
+        worker = self._worker
+        if worker is None:
+            return
+        fixed = wanted.changed(self._values, INACTIVE)
+        if fixed:
+            raise SettingError(
+                f'{", ".join(fixed)} cannot change while the node is configured; '
+                f'clean it up first (ros2 lifecycle set ... cleanup)'
+            )
+        if wanted.changed(self._values, RELOADS):
+            self.get_logger().info(f'loading {wanted.model} aside ...')
+            worker.segmenter = load_segmenter(wanted)
+            self.get_logger().info(f'now running {wanted.model}')
+        worker.segmenter.min_confidence = wanted.min_confidence
+        worker.overlay_alpha = wanted.overlay_alpha
+        assert self._label_info is not None
+        self._label_info.publish(worker.segmenter.scheme, wanted.min_confidence)
+
+    # Diagnostics
+
+    def _diagnose(self) -> None:
+        worker = self._worker
+        if worker is not None and worker.failure is not None:
+            raise worker.failure
+        status = self.health.status(self.get_fully_qualified_name(), self._state, worker)
+        stamp = self.get_clock().now().to_msg()
+        message = DiagnosticArray(status=[status])
+        message.header.stamp = stamp
+        self._diagnostics.publish(message)
+
+
+def load_segmenter(values: Parameters) -> 'Segmenter':
+    """A segmenter for parameter values; raises SegmentationError."""
+    # Imported with the first model: the node answers and can be stopped while torch loads.
+    from segmentation_node.segmenter import Segmenter
+
+    return Segmenter(
+        values.model,
+        runtime=values.runtime,
+        device=values.device,
+        precision=values.precision,
+        input_size=values.input_size_hw,
+        label_scheme=values.label_scheme or None,
+        min_confidence=values.min_confidence,
+    )
+
+
+def main(args: list[str] | None = None) -> None:
+    """Run the node until it is told to stop."""
+    rclpy.init(args=args)
+    try:
+        node = SegmentationNode()
+    except (SegmentationError, ParameterException) as error:
+        print(f'segmentation_node: {error}', file=sys.stderr)
+        sys.exit(1)
+    executor = MultiThreadedExecutor(num_threads=3)
+    executor.add_node(node)
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    node.stop_within(1.0)
+    rclpy.try_shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A network in work cannot be interrupted, and the interpreter's own end would pull the
+    # ground from under its thread. Everything ROS is down, so leave.
+    os._exit(0)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the node publishes per camera, painted only as far as somebody subscribes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+
+from segmentation_node import topics
+from segmentation_node.codec import compressed_format, encode_jpeg, encode_png
+from segmentation_node.labels import LabelScheme
+from segmentation_node.rendering import Rendered
+from segmentation_node.ros import messages
+
+#: Reliable, so that it matches every subscription; one message, so that none gets old.
+MASK_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=QoSReliabilityPolicy.RELIABLE,
+    durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """One picture of a segmented image: its topic, encoding, and how it is compressed."""
+
+    topic: str
+    encoding: str
+    codec: str = ''
+    encode: Callable[[npt.NDArray[np.uint8]], bytes] | None = None
+
+    def message(self, rendered: Rendered, header: Header) -> Any:
+        """Render as the message of this topic."""
+        pixels = getattr(rendered, self.topic)
+        if self.encode is None:
+            return messages.image_message(pixels, self.encoding, header)
+        format_ = compressed_format(self.encoding, self.codec)
+        return messages.compressed_message(self.encode(pixels), format_, header)
+
+    @property
+    def suffix(self) -> str:
+        """What follows the topic's name."""
+        return topics.COMPRESSED_SUFFIX if self.encode else ''
+
+
+#: Labels and colours as PNG, since JPEG would make classes up; the topic names are the
+#: attributes of Rendered.
+OUTPUTS = (
+    Output(topics.LABEL_MASK, 'mono8'),
+    Output(topics.COLOR_MASK, 'rgb8'),
+    Output(topics.OVERLAY, 'rgb8'),
+    Output(topics.CONFIDENCE, 'mono8'),
+    Output(topics.LABEL_MASK, 'mono8', 'png', encode_png),
+    Output(topics.COLOR_MASK, 'rgb8', 'png', encode_png),
+    Output(topics.OVERLAY, 'rgb8', 'jpeg', encode_jpeg),
+)
+
+
+class CameraOutputs:
+    """The publishers of one camera's pictures."""
+
+    def __init__(self, node: Node, camera: str) -> None:
+        base = f'~/{camera}/' if camera else '~/'
+        self._publishers: dict[Output, Publisher] = {
+            output: node.create_publisher(
+                CompressedImage if output.encode else Image,
+                base + output.topic + output.suffix,
+                MASK_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for output in OUTPUTS
+        }
+
+    def wanted(self) -> list[Output]:
+        """The outputs that have a subscriber now."""
+        return [o for o, p in self._publishers.items() if p.get_subscription_count()]
+
+    def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
+        """Publish some outputs of one image, each with the header of its camera message."""
+        for output in outputs:
+            self._publishers[output].publish(output.message(rendered, header))
+
+    def destroy(self, node: Node) -> None:
+        """Take the topics down."""
+        for publisher in self._publishers.values():
+            node.destroy_publisher(publisher)
+
+
+class LabelInfoOutput:
+    """The latched description of the published labels."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._json = node.create_publisher(String, f'~/{topics.LABEL_INFO_JSON}', LATCHED_QOS)
+        self._info: Publisher | None = None
+        if messages.LabelInfo is not None:
+            self._info = node.create_publisher(
+                messages.LabelInfo, f'~/{topics.LABEL_INFO}', LATCHED_QOS
+            )
+
+    def publish(self, scheme: LabelScheme, min_confidence: float) -> None:
+        """Publish anew, for present and for late subscribers."""
+        self._json.publish(messages.label_info_json(scheme))
+        if self._info is not None:
+            header = Header(stamp=self._node.get_clock().now().to_msg())
+            self._info.publish(messages.label_info(scheme, min_confidence, header))
+
+    def destroy(self, node: Node) -> None:
+        """Take the topics down."""
+        for publisher in filter(None, (self._json, self._info)):
+            node.destroy_publisher(publisher)

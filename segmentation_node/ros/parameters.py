@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node's parameters: name, type, default, range and description, each said once."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.errors import SettingError
+from segmentation_node.labels import available_schemes
+
+IMAGE_TRANSPORTS = ('raw', 'compressed')
+_TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
+
+#: When a parameter may be set, as its descriptor tells.
+ANY_TIME = 'at any time'
+RELOADS = 'at any time; loads the model anew and swaps between two frames'
+INACTIVE = 'while the node is not active'
+START = 'at start only'
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    settable: str,
+    *,
+    choices: tuple[str, ...] = (),
+    range_: tuple[float, float] | None = None,
+) -> Any:
+    """Declare a field of Parameters."""
+    metadata = {
+        'description': description, 'settable': settable, 'choices': choices, 'range': range_,
+    }  # fmt: skip
+    if isinstance(default, list):
+        return field(default_factory=default.copy, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Typed values of all parameters; the fields are their declarations."""
+
+    model: str = _parameter(
+        'deeplabv3plus', 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
+    )
+    runtime: str = _parameter(
+        'auto', 'What runs the network; auto takes the fastest installed', RELOADS,
+        choices=RUNTIMES,
+    )  # fmt: skip
+    device: str = _parameter(
+        'auto', 'cpu, cuda or cuda:N; auto takes the GPU where there is one', RELOADS
+    )
+    precision: str = _parameter(
+        'auto', 'Arithmetic of the network; auto takes the fastest that keeps the labels', RELOADS,
+        choices=PRECISIONS,
+    )  # fmt: skip
+    input_size: list[int] = _parameter(
+        [0, 0],
+        'Height and width in pixels of the box that images are scaled into for the network, '
+        'aspect ratio kept; [0, 0] is what the checkpoint says. Masks have the size of the image',
+        RELOADS,
+    )
+    label_scheme: str = _parameter(
+        '', 'Label scheme to publish; empty is the one the model learned', RELOADS
+    )
+    min_confidence: float = _parameter(
+        0.0, 'Pixels below this confidence are published as void', ANY_TIME, range_=(0.0, 1.0)
+    )
+    overlay_alpha: float = _parameter(
+        0.5, 'Share of the colour mask in the overlay', ANY_TIME, range_=(0.0, 1.0)
+    )
+    max_rate_hz: float = _parameter(
+        0.0, 'Frames per second and camera at most, 0 is no limit', ANY_TIME,
+        range_=(0.0, 1000.0),
+    )  # fmt: skip
+    image_transport: str = _parameter(
+        'raw', 'raw subscribes to image, compressed to image/compressed', INACTIVE,
+        choices=IMAGE_TRANSPORTS,
+    )  # fmt: skip
+    cameras: list[str] = _parameter(
+        [''],
+        'Prefixes of the cameras: front means front/image in and ~/front/label_mask out; '
+        'the empty prefix means image in and ~/label_mask out',
+        INACTIVE,
+    )
+    autostart: bool = _parameter(
+        True, 'Configure and activate at start; false leaves it to a lifecycle manager', START
+    )
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            choices = f.metadata['choices']
+            value = getattr(self, f.name)
+            if choices and value not in choices:
+                raise SettingError(f'{f.name} is {value!r}; choose one of {", ".join(choices)}')
+        if len(self.input_size) != 2 or not all(0 <= n <= 16384 for n in self.input_size):
+            raise SettingError(
+                f'input_size is {list(self.input_size)}; give [height, width] in pixels, each '
+                f'0 to 16384, or [0, 0] for what the checkpoint says'
+            )
+        if (self.input_size[0] == 0) != (self.input_size[1] == 0):
+            raise SettingError(
+                f'input_size is {list(self.input_size)}; both must be 0 or neither'
+            )
+        wrong = [c for c in self.cameras if c and not _TOPIC_TOKEN.fullmatch(c)]
+        if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
+            raise SettingError(
+                f'cameras is {list(self.cameras)}; give one or more different prefixes of '
+                f"letters, digits, _ and /, such as ['front', 'rear']"
+            )
+        path = self.label_scheme.endswith(('.yaml', '.yml'))
+        if self.label_scheme and not path and self.label_scheme not in available_schemes():
+            raise SettingError(
+                f'label_scheme is {self.label_scheme!r}; there are '
+                f'{", ".join(available_schemes())}, or give the path of a .yaml file'
+            )
+
+    @property
+    def input_size_hw(self) -> tuple[int, int] | None:
+        """`input_size` as the segmenter takes it."""
+        return (self.input_size[0], self.input_size[1]) if any(self.input_size) else None
+
+    def with_changes(self, changes: Iterable[Parameter]) -> 'Parameters':
+        """Values after setting some ROS parameters; raises SettingError naming the remedy."""
+        names = {f.name for f in fields(self)}
+        return replace(self, **{p.name: _python(p.value) for p in changes if p.name in names})
+
+    def changed(self, other: 'Parameters', settable: str) -> list[str]:
+        """Names of the parameters of one settable kind that differ from `other`."""
+        return [
+            f.name for f in fields(self)
+            if f.metadata['settable'] == settable and getattr(self, f.name) != getattr(other, f.name)
+        ]  # fmt: skip
+
+
+def declare_parameters(node: Node) -> Parameters:
+    """Declare all on a node and return their values, overrides applied.
+
+    Raises:
+        SettingError, rclpy.exceptions.ParameterException: an override has a value that is
+            not allowed or a type that does not fit.
+    """
+    values = {}
+    for f in fields(Parameters):
+        default = f.default_factory() if callable(f.default_factory) else f.default
+        values[f.name] = _python(node.declare_parameter(f.name, default, _descriptor(f)).value)
+    return Parameters(**values)
+
+
+def _descriptor(f: Any) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=f.metadata['description'],
+        additional_constraints=f'may be set {f.metadata["settable"]}'
+        + (f'; one of {", ".join(f.metadata["choices"])}' if f.metadata['choices'] else ''),
+        read_only=f.metadata['settable'] == START,
+    )
+    if f.metadata['range'] is not None:
+        low, high = f.metadata['range']
+        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+    return descriptor
+
+
+def _python(value: Any) -> Any:
+    """ROS hands arrays over as array.array or tuples; compare and show them as lists."""
+    return value if isinstance(value, str | bool | int | float) else list(value)

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pinhole camera on the vehicle, in the frames of the Cityscapes camera files.
+
+World and vehicle axes follow ISO 8855: x forward, y left, z up, metres and radians. Positive
+pitch looks down, positive yaw looks left.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+
+# Rows are the optical axes (right, down, forward) in the axes of the mount.
+_OPTICAL_FROM_MOUNT = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
+
+NEAR_M = 0.25
+
+
+@dataclass(frozen=True)
+class VehiclePose:
+    """Where the vehicle's origin (rear axle, on the road) is: x, y in m, heading in rad."""
+
+    x: float
+    y: float
+    yaw: float
+
+
+@dataclass(frozen=True)
+class Extrinsic:
+    """The camera in the vehicle's frame: metres and radians, rotation Rz(yaw) Ry(pitch) Rx(roll)."""
+
+    x: float
+    y: float
+    z: float
+    yaw: float
+    pitch: float
+    roll: float
+
+
+@dataclass(frozen=True)
+class Intrinsic:
+    """Focal lengths and principal point in pixels; pixel centres have integer coordinates."""
+
+    fx: float
+    fy: float
+    u0: float
+    v0: float
+
+
+def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
+    """Rotation Rz(yaw) Ry(pitch) Rx(roll), (3, 3)."""
+    cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
+    cr, sr = np.cos(roll), np.sin(roll)
+    about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
+    about_y = np.array([[cp, 0.0, sp], [0.0, 1.0, 0.0], [-sp, 0.0, cp]])
+    about_x = np.array([[1.0, 0.0, 0.0], [0.0, cr, -sr], [0.0, sr, cr]])
+    product: FloatArray = about_z @ about_y @ about_x
+    return product
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A posed pinhole camera without lens distortion."""
+
+    width: int
+    height: int
+    intrinsic: Intrinsic
+    extrinsic: Extrinsic
+    vehicle: VehiclePose
+
+    @cached_property
+    def center(self) -> FloatArray:
+        """Optical centre in the world, (3,) m."""
+        mount, car = self.extrinsic, self.vehicle
+        offset = rotation(car.yaw, 0.0, 0.0) @ np.array([mount.x, mount.y, mount.z])
+        center: FloatArray = np.array([car.x, car.y, 0.0]) + offset
+        return center
+
+    @cached_property
+    def world_from_mount(self) -> FloatArray:
+        """Rotation from the camera's x-forward axes to the world, (3, 3)."""
+        mount = self.extrinsic
+        turned: FloatArray = rotation(self.vehicle.yaw, 0.0, 0.0) @ rotation(
+            mount.yaw, mount.pitch, mount.roll
+        )
+        return turned
+
+    @cached_property
+    def projection(self) -> FloatArray:
+        """K R, (3, 3): multiply with (point - center) for homogeneous pixels."""
+        k = self.intrinsic
+        matrix = np.array([[k.fx, 0.0, k.u0], [0.0, k.fy, k.v0], [0.0, 0.0, 1.0]])
+        projection: FloatArray = matrix @ _OPTICAL_FROM_MOUNT @ self.world_from_mount.T
+        return projection
+
+    def homogeneous(self, points: FloatArray) -> FloatArray:
+        """World points (N, 3) m as homogeneous pixels (N, 3); the last column is depth in m."""
+        out: FloatArray = (points - self.center) @ self.projection.T
+        return out
+
+    def project(self, points: FloatArray) -> FloatArray:
+        """World points (N, 3) m in front of the camera as pixels (N, 2): x right, y down."""
+        q = self.homogeneous(np.atleast_2d(np.asarray(points, dtype=np.float64)))
+        if np.any(q[:, 2] <= 0.0):
+            raise ValueError(
+                f'depth {q[:, 2].min():.3f} m is behind the camera; expected points in front '
+                'of it: clip them first'
+            )
+        pixels: FloatArray = q[:, :2] / q[:, 2:]
+        return pixels
+
+    def ground_homography(self) -> FloatArray:
+        """Maps pixels (x, y, 1) to the world's z = 0 plane (X, Y, 1), (3, 3)."""
+        p = self.projection
+        to_pixels = np.column_stack([p[:, 0], p[:, 1], -p @ self.center])
+        inverse: FloatArray = np.linalg.inv(to_pixels)
+        return inverse

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Planar pieces of the world, and clipping of their outlines."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from segmentation_node.scenes.camera import FloatArray
+from segmentation_node.scenes.textures import Texture
+
+Rgb = tuple[float, float, float]
+
+UNIT_SQUARE: FloatArray = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+_TURN = np.linspace(0, 2 * np.pi, 24, endpoint=False)
+CIRCLE: FloatArray = 0.5 + 0.5 * np.column_stack([np.cos(_TURN), np.sin(_TURN)])
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A textured planar piece: the point at (u, v) is origin + u * u_axis + v * v_axis.
+
+    origin, u_axis, v_axis: (3,) m; v runs down the texture. outline: (N, 2) in uv. gain: light
+    on the piece, one factor per colour channel. With cutout, the texture's alpha is what shows
+    and the outline only bounds the label.
+    """
+
+    origin: FloatArray
+    u_axis: FloatArray
+    v_axis: FloatArray
+    texture: Texture
+    gain: Rgb = (1.0, 1.0, 1.0)
+    outline: FloatArray = field(default_factory=lambda: UNIT_SQUARE)
+    cutout: bool = False
+    label: str | None = None
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The ground an object covers in street coordinates: along x0..x1, across t0..t1, in m."""
+
+    x0: float
+    x1: float
+    t0: float
+    t1: float
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object of the street: panels in drawing order under one label.
+
+    number is the k of Cityscapes' labelId * 1000 + k, None for what is not counted. rank breaks
+    ties between overlapping footprints: higher is drawn later.
+    """
+
+    label: str
+    panels: tuple[Panel, ...]
+    footprint: Footprint
+    number: int | None = None
+    rank: int = 0
+    height: float = 0.0
+    shadow: float = 0.0
+    crown: float = 0.0
+
+
+def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
+    """The part of polygon points (N, D) where distance (N,) is not negative, (M, D)."""
+    low = distance.min()
+    if low >= 0.0:
+        return points
+    if distance.max() < 0.0:
+        return points[:0]
+    kept: list[FloatArray] = []
+    gap = distance.tolist()
+    for i, here in enumerate(gap):
+        j = (i + 1) % len(gap)
+        if here >= 0.0:
+            kept.append(points[i])
+        if (here >= 0.0) != (gap[j] >= 0.0):
+            kept.append(points[i] + here / (here - gap[j]) * (points[j] - points[i]))
+    return np.array(kept)
+
+
+def clip_to_image(polygon: FloatArray, width: int, height: int) -> FloatArray:
+    """The part of polygon (N, 2) pixels within the image's pixel centres, (M, 2)."""
+    for axis, limit in ((0, width - 1.0), (1, height - 1.0)):
+        if len(polygon):
+            polygon = clip_half_space(polygon, polygon[:, axis])
+        if len(polygon):
+            polygon = clip_half_space(polygon, limit - polygon[:, axis])
+    return polygon

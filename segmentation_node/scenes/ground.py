@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ground: road, pavements and verges, labelled as polygons, painted through the plane."""
+
+from collections.abc import Iterable
+
+import cv2
+import numpy as np
+
+from segmentation_node.scenes import marks
+from segmentation_node.scenes.blocks import CROSSING_M, Block
+from segmentation_node.scenes.camera import FloatArray
+from segmentation_node.scenes.canvas import Canvas, Region, blend, coverage
+from segmentation_node.scenes.layout import KERB_M, SIDES, Layout
+from segmentation_node.scenes.light import Light
+from segmentation_node.scenes.marks import spans, strip
+from segmentation_node.scenes.plane import Plane, horizon_row
+from segmentation_node.scenes.surfaces import MATERIALS, PX_PER_M, TILE_PX, make_atlas
+from segmentation_node.scenes.textures import Field, Image, fractal
+
+_FAR_M = 420.0
+_WIDE_PX_PER_M = 4.0
+_WIDE_PX = 256
+_WEAR_PX = 512
+# Gains are stored in bytes; this one stands for 1.
+_UNIT_GAIN = 128
+
+
+class Ground:
+    """Paints the ground of one street."""
+
+    def __init__(self, seed: int, layout: Layout, light: Light) -> None:
+        rng = np.random.default_rng([seed, 5])
+        self.layout, self.light = layout, light
+        self.atlas = make_atlas(rng, layout)
+        self.wide: Field = np.clip(1.0 + 0.055 * fractal(rng, _WIDE_PX, _WIDE_PX, 64, 5), 0.7, 1.3)
+        worn = 0.82 + 0.3 * fractal(rng, _WEAR_PX, _WEAR_PX, 64, 6)
+        self.wear: Field = np.clip(worn, 0.1, 1.0)
+        self.rut = float(rng.uniform(-0.03, 0.1))
+        self.patch = float(rng.uniform(-0.2, 0.1))
+        self.paint = (224, 224, 218) if rng.random() < 0.85 else (208, 176, 84)
+        self.edge_lines = int(rng.integers(0, 3))
+
+    def paint_frame(
+        self, canvas: Canvas, blocks: list[Block], shadows: Iterable[FloatArray],
+        contacts: Iterable[FloatArray],
+    ) -> None:
+        """Paint and label the ground; shadows and contacts are world polygons (N, 3)."""
+        top = max(int(horizon_row(canvas.camera)) - 1, 0)
+        if top >= canvas.camera.height - 2:
+            return
+        material = self._label(canvas, blocks)[top:]
+        plane = Plane(canvas.camera, self.layout, top)
+        seen = canvas.rgba[top:]
+        below = cv2.compare(material, 255, cv2.CMP_NE)
+        albedo = self._materials(plane, material)
+        self._paint_marks(canvas, plane, albedo, blocks)
+        self._paint_light(canvas, plane, albedo, blocks, shadows, contacts)
+        cv2.copyTo(albedo, below, seen)
+
+    # Labels
+
+    def _label(self, canvas: Canvas, blocks: list[Block]) -> Image:
+        """Label the ground; returns the index of the material at each pixel, else 255."""
+        layout, here = self.layout, canvas.camera.vehicle.x
+        low, far = here - 4.0, here + _FAR_M
+        material = np.full(canvas.label_ids.shape, 255, np.uint8)
+
+        def fill(label: str, made_of: str, world: FloatArray) -> None:
+            filled = canvas.fill(label, canvas.world_polygon(world))
+            if filled is not None:
+                mask, region = filled
+                index = np.full_like(mask, MATERIALS.index(made_of))
+                cv2.copyTo(index, cv2.compare(mask, 127, cv2.CMP_GT), material[region.slices])
+
+        wide = [(low, 900), (low + 9000, 9000), (low + 9000, -9000), (low, -900)]
+        fill('terrain', 'terrain', np.array([(x, y, 0.0) for x, y in wide]))
+        stretches = spans(blocks, low, far)
+        for start, end in stretches:
+            for side in SIDES:
+                kerb, walk = side * layout.kerb(side), side * layout.walk(side)
+                paved = layout.facade(side) if layout.kind == 'city' else layout.border(side)
+                outer = side * paved
+                fill('sidewalk', 'sidewalk', strip(layout, start, end, walk, outer, KERB_M))
+                if walk != kerb:
+                    fill('terrain', 'terrain', strip(layout, start, end, kerb, walk, KERB_M))
+        for block in blocks:
+            if block.crossing:
+                fill('road', 'road', self._side_street(block))
+        fill('road', 'road', strip(layout, low, far, -layout.half_road, layout.half_road))
+        for start, end in stretches:
+            for side in SIDES:
+                kerb = side * layout.kerb(side)
+                if layout.parking[side < 0] > 0:
+                    label, lane = 'parking' if layout.bays else 'road', side * layout.half_road
+                    fill(label, 'parking', strip(layout, start, end, lane, kerb))
+                fill('sidewalk', 'kerb', self._kerb_face(start, end, kerb))
+                edge = kerb + side * 0.14
+                fill('sidewalk', 'kerb', strip(layout, start, end, kerb, edge, KERB_M))
+        return material
+
+    def _kerb_face(self, start: float, end: float, t: float) -> FloatArray:
+        outline = strip(self.layout, start, end, t, t)
+        outline[len(outline) // 2 :, 2] = KERB_M
+        return outline
+
+    def _side_street(self, block: Block) -> FloatArray:
+        y, x0, x1 = float(self.layout.center(block.x0)), block.x0, block.x0 + CROSSING_M
+        return np.array([[x0, y + 80, 0], [x1, y + 80, 0], [x1, y - 80, 0], [x0, y - 80, 0]])
+
+    # Picture
+
+    def _materials(self, plane: Plane, material: Image) -> Image:
+        """Bare surfaces, (h, W, 4)."""
+        out = np.zeros((*material.shape, 4), np.uint8)
+        tile = np.minimum(material, len(MATERIALS) - 1)
+        for band in plane.bands:
+            texels = self.atlas.level(band.halvings)
+            rows = slice(band.r0, band.r1)
+            height = texels.shape[0] // len(MATERIALS)
+            offset = np.arange(256, dtype=np.float32) * height + 1.0
+            map_y = plane.across[rows] * np.float32((height - 2) / TILE_PX) + offset[tile[rows]]
+            map_x = plane.along[rows] * np.float32(texels.shape[1] / TILE_PX)
+            cv2.remap(texels, map_x, map_y, cv2.INTER_LINEAR, dst=out[rows],
+                      borderMode=cv2.BORDER_WRAP)
+        return out
+
+    def _paint_marks(
+        self, canvas: Canvas, plane: Plane, albedo: Image, blocks: list[Block]
+    ) -> None:
+        """Lay worn paint over the road."""
+        here = canvas.camera.vehicle.x
+        mask = _cover(canvas, plane, marks.road_marks(self.layout, self.edge_lines, blocks, here))
+        rows = np.flatnonzero(mask.any(axis=1))
+        if not len(rows):
+            return
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        half = np.float32(_WEAR_PX / TILE_PX)
+        wear = cv2.remap(self.wear, plane.along[part] * half, plane.across[part] * half,
+                         cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+        worn = np.asarray(cv2.multiply(mask[part], wear, scale=0.85, dtype=cv2.CV_8U), np.uint8)
+        target = albedo[part]
+        blend(target, np.full_like(target, (*self.paint, 255)), worn)
+
+    def _paint_light(
+        self, canvas: Canvas, plane: Plane, albedo: Image, blocks: list[Block],
+        shadows: Iterable[FloatArray], contacts: Iterable[FloatArray],
+    ) -> None:
+        """Light the ground, shade it, and fade it into the haze."""
+        height, width = plane.t.shape
+        small = (max(width // 2, 1), max(height // 2, 1))
+
+        def halve(mask: Image, sigma: float) -> Field:
+            less = cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
+            soft = cv2.GaussianBlur(less, (0, 0), max(width * sigma, 0.4))
+            return np.asarray(soft, np.float32) * np.float32(1 / 255)
+
+        level = self._unevenness(plane, small)
+        level *= 1.0 - 0.74 * halve(_cover(canvas, plane, contacts), 0.0025)
+        repaired = halve(_cover(canvas, plane, marks.patches(self.layout, blocks)), 0.0003)
+        level *= 1.0 + self.patch * repaired
+        level *= 1.0 - 0.4 * halve(_cover(canvas, plane, marks.covers(self.layout, blocks)), 0.0003)
+        lit = np.asarray(self.light.gain(np.array([0.0, 0.0, 1.0])), np.float32)
+        gain = np.full((*level.shape, 4), _UNIT_GAIN, np.float32)
+        gain[..., :3] *= lit
+        if self.light.sunny:
+            shade = halve(_cover(canvas, plane, shadows), 0.0006)
+            gain[..., :3] *= 1.0 - shade[..., None] * (1.0 - np.asarray(self.light.shade))
+        haze = (1.0 - np.exp(-plane.depth / self.light.haze_m)).astype(np.float32)
+        gain *= (level * (1.0 - cv2.resize(haze[:, None], (1, small[1]))))[..., None]
+        packed = np.clip(gain, 0, 255).astype(np.uint8)
+        full = np.asarray(cv2.resize(packed, (width, height)), np.uint8)
+        cv2.multiply(albedo, full, dst=albedo, scale=1.0 / _UNIT_GAIN)
+        veil = haze[:, None, None] * np.array([*self.light.haze_rgb, 0.0], np.float32)
+        cv2.add(albedo, veil.astype(np.uint8).repeat(width, axis=1), dst=albedo)
+
+    def _unevenness(self, plane: Plane, small: tuple[int, int]) -> Field:
+        """Brightness of large stains and wheel tracks at half size, (h, w)."""
+        along, across, t = (
+            np.asarray(cv2.resize(m, small, interpolation=cv2.INTER_NEAREST), np.float32)
+            for m in (plane.along, plane.across, plane.t)
+        )
+        # Two tile lengths per stain map would show; the two scales together do not repeat soon.
+        scale = np.float32(_WIDE_PX_PER_M / PX_PER_M * 5)
+        wide = cv2.remap(self.wide, along * scale, across * scale, cv2.INTER_LINEAR,
+                         borderMode=cv2.BORDER_WRAP)
+        lane = np.abs(np.abs(np.abs(t) - self.layout.half_road / 2) - 0.75)
+        track = np.exp(-((lane / np.float32(0.32)) ** 2))
+        gutter = np.exp(-(((np.abs(t) - self.layout.half_road) / np.float32(0.4)) ** 2))
+        level: Field = wide * (1.0 - self.rut * track - np.float32(0.07) * gutter)
+        return level
+
+
+def _cover(canvas: Canvas, plane: Plane, polygons: Iterable[FloatArray]) -> Image:
+    """Union of world polygons (N, 3) in the plane's rows, (h, W) uint8."""
+    height, width = plane.t.shape
+    region = Region(0, plane.top, width, plane.top + height)
+    mask = np.zeros((height, width), np.uint8)
+    for world in polygons:
+        polygon = canvas.world_polygon(world)
+        if len(polygon) >= 3 and canvas.region_of(polygon) is not None:
+            coverage(polygon, region, mask)
+    return mask

@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Daylight of a street: sun, sky light, haze and exposure."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segmentation_node.scenes.camera import FloatArray
+from segmentation_node.scenes.geometry import Rgb
+
+
+@dataclass(frozen=True)
+class Light:
+    """Sun and sky; gains multiply surface colours, colours are RGB in 0..255.
+
+    to_sun: unit vector (3,). haze_m: distance at which 63% of a surface's colour has gone.
+    """
+
+    to_sun: FloatArray
+    sun: Rgb
+    ambient: Rgb
+    haze_rgb: Rgb
+    haze_m: float
+    zenith_rgb: Rgb
+    horizon_rgb: Rgb
+    cloud_cover: float
+    cloud_rgb: Rgb
+
+    @property
+    def sunny(self) -> bool:
+        """Whether the sun casts visible shadows."""
+        return max(self.sun) > 0.15
+
+    @property
+    def shade(self) -> Rgb:
+        """What is left of the light on level ground where the sun does not reach."""
+        lit = self.gain(np.array([0.0, 0.0, 1.0]))
+        r, g, b = (a / total for a, total in zip(self.ambient, lit, strict=True))
+        return (r, g, b)
+
+    def gain(self, normal: FloatArray) -> Rgb:
+        """Light on a surface of unit normal (3,), one factor per colour channel."""
+        facing = max(float(normal @ self.to_sun), 0.0)
+        # Less of the sky is seen from upright surfaces.
+        open_sky = 0.86 + 0.14 * float(normal[2])
+        r, g, b = (a * open_sky + s * facing for a, s in zip(self.ambient, self.sun, strict=True))
+        return (r, g, b)
+
+    def haze(self, distance_m: float) -> float:
+        """Share of haze between the camera and a surface at the given distance."""
+        return float(1.0 - np.exp(-max(distance_m, 0.0) / self.haze_m))
+
+
+def draw_light(rng: np.random.Generator) -> Light:
+    """A random time of day and weather."""
+    weather = rng.choice(['sunny', 'bright', 'overcast', 'gloomy'], p=[0.38, 0.24, 0.26, 0.12])
+    azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(22.0, 58.0))
+    to_sun = np.array(
+        [
+            np.cos(elevation) * np.cos(azimuth),
+            np.cos(elevation) * np.sin(azimuth),
+            np.sin(elevation),
+        ]
+    )
+    warmth = rng.uniform(-0.03, 0.05)
+    exposure = rng.uniform(0.9, 1.12)
+    strength, sky_light, cover = {
+        'sunny': (rng.uniform(0.8, 1.05), 0.56, rng.uniform(0.05, 0.4)),
+        'bright': (rng.uniform(0.35, 0.55), 0.76, rng.uniform(0.4, 0.75)),
+        'overcast': (0.0, 1.06, 1.0),
+        'gloomy': (0.0, 0.66, 1.0),
+    }[weather]
+    warm = np.array([1.0 + warmth, 1.0, 1.0 - 1.3 * warmth]) * exposure
+    blue = np.array([0.95, 1.0, 1.08]) if strength > 0.6 else np.array([1.0, 1.0, 1.02])
+    low_sun = np.array([1.08, 1.0, 0.88 - 0.1 * (elevation < 0.55)])
+    white = 255.0 if strength > 0 else {'overcast': 244.0, 'gloomy': 178.0}[weather]
+    horizon = np.clip(np.array([white - 8, white - 3, white]) * (0.93 + 0.07 * exposure), 0, 255)
+    zenith = np.array([112.0, 158.0, 218.0]) * rng.uniform(0.9, 1.2)
+    haze = horizon * 0.62 + np.array([60.0, 66.0, 72.0]) * (0.5 + 0.5 * sky_light)
+    return Light(
+        to_sun=to_sun,
+        sun=_rgb(warm * low_sun * strength),
+        ambient=_rgb(warm * blue * sky_light),
+        haze_rgb=_rgb(np.clip(haze, 0, 245)),
+        haze_m=float(rng.choice([260.0, 450.0, 900.0], p=[0.25, 0.4, 0.35])),
+        zenith_rgb=_rgb(np.clip(zenith, 0, 255)),
+        horizon_rgb=_rgb(horizon),
+        cloud_cover=float(cover),
+        cloud_rgb=_rgb(np.clip(horizon * 1.02, 0, 255)),
+    )
+
+
+def _rgb(values: FloatArray) -> Rgb:
+    r, g, b = (float(v) for v in values)
+    return (r, g, b)

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the road is marked: lines, zebra crossings, bays, arrows, covers and patches."""
+
+import numpy as np
+
+from segmentation_node.scenes.blocks import Block
+from segmentation_node.scenes.camera import FloatArray
+from segmentation_node.scenes.layout import BLOCK_M, SIDES, Layout
+
+_SIGHT_M = 130.0
+
+
+def strip(
+    layout: Layout, start: float, end: float, inner: float, outer: float, z: float = 0.0
+) -> FloatArray:
+    """Outline (N, 3) of the ground from inner to outer m left of the centre line."""
+    x = np.linspace(start, end, max(int((end - start) / 3.0), 1) + 1)
+    y = layout.center(x)
+    near = np.column_stack([x, y + inner, np.full_like(x, z)])
+    far = np.column_stack([x, y + outer, np.full_like(x, z)])
+    return np.vstack([near, far[::-1]])
+
+
+def spans(blocks: list[Block], low: float, high: float) -> list[tuple[float, float]]:
+    """Stretches between side streets within low..high, m."""
+    stretches: list[list[float]] = []
+    for block in blocks:
+        if block.crossing or not stretches:
+            stretches.append([block.begin, block.x0 + BLOCK_M])
+        else:
+            stretches[-1][1] = block.x0 + BLOCK_M
+    stretches[-1][1] = max(high, stretches[-1][1])
+    return [(max(a, low), min(b, high)) for a, b in stretches if b > low and a < high]
+
+
+def road_marks(
+    layout: Layout, edge_lines: int, blocks: list[Block], x: float
+) -> list[FloatArray]:
+    """Outlines (N, 3) of painted marks in sight from x."""
+    marks: list[FloatArray] = []
+    for start, end in spans(blocks, x - 2.0, x + _SIGHT_M):
+        marks += _center_lines(layout, start, end)
+        for side in SIDES:
+            edge = layout.half_road - 0.25
+            for i in range(edge_lines):
+                marks.append(_line(layout, start, end, side * (edge - 0.22 * i), 0.1))
+            if layout.parking[side < 0] > 0 and layout.bays:
+                marks += _bays(layout, start, min(end, x + 60.0), side)
+    for block in blocks:
+        marks += _crossing(layout, block)
+        if block.arrow is not None:
+            marks.append(_arrow(layout, block.arrow))
+    return marks
+
+
+def _line(layout: Layout, start: float, end: float, t: float, width: float) -> FloatArray:
+    return strip(layout, start, end, t - width / 2, t + width / 2)
+
+
+def _center_lines(layout: Layout, start: float, end: float) -> list[FloatArray]:
+    if layout.mark == 'dashed':
+        dashes = np.arange(np.floor(start / 6) * 6 + 6, end - 3, 6.0)
+        return [_line(layout, d, d + 2.6, 0.0, 0.12) for d in dashes]
+    offsets = {'solid': (0.0,), 'double': (-0.15, 0.15), 'none': ()}[layout.mark]
+    return [_line(layout, start, end, t, 0.11) for t in offsets]
+
+
+def _bays(layout: Layout, start: float, end: float, side: int) -> list[FloatArray]:
+    inner, outer = sorted((side * layout.half_road, side * layout.kerb(side)))
+    return [
+        strip(layout, x, x + 0.1, inner, outer)
+        for x in np.arange(np.ceil(start / 5.6) * 5.6, end, 5.6)
+    ]
+
+
+def _crossing(layout: Layout, block: Block) -> list[FloatArray]:
+    half = layout.half_road
+    if block.zebra:
+        bars = np.arange(-half + 0.65, half - 0.3, 1.0)
+        return [_line(layout, block.x0 - 3.6, block.x0 - 0.8, float(t), 0.5) for t in bars]
+    if block.crossing:
+        inner, outer = sorted((0.15 * layout.drive_side, half * layout.drive_side))
+        return [strip(layout, block.x0 - 1.4, block.x0 - 1.0, inner, outer)]
+    return []
+
+
+def _arrow(layout: Layout, x: float) -> FloatArray:
+    t = layout.drive_side * layout.half_road / 2
+    shape = [(0, -0.08), (2.6, -0.08), (2.6, -0.32), (4.4, 0), (2.6, 0.32), (2.6, 0.08), (0, 0.08)]
+    return np.array([layout.world(x + a, t + b) for a, b in shape])
+
+
+def covers(layout: Layout, blocks: list[Block]) -> list[FloatArray]:
+    """Outlines (N, 3) of manhole covers."""
+    turn = np.linspace(0, 2 * np.pi, 14, False)
+    return [
+        np.array([layout.world(x + 0.32 * a, t + 0.32 * b)
+                  for a, b in zip(np.cos(turn), np.sin(turn), strict=True)])
+        for block in blocks
+        for x, t in block.covers
+    ]
+
+
+def patches(layout: Layout, blocks: list[Block]) -> list[FloatArray]:
+    """Outlines (N, 3) of repaired asphalt."""
+    return [strip(layout, p.x0, p.x1, p.t0, p.t1) for block in blocks for p in block.patches]

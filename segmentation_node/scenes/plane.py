@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which place on the ground each pixel sees."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from segmentation_node.scenes.camera import Camera
+from segmentation_node.scenes.layout import Layout
+from segmentation_node.scenes.surfaces import PX_PER_M, TILE_M, TILE_PX
+from segmentation_node.scenes.textures import Field
+
+# Rows are painted in bands of distance, each with its own detail along and across the street.
+_BANDS_M = (0.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0, 60.0, 110.0, np.inf)
+
+
+@dataclass(frozen=True)
+class Band:
+    """Rows r0..r1 below the plane's top, and the halvings of detail along and across there."""
+
+    r0: int
+    r1: int
+    halvings: tuple[int, int]
+
+
+class Plane:
+    """Ground coordinates of the pixels from row top downwards.
+
+    along, across: (h, W) float32, in tile pixels; along is wrapped to 0..TILE_PX, across too.
+    t: (h, W) float32 m left of the centre line. depth: (h,) m, distance of each row's middle.
+    """
+
+    def __init__(self, camera: Camera, layout: Layout, top: int) -> None:
+        height, width = camera.height - top, camera.width
+        g = camera.ground_homography()
+        # Counting x from the last whole tile keeps float32 exact however far the drive goes.
+        start = np.floor(camera.center[0] / TILE_M) * TILE_M
+        g[0] -= start * g[2]
+        h = g.astype(np.float32)
+        col = np.arange(width, dtype=np.float32)[None]
+        row = np.arange(top, camera.height, dtype=np.float32)[:, None]
+        sign = np.sign(h[2, 1])
+        # Pixels at and above the horizon see no ground: any finite place will do for them.
+        w = sign * np.maximum(sign * (h[2, 0] * col + (h[2, 1] * row + h[2, 2])), 1e-6)
+        x = (h[0, 0] * col + (h[0, 1] * row + h[0, 2])) / w
+        y = (h[1, 0] * col + (h[1, 1] * row + h[1, 2])) / w
+        np.clip(x, -1e4, 1e4, out=x)
+        np.clip(y, -1e4, 1e4, out=y)
+        self.top = top
+        self.t: Field = y - layout.center_of(x, float(start))
+        self.along: Field = np.mod(x * np.float32(PX_PER_M), np.float32(TILE_PX))
+        self.across: Field = np.mod(self.t * np.float32(PX_PER_M), np.float32(TILE_PX))
+        middle = np.abs(x[:, width // 2].astype(np.float64) + start - camera.center[0])
+        self.depth = np.clip(middle, 1.0, 4000.0)
+        self.bands = self._split(camera)
+
+    def _split(self, camera: Camera) -> list[Band]:
+        k, z = camera.intrinsic, float(camera.center[2])
+        bands = []
+        for low, high in zip(_BANDS_M, _BANDS_M[1:], strict=False):
+            rows = np.flatnonzero((self.depth >= low) & (self.depth < high))
+            if not len(rows):
+                continue
+            depth = float(np.sqrt(max(low, 3.0) * min(high, 300.0)))
+            across = depth / k.fx * PX_PER_M
+            along = depth * depth / (k.fy * z) * PX_PER_M
+            halvings = [int(max(np.floor(np.log2(v) + 0.25), 0)) for v in (along, across)]
+            bands.append(Band(int(rows[0]), int(rows[-1]) + 1, (halvings[0], halvings[1])))
+        return bands
+
+
+def horizon_row(camera: Camera) -> float:
+    """Highest row of the ground's horizon at the picture's left and right edge."""
+    g = camera.ground_homography()[2]
+    return float(min(-(g[0] * x + g[2]) / g[1] for x in (0.0, camera.width - 1.0)))

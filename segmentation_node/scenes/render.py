@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame of a street: picture, labels, instances and polygons."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.labels import load_scheme
+from segmentation_node.scenes import shadows
+from segmentation_node.scenes.blocks import Block
+from segmentation_node.scenes.camera import Camera, FloatArray, Intrinsic
+from segmentation_node.scenes.canvas import Canvas, blend
+from segmentation_node.scenes.ground import Ground
+from segmentation_node.scenes.geometry import Footprint, Panel, Thing
+from segmentation_node.scenes.order import back_to_front
+from segmentation_node.scenes.people import Figure, cyclist, walker
+from segmentation_node.scenes.sensor import Sensor
+from segmentation_node.scenes.sky import Sky
+from segmentation_node.scenes.street import Street
+from segmentation_node.scenes.textures import Image
+from segmentation_node.scenes.traffic import Driving, Walking
+from segmentation_node.scenes.vehicles import vehicle_panels
+
+SCHEME = 'cityscapes34'
+MIN_SIZE = 64
+_SIGHT_M = 180.0
+_SIGHT_PEOPLE_M = 75.0
+_BEHIND_M = 2.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A rendered frame.
+
+    image_rgb: (H, W, 3) uint8. label_ids: (H, W) uint8, Cityscapes labelIds. instance_ids:
+    (H, W) int32, labelId or labelId * 1000 + k. polygons: content of a Cityscapes
+    gtFine_polygons.json. camera: where the picture was taken.
+    """
+
+    image_rgb: Image
+    label_ids: Image
+    instance_ids: npt.NDArray[np.int32]
+    polygons: dict[str, Any]
+    camera: Camera
+
+
+class Renderer:
+    """Renders frames of one size; keeps what belongs to the street it drew last."""
+
+    def __init__(self, width: int, height: int) -> None:
+        if width < MIN_SIZE or height < MIN_SIZE:
+            raise ValueError(
+                f'size {width}x{height} is too small; expected at least {MIN_SIZE}x{MIN_SIZE}: '
+                'choose a larger size'
+            )
+        self.width, self.height = width, height
+        self.scheme = load_scheme(SCHEME)
+        self._street: Street | None = None
+
+    def _prepare(self, street: Street) -> None:
+        if street is self._street:
+            return
+        self._street = street
+        self._ground = Ground(street.seed, street.layout, street.light)
+        self._sky = Sky(street.seed, street.layout, street.light, street.trees)
+        self._sensor = Sensor(street.seed, self.width, self.height)
+        self._bonnet = _Bonnet(street.seed)
+
+    def camera(self, street: Street, time_s: float) -> Camera:
+        """The camera of the street's vehicle at a time."""
+        focal = round(street.ride.focal * self.width, 3)
+        intrinsic = Intrinsic(focal, focal, self.width * 0.5, round(self.height * 0.47, 3))
+        vehicle = street.ride.vehicle(street.layout, time_s)
+        return Camera(self.width, self.height, intrinsic, street.ride.extrinsic(time_s), vehicle)
+
+    def render(self, street: Street, time_s: float) -> Frame:
+        """Render the street as seen time_s seconds after the start."""
+        self._prepare(street)
+        camera = self.camera(street, time_s)
+        canvas = Canvas(camera, self.scheme)
+        here = camera.vehicle.x
+        blocks = street.blocks(here - _BEHIND_M, here + _SIGHT_M)
+        things = list(_things(street, blocks, camera, time_s))
+        self._sky.paint(canvas)
+        self._ground.paint_frame(
+            canvas, blocks, shadows.cast(things, street.layout, street.light),
+            shadows.contact(things, street.layout),
+        )
+        self._sky.paint_skyline(canvas)
+        t_eye = float(camera.center[1] - street.layout.center(camera.center[0]))
+        for thing in back_to_front(things, t_eye):
+            distance = (thing.footprint.x0 + thing.footprint.x1) / 2 - here
+            canvas.paint(thing, street.light.haze(distance), street.light.haze_rgb)
+        self._bonnet.paint(canvas, street)
+        image = self._sensor.expose(canvas.rgba, int(round(time_s * 1e6)))
+        polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
+        return Frame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
+
+
+def _things(
+    street: Street, blocks: list[Block], camera: Camera, time_s: float
+) -> Iterator[Thing]:
+    """Everything that stands or moves in sight."""
+    low, high = camera.vehicle.x + _BEHIND_M, camera.vehicle.x + _SIGHT_M
+    for block in blocks:
+        for thing in block.things:
+            if thing.footprint.x1 > low and thing.footprint.x0 < high:
+                yield thing
+        for car in block.parked:
+            if low - 3.0 < car.x < camera.vehicle.x + 110.0:
+                parked = Driving(car.body, car.x, car.t, car.direction, car.number)
+                yield _vehicle(street, parked, camera.center)
+    for driving in street.traffic.vehicles(time_s, low - 6.0, camera.vehicle.x + 140.0):
+        yield _vehicle(street, driving, camera.center)
+    for person in street.traffic.people(time_s, low, camera.vehicle.x + _SIGHT_PEOPLE_M):
+        yield _person(street, person)
+
+
+def _vehicle(street: Street, car: Driving, eye: FloatArray) -> Thing:
+    at = street.layout.world(car.x, car.t)
+    heading = street.layout.heading(car.x) + (0.0 if car.direction > 0 else np.pi)
+    panels = vehicle_panels(car.body, at, heading, eye, street.light)
+    half_length, half_width = car.body.length / 2, car.body.shape.width / 2
+    footprint = Footprint(
+        car.x - half_length, car.x + half_length, car.t - half_width, car.t + half_width
+    )
+    return Thing(car.body.label, panels, footprint, car.number, height=car.body.shape.height * 0.9)
+
+
+def _person(street: Street, person: Walking) -> Thing:
+    figure: Figure = (cyclist if person.cyclist else walker)(
+        person.look, person.phase, person.view
+    )
+    point = street.layout.world(person.x, person.t, person.z)
+    gain = street.light.gain(np.array([-0.8, 0.0, 0.6]))
+    mirror = -1.0 if person.mirrored else 1.0
+    panels = tuple(
+        Panel(
+            point + np.array([0.0, mirror * figure.width / 2, figure.height]),
+            np.array([0.0, -mirror * figure.width, 0.0]), np.array([0.0, 0.0, -figure.height]),
+            sprite.texture, gain, sprite.outline, True, label,
+        )
+        for label, sprite in figure.parts
+    )
+    footprint = Footprint(person.x - 0.2, person.x + 0.2, person.t - 0.25, person.t + 0.25)
+    return Thing('person', panels, footprint, person.number, height=1.7, shadow=0.42)
+
+
+class _Bonnet:
+    """The car's own bonnet along the lower edge of the picture."""
+
+    def __init__(self, seed: int) -> None:
+        rng = np.random.default_rng([seed, 9])
+        self.rise = float(rng.uniform(0.03, 0.1))
+        self.color = [(26, 28, 32), (120, 122, 126), (90, 22, 24), (40, 56, 92)][
+            int(rng.integers(4))
+        ]
+        self.round = float(rng.uniform(0.35, 0.6))
+
+    def paint(self, canvas: Canvas, street: Street) -> None:
+        """Paint and label the bonnet."""
+        width, height = canvas.camera.width, canvas.camera.height
+        s = np.linspace(-1.0, 1.0, 41)
+        edge = height * (1.0 - self.rise * (1.0 - self.round * np.abs(s) ** 3.0))
+        x = (s + 1.0) * 0.5 * (width - 1)
+        polygon = np.vstack([np.column_stack([x, edge]), [[width - 1, height], [0, height]]])
+        filled = canvas.fill('ego vehicle', polygon)
+        if filled is None:
+            return
+        mask, region = filled
+        rows = region.size[1]
+        depth = np.linspace(1.0, 0.0, rows)[:, None, None]
+        sky = np.asarray(street.light.horizon_rgb) * 0.45 * depth**2
+        lit = np.asarray(self.color) * np.asarray(street.light.gain(np.array([0.0, 0.0, 1.0])))
+        shade = np.clip(lit * 0.75 + sky, 0, 255).repeat(region.size[0], axis=1)
+        source = np.dstack([shade, np.full(shade.shape[:2], 255.0)]).astype(np.uint8)
+        blend(canvas.rgba[region.slices], source, mask)

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Textures with smaller copies for distance, and the noise they are made of."""
+
+from functools import cached_property
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.uint8]
+Field = npt.NDArray[np.float32]
+Color = tuple[float, float, float]
+
+
+class Texture:
+    """An RGBA image (H, W, 4) uint8 that halves itself along each axis on demand."""
+
+    def __init__(self, rgba: Image) -> None:
+        if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
+            raise ValueError(
+                f'texture of shape {rgba.shape}, {rgba.dtype}; expected (H, W, 4) uint8: '
+                'add alpha with textures.opaque()'
+            )
+        self.rgba = rgba
+        self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
+
+    def level(self, halvings_u: int, halvings_v: int) -> Image:
+        """The texture minified by two to the power of the given halvings, (h, w, 4) uint8."""
+        height, width = self.rgba.shape[:2]
+        key = (
+            min(max(halvings_u, 0), width.bit_length() - 1),
+            min(max(halvings_v, 0), height.bit_length() - 1),
+        )
+        if key not in self._levels:
+            size = (max(width >> key[0], 1), max(height >> key[1], 1))
+            self._levels[key] = np.asarray(
+                cv2.resize(self.rgba, size, interpolation=cv2.INTER_AREA), np.uint8
+            )
+        return self._levels[key]
+
+    @cached_property
+    def mean(self) -> npt.NDArray[np.float64]:
+        """Mean colour, (3,) in 0..255, of what is not transparent."""
+        weight = self.rgba[..., 3].astype(np.float64) + 1e-6
+        mean: npt.NDArray[np.float64] = (self.rgba[..., :3] * weight[..., None]).sum(
+            (0, 1)
+        ) / weight.sum()
+        return mean
+
+
+def opaque(rgb: npt.NDArray[np.float32] | Image) -> Texture:
+    """A texture from RGB (H, W, 3) in 0..255 without holes."""
+    clipped = np.clip(rgb, 0, 255).astype(np.uint8)
+    return Texture(np.asarray(cv2.cvtColor(clipped, cv2.COLOR_RGB2RGBA), np.uint8))
+
+
+def plain(color: Color) -> Texture:
+    """A texture of one colour."""
+    return opaque(np.full((2, 2, 3), color, np.float32))
+
+
+def shaded(color: Color, shades: list[float]) -> Texture:
+    """A texture of one colour whose brightness varies along u by the given factors."""
+    ramp = np.asarray(shades, np.float32)[None, :, None] * np.asarray(color, np.float32)
+    return opaque(np.repeat(ramp, 2, axis=0))
+
+
+def noise(
+    rng: np.random.Generator, height: int, width: int, cell: float, cell_y: float | None = None
+) -> Field:
+    """Smooth noise of about unit variance with cells of the given whole pixels, (H, W).
+
+    It repeats without a seam where the cells divide height and width.
+    """
+    step_x = max(int(round(cell)), 1)
+    step_y = step_x if cell_y is None else max(int(round(cell_y)), 1)
+    rows, cols = -(-height // step_y), -(-width // step_x)
+    grid = rng.standard_normal((rows, cols), dtype=np.float32)
+    if step_x == step_y == 1:
+        return grid
+    # A wrapped rim keeps opposite edges equal; resampling lowers the variance by about 0.45.
+    grid = np.pad(grid, 2, mode='wrap') * np.float32(1.3)
+    size = ((cols + 4) * step_x, (rows + 4) * step_y)
+    smooth = cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
+    top, left = 2 * step_y, 2 * step_x
+    return np.asarray(smooth[top : top + height, left : left + width], np.float32)
+
+
+def fractal(
+    rng: np.random.Generator, height: int, width: int, cell: float, octaves: int
+) -> Field:
+    """Noise summed over octaves of halving cell and amplitude, about unit variance, (H, W)."""
+    total = np.zeros((height, width), np.float32)
+    power = 0.0
+    for octave in range(octaves):
+        gain = 0.5**octave
+        total += gain * noise(rng, height, width, cell / 2**octave)
+        power += gain * gain
+    return total / np.float32(np.sqrt(power))
+
+
+def tint(color: Color, brightness: Field) -> npt.NDArray[np.float32]:
+    """A colour times a brightness field (H, W), as (H, W, 3) float32."""
+    return brightness[..., None] * np.asarray(color, np.float32)
+
+
+def jitter(rng: np.random.Generator, color: Color, amount: float) -> Color:
+    """The colour with each channel, and all together, varied by about the given share."""
+    together = 1.0 + amount * float(rng.normal())
+    r, g, b = (max(c * (together + 0.3 * amount * float(rng.normal())), 0.0) for c in color)
+    return (r, g, b)

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes sequences of frames in the folder layout and file formats of Cityscapes."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from segmentation_node.errors import DatasetError, SettingError
+from segmentation_node.scenes.camera import Camera
+from segmentation_node.scenes.render import Frame, Renderer
+from segmentation_node.scenes.street import Street
+
+_FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+
+@dataclass(frozen=True)
+class SequenceName:
+    """Where a sequence lies under the root and what its files are called."""
+
+    root: Path
+    split: str
+    city: str
+    sequence: int
+    sequence_layout: bool = False
+
+    def __post_init__(self) -> None:
+        for what, value in (('split', self.split), ('city', self.city)):
+            if not value or not all(c.isalnum() or c == '-' for c in value):
+                raise SettingError(
+                    f'{what} {value!r} cannot be part of a Cityscapes file name; expected '
+                    'letters, digits and "-" only: choose another name'
+                )
+        if not 0 <= self.sequence <= 999_999:
+            raise SettingError(
+                f'sequence {self.sequence} does not fit six digits; expected 0 to 999999'
+            )
+
+    def path(self, kind: str, frame: int) -> Path:
+        """Path of one file; kind as in Cityscapes: leftImg8bit, gtFine_labelIds, camera, ..."""
+        stem = f'{self.city}_{self.sequence:06d}_{frame:06d}_{kind}'
+        folder, suffix = self._folder(kind)
+        return self.root / folder / self.split / self.city / (stem + suffix)
+
+    def _folder(self, kind: str) -> tuple[str, str]:
+        if kind == 'leftImg8bit':
+            return 'leftImg8bit' + '_sequence' * self.sequence_layout, '.png'
+        if kind == 'camera':
+            return 'camera', '.json'
+        if kind == 'timestamp':
+            return 'timestamp_sequence', '.txt'
+        return 'gtFine', '.json' if kind == 'gtFine_polygons' else '.png'
+
+    def existing(self) -> list[Path]:
+        """Files of this sequence that are already there, sorted."""
+        folders = {self.path(kind, 0).parent for kind in KINDS}
+        pattern = f'{self.city}_{self.sequence:06d}_*'
+        return sorted(path for folder in folders for path in folder.glob(pattern))
+
+
+KINDS = (
+    'leftImg8bit',
+    'gtFine_labelIds',
+    'gtFine_instanceIds',
+    'gtFine_color',
+    'gtFine_polygons',
+    'camera',
+    'timestamp',
+)
+
+
+def write_sequence(
+    name: SequenceName,
+    street: Street,
+    renderer: Renderer,
+    frames: int,
+    rate_hz: float,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Iterator[Path]:
+    """Render frames of a street at rate_hz and write them; yields each picture's path.
+
+    Raises:
+        SettingError: frames or rate_hz out of range.
+        DatasetError: files of this sequence exist and overwrite is false.
+    """
+    if frames < 1 or frames > 1_000_000:
+        raise SettingError(f'frames {frames} is out of range; expected 1 to 1000000')
+    if not rate_hz > 0:
+        raise SettingError(f'rate_hz {rate_hz} is out of range; expected more than 0')
+    existing = name.existing()
+    if existing and not overwrite:
+        raise DatasetError(
+            f'{len(existing)} files of sequence {name.city}_{name.sequence:06d} exist, such as '
+            f'{existing[0]}; expected none: choose another --sequence, --city or output folder, '
+            'or allow --overwrite'
+        )
+    for kind in KINDS:
+        name.path(kind, 0).parent.mkdir(parents=True, exist_ok=True)
+    for index in tqdm(range(frames), unit='frame', disable=not progress):
+        stamp_ns = round(index * 1e9 / rate_hz)
+        frame = renderer.render(street, stamp_ns * 1e-9)
+        _write_frame(name, index, frame, stamp_ns, renderer)
+        yield name.path('leftImg8bit', index)
+
+
+def _write_frame(
+    name: SequenceName, index: int, frame: Frame, stamp_ns: int, renderer: Renderer
+) -> None:
+    rgb = frame.image_rgb
+    color = renderer.scheme.palette[frame.label_ids]
+    # Cityscapes' colour pictures carry an alpha channel that is opaque everywhere.
+    alpha = np.full(color.shape[:2], 255, np.uint8)
+    _write_png(name.path('leftImg8bit', index), np.ascontiguousarray(rgb[..., ::-1]))
+    _write_png(name.path('gtFine_labelIds', index), frame.label_ids)
+    _write_png(name.path('gtFine_instanceIds', index), frame.instance_ids.astype(np.uint16))
+    _write_png(name.path('gtFine_color', index), np.dstack([color[..., ::-1], alpha]))
+    _write_json(name.path('gtFine_polygons', index), frame.polygons)
+    _write_json(name.path('camera', index), camera_content(frame.camera))
+    name.path('timestamp', index).write_text(f'{stamp_ns}\n', encoding='ascii')
+
+
+def camera_content(camera: Camera) -> dict[str, dict[str, float]]:
+    """Content of a Cityscapes camera file; the baseline is 0 as there is no second camera."""
+    mount, k = camera.extrinsic, camera.intrinsic
+    return {
+        'extrinsic': {
+            'baseline': 0.0,
+            'pitch': mount.pitch,
+            'roll': mount.roll,
+            'x': mount.x,
+            'y': mount.y,
+            'yaw': mount.yaw,
+            'z': mount.z,
+        },
+        'intrinsic': {'fx': k.fx, 'fy': k.fy, 'u0': k.u0, 'v0': k.v0},
+    }
+
+
+def _write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
+    encoded, data = cv2.imencode('.png', pixels, _FAST_PNG)
+    if not encoded:
+        raise DatasetError(f'cannot encode {path} from {pixels.shape} {pixels.dtype}')
+    path.write_bytes(data.tobytes())
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')

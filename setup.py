@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Build description, read by pip and by colcon; settings of the tools are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+PACKAGE = 'segmentation_node'
+
+
+def version() -> str:
+    """The package's version, read without importing the package and what it needs."""
+    text = Path(PACKAGE, '__init__.py').read_text(encoding='utf-8')
+    found = re.search(r"^__version__ = '(.+)'$", text, re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{PACKAGE}/__init__.py has no line __version__ = '...'")
+    return found[1]
+
+
+def shared(folder: str) -> list[tuple[str, list[str]]]:
+    """All files under a folder, each with the place in share/ that keeps its folder."""
+    files = sorted(p for p in Path(folder).rglob('*') if p.is_file() and p.suffix != '.pyc')
+    return [(f'share/{PACKAGE}/{p.parent.as_posix()}', [p.as_posix()]) for p in files]
+
+
+setup(
+    name=PACKAGE,
+    version=version(),
+    description='Semantic segmentation of camera streams, with ROS 2 and without',
+    author='segmentation_node developers',
+    author_email='developers@segmentation-node.org',
+    maintainer='segmentation_node developers',
+    maintainer_email='developers@segmentation-node.org',
+    license='Apache-2.0',
+    packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
+        (f'share/{PACKAGE}', ['package.xml']),
+        *shared('launch'),
+        *shared('config'),
+        *shared('resource/models'),
+    ],
+    zip_safe=False,
+    python_requires='>=3.10,<3.15',
+    install_requires=[
+        'huggingface-hub',
+        'numpy>=1.21',
+        'opencv-python-headless',
+        'pyyaml',
+        'rosbags',
+        'safetensors',
+        'scipy',
+        'segmentation-models-pytorch>=0.4',
+        'torch>=2.4',
+        'tqdm',
+        'transformers>=4.56',
+        'typing-extensions',
+    ],
+    extras_require={
+        # The real thing from PyPI, for machines without a ROS installation. There, the
+        # middleware is chosen when rclpy is installed; Fast DDS is the one that is complete.
+        'ros': [
+            'ros-rclpy[fastrtps]==7.1.6',
+            'ros-jazzy-rclpy',
+            'ros-jazzy-diagnostic-msgs',
+            'ros-jazzy-lifecycle-msgs',
+            'ros-jazzy-rosgraph-msgs',
+            'ros-jazzy-sensor-msgs',
+            'ros-jazzy-std-msgs',
+            'ros-jazzy-std-srvs',
+        ],
+        'training': ['torchvision'],
+        'test': [
+            'cityscapesscripts',
+            'hypothesis',
+            'mypy',
+            'pytest',
+            'ruff',
+            'types-PyYAML',
+            'types-tqdm',
+        ],
+    },
+    entry_points={
+        'console_scripts': [
+            f'images_to_bag = {PACKAGE}.bags.images_to_bag:main',
+            f'make_scenes = {PACKAGE}.scenes.make_scenes:main',
+            f'replay_bag = {PACKAGE}.ros.replay_bag:main',
+            f'segment_bag = {PACKAGE}.bags.segment_bag:main',
+            f'segmentation_node = {PACKAGE}.ros.node:main',
+        ]
+    },
+)
