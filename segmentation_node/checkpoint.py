@@ -7,22 +7,34 @@ and provenance. A folder straight from a hub has no `segmentation.yaml`; there t
 configuration tells the family and the class names tell the scheme.
 """
 
+import copy
 import json
+import math
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import yaml
 
-from segmentation_node.errors import CheckpointError
+from segmentation_node.errors import CheckpointError, SchemeError
 from segmentation_node.graph import Preprocessing, SegmentationGraph
-from segmentation_node.labels import LabelScheme, Lut, load_scheme, scheme_of_class_names
+from segmentation_node.labels import (
+    LabelScheme,
+    Lut,
+    available_schemes,
+    load_scheme,
+    scheme_of_class_names,
+)
 from segmentation_node.models import FAMILIES, Network, family_of_config, network_class
+from segmentation_node.models.network import one_line
 from segmentation_node.paths import bundled_models_dir
 
 SPEC_FILE = 'segmentation.yaml'
+#: The second lists the parts of weights that were saved in several.
+WEIGHTS_FILES = ('model.safetensors', 'model.safetensors.index.json')
+PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')
 #: Nothing else is fetched from a hub: neither pickles nor code.
 HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', SPEC_FILE,
@@ -43,18 +55,16 @@ class Spec:
         """Read and check; raises CheckpointError naming what is wrong."""
         try:
             content = yaml.safe_load(path.read_text(encoding='utf-8'))
-            preprocessing = {
-                key: None if value is None else tuple(value)
-                for key, value in content.pop('preprocessing', {}).items()
-            }
-            spec = cls(**content, preprocessing=Preprocessing(**preprocessing))
-        except (AttributeError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise CheckpointError(f'{path} is not a valid {SPEC_FILE}: {error}') from error
-        if spec.family not in FAMILIES:
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise CheckpointError(f'{path} cannot be read: {error}') from error
+        _check_fields(path, content, cls, required=('family', 'label_scheme'))
+        preprocessing = content.pop('preprocessing', None) or {}
+        _check_fields(path, preprocessing, Preprocessing)
+        if content['family'] not in FAMILIES:
             raise CheckpointError(
-                f'{path} has family {spec.family!r}; there are {", ".join(FAMILIES)}'
+                f'{path} has family {content["family"]!r}; there are {", ".join(FAMILIES)}'
             )
-        return spec
+        return cls(**content, preprocessing=_preprocessing(path, preprocessing))
 
     def write(self, path: Path) -> None:
         """Write as YAML."""
@@ -91,6 +101,43 @@ class Checkpoint:
         return graph.eval()
 
 
+def _check_fields(
+    path: Path, content: object, of: type[Any], required: tuple[str, ...] = ()
+) -> None:
+    known = [f.name for f in fields(of)]
+    if not isinstance(content, dict):
+        raise CheckpointError(f'{path}: {content!r} must be fields: {", ".join(known)}')
+    unknown = ', '.join(sorted(map(str, set(content) - set(known))))
+    if unknown:
+        raise CheckpointError(f'{path} has unknown fields {unknown}; there are {", ".join(known)}')
+    missing = ', '.join(name for name in required if name not in content)
+    if missing:
+        raise CheckpointError(f'{path} lacks {missing}; add it as "name: value"')
+
+
+def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:
+    """Preprocessing from lists as read from a file; raises CheckpointError on other values."""
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
+    for key, value in values.items():
+        if key == 'size_hw':
+            good = value is None or _are((int,), value, 2)
+            expected = 'null or [height, width], two integers above 0'
+        else:
+            good = _are((int, float), value, 3, above_zero=key == 'std')
+            expected = 'three numbers, for red, green and blue in [0, 1]'
+        if not good:
+            raise CheckpointError(f'{path} has {key} {content[key]!r}; expected {expected}')
+    return Preprocessing(**values)
+
+
+def _are(kinds: tuple[type, ...], value: object, count: int, *, above_zero: bool = True) -> bool:
+    """Whether `value` is a tuple of `count` finite numbers of some kinds."""
+    if not isinstance(value, tuple) or len(value) != count:
+        return False
+    low = 0 if above_zero else -math.inf
+    return all(type(number) in kinds and low < number < math.inf for number in value)
+
+
 def bundled_models() -> list[str]:
     """Names of the checkpoints that come with the package."""
     return sorted(path.parent.name for path in bundled_models_dir().glob(f'*/{SPEC_FILE}'))
@@ -104,13 +151,17 @@ def locate(model: str) -> Path:
     """
     if model in bundled_models():
         return bundled_models_dir() / model
-    if Path(model).is_dir():
-        return Path(model)
+    path = Path(model).expanduser()
+    if model and path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(f'model {model!r} is a file; give the folder that holds it')
     if HUB_ID.fullmatch(model):
         return _download(model)
+    bundled = ', '.join(bundled_models()) or 'there are none here'
     raise CheckpointError(
-        f'no model {model!r}: it is neither bundled ({", ".join(bundled_models())}), nor an '
-        f'existing folder, nor a hub id like "owner/name"'
+        f'no model {model!r}: it is neither bundled ({bundled}), nor an existing folder, nor a '
+        f'hub id like "owner/name"'
     )
 
 
@@ -119,44 +170,60 @@ def load_checkpoint(model: str) -> Checkpoint:
 
     Raises:
         CheckpointError: missing, damaged, or parts that do not belong together.
-        SchemeError: the label scheme is unknown or does not fit the network's classes.
     """
     folder = locate(model)
     config = _read_config(folder)
-    if not list(folder.glob('*.safetensors')):
+    if not any((folder / name).is_file() for name in WEIGHTS_FILES):
+        others = ', '.join(sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES))
         raise CheckpointError(
-            f'{folder} has no model.safetensors; pickled weights (.bin, .pth) are not loaded: '
-            f'save them as safetensors with save_pretrained(..., safe_serialization=True)'
+            f'{folder} has no {WEIGHTS_FILES[0]}'
+            + (f'; pickled weights ({others}) are never loaded' if others else '')
+            + ': save the model with save_pretrained, which writes safetensors, or download the '
+            'folder anew'
         )
-    if (folder / SPEC_FILE).is_file():
-        spec = Spec.read(folder / SPEC_FILE)
-        network = network_class(spec.family).load(folder)
-        scheme = load_scheme(spec.label_scheme)
-        channel_ids = scheme.channel_ids
-    else:
-        family = family_of_config(config)
-        network = network_class(family).load(folder)
-        names = network.class_names()
-        if names is None:
-            raise CheckpointError(
-                f'{folder} names no classes; add a {SPEC_FILE} with "family: {family}" and '
-                f'"label_scheme: ..."'
-            )
-        scheme, channel_ids = scheme_of_class_names(names)
-        spec = Spec(family, scheme.name, _preprocessing_of_hub(folder))
-    channels = network.channels()
-    if channels != len(channel_ids):
-        raise CheckpointError(
-            f'{folder}: the network has {channels} classes but label scheme {scheme.name} '
-            f'{len(channel_ids)}; correct "label_scheme" in {SPEC_FILE}'
-        )
+    spec = Spec.read(folder / SPEC_FILE) if (folder / SPEC_FILE).is_file() else None
+    family = spec.family if spec else family_of_config(config)
+    network = network_class(family).load(folder)
+    try:
+        if spec is None:
+            scheme, channel_ids = _scheme_of_names(folder, family, network.class_names())
+            spec = Spec(family, scheme.name, _preprocessing_of_hub(folder))
+        else:
+            scheme, channel_ids = _scheme_of_spec(folder, spec, network)
+    except SchemeError as error:
+        raise CheckpointError(f'{folder}: {error}') from error
     return Checkpoint(model, folder, spec, scheme, channel_ids, network.eval())
+
+
+def _scheme_of_names(
+    folder: Path, family: str, names: list[str] | None
+) -> tuple[LabelScheme, Lut]:
+    if names is None:
+        raise CheckpointError(
+            f'{folder} names no classes; add a file {SPEC_FILE} with the lines '
+            f'"family: {family}" and "label_scheme: NAME", where NAME is one of '
+            f'{", ".join(available_schemes())}'
+        )
+    return scheme_of_class_names(names)
+
+
+def _scheme_of_spec(folder: Path, spec: Spec, network: Network) -> tuple[LabelScheme, Lut]:
+    scheme = load_scheme(spec.label_scheme)
+    if network.channels() != len(scheme.channel_ids):
+        raise CheckpointError(
+            f'{folder}: the network has {network.channels()} classes but label scheme '
+            f'{scheme.name} has {len(scheme.channel_ids)}; correct "label_scheme" in {SPEC_FILE}'
+        )
+    names = network.class_names()
+    # Where the network names the scheme's own classes, their order is the network's.
+    by_name = None if names is None else scheme.ids_of_names(names)
+    return scheme, scheme.channel_ids if by_name is None else by_name
 
 
 def save_checkpoint(folder: Path, network: Network, spec: Spec, card: str) -> None:
     """Write a checkpoint folder, floating point weights as fp16, with its model card."""
     folder.mkdir(parents=True, exist_ok=True)
-    network.half().save(folder)
+    copy.deepcopy(network).half().save(folder)
     spec.write(folder / SPEC_FILE)
     (folder / 'README.md').write_text(card, encoding='utf-8')
 
@@ -170,10 +237,15 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f'{folder} has no config.json; a checkpoint folder holds config.json, '
             f'model.safetensors and {SPEC_FILE}'
         ) from None
-    except ValueError as error:
-        raise CheckpointError(f'{path} is not valid JSON: {error}') from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f'{path} is not valid JSON ({error}); download or save the checkpoint anew'
+        ) from error
     if not isinstance(config, dict):
-        raise CheckpointError(f'{path} must hold a JSON object')
+        raise CheckpointError(
+            f'{path} holds {config!r:.40}, expected a JSON object; download or save the '
+            f'checkpoint anew'
+        )
     return config
 
 
@@ -188,10 +260,13 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
         return Preprocessing()
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-        mean, std = tuple(content['image_mean']), tuple(content['image_std'])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f'{path} has no image_mean and image_std: {error}') from error
-    return Preprocessing(mean, std)
+        statistics = {'mean': content['image_mean'], 'std': content['image_std']}
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f'{path} has no image_mean and image_std ({type(error).__name__}: {error}); download '
+            f'the folder anew, or add a {SPEC_FILE}'
+        ) from error
+    return _preprocessing(path, statistics)
 
 
 def _download(hub_id: str) -> Path:
@@ -199,6 +274,7 @@ def _download(hub_id: str) -> Path:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise CheckpointError(
-            f'cannot fetch {hub_id!r} from the hub ({type(error).__name__}: {error}); check the '
-            f'id and the network, or download the folder elsewhere and give its path as the model'
+            f'there is no folder {hub_id!r} and it cannot be fetched from the hub '
+            f'({type(error).__name__}: {one_line(error)}); check the spelling and the network, or '
+            f'download the model elsewhere and give the path of its folder'
         ) from error

@@ -39,8 +39,9 @@ class Accounts:
             self._in_flight += 1
 
     def settle(self, fate: str) -> None:
-        """Give one frame in flight its one fate."""
-        assert fate in FATES
+        """Give one frame in flight its one fate, one of FATES."""
+        if fate not in FATES:
+            raise ValueError(f'unknown fate {fate!r}; there are {", ".join(FATES)}')
         with self._lock:
             self._in_flight -= 1
             self._counts[fate] += 1
@@ -68,8 +69,11 @@ class Slots:
         self._closed = False
 
     def put(self, frame: Frame) -> None:
-        """Offer an arrived frame; the one it supersedes is accounted for."""
+        """Offer an arrived frame; the one it supersedes, or itself once closed, is settled."""
         with self._changed:
+            if self._closed:
+                self._accounts.settle('not_wanted')
+                return
             if frame.camera in self._waiting:
                 self._accounts.settle('superseded')
             self._waiting[frame.camera] = frame  # keeps the turn of the frame it replaces
@@ -97,8 +101,8 @@ class Slots:
 
     def close(self) -> None:
         """Drop what waits and let `take` return None from now on."""
-        self.clear()
         with self._changed:
+            self.clear()
             self._closed = True
             self._changed.notify_all()
 
@@ -118,6 +122,8 @@ class RateLimit:
         if rate_hz <= 0:
             return True
         period_s = 1 / rate_hz
+        # A rate that was raised does not wait for the due time of the old one.
+        self._due_s = min(self._due_s, now_s + 1.1 * period_s)
         # A tenth of a period of tolerance: arrival times jitter.
         if now_s < self._due_s - 0.1 * period_s:
             return False
@@ -148,4 +154,10 @@ class Window:
     def rate_hz(self, now: float, span_s: float = 5.0) -> float:
         """Events per second over the last `span_s`, where the values are times in seconds."""
         with self._lock:
-            return sum(now - value <= span_s for value in self._values) / span_s
+            values = list(self._values)
+            full = len(values) == self._values.maxlen
+        recent = [value for value in values if now - value <= span_s]
+        if full and len(recent) == len(values) and now > values[0]:
+            # Older events of the span are forgotten already; the window is the span.
+            span_s = now - values[0]
+        return len(recent) / span_s

@@ -57,6 +57,10 @@ class SegmentationGraph(nn.Module):
     (B, H, W) uint8 confidence, 255 = certain.
     """
 
+    shift: Tensor
+    scale: Tensor
+    channel_ids: Tensor
+
     def __init__(
         self, network: Network, preprocessing: Preprocessing, channel_ids: Tensor
     ) -> None:
@@ -71,11 +75,13 @@ class SegmentationGraph(nn.Module):
         self.ids_are_channels = channel_ids.tolist() == list(range(len(channel_ids)))
 
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
-        geometry = Geometry.fit(
-            (images_rgb.shape[1], images_rgb.shape[2]), self.size_hw, self.network.divisor
-        )
+        geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]))
         scores = self.network(self.preprocess(images_rgb, geometry))  # (B, C, h, w)
         return self.postprocess(scores, geometry)
+
+    def geometry(self, image_hw: tuple[int, int]) -> Geometry:
+        """How an image of a size meets this network."""
+        return Geometry.fit(image_hw, self.size_hw, self.network.divisor)
 
     def preprocess(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
         """(B, H, W, 3) uint8 to the network's (B, 3, h, w) float, channels last in memory."""

@@ -7,11 +7,10 @@ package derives from these rows.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -46,18 +45,38 @@ class LabelClass:
     countable: bool = False
 
     @classmethod
-    def from_row(cls, row: dict[str, Any]) -> 'LabelClass':
+    def from_row(cls, row: object) -> 'LabelClass':
         """Build from a YAML row; raises SchemeError on unknown keys and values out of range."""
-        unknown = set(row) - {f.name for f in fields(cls)}
-        if unknown or not {'id', 'name', 'color', 'category'} <= set(row):
+        known = {f.name for f in fields(cls)}
+        if not isinstance(row, dict) or not {'id', 'name', 'color', 'category'} <= set(row):
+            raise SchemeError(f'class row {row} needs id, name, color, category')
+        unknown = ', '.join(sorted(map(str, set(row) - known)))
+        if unknown:
+            there_are = ', '.join(sorted(known))
+            raise SchemeError(f'class row {row} has unknown keys {unknown}; there are {there_are}')
+        label_ids = row.get('label_ids', ())
+        flags = (row[key] for key in ('void', 'learned', 'scored', 'countable') if key in row)
+        if not _is_byte(row['id']) or not _is_list_of(row['color'], _is_byte, 3):
+            raise SchemeError(f'class row {row}: id and the 3 colours must be integers in 0..255')
+        # YAML reads a bare no, on or 5 as something else than text.
+        if not isinstance(row['name'], str) or not isinstance(row['category'], str):
+            raise SchemeError(f'class row {row}: name and category must be text; put it in quotes')
+        if not _is_list_of(label_ids, _is_byte) or not all(isinstance(f, bool) for f in flags):
             raise SchemeError(
-                f'class row {row} needs id, name, color, category'
-                + (f' and knows no {sorted(unknown)}' if unknown else '')
+                f'class row {row}: label_ids must be a list of integers in 0..255, and void, '
+                f'learned, scored and countable true or false'
             )
-        color = tuple(row['color'])
-        if len(color) != 3 or any(not 0 <= c <= 255 for c in (*color, row['id'])):
-            raise SchemeError(f'class row {row}: id and the 3 colours must lie in 0..255')
-        return cls(**{**row, 'color': color, 'label_ids': tuple(row.get('label_ids', ()))})
+        return cls(**{**row, 'color': tuple(row['color']), 'label_ids': tuple(label_ids)})
+
+
+def _is_byte(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+def _is_list_of(value: object, check: Callable[[object], bool], length: int | None = None) -> bool:
+    if not isinstance(value, list | tuple) or not all(map(check, value)):
+        return False
+    return length in (None, len(value))
 
 
 @dataclass(frozen=True)
@@ -70,14 +89,24 @@ class LabelScheme:
     _by_name: dict[str, LabelClass] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        ids = [c.id for c in self.classes]
-        names = [c.name for c in self.classes]
-        for what, values in (('id', ids), ('name', names)):
-            twice = sorted({str(v) for v in values if values.count(v) > 1})
+        for what, values in (
+            ('id', [str(c.id) for c in self.classes]),
+            ('name', [c.name for c in self.classes]),
+            ('labelId', [str(i) for c in self.classes for i in c.label_ids]),
+        ):
+            twice = sorted({v for v in values if values.count(v) > 1})
             if twice:
-                raise SchemeError(f'label scheme {self.name}: {what} {", ".join(twice)} twice')
+                raise SchemeError(
+                    f'label scheme {self.name} has {what} {", ".join(twice)} twice; '
+                    f'give each to one class'
+                )
         if not any(c.void for c in self.classes):
-            raise SchemeError(f'label scheme {self.name} has no class with "void: true"')
+            raise SchemeError(
+                f'label scheme {self.name} has no void class; mark the class of the pixels that '
+                f'belong to no other with "void: true"'
+            )
+        if not any(c.learned for c in self.classes):
+            raise SchemeError(f'label scheme {self.name} has no class that is learned')
         object.__setattr__(self, '_by_name', {c.name: c for c in self.classes})
 
     @cached_property
@@ -111,6 +140,17 @@ class LabelScheme:
                 + ', '.join(self._by_name)
             )
         return self._by_name[name].id
+
+    def ids_of_names(self, names: Sequence[str]) -> Lut | None:
+        """Published ids of a network's channels by its class names, (C,) uint8, in their order.
+
+        Case and punctuation do not count. None unless these are just the learned classes.
+        """
+        plain = [_plain(name) for name in names]
+        id_of_plain = {_plain(c.name): c.id for c in self.learned}
+        if sorted(plain) != sorted(id_of_plain):
+            return None
+        return np.array([id_of_plain[name] for name in plain], np.uint8)
 
     def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> list[int]:
         """Values in `labels` that are no id of this scheme, ascending."""
@@ -200,10 +240,16 @@ def load_scheme(name: str | Path) -> LabelScheme:
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SchemeError(f'cannot read label scheme {path}: {error}') from error
+        raise SchemeError(
+            f'cannot read label scheme {path}: {error}; give the path of a scheme file, or one of '
+            f'{", ".join(available_schemes())}'
+        ) from error
     if not isinstance(content, dict) or not isinstance(content.get('classes'), list):
         raise SchemeError(f'label scheme {path} needs a list "classes", one row per class')
-    rows = tuple(LabelClass.from_row(row) for row in content['classes'])
+    try:
+        rows = tuple(LabelClass.from_row(row) for row in content['classes'])
+    except SchemeError as error:
+        raise SchemeError(f'label scheme {path}: {error}') from error
     return LabelScheme(path.stem, rows, str(content.get('description', '')))
 
 
@@ -217,9 +263,9 @@ def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:
         SchemeError: no scheme has these learned classes.
     """
     for scheme in map(load_scheme, available_schemes()):
-        if {_plain(c.name) for c in scheme.learned} == set(map(_plain, names)):
-            id_of_plain = {_plain(c.name): c.id for c in scheme.learned}
-            return scheme, np.array([id_of_plain[_plain(n)] for n in names], np.uint8)
+        channel_ids = scheme.ids_of_names(names)
+        if channel_ids is not None:
+            return scheme, channel_ids
     raise SchemeError(
         f'no label scheme has the classes {", ".join(names)}; add one to '
         f'{config_dir() / "labels"} (a file per scheme, a row per class)'

@@ -27,6 +27,8 @@ class Confusion:
             raise ValueError(
                 f'truth is {truth.shape} but prediction {predicted.shape}; they must be equal'
             )
+        if not truth.dtype == predicted.dtype == np.uint8:
+            raise ValueError(f'labels are {truth.dtype} and {predicted.dtype}, expected uint8')
         pairs = truth.astype(np.uint16).ravel() << 8 | predicted.ravel()
         self.counts += np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
 
@@ -56,7 +58,7 @@ class Scores:
     counts: npt.NDArray[np.int64]
 
     def class_iou(self) -> dict[str, float]:
-        """IoU by class name over the scored classes, NaN for one in neither truth nor prediction."""
+        """IoU by class name over the scored classes; NaN where truth and prediction have none."""
         scored = [c for c in self.scheme.classes if c.scored and not c.void]
         return _iou(self.counts, {c.name: c.id for c in scored})
 

@@ -12,9 +12,8 @@ import torch
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.choices import PRECISIONS, RUNTIMES
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.image_files import ImageRgb, check_size
+from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
-
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -32,7 +31,8 @@ class Segmenter:
 
     Raises:
         CheckpointError, SchemeError: the model cannot be loaded or published as asked.
-        SettingError: a runtime, device or precision that is not to be had here.
+        SettingError: a runtime, device or precision that is not to be had here, or a value out
+            of range.
     """
 
     def __init__(
@@ -59,13 +59,16 @@ class Segmenter:
         """
         if runtime not in RUNTIMES:
             raise SettingError(f'unknown runtime {runtime!r}; there are {", ".join(RUNTIMES)}')
+        if input_size is not None and min(input_size) < 1:
+            raise SettingError(f'input_size {input_size} must be (height, width), both above 0')
+        if not 0 <= min_confidence <= 1:
+            raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.runtime = 'torch'
         self.device = _pick_device(device)
         self.precision = _pick_precision(precision, self.device)
         self.checkpoint: Checkpoint = load_checkpoint(model)
-        self._graph = self.checkpoint.graph(input_size).to(
-            self.device, memory_format=torch.channels_last
-        )
+        self._graph = self.checkpoint.graph(input_size).to(self.device)
+        self._graph.to(memory_format=torch.channels_last)
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
 
@@ -89,6 +92,13 @@ class Segmenter:
             ImageError: not such a batch, or an image of no or too many pixels.
         """
         batch = _as_batch(images_rgb)
+        padded_h, padded_w = self._graph.geometry((batch.shape[1], batch.shape[2])).padded_hw
+        if padded_h * padded_w > MAX_PIXELS:
+            raise ImageError(
+                f'an image of {batch.shape[2]} x {batch.shape[1]} must be padded to {padded_w} x '
+                f'{padded_h} for the network, more than {MAX_PIXELS} pixels; expected the shape '
+                f'of a camera image'
+            )
         with torch.inference_mode(), self._autocast():
             labels, confidence = self._graph(torch.from_numpy(batch).to(self.device))
         return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
@@ -101,7 +111,8 @@ class Segmenter:
         self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8]
     ) -> Prediction:
         if self._published is not None:
-            labels = cv2.LUT(labels.reshape(1, -1), self._published).reshape(labels.shape)
+            published = cv2.LUT(labels.reshape(1, -1), self._published)
+            labels = np.asarray(published, np.uint8).reshape(labels.shape)
         if self.min_confidence > 0:
             labels[confidence < round(self.min_confidence * 255)] = self.scheme.void_id
         return Prediction(labels, confidence)
@@ -113,10 +124,13 @@ def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
     else:
         shapes = {image.shape for image in images_rgb}
         if len(shapes) != 1:
-            raise ImageError(f'a batch needs images of one size, not {sorted(shapes)}')
+            raise ImageError(
+                f'a batch needs at least one image and all of one size, got shapes '
+                f'{sorted(shapes)}; segment images of different sizes one by one'
+            )
         # A single image, the usual case, becomes a batch without a copy.
         batch = images_rgb[0][None] if len(images_rgb) == 1 else np.stack(images_rgb)
-    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8:
+    if batch.ndim != 4 or batch.shape[3] != 3 or batch.dtype != np.uint8 or not len(batch):
         raise ImageError(
             f'expected RGB images as (B, H, W, 3) uint8, got {batch.shape} {batch.dtype}'
         )

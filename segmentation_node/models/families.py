@@ -33,10 +33,11 @@ def network_class(family: str) -> type[Network]:
 
 def family_of_config(config: dict[str, Any]) -> str:
     """Family that a library's own `config.json` describes; raises CheckpointError."""
-    name = config.get('_model_class') or config.get('model_type')
+    name = str(config.get('_model_class') or config.get('model_type'))
     if name not in _FAMILY_OF_LIBRARY_NAME:
+        supported = ', '.join(_FAMILY_OF_LIBRARY_NAME)
         raise CheckpointError(
-            f'config.json describes {name!r}; supported are '
-            + ', '.join(_FAMILY_OF_LIBRARY_NAME)
+            f'config.json describes a model {name!r}; supported are {supported}: choose one of '
+            f"these, saved with its library's save_pretrained"
         )
     return _FAMILY_OF_LIBRARY_NAME[name]

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, ClassVar
 
-import segmentation_models_pytorch as smp
+import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -18,23 +18,27 @@ from segmentation_node.models.network import Network, one_line
 class SmpNetwork(Network):
     """A segmentation_models_pytorch model, read before its final upsampling.
 
-    The library upsamples its logits by a fixed factor inside the model; the graph upsamples
-    once, straight to the size of the image, so the head's own upsampling is left out here.
+    The library upsamples its logits by a fixed factor inside the model, with aligned corners.
+    The graph upsamples scores once, straight to the size of the image and with aligned pixels,
+    so the head's own upsampling is left out here; borders move by two pixels at most.
     """
 
     library_class: ClassVar[type[nn.Module]]
+    model: Any
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        self.config = config
-        # Weights come from the checkpoint; a name here would make the library download others.
-        self.model = self.library_class(**{**config, 'encoder_weights': None})
+        # Weights come from the checkpoint; a name here, or none, which stands for ImageNet's,
+        # would make the library download others.
+        self.config = {**config, 'encoder_weights': None}
+        self.model = self.library_class(**self.config)
         self.divisor = max(int(self.model.encoder.output_stride), 32)
 
     def logits(self, pixels: Tensor) -> Tensor:
         """(B, C, H / s, W / s) unnormalised scores, s = 4 for DeepLabV3+ and 1 for U-Net."""
         features = self.model.decoder(self.model.encoder(pixels))
-        return self.model.segmentation_head[0](features)  # type: ignore[no-any-return]
+        logits: Tensor = self.model.segmentation_head[0](features)
+        return logits
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.logits(pixels).float().softmax(dim=1)
@@ -59,9 +63,10 @@ class SmpNetwork(Network):
             network = cls(config)
             weights = load_file(folder / 'model.safetensors')
             network.model.load_state_dict(weights)
-        except SafetensorError as error:
+        except (SafetensorError, OSError) as error:
             raise CheckpointError(
-                f'{folder / "model.safetensors"} is damaged ({error}); copy it again'
+                f'{folder / "model.safetensors"} is damaged or missing ({one_line(error)}); copy '
+                f'it again'
             ) from error
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(

@@ -20,9 +20,14 @@ class Health:
 
     accounts: Accounts = field(default_factory=Accounts)
     last_error: str = ''
+    refused: str = ''
     active_since_s: float = 0.0
     last_arrival_s: float = -math.inf
     troubled_frames: int = 0
+
+    def refuse(self, reason: str) -> None:
+        """Keep why a transition failed, until one succeeds."""
+        self.last_error = self.refused = reason
 
     def status(self, name: str, state: str, worker: Worker | None) -> DiagnosticStatus:
         """The status now; problems since the last call make it a warning."""
@@ -45,8 +50,8 @@ class Health:
         fresh, self.troubled_frames = troubled - self.troubled_frames, troubled
         if state != 'active':
             return (
-                (DiagnosticStatus.ERROR, f'{state}: {self.last_error}')
-                if self.last_error
+                (DiagnosticStatus.ERROR, f'{state}: {self.refused}')
+                if self.refused
                 else (DiagnosticStatus.WARN, f'{state}: waits to be activated')
             )
         if fresh:
@@ -78,5 +83,7 @@ def _timing_values(timings: Timings) -> dict[str, str]:
     series = {'latency': timings.latency, **timings.stages}
     for name, window in series.items():
         p50, p99 = window.percentiles(50, 99)
+        if math.isnan(p50):
+            continue  # not measured yet
         values |= {f'{name}_p50_ms': f'{p50:.1f}', f'{name}_p99_ms': f'{p99:.1f}'}
     return values

@@ -17,6 +17,11 @@ try:
 except ImportError:  # optional: not on PyPI; label_info_json says the same
     LabelInfo = None
 
+__all__ = [
+    'LabelInfo', 'compressed_message', 'image_message', 'label_info', 'label_info_json',
+    'pick_converter',
+]  # fmt: skip
+
 
 def image_message(pixels: npt.NDArray[np.uint8], encoding: str, header: Header) -> Image:
     """(H, W) or (H, W, C) uint8 as an Image that carries `header` verbatim."""
@@ -24,7 +29,7 @@ def image_message(pixels: npt.NDArray[np.uint8], encoding: str, header: Header) 
     message.height, message.width = pixels.shape[:2]
     message.step = pixels.shape[1] * pixels[0, 0].size
     # Filling the message's own array is one copy; assigning to it checks byte by byte.
-    message.data.frombytes(memoryview(np.ascontiguousarray(pixels)).cast('B'))
+    message.data.frombytes(np.ascontiguousarray(pixels).data)
     return message
 
 

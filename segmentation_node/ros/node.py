@@ -3,9 +3,11 @@
 
 import os
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +23,7 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from rclpy.time import Time
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segmentation_node import topics
 from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
@@ -60,14 +62,15 @@ def _reported(transition: Transition) -> Transition:
         try:
             outcome = transition(self, state)
         except SegmentationError as error:
-            self.health.last_error = str(error)
+            self.health.refuse(str(error))
             self.get_logger().error(f'{transition.__name__}: {error}')
             return FAILURE
         except Exception:
-            self.health.last_error = traceback.format_exc()
+            self.health.refuse(traceback.format_exc())
             self.get_logger().error(f'{transition.__name__}: {self.health.last_error}')
             raise
         self._state = _STATE_AFTER[transition.__name__]
+        self.health.refused = ''
         return outcome
 
     return reporting
@@ -89,6 +92,8 @@ class SegmentationNode(LifecycleNode):
         self._outputs: dict[str, CameraOutputs] = {}
         self._label_info: LabelInfoOutput | None = None
         self._inputs: list[Subscription] = []
+        # Held while a frame is taken in and while what it needs is taken down.
+        self._intake = threading.Lock()
         self._rates: dict[str, RateLimit] = {}
         self._frame_group = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
@@ -105,7 +110,7 @@ class SegmentationNode(LifecycleNode):
     # Life cycle
 
     @_reported
-    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, advertise the topics."""
         values = self._values
         self.get_logger().info(f'loading {values.model} ...')
@@ -117,12 +122,16 @@ class SegmentationNode(LifecycleNode):
         self._outputs = {camera: CameraOutputs(self, camera) for camera in values.cameras}
         self._label_info = LabelInfoOutput(self)
         self._worker = Worker(
-            segmenter, self._outputs, self.health.accounts, decode, self._latency_ms, self._report_frame
+            segmenter=segmenter,
+            overlay_alpha=values.overlay_alpha,
+            outputs=self._outputs,
+            accounts=self.health.accounts,
+            decode=decode,
+            latency_ms=self._latency_ms,
+            report=self._report_frame,
         )
-        self._worker.overlay_alpha = values.overlay_alpha
         self._worker.start()
         self._label_info.publish(segmenter.scheme, values.min_confidence)
-        self.health.last_error = ''
         self.get_logger().info(
             f'{values.model} ({segmenter.scheme.name}) on {segmenter.runtime}, '
             f'{segmenter.device}, {segmenter.precision}; camera formats by {name}'
@@ -132,22 +141,11 @@ class SegmentationNode(LifecycleNode):
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras."""
-        compressed = self._values.image_transport == 'compressed'
         for camera in self._values.cameras:
-            base = self.resolve_topic_name(f'{camera}/{topics.IMAGE}'.lstrip('/'))
             self._rates[camera] = RateLimit()
-            self._inputs.append(
-                self.create_subscription(
-                    CompressedImage if compressed else Image,
-                    base + (topics.COMPRESSED_SUFFIX if compressed else ''),
-                    partial(self._on_image, camera),
-                    CAMERA_QOS,
-                    callback_group=self._frame_group,
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                )
-            )
+            self._subscribe(camera)
         self.health.active_since_s = time.monotonic()
-        listening = ', '.join(subscription.topic_name for subscription in self._inputs)
+        listening = ', '.join(s.topic_name for s in self._inputs if s.msg_type is not CameraInfo)
         self.get_logger().info(f'active, listening to {listening}')
         return super().on_activate(state)
 
@@ -160,29 +158,53 @@ class SegmentationNode(LifecycleNode):
         return super().on_deactivate(state)
 
     @_reported
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Give up the model and the topics."""
         self._release()
         return SUCCESS
 
     @_reported
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Give up everything."""
         self._unsubscribe()
         self._release()
         return SUCCESS
 
     @_reported
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, with nothing held."""
         self._unsubscribe()
         self._release()
         return SUCCESS
 
+    def _subscribe(self, camera: str) -> None:
+        kind, suffix = Image, ''
+        if self._values.image_transport == 'compressed':
+            # As image_transport does: the transport's name follows the topic after remapping.
+            kind, suffix = CompressedImage, topics.COMPRESSED_SUFFIX
+        image = self.resolve_topic_name(f'{camera}/{topics.IMAGE}'.lstrip('/'))
+        camera_info = self.resolve_topic_name(f'{camera}/{topics.CAMERA_INFO}'.lstrip('/'))
+        relay = partial(self._on_camera_info, camera)
+        for type_, topic, callback in (
+            (kind, image + suffix, partial(self._on_image, camera)),
+            (CameraInfo, camera_info, relay),
+        ):
+            self._inputs.append(
+                self.create_subscription(
+                    type_,
+                    topic,
+                    callback,
+                    CAMERA_QOS,
+                    callback_group=self._frame_group,
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                )
+            )
+
     def _unsubscribe(self) -> None:
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
+        with self._intake:
+            for subscription in self._inputs:
+                self.destroy_subscription(subscription)
+            self._inputs = []
 
     def _release(self) -> None:
         if self._worker is not None:
@@ -203,17 +225,24 @@ class SegmentationNode(LifecycleNode):
     # Frames
 
     def _on_image(self, camera: str, message: Any) -> None:
-        worker, accounts = self._worker, self.health.accounts
-        assert worker is not None
-        now_s = time.monotonic()
-        self.health.last_arrival_s = now_s
-        worker.timings.arrivals.add(now_s)
-        accounts.arrive()
-        taken = self._rates[camera].allows(self._values.max_rate_hz, now_s)
-        if taken and self._outputs[camera].wanted():
-            worker.slots.put(Frame(camera, message, now_s))
-        else:
-            accounts.settle('not_wanted')
+        with self._intake:
+            worker, accounts = self._worker, self.health.accounts
+            if worker is None or not self._inputs:
+                return  # it came while the node was being taken down
+            now_s = time.monotonic()
+            self.health.last_arrival_s = now_s
+            worker.timings.arrivals.add(now_s)
+            accounts.arrive()
+            taken = self._rates[camera].allows(self._values.max_rate_hz, now_s)
+            if taken and self._outputs[camera].wanted():
+                worker.slots.put(Frame(camera, message, now_s))
+            else:
+                accounts.settle('not_wanted')
+
+    def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
+        with self._intake:
+            if self._inputs:
+                self._outputs[camera].camera_info.publish(message)
 
     def _latency_ms(self, message: Any) -> float:
         stamp = Time.from_msg(message.header.stamp, self.get_clock().clock_type)
@@ -253,8 +282,8 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().info(f'now running {wanted.model}')
         worker.segmenter.min_confidence = wanted.min_confidence
         worker.overlay_alpha = wanted.overlay_alpha
-        assert self._label_info is not None
-        self._label_info.publish(worker.segmenter.scheme, wanted.min_confidence)
+        if self._label_info is not None:
+            self._label_info.publish(worker.segmenter.scheme, wanted.min_confidence)
 
     # Diagnostics
 
@@ -295,10 +324,8 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
     executor = MultiThreadedExecutor(num_threads=3)
     executor.add_node(node)
-    try:
+    with suppress(KeyboardInterrupt, ExternalShutdownException):
         executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
     node.stop_within(1.0)
     rclpy.try_shutdown()
     sys.stdout.flush()

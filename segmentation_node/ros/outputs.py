@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the node publishes per camera, painted only as far as somebody subscribes."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from segmentation_node import topics
-from segmentation_node.codec import compressed_format, encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
+from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
 from segmentation_node.ros import messages
 
@@ -29,40 +25,12 @@ LATCHED_QOS = QoSProfile(
 )
 
 
-@dataclass(frozen=True)
-class Output:
-    """One picture of a segmented image: its topic, encoding, and how it is compressed."""
-
-    topic: str
-    encoding: str
-    codec: str = ''
-    encode: Callable[[npt.NDArray[np.uint8]], bytes] | None = None
-
-    def message(self, rendered: Rendered, header: Header) -> Any:
-        """Render as the message of this topic."""
-        pixels = getattr(rendered, self.topic)
-        if self.encode is None:
-            return messages.image_message(pixels, self.encoding, header)
-        format_ = compressed_format(self.encoding, self.codec)
-        return messages.compressed_message(self.encode(pixels), format_, header)
-
-    @property
-    def suffix(self) -> str:
-        """What follows the topic's name."""
-        return topics.COMPRESSED_SUFFIX if self.encode else ''
-
-
-#: Labels and colours as PNG, since JPEG would make classes up; the topic names are the
-#: attributes of Rendered.
-OUTPUTS = (
-    Output(topics.LABEL_MASK, 'mono8'),
-    Output(topics.COLOR_MASK, 'rgb8'),
-    Output(topics.OVERLAY, 'rgb8'),
-    Output(topics.CONFIDENCE, 'mono8'),
-    Output(topics.LABEL_MASK, 'mono8', 'png', encode_png),
-    Output(topics.COLOR_MASK, 'rgb8', 'png', encode_png),
-    Output(topics.OVERLAY, 'rgb8', 'jpeg', encode_jpeg),
-)
+def output_message(output: Output, rendered: Rendered, header: Header) -> Any:
+    """One picture as the message of its topic, with the header of the camera message."""
+    pixels = output.pixels(rendered)
+    if output.encode is None:
+        return messages.image_message(pixels, output.encoding, header)
+    return messages.compressed_message(output.encode(pixels), output.format, header)
 
 
 class CameraOutputs:
@@ -73,12 +41,14 @@ class CameraOutputs:
         self._publishers: dict[Output, Publisher] = {
             output: node.create_publisher(
                 CompressedImage if output.encode else Image,
-                base + output.topic + output.suffix,
+                base + output.name,
                 MASK_QOS,
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-            for output in OUTPUTS
+            for output in OUTPUTS.values()
         }
+        #: Masks have the size of their image, so its calibration holds for them as it is.
+        self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
 
     def wanted(self) -> list[Output]:
         """The outputs that have a subscriber now."""
@@ -87,11 +57,11 @@ class CameraOutputs:
     def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
         """Publish some outputs of one image, each with the header of its camera message."""
         for output in outputs:
-            self._publishers[output].publish(output.message(rendered, header))
+            self._publishers[output].publish(output_message(output, rendered, header))
 
     def destroy(self, node: Node) -> None:
         """Take the topics down."""
-        for publisher in self._publishers.values():
+        for publisher in (*self._publishers.values(), self.camera_info):
             node.destroy_publisher(publisher)
 
 

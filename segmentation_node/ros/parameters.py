@@ -24,7 +24,7 @@ INACTIVE = 'while the node is not active'
 START = 'at start only'
 
 
-def _parameter(
+def declared(
     default: Any,
     description: str,
     settable: str,
@@ -45,50 +45,50 @@ def _parameter(
 class Parameters:
     """Typed values of all parameters; the fields are their declarations."""
 
-    model: str = _parameter(
+    model: str = declared(
         'deeplabv3plus', 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
     )
-    runtime: str = _parameter(
+    runtime: str = declared(
         'auto', 'What runs the network; auto takes the fastest installed', RELOADS,
         choices=RUNTIMES,
     )  # fmt: skip
-    device: str = _parameter(
+    device: str = declared(
         'auto', 'cpu, cuda or cuda:N; auto takes the GPU where there is one', RELOADS
     )
-    precision: str = _parameter(
+    precision: str = declared(
         'auto', 'Arithmetic of the network; auto takes the fastest that keeps the labels', RELOADS,
         choices=PRECISIONS,
     )  # fmt: skip
-    input_size: list[int] = _parameter(
+    input_size: list[int] = declared(
         [0, 0],
         'Height and width in pixels of the box that images are scaled into for the network, '
         'aspect ratio kept; [0, 0] is what the checkpoint says. Masks have the size of the image',
         RELOADS,
     )
-    label_scheme: str = _parameter(
+    label_scheme: str = declared(
         '', 'Label scheme to publish; empty is the one the model learned', RELOADS
     )
-    min_confidence: float = _parameter(
+    min_confidence: float = declared(
         0.0, 'Pixels below this confidence are published as void', ANY_TIME, range_=(0.0, 1.0)
     )
-    overlay_alpha: float = _parameter(
+    overlay_alpha: float = declared(
         0.5, 'Share of the colour mask in the overlay', ANY_TIME, range_=(0.0, 1.0)
     )
-    max_rate_hz: float = _parameter(
+    max_rate_hz: float = declared(
         0.0, 'Frames per second and camera at most, 0 is no limit', ANY_TIME,
         range_=(0.0, 1000.0),
     )  # fmt: skip
-    image_transport: str = _parameter(
+    image_transport: str = declared(
         'raw', 'raw subscribes to image, compressed to image/compressed', INACTIVE,
         choices=IMAGE_TRANSPORTS,
     )  # fmt: skip
-    cameras: list[str] = _parameter(
+    cameras: list[str] = declared(
         [''],
         'Prefixes of the cameras: front means front/image in and ~/front/label_mask out; '
         'the empty prefix means image in and ~/label_mask out',
         INACTIVE,
     )
-    autostart: bool = _parameter(
+    autostart: bool = declared(
         True, 'Configure and activate at start; false leaves it to a lifecycle manager', START
     )
 
@@ -104,9 +104,7 @@ class Parameters:
                 f'0 to 16384, or [0, 0] for what the checkpoint says'
             )
         if (self.input_size[0] == 0) != (self.input_size[1] == 0):
-            raise SettingError(
-                f'input_size is {list(self.input_size)}; both must be 0 or neither'
-            )
+            raise SettingError(f'input_size is {list(self.input_size)}; both must be 0 or neither')
         wrong = [c for c in self.cameras if c and not _TOPIC_TOKEN.fullmatch(c)]
         if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
             raise SettingError(
@@ -132,10 +130,8 @@ class Parameters:
 
     def changed(self, other: 'Parameters', settable: str) -> list[str]:
         """Names of the parameters of one settable kind that differ from `other`."""
-        return [
-            f.name for f in fields(self)
-            if f.metadata['settable'] == settable and getattr(self, f.name) != getattr(other, f.name)
-        ]  # fmt: skip
+        names = [f.name for f in fields(self) if f.metadata['settable'] == settable]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
 def declare_parameters(node: Node) -> Parameters:

@@ -46,7 +46,9 @@ class Worker:
 
     def __init__(
         self,
+        *,
         segmenter: 'Segmenter',
+        overlay_alpha: float,
         outputs: dict[str, CameraOutputs],
         accounts: Accounts,
         decode: Callable[[object], ImageRgb],
@@ -57,6 +59,7 @@ class Worker:
 
         Args:
             segmenter: what to run.
+            overlay_alpha: share of the colour mask in the overlay.
             outputs: publishers by camera.
             accounts: where every frame's fate is written.
             decode: camera message to (H, W, 3) uint8 RGB; raises ImageError.
@@ -64,7 +67,7 @@ class Worker:
             report: takes the text of a problem with one frame.
         """
         self.segmenter = segmenter
-        self.overlay_alpha = 0.5
+        self.overlay_alpha = overlay_alpha
         self.timings = Timings()
         self.slots = Slots(accounts)
         self.failure: BaseException | None = None

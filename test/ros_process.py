@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real node in a process of its own, and a probe that talks to it over real DDS."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
+
+from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
+from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
+from rcl_interfaces.srv import SetParameters  # noqa: E402
+from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+from rclpy.parameter import Parameter  # noqa: E402
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
+from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
+from std_msgs.msg import String  # noqa: E402
+
+#: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
+PATIENCE_S = 60.0
+LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
+def isolated_environment() -> dict[str, str]:
+    """Environment of one test run: its own domain, this machine only, one thread per network."""
+    return {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+        'OMP_NUM_THREADS': '1',
+        # Over the default transports best-effort frames of several MB get lost.
+        'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
+    }
+
+
+class NodeProcess:
+    """The segmentation node, started by its console script; stopped on leaving the context.
+
+    Each has a name space of its own, since several may run at a time.
+    """
+
+    def __init__(self, log: Path, *arguments: str, namespace: str = 'vehicle') -> None:
+        self.log = log
+        script = Path(sys.executable).parent / 'segmentation_node'
+        with log.open('wb') as output:
+            self.process = subprocess.Popen(
+                [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments],
+                stdout=output, stderr=subprocess.STDOUT, env=isolated_environment(),
+            )  # fmt: skip
+
+    def interrupt(self) -> int:
+        """Send SIGINT and return the exit status."""
+        self.process.send_signal(signal.SIGINT)
+        return self.process.wait(PATIENCE_S)
+
+    def __enter__(self) -> 'NodeProcess':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        print(self.log.read_text(encoding='utf-8', errors='replace'))
+
+
+class Probe:
+    """Publishes camera messages, collects what the node publishes."""
+
+    def __init__(self, namespace: str = 'vehicle') -> None:
+        self.namespace = f'/{namespace}'
+        self.target = f'/{namespace}/segmentation_node'
+        # Fast DDS reads its environment when a participant is made.
+        os.environ.update(isolated_environment())
+        self.context = rclpy.Context()
+        self.context.init(domain_id=int(isolated_environment()['ROS_DOMAIN_ID']))
+        self.node = rclpy.create_node('probe', context=self.context, namespace=namespace)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.diagnostics: list[dict[str, str]] = []
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+
+    def close(self) -> None:
+        """Leave the ROS graph."""
+        self.executor.shutdown()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+    def _on_diagnostics(self, message: Any) -> None:
+        for status in message.status:
+            if status.name == self.target:
+                self.diagnostics.append(
+                    {'message': status.message, 'level': str(status.level[0]),
+                     **{v.key: v.value for v in status.values}}
+                )  # fmt: skip
+
+    def wait_for(self, what: str, predicate: Callable[[], Any]) -> Any:
+        """Serve events until `predicate` is true and return its value."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (value := predicate()):
+            if time.monotonic() > deadline:
+                last = self.diagnostics[-1] if self.diagnostics else 'none'
+                pytest.fail(f'waited {PATIENCE_S} s for {what}; last diagnostics: {last}')
+            self.executor.spin_once(timeout_sec=0.1)
+        return value
+
+    def publisher(self, topic: str = 'image', kind: Any = Image) -> Any:
+        """A camera publisher that the node has subscribed to."""
+        publisher = self.node.create_publisher(kind, topic, 10)
+        self.wait_for(f'a subscriber of {topic}', publisher.get_subscription_count)
+        return publisher
+
+    def collect(self, output: str, kind: Any = Image, qos: Any = 50) -> list[Any]:
+        """Subscribe to one of the node's outputs; the list fills as messages come."""
+        found: list[Any] = []
+        topic = f'{self.target}/{output}'
+        self.node.create_subscription(kind, topic, found.append, qos)
+        self.wait_for(f'a publisher of {topic}', lambda: self.node.count_publishers(topic))
+        return found
+
+    def connect(
+        self, topic: str = 'image', output: str = 'label_mask', sample: Any = None
+    ) -> 'Camera':
+        """A camera whose frames are known to come back as label masks."""
+        sample = sample or image_message(np.zeros((32, 32, 3), np.uint8))
+        camera = Camera(self, self.publisher(topic, type(sample)), self.collect(output))
+
+        def answered() -> bool:
+            # Until the node has discovered the subscription it wants no frame.
+            if not camera.masks:
+                camera.send(sample)
+            return bool(camera.masks)
+
+        self.wait_for('a first mask', answered)
+        self.settled()
+        camera.masks.clear()
+        return camera
+
+    def latched(self, output: str) -> Any:
+        """The latched message of an output, as a subscriber that came late gets it."""
+        found = self.collect(output, String, LATCHED)
+        return self.wait_for(f'the latched {output}', lambda: found and found[0])
+
+    def next_diagnostics(self) -> dict[str, str]:
+        """A report that was made after this call."""
+        seen = len(self.diagnostics)
+        # The report under way when we asked may be older than the question; the second is not.
+        self.wait_for('diagnostics', lambda: len(self.diagnostics) >= seen + 2)
+        return self.diagnostics[-1]
+
+    def settled(self) -> dict[str, int]:
+        """The accounts once nothing is in flight and two reports agree."""
+
+        def agree() -> bool:
+            return (
+                len(self.diagnostics) > start + 2
+                and accounts(self.diagnostics[-1]) == accounts(self.diagnostics[-2])
+                and self.diagnostics[-1]['in_flight'] == '0'
+            )
+
+        start = len(self.diagnostics)
+        self.wait_for('settled accounts', agree)
+        return accounts(self.diagnostics[-1])
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Call one of the node's services and return the response."""
+        return self.result(self.call_async(kind, service, request))
+
+    def call_async(self, kind: Any, service: str, request: Any) -> Any:
+        """Call one of the node's services; returns the future."""
+        client = self.node.create_client(kind, f'{self.target}/{service}')
+        self.wait_for(service, client.service_is_ready)
+        return client.call_async(request)
+
+    def result(self, future: Any) -> Any:
+        """Wait for a future."""
+        self.wait_for('a service response', future.done)
+        return future.result()
+
+    def set_parameters(self, **values: Any) -> Any:
+        """Set parameters one by one; returns the future of the response."""
+        request = SetParameters.Request(
+            parameters=[Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        )
+        return self.call_async(SetParameters, 'set_parameters', request)
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Set one parameter; returns its SetParametersResult."""
+        return self.result(self.set_parameters(**{name: value})).results[0]
+
+    def transition(self, transition_id: int) -> bool:
+        """Ask for a lifecycle transition; whether it succeeded."""
+        request = ChangeState.Request()
+        request.transition.id = transition_id
+        return bool(self.call(ChangeState, 'change_state', request).success)
+
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+        return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
+
+    def wait_until_active(self) -> None:
+        """Wait for a node that starts by itself."""
+        report = self.wait_for(
+            'an active node',
+            lambda: next(
+                (d for d in self.diagnostics if d['state'] == 'active' or d['last_error']), None
+            ),
+        )
+        assert report['state'] == 'active', report
+
+
+class Camera:
+    """A publisher of frames and the label masks that come back."""
+
+    def __init__(self, probe: Probe, publisher: Any, masks: list[Any]) -> None:
+        self.probe, self.publisher, self.masks = probe, publisher, masks
+        self._stamp_ns = 1_700_000_000_123_456_789
+
+    def send(self, message: Any) -> int:
+        """Publish a message under a stamp of its own; returns its nanoseconds."""
+        self._stamp_ns += 100_000_007
+        message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._stamp_ns, 10**9)
+        self.publisher.publish(message)
+        return self._stamp_ns
+
+    def segment(self, message: Any) -> Any:
+        """Publish a message and return the mask that carries its stamp."""
+        stamp = self.send(message)
+
+        def answer() -> Any:
+            return next((mask for mask in self.masks if stamp_ns(mask) == stamp), None)
+
+        return self.probe.wait_for('a label mask', answer)
+
+
+def accounts(diagnostics: dict[str, str]) -> dict[str, int]:
+    """The counts of frames in a diagnostics report."""
+    keys = ('received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted')
+    return {key: int(diagnostics[key]) for key in keys}
+
+
+def stamp_ns(message: Any) -> int:
+    """Nanoseconds of a message's stamp."""
+    return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
+
+
+def pixels_of(message: Any) -> npt.NDArray[np.uint8]:
+    """(H, W) or (H, W, 3) uint8 of a mask message."""
+    shape: Sequence[int] = (message.height, message.width, -1)
+    array = np.frombuffer(message.data, np.uint8).reshape(shape)
+    return array[..., 0] if message.encoding == 'mono8' else array
+
+
+def image_message(
+    pixels: npt.NDArray[Any], encoding: str = 'rgb8', frame_id: str = 'camera'
+) -> Any:
+    """An Image of an array as it lies in memory."""
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
+    message.step = pixels[0].nbytes
+    message.header.frame_id = frame_id
+    message.data.frombytes(np.ascontiguousarray(pixels).tobytes())
+    return message
+
+
+def compressed_message(data: bytes, format_: str = 'jpeg') -> Any:
+    """A CompressedImage of encoded bytes."""
+    message = CompressedImage(format=format_)
+    message.data.frombytes(data)
+    return message
