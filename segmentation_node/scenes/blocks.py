@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands still along the street, block by block: houses, gardens, trees, furniture."""
+"""What stands still along the street, block by block."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_node.scenes import furniture, plants
+from segmentation_node.scenes import furniture, shadows
 from segmentation_node.scenes.camera import FloatArray
-from segmentation_node.scenes.facades import PX_PER_M, FacadePlan, draw_plan, paint_facade, paint_wall
 from segmentation_node.scenes.furniture import Spot
-from segmentation_node.scenes.geometry import UNIT_SQUARE, Footprint, Panel, Thing
+from segmentation_node.scenes.geometry import Footprint, Thing
 from segmentation_node.scenes.layout import BLOCK_M, KERB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light
-from segmentation_node.scenes.textures import Texture, jitter, opaque
-from segmentation_node.scenes.vehicles import Body, draw_body
+from segmentation_node.scenes.lots import LotBuilder
+from segmentation_node.scenes.vehicles import Body, Garage
 
 CROSSING_M = 9.0
 
@@ -37,6 +36,7 @@ class Block:
     crossing: bool
     zebra: bool
     things: tuple[Thing, ...]
+    shadows: tuple[FloatArray, ...]
     parked: tuple[Parked, ...]
     patches: tuple[Footprint, ...]
     covers: tuple[tuple[float, float], ...]
@@ -51,11 +51,9 @@ class Block:
 class BlockBuilder:
     """Builds the blocks of one street; the same seed and index give the same block."""
 
-    def __init__(self, seed: int, layout: Layout, light: Light) -> None:
-        self.seed, self.layout, self.light = seed, layout, light
-        rng = np.random.default_rng([seed, 1])
-        self.trees = [plants.paint_tree(rng, layout.season) for _ in range(5)]
-        self.hedges = [plants.paint_hedge(rng, layout.season) for _ in range(2)]
+    def __init__(self, seed: int, layout: Layout, light: Light, garage: Garage) -> None:
+        self.seed, self.layout, self.light, self.garage = seed, layout, light, garage
+        self.lots = LotBuilder(seed, layout, light)
 
     def build(self, index: int) -> Block:
         """The block number index, from x = index * BLOCK_M on."""
@@ -67,16 +65,27 @@ class BlockBuilder:
         things: list[Thing] = []
         parked: list[Parked] = []
         for side in SIDES:
-            things += self._lots(rng, begin, x0 + BLOCK_M, side)
+            things += self.lots.line(rng, begin, x0 + BLOCK_M, side)
             things += self._furnish(rng, begin, x0 + BLOCK_M, side, crossing)
             parked += self._park(rng, begin, x0 + BLOCK_M, side, index)
         arrow = float(x0 + rng.uniform(10, 30)) if rng.random() < 0.25 else None
         return Block(
-            x0, crossing, zebra, tuple(things), tuple(parked), self._patches(rng, x0),
-            tuple((float(x), float(t)) for x, t in rng.uniform(
-                (x0, -2.6), (x0 + BLOCK_M, 2.6), (int(rng.integers(1, 5)), 2))),
+            x0,
+            crossing,
+            zebra,
+            tuple(things),
+            tuple(shadows.cast(things, self.layout, self.light)),
+            tuple(parked),
+            self._patches(rng, x0),
+            self._covers(rng, x0),
             arrow,
         )
+
+    def _covers(self, rng: np.random.Generator, x0: float) -> tuple[tuple[float, float], ...]:
+        """Where manhole covers lie."""
+        count = int(rng.integers(1, 5))
+        places = rng.uniform((x0, -2.6), (x0 + BLOCK_M, 2.6), (count, 2))
+        return tuple((float(x), float(t)) for x, t in places)
 
     def _patches(self, rng: np.random.Generator, x0: float) -> tuple[Footprint, ...]:
         """Where the road has been opened and filled again."""
@@ -85,163 +94,6 @@ class BlockBuilder:
             Footprint(x, x + float(rng.uniform(0.6, 9.0)), t, t + float(rng.uniform(0.5, 1.4)))
             for x, t in places
         )
-
-    # Lots: houses, gardens and gaps
-
-    def _lots(self, rng: np.random.Generator, x: float, end: float, side: int) -> list[Thing]:
-        gap_share = {'city': 0.1, 'terrace': 0.08, 'suburb': 0.25, 'modern': 0.2}[self.layout.kind]
-        widths = {'city': (6, 13), 'terrace': (5, 8), 'suburb': (9, 15), 'modern': (12, 24)}
-        low, high = widths[self.layout.kind]
-        things: list[Thing] = []
-        while x < end - 0.5:
-            width = float(rng.uniform(low, high))
-            if end - x - width < low:
-                width = end - x
-            if rng.random() < gap_share:
-                things += self._gap(rng, x, x + width, side)
-            else:
-                spare = float(rng.uniform(1.5, 4.0)) if self.layout.kind == 'suburb' else 0.0
-                things.append(self._house(rng, x, x + max(width - spare, 4.0), side))
-                things += self._garden(rng, x, x + width, side, spare)
-            x += width
-        return things
-
-    def _house(self, rng: np.random.Generator, x0: float, x1: float, side: int) -> Thing:
-        plan = draw_plan(rng, x1 - x0, self.layout.kind)
-        near, depth = self.layout.facade(side), float(rng.uniform(8.0, 12.0))
-        pitched = self.layout.kind != 'modern' and rng.random() < 0.7
-        rise = float(rng.uniform(2.0, 3.6)) if pitched else 0.0
-        front = paint_facade(rng, plan)
-        panels = [
-            *(self._roof(rng, x0, x1, side, near, depth, plan.height, rise) if pitched else []),
-            self._gable(rng, x0, side, near, depth, plan, rise),
-            self._face(x0, x1, side, near, KERB_M, plan.height, front),
-        ]
-        inner, outer = sorted((side * near, side * (near + depth)))
-        return Thing('building', tuple(panels), Footprint(x0, x1, inner, outer),
-                     height=plan.height + 0.6 * rise)
-
-    def _face(
-        self, x0: float, x1: float, side: int, t: float, base: float, height: float,
-        texture: Texture, label: str | None = None, outline: FloatArray = UNIT_SQUARE,
-        cutout: bool = False,
-    ) -> Panel:
-        """An upright face along the street at distance t, turned to the road."""
-        a, b = (x0, x1) if side > 0 else (x1, x0)
-        start = self.layout.world(a, side * t, base + height)
-        along = self.layout.world(b, side * t, base + height) - start
-        normal = np.array([0.0, -float(side), 0.0])
-        return Panel(start, along, np.array([0.0, 0.0, -height]), texture,
-                     self.light.gain(normal), outline, cutout, label)
-
-    def _end(
-        self, x: float, side: int, t: float, depth: float, base: float, height: float,
-        texture: Texture, outline: FloatArray = UNIT_SQUARE,
-    ) -> Panel:
-        """An upright face across the street at x, turned to the camera."""
-        left = t + depth if side > 0 else -t
-        start = self.layout.world(x, left, base + height)
-        return Panel(start, np.array([0.0, -depth, 0.0]), np.array([0.0, 0.0, -height]), texture,
-                     self.light.gain(np.array([-1.0, 0.0, 0.0])), outline)
-
-    def _gable(
-        self, rng: np.random.Generator, x: float, side: int, near: float, depth: float,
-        plan: FacadePlan, rise: float,
-    ) -> Panel:
-        tall = plan.height + rise
-        rows, cols = int(tall * PX_PER_M / 2), int(depth * PX_PER_M / 2)
-        wall = opaque(paint_wall(rng, plan.material, plan.wall, rows, cols))
-        eaves = rise / tall
-        outline = np.array([[0.0, eaves], [0.5, 0.0], [1.0, eaves], [1.0, 1.0], [0.0, 1.0]])
-        return self._end(x, side, near, depth, KERB_M, tall, wall, outline)
-
-    def _roof(
-        self, rng: np.random.Generator, x0: float, x1: float, side: int, near: float,
-        depth: float, eaves: float, rise: float,
-    ) -> list[Panel]:
-        tile = jitter(rng, ((112, 70, 54), (74, 76, 82), (92, 82, 74))[int(rng.integers(3))], 0.1)
-        wall = paint_wall(rng, 'brick', tile, 160, 320)
-        a, b = (x0, x1) if side > 0 else (x1, x0)
-        eaves += KERB_M
-        ridge = self.layout.world(a, side * (near + depth / 2), eaves + rise)
-        along = self.layout.world(b, side * (near + depth / 2), eaves + rise) - ridge
-        down = np.array([0.0, -side * (depth / 2 + 0.3), -rise * (1 + 0.6 / depth)])
-        normal = np.array([0.0, -side * rise, depth / 2]) / np.hypot(rise, depth / 2)
-        slope = Panel(ridge, along, down, opaque(wall), self.light.gain(normal))
-        stack = opaque(paint_wall(rng, 'brick', jitter(rng, (134, 88, 70), 0.1), 60, 48))
-        at, t = float(rng.uniform(x0 + 1, x1 - 1)), near + depth / 2 - 0.5
-        return [
-            self._end(at, side, t, 1.0, eaves + rise - 0.6, 1.7, stack),
-            self._face(at, at + 0.6, side, t, eaves + rise - 0.6, 1.7, stack),
-            slope,
-        ]
-
-    def _garden(
-        self, rng: np.random.Generator, x0: float, x1: float, side: int, spare: float
-    ) -> list[Thing]:
-        if self.layout.setback[side < 0] < 1.2:
-            return []
-        things: list[Thing] = []
-        if rng.random() < 0.75:
-            gate = float(rng.uniform(0.9, 2.8))
-            things.append(self._barrier(rng, x0, x1 - gate, side, low=True))
-        room = self.layout.setback[side < 0]
-        if rng.random() < self.layout.greenery and room > 2.0:
-            x = float(rng.uniform(x0 + 1, x1 - 1))
-            t = side * (self.layout.border(side) + float(rng.uniform(0.5, 0.8)) * room)
-            things.append(self._tree(rng, x, t, float(rng.uniform(2.2, 5.0)), rank=1))
-        return things
-
-    def _gap(self, rng: np.random.Generator, x0: float, x1: float, side: int) -> list[Thing]:
-        """Open ground between houses: a barrier along the pavement and trees behind it."""
-        things = [self._barrier(rng, x0, x1, side, low=False)]
-        for _ in range(int(rng.integers(2, 6))):
-            x = float(rng.uniform(x0 + 0.5, x1 - 0.5))
-            t = side * (self.layout.border(side) + float(rng.uniform(2.5, 12.0)))
-            things.append(self._tree(rng, x, t, float(rng.uniform(4.0, 10.0))))
-        return things
-
-    def _barrier(
-        self, rng: np.random.Generator, x0: float, x1: float, side: int, low: bool
-    ) -> Thing:
-        label = str(rng.choice(['vegetation', 'fence', 'wall'], p=[0.4, 0.33, 0.27]))
-        tall = float(rng.uniform(0.8, 1.3) if low else rng.uniform(1.2, 2.3))
-        t = self.layout.border(side) + 0.05
-        depth = 0.8 if label == 'vegetation' else 0.2
-        if label == 'vegetation':
-            texture = self.hedges[int(rng.integers(len(self.hedges)))]
-            bumps = np.linspace(0.0, 1.0, 25)
-            top = np.column_stack([bumps, np.abs(rng.normal(0.0, 0.04, 25))])
-            outline = np.vstack([top, [[1.0, 1.0], [0.0, 1.0]]])
-        else:
-            texture = furniture.fence_texture(rng, label, x1 - x0, tall)
-            outline = UNIT_SQUARE
-        cutout = bool(texture.rgba[..., 3].min() == 0)
-        panels = [self._face(x0, x1, side, t, KERB_M, tall, texture, None, outline, cutout)]
-        if not cutout:
-            panels.insert(0, self._end(x0, side, t, depth, KERB_M, tall, texture))
-        inner, outer = sorted((side * t, side * (t + depth)))
-        return Thing(label, tuple(panels), Footprint(x0, x1, inner, outer), height=tall)
-
-    def _tree(
-        self, rng: np.random.Generator, x: float, t: float, size: float, rank: int = 0
-    ) -> Thing:
-        sprite = self.trees[int(rng.integers(len(self.trees)))]
-        point = self.layout.world(x, t, 0.05)
-        wide = size * float(rng.uniform(0.85, 1.1))
-        mirror = float(rng.choice([-1.0, 1.0]))
-        shade = float(rng.uniform(0.88, 1.12))
-        side_light = self.light.gain(np.array([-0.7, 0.0, 0.714]))
-        r, g, b = (c * shade for c in side_light)
-        panel = Panel(
-            point + np.array([0.0, mirror * wide / 2, size]),
-            np.array([0.0, -mirror * wide, 0.0]), np.array([0.0, 0.0, -size]),
-            sprite.texture, (r, g, b), sprite.outline, cutout=True,
-        )
-        return Thing('vegetation', (panel,), Footprint(x - 0.2, x + 0.2, t - 0.2, t + 0.2),
-                     rank=rank, height=size, crown=0.33 * wide)
-
-    # Furniture and parked vehicles
 
     def _spot(self, x: float, t: float) -> Spot:
         return Spot(self.layout.world(x, t, KERB_M), x, t, self.light)
@@ -261,13 +113,15 @@ class BlockBuilder:
                 things.append(furniture.sign(self._spot(x, side * (kerb + 0.5)), rng))
         if crossing and rng.random() < 0.7:
             things.append(
-                furniture.traffic_light(self._spot(begin - CROSSING_M - 0.8, side * (kerb + 0.5)),
-                                        rng)
+                furniture.traffic_light(
+                    self._spot(begin - CROSSING_M - 0.8, side * (kerb + 0.5)), rng
+                )
             )
         if rng.random() < 0.3:
             first = float(rng.uniform(begin, end - 8))
-            for x in np.arange(first, first + rng.uniform(4, 8), 1.6):
-                things.append(furniture.bollard(self._spot(float(x), side * (kerb + 0.35)), rng))
+            row = np.arange(first, first + rng.uniform(4, 8), 1.6)
+            spots = [self._spot(float(x), side * (kerb + 0.35)) for x in row]
+            things += [furniture.bollard(spot, rng) for spot in spots]
         if rng.random() < 0.45:
             x = float(rng.uniform(begin + 1, end - 1))
             things.append(furniture.litter_bin(self._spot(x, side * (kerb + 0.7)), rng))
@@ -275,7 +129,9 @@ class BlockBuilder:
             wide = self.layout.verge[side < 0] + self.layout.pavement[side < 0]
             for x in np.arange(begin + rng.uniform(2, 10), end - 1, rng.uniform(7, 15)):
                 size = float(rng.uniform(4.5, 8.5))
-                things.append(self._tree(rng, float(x), side * (kerb + min(0.9, wide / 3)), size))
+                things.append(
+                    self.lots.tree(rng, float(x), side * (kerb + min(0.9, wide / 3)), size)
+                )
         return things
 
     def _park(
@@ -287,17 +143,18 @@ class BlockBuilder:
         parked: list[Parked] = []
         x = begin + 1.5
         while x < end - 4:
-            kind = str(rng.choice(['car', 'van', 'truck'], p=[0.9, 0.08, 0.02]))
-            body = draw_body(rng, kind)
+            body = self.garage.take(rng, (0.9, 0.08, 0.02, 0.0))
             if x + body.length > end - 1:
                 break
             if rng.random() < full:
-                t = side * (self.layout.half_road + self.layout.parking[side < 0] / 2
-                            + float(rng.uniform(-0.06, 0.12)))
+                t = side * (
+                    self.layout.half_road
+                    + self.layout.parking[side < 0] / 2
+                    + float(rng.uniform(-0.06, 0.12))
+                )
                 along = side == self.layout.drive_side or rng.random() < 0.25
                 # Blocks far apart may share numbers: no picture shows both.
                 number = (index * 20 + len(parked) * 2 + (side > 0)) % 500
-                parked.append(Parked(body, x + body.length / 2, t,
-                                     1 if along else -1, number))
+                parked.append(Parked(body, x + body.length / 2, t, 1 if along else -1, number))
             x += body.length + float(rng.uniform(0.7, 1.4))
         return parked

@@ -30,7 +30,7 @@ class VehiclePose:
 
 @dataclass(frozen=True)
 class Extrinsic:
-    """The camera in the vehicle's frame: metres and radians, rotation Rz(yaw) Ry(pitch) Rx(roll)."""
+    """The camera in the vehicle's frame: m and rad, rotation Rz(yaw) Ry(pitch) Rx(roll)."""
 
     x: float
     y: float
@@ -116,5 +116,5 @@ class Camera:
         """Maps pixels (x, y, 1) to the world's z = 0 plane (X, Y, 1), (3, 3)."""
         p = self.projection
         to_pixels = np.column_stack([p[:, 0], p[:, 1], -p @ self.center])
-        inverse: FloatArray = np.linalg.inv(to_pixels)
+        inverse: FloatArray = np.linalg.inv(to_pixels).astype(np.float64)
         return inverse

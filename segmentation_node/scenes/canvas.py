@@ -19,10 +19,13 @@ from segmentation_node.scenes.geometry import (
     clip_half_space,
     clip_to_image,
 )
-from segmentation_node.scenes.textures import Image, Texture
+from segmentation_node.scenes.textures import Image
 
 _SHIFT = 4
 _GUARD = 1 << 24
+_SMALL_PX = 3000
+_FLAT_PX = 110
+_NEGLIGIBLE_PX = 20
 
 
 @dataclass(frozen=True)
@@ -40,18 +43,29 @@ class Region:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
     @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return (self.x1 - self.x0) * (self.y1 - self.y0)
+
+    @property
     def size(self) -> tuple[int, int]:
         """Width and height."""
         return self.x1 - self.x0, self.y1 - self.y0
 
 
 @dataclass(frozen=True)
-class Projected:
-    """A panel's visible outline: pixels (N, 2), uv (N, 2), and uv to pixels homography (3, 3)."""
+class Glimpse:
+    """The part of a panel in the picture.
 
+    pixels, uv: (N, 2) outline in the picture and on the panel. homography: (3, 3) from uv to
+    pixels. region: the pixels it may touch.
+    """
+
+    panel: Panel
     pixels: FloatArray
     uv: FloatArray
     homography: FloatArray
+    region: Region
 
 
 @dataclass(frozen=True)
@@ -106,10 +120,20 @@ def _light_table(r: int, g: int, b: int, haze: int, haze_rgb: Rgb) -> Image:
 
 def blend(target: Image, source: Image, mask: Image) -> None:
     """Lay source over target (h, w, 4) in place where mask (h, w) uint8 says so."""
-    mask4 = cv2.merge([mask, mask, mask, mask])
-    over = cv2.multiply(source, mask4, scale=1.0 / 255.0)
-    under = cv2.multiply(target, cv2.bitwise_not(mask4), scale=1.0 / 255.0)
-    cv2.add(over, under, dst=target)
+    if mask.size < _SMALL_PX:
+        mask4 = cv2.merge([mask, mask, mask, mask])
+        over = cv2.multiply(source, mask4, scale=1.0 / 255.0)
+        under = cv2.multiply(target, cv2.bitwise_not(mask4), scale=1.0 / 255.0)
+        cv2.add(over, under, dst=target)
+        return
+    # Large regions are nearly all inside or outside: copy those, and mix the edge alone.
+    cv2.copyTo(source, cv2.inRange(mask, 255, 255), target)
+    edge = cv2.findNonZero(cv2.inRange(mask, 1, 254))
+    if edge is not None:
+        cols, rows = edge.reshape(-1, 2).T
+        share = mask[rows, cols].astype(np.int32)[:, None]
+        mixed = source[rows, cols] * share + target[rows, cols] * (255 - share)
+        target[rows, cols] = (mixed + 127) // 255
 
 
 class Canvas:
@@ -137,8 +161,8 @@ class Canvas:
         y1 = int(min(bottom + 2.0, self.camera.height))
         return Region(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
-    def project(self, panel: Panel) -> Projected | None:
-        """The panel's outline in the picture, None where it is behind the camera."""
+    def project(self, panel: Panel) -> Glimpse | None:
+        """The panel as far as it is in the picture, None where it is not."""
         camera = self.camera
         axes = np.stack([panel.u_axis, panel.v_axis, panel.origin - camera.center], axis=1)
         homography: FloatArray = camera.projection @ axes
@@ -151,7 +175,9 @@ class Canvas:
             if len(cut) < 3:
                 return None
             q, uv, depth = cut[:, :3], cut[:, 3:], cut[:, 2]
-        return Projected(q[:, :2] / depth[:, None], uv, homography)
+        pixels = q[:, :2] / depth[:, None]
+        region = self.region_of(pixels)
+        return None if region is None else Glimpse(panel, pixels, uv, homography, region)
 
     def world_polygon(self, points: FloatArray) -> FloatArray:
         """World polygon (N, 3) m as pixels (M, 2), cut at the camera; empty if behind it."""
@@ -162,14 +188,12 @@ class Canvas:
 
     def mark(self, label: str, mask: Image, region: Region, number: int | None) -> None:
         """Write the label where the mask (h, w) covers at least half a pixel."""
-        inside = cv2.compare(mask, 127, cv2.CMP_GT)
+        inside = cv2.inRange(mask, 128, 255)
         label_id = self.scheme.id_of(label)
         instance = label_id if number is None else label_id * 1000 + number
         rows, cols = region.slices
         cv2.copyTo(np.full_like(mask, label_id), inside, self.label_ids[rows, cols])
-        cv2.copyTo(
-            np.full(mask.shape, instance, np.int32), inside, self.instance_ids[rows, cols]
-        )
+        cv2.copyTo(np.full(mask.shape, instance, np.int32), inside, self.instance_ids[rows, cols])
 
     def add_polygon(self, label: str, polygon: FloatArray) -> None:
         """Append a polygon (N, 2) in pixels to the list, cut to the picture."""
@@ -187,19 +211,27 @@ class Canvas:
         self.add_polygon(label, polygon)
         return mask, region
 
-    def paint(self, thing: Thing, haze: float, haze_rgb: Rgb) -> None:
+    def glimpses(self, thing: Thing) -> list[Glimpse]:
+        """The panels of a thing that reach into the picture, in drawing order."""
+        seen: list[Glimpse] = []
+        for panel in thing.panels:
+            glimpse = self.project(panel)
+            if glimpse is None or (len(thing.panels) > 4 and glimpse.region.area < _NEGLIGIBLE_PX):
+                continue
+            seen.append(glimpse)
+        return seen
+
+    def paint(
+        self, thing: Thing, haze: float, haze_rgb: Rgb, glimpses: list[Glimpse] | None = None
+    ) -> None:
         """Paint a thing's panels in order and label what they cover together."""
         by_label: dict[str, list[_Part]] = {}
-        for panel in thing.panels:
-            seen = self.project(panel)
-            region = None if seen is None else self.region_of(seen.pixels)
-            if seen is None or region is None:
-                continue
-            mask = coverage(seen.pixels, region)
-            self._paint_panel(panel, seen, region, mask, light_table(panel.gain, haze, haze_rgb))
-            by_label.setdefault(panel.label or thing.label, []).append(
-                _Part(seen.pixels, region, mask)
-            )
+        for glimpse in self.glimpses(thing) if glimpses is None else glimpses:
+            panel, region = glimpse.panel, glimpse.region
+            mask = coverage(glimpse.pixels, region)
+            self._paint_panel(glimpse, mask, light_table(panel.gain, haze, haze_rgb))
+            part = _Part(glimpse.pixels, region, mask)
+            by_label.setdefault(panel.label or thing.label, []).append(part)
         for label, parts in by_label.items():
             self._label_parts(label, thing.number, parts)
 
@@ -216,31 +248,35 @@ class Canvas:
             cols = slice(part.region.x0 - region.x0, part.region.x1 - region.x0)
             cv2.max(mask[rows, cols], part.mask, dst=mask[rows, cols])
         self.mark(label, mask, region, number)
-        inside = cv2.compare(mask, 127, cv2.CMP_GT)
+        inside = cv2.inRange(mask, 128, 255)
         corner = np.array([region.x0, region.y0], float)
         for contour in cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
             if len(contour) >= 3:
-                self.add_polygon(label, contour[:, 0] + corner)
+                self.add_polygon(label, contour.reshape(-1, 2) + corner)
 
-    def _paint_panel(
-        self, panel: Panel, seen: Projected, region: Region, mask: Image, table: Image
-    ) -> None:
+    def _paint_panel(self, glimpse: Glimpse, mask: Image, table: Image) -> None:
         """Warp the panel's lit texture into the region and blend it by coverage."""
+        panel, region = glimpse.panel, glimpse.region
         target = self.rgba[region.slices]
-        if region.size[0] * region.size[1] <= 24 and not panel.cutout:
+        if mask.size <= _FLAT_PX and not panel.cutout:
             color = table[0, panel.texture.mean.astype(int), np.arange(3)]
             source = np.empty_like(target)
             source[:] = (*color, 255)
             blend(target, source, mask)
             return
-        texels = _level_for(panel.texture, seen)
+        texels = _level_for(glimpse)
         height, width = texels.shape[:2]
         border = cv2.BORDER_CONSTANT if panel.cutout else cv2.BORDER_REPLICATE
-        lit = texels if texels.size > target.size else np.asarray(cv2.LUT(texels, table), np.uint8)
+        lit = texels
+        if texels.size <= 4 * target.size:
+            lit = panel.texture.lit(texels, table)
         source = np.asarray(
             cv2.warpPerspective(
-                lit, _texel_homography(seen.homography, width, height, region), region.size,
-                flags=cv2.INTER_LINEAR, borderMode=border,
+                lit,
+                _texel_homography(glimpse.homography, width, height, region),
+                region.size,
+                flags=cv2.INTER_LINEAR,
+                borderMode=border,
             ),
             np.uint8,
         )
@@ -260,10 +296,11 @@ def _texel_homography(
     return out
 
 
-def _level_for(texture: Texture, seen: Projected) -> Image:
+def _level_for(glimpse: Glimpse) -> Image:
     """The texture level whose texels are about as large as the pixels where it is seen."""
-    u, v = seen.uv.mean(axis=0).tolist()
-    (a, b, c), (d, e, f), (g, h, i) = seen.homography.tolist()
+    texture = glimpse.panel.texture
+    u, v = glimpse.uv.mean(axis=0).tolist()
+    (a, b, c), (d, e, f), (g, h, i) = glimpse.homography.tolist()
     w = g * u + h * v + i
     if w <= NEAR_M:
         return texture.rgba
@@ -272,6 +309,4 @@ def _level_for(texture: Texture, seen: Projected) -> Image:
     span_v = max(hypot(b - x * h, e - y * h) / w, 1e-3)
     height, width = texture.rgba.shape[:2]
     # A bias of 0.3 keeps a little of the aliasing that real sensors show, against blur.
-    return texture.level(
-        floor(log2(width / span_u) + 0.3), floor(log2(height / span_v) + 0.3)
-    )
+    return texture.level(floor(log2(width / span_u) + 0.3), floor(log2(height / span_v) + 0.3))

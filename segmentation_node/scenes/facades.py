@@ -2,6 +2,7 @@
 """Painted house fronts: walls, windows, doors and shops at a fixed scale."""
 
 from dataclasses import dataclass
+from functools import cache
 
 import cv2
 import numpy as np
@@ -10,27 +11,48 @@ from segmentation_node.scenes.textures import (
     Color,
     Field,
     Texture,
-    fractal,
+    grain,
     jitter,
+    mottle,
     noise,
     opaque,
     tint,
 )
 
 PX_PER_M = 44
+_COURSE_PX, _BRICK_PX = 4, 11
 
 _WALLS: dict[str, list[Color]] = {
     'brick': [(142, 88, 68), (124, 76, 60), (158, 122, 92), (170, 142, 104), (112, 84, 74)],
-    'plaster': [(206, 196, 176), (222, 216, 204), (196, 176, 140), (178, 172, 164), (214, 190, 160)],
+    'plaster': [
+        (206, 196, 176),
+        (222, 216, 204),
+        (196, 176, 140),
+        (178, 172, 164),
+        (214, 190, 160),
+    ],
     'stone': [(172, 160, 138), (150, 142, 128), (186, 172, 146)],
     'concrete': [(148, 148, 144), (166, 164, 158), (128, 130, 130)],
     'glass': [(98, 108, 116), (120, 128, 132), (84, 92, 100)],
 }
 _SHOP_COLORS: list[Color] = [
-    (34, 60, 110), (150, 34, 36), (30, 84, 58), (40, 40, 44), (196, 168, 60), (210, 206, 196),
-    (92, 40, 84), (22, 22, 26), (190, 96, 40),
+    (34, 60, 110),
+    (150, 34, 36),
+    (30, 84, 58),
+    (40, 40, 44),
+    (196, 168, 60),
+    (210, 206, 196),
+    (92, 40, 84),
+    (22, 22, 26),
+    (190, 96, 40),
 ]
-_DOOR_COLORS: list[Color] = [(92, 26, 26), (28, 44, 70), (24, 60, 44), (64, 44, 30), (200, 198, 190)]
+_DOOR_COLORS: list[Color] = [
+    (92, 26, 26),
+    (28, 44, 70),
+    (24, 60, 44),
+    (64, 44, 30),
+    (200, 198, 190),
+]
 
 
 @dataclass(frozen=True)
@@ -55,9 +77,7 @@ class FacadePlan:
         return self.floors * self.floor_height + 0.6
 
 
-def draw_plan(
-    rng: np.random.Generator, width: float, kind: str
-) -> FacadePlan:
+def draw_plan(rng: np.random.Generator, width: float, kind: str) -> FacadePlan:
     """A random house front for a street kind: city, terrace, suburb or modern."""
     materials = {
         'city': (['brick', 'plaster', 'stone', 'concrete'], [0.35, 0.35, 0.2, 0.1]),
@@ -96,7 +116,7 @@ def paint_facade(rng: np.random.Generator, plan: FacadePlan) -> Texture:
     bays = max(int(plan.width / plan.bay), 1)
     pitch = plan.width / bays
     for floor in range(plan.floors):
-        base = plan.height - 0.0 - floor * plan.floor_height
+        base = plan.height - floor * plan.floor_height
         if floor == 0 and plan.ground == 'shop':
             _shop(rng, front, plan)
             continue
@@ -119,8 +139,8 @@ def paint_wall(
     rng: np.random.Generator, material: str, color: Color, rows: int, cols: int
 ) -> Field:
     """A bare wall, (rows, cols, 3) float32."""
-    shade = 1.0 + 0.05 * fractal(rng, rows, cols, 160, 5) + 0.035 * noise(rng, rows, cols, 2)
-    wall = tint(color, shade.astype(np.float32))
+    shade = 1.0 + 0.05 * mottle(rng, rows, cols) + 0.035 * grain(rng, rows, cols)
+    wall = tint(color, shade)
     if material == 'brick':
         _bricks(rng, wall)
     elif material in ('stone', 'concrete'):
@@ -133,18 +153,27 @@ def paint_wall(
     return wall
 
 
+@cache
+def _brickwork() -> tuple[Field, Field]:
+    """Brightness of each brick, and 1 at joints; both repeat without a seam, (_, _)."""
+    rng = np.random.default_rng(21)
+    rows, cols = 256 * _COURSE_PX, 96 * _BRICK_PX
+    each = 1.0 + 0.11 * rng.standard_normal((256, 97), dtype=np.float32)
+    y, x = np.arange(rows)[:, None], np.arange(cols)[None]
+    # Every other course is shifted by half a brick.
+    shifted = x + (y // _COURSE_PX % 2) * (_BRICK_PX // 2)
+    brick = each[y // _COURSE_PX, shifted // _BRICK_PX % 96]
+    joint = (y % _COURSE_PX == 0) | (shifted % _BRICK_PX == 0)
+    return np.where(joint, 0.8 * brick, brick), joint.astype(np.float32)
+
+
 def _bricks(rng: np.random.Generator, wall: Field) -> None:
-    rows, cols = wall.shape[:2]
-    course, brick = 4, 11
-    count_y, count_x = rows // course + 1, cols // brick + 2
-    each = 1.0 + 0.11 * rng.standard_normal((count_y, count_x), dtype=np.float32)
-    y, x = np.arange(rows) // course, np.arange(cols)
-    index_x = (x[None] + (y % 2)[:, None] * (brick // 2)) // brick
-    wall *= each[y[:, None], index_x][..., None]
-    joint = (np.arange(rows) % course == 0)[:, None] | (
-        (x[None] + (y % 2)[:, None] * (brick // 2)) % brick == 0
-    )
-    wall[joint] = wall[joint] * 0.8 + 26.0
+    gain, joint = _brickwork()
+    top, left = int(rng.integers(256)) * _COURSE_PX, int(rng.integers(96)) * _BRICK_PX
+    rows = np.arange(top, top + wall.shape[0]) % gain.shape[0]
+    cols = np.arange(left, left + wall.shape[1]) % gain.shape[1]
+    wall *= gain[rows][:, cols, None]
+    wall += 26.0 * joint[rows][:, cols, None]
 
 
 def _span(low: float, length: float) -> slice:
@@ -205,9 +234,9 @@ def _window(
 def _door(rng: np.random.Generator, front: Field, center: float, plan: FacadePlan) -> None:
     width, height = 1.0, 2.15
     top, left = plan.height - height, center - width / 2
-    front[_span(top - 0.5, height + 0.5), _span(left - 0.12, width + 0.24)] = np.array(
-        plan.frame
-    ) * 0.9
+    front[_span(top - 0.5, height + 0.5), _span(left - 0.12, width + 0.24)] = (
+        np.array(plan.frame) * 0.9
+    )
     color = _DOOR_COLORS[int(rng.integers(len(_DOOR_COLORS)))]
     front[_span(top, height), _span(left, width)] = color
     _glass(rng, front[_span(top - 0.42, 0.34), _span(left, width)])
@@ -278,7 +307,7 @@ def _lettering(
 def _weather(rng: np.random.Generator, front: Field) -> None:
     """Run dirt down from the eaves and splash it up from the pavement."""
     rows, cols = front.shape[:2]
-    streaks = noise(rng, rows, cols, 7, rows * 0.6)
+    streaks = np.maximum(noise(rng, 1, cols, 7, 1), 0.0)
     y = np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]
     foot = np.clip((y * rows - (rows - 0.5 * PX_PER_M)) / (0.5 * PX_PER_M), 0, 1)
-    front *= (1.0 - 0.03 * np.maximum(streaks, 0) - 0.18 * foot)[..., None]
+    front *= (1.0 - 0.06 * streaks * (1.0 - y) - 0.18 * foot)[..., None]

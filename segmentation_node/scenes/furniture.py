@@ -41,15 +41,26 @@ class Spot:
         return self.light.gain(np.array([-1.0, 0.0, 0.0]))
 
     def board(
-        self, left: float, top: float, width: float, height: float, texture: Texture,
-        outline: FloatArray = UNIT_SQUARE, label: str | None = None, cutout: bool = False,
+        self,
+        left: float,
+        top: float,
+        width: float,
+        height: float,
+        texture: Texture,
+        outline: FloatArray = UNIT_SQUARE,
+        label: str | None = None,
+        cutout: bool = False,
     ) -> Panel:
         """An upright panel facing back along the street: left and top from the spot, in m."""
         return Panel(
             self.point + np.array([0.0, -left, top]),
             np.array([0.0, -width, 0.0]),
             np.array([0.0, 0.0, -height]),
-            texture, self.gain, outline, cutout, label,
+            texture,
+            self.gain,
+            outline,
+            cutout,
+            label,
         )
 
     def footprint(self, half: float = 0.15) -> Footprint:
@@ -81,8 +92,9 @@ def traffic_light(spot: Spot, rng: np.random.Generator) -> Thing:
     low = float(rng.uniform(2.1, 2.6))
     panels = (
         spot.board(-0.06, low + 0.3, 0.12, low + 0.3, post),
-        spot.board(-0.19, low + 1.05, 0.38, 1.05, _signal(int(rng.integers(3))),
-                   label='traffic light'),
+        spot.board(
+            -0.19, low + 1.05, 0.38, 1.05, _signal(int(rng.integers(3))), label='traffic light'
+        ),
     )
     return Thing('pole', panels, spot.footprint(), height=low + 1, shadow=0.2)
 
@@ -110,8 +122,9 @@ def sign(spot: Spot, rng: np.random.Generator) -> Thing:
     wide = size * (1.5 if kind == 'plate' else 1.0)
     panels = (
         spot.board(-0.035, tall, 0.07, tall, _metal((140, 142, 142))),
-        spot.board(-wide / 2, tall + size * 0.4, wide, size, _sign_face(kind), outline,
-                   'traffic sign'),
+        spot.board(
+            -wide / 2, tall + size * 0.4, wide, size, _sign_face(kind), outline, 'traffic sign'
+        ),
     )
     return Thing('pole', panels, spot.footprint(), height=tall, shadow=0.12)
 
@@ -147,8 +160,13 @@ def bollard(spot: Spot, rng: np.random.Generator) -> Thing:
     """A bollard."""
     tall = float(rng.uniform(0.8, 1.05))
     post = _metal(jitter(rng, (48, 50, 50), 0.2))
-    return Thing('pole', (spot.board(-0.07, tall, 0.14, tall, post),), spot.footprint(),
-                 height=tall, shadow=0.14)
+    return Thing(
+        'pole',
+        (spot.board(-0.07, tall, 0.14, tall, post),),
+        spot.footprint(),
+        height=tall,
+        shadow=0.14,
+    )
 
 
 def litter_bin(spot: Spot, rng: np.random.Generator) -> Thing:

@@ -2,6 +2,7 @@
 """Planar pieces of the world, and clipping of their outlines."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -15,7 +16,7 @@ _TURN = np.linspace(0, 2 * np.pi, 24, endpoint=False)
 CIRCLE: FloatArray = 0.5 + 0.5 * np.column_stack([np.cos(_TURN), np.sin(_TURN)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Panel:
     """A textured planar piece: the point at (u, v) is origin + u * u_axis + v * v_axis.
 
@@ -44,12 +45,14 @@ class Footprint:
     t1: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thing:
     """One object of the street: panels in drawing order under one label.
 
     number is the k of Cityscapes' labelId * 1000 + k, None for what is not counted. rank breaks
-    ties between overlapping footprints: higher is drawn later.
+    ties between overlapping footprints: higher is drawn later. height, shadow (width of a post),
+    crown (radius of a tree) in m shape the shadow on the ground; base is the height of the
+    ground it stands on.
     """
 
     label: str
@@ -60,6 +63,16 @@ class Thing:
     height: float = 0.0
     shadow: float = 0.0
     crown: float = 0.0
+    base: float = 0.0
+
+    @cached_property
+    def corners(self) -> FloatArray:
+        """Points whose hull holds all panels, (4 P, 3) m."""
+        origin, u, v = (
+            np.array([getattr(panel, name) for panel in self.panels]).reshape(-1, 3)
+            for name in ('origin', 'u_axis', 'v_axis')
+        )
+        return np.concatenate([origin, origin + u, origin + v, origin + u + v])
 
 
 def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
@@ -82,6 +95,10 @@ def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
 
 def clip_to_image(polygon: FloatArray, width: int, height: int) -> FloatArray:
     """The part of polygon (N, 2) pixels within the image's pixel centres, (M, 2)."""
+    if polygon.min() >= 0.0:
+        right, bottom = polygon.max(axis=0).tolist()
+        if right <= width - 1.0 and bottom <= height - 1.0:
+            return polygon
     for axis, limit in ((0, width - 1.0), (1, height - 1.0)):
         if len(polygon):
             polygon = clip_half_space(polygon, polygon[:, axis])

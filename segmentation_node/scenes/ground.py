@@ -6,19 +6,18 @@ from collections.abc import Iterable
 import cv2
 import numpy as np
 
-from segmentation_node.scenes import marks
 from segmentation_node.scenes.blocks import CROSSING_M, Block
 from segmentation_node.scenes.camera import FloatArray
-from segmentation_node.scenes.canvas import Canvas, Region, blend, coverage
+from segmentation_node.scenes.canvas import Canvas, Region, coverage
 from segmentation_node.scenes.layout import KERB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light
-from segmentation_node.scenes.marks import spans, strip
-from segmentation_node.scenes.plane import Plane, horizon_row
+from segmentation_node.scenes.marks import BlockMarks, block_marks, spans, strip
+from segmentation_node.scenes.plane import REPEAT, Plane, horizon_row
 from segmentation_node.scenes.surfaces import MATERIALS, PX_PER_M, TILE_PX, make_atlas
 from segmentation_node.scenes.textures import Field, Image, fractal
 
 _FAR_M = 420.0
-_WIDE_PX_PER_M = 4.0
+_MARKS_M = 130.0
 _WIDE_PX = 256
 _WEAR_PX = 512
 # Gains are stored in bytes; this one stands for 1.
@@ -39,9 +38,13 @@ class Ground:
         self.patch = float(rng.uniform(-0.2, 0.1))
         self.paint = (224, 224, 218) if rng.random() < 0.85 else (208, 176, 84)
         self.edge_lines = int(rng.integers(0, 3))
+        self._marks: dict[float, BlockMarks] = {}
 
     def paint_frame(
-        self, canvas: Canvas, blocks: list[Block], shadows: Iterable[FloatArray],
+        self,
+        canvas: Canvas,
+        blocks: list[Block],
+        shadows: Iterable[FloatArray],
         contacts: Iterable[FloatArray],
     ) -> None:
         """Paint and label the ground; shadows and contacts are world polygons (N, 3)."""
@@ -51,7 +54,7 @@ class Ground:
         material = self._label(canvas, blocks)[top:]
         plane = Plane(canvas.camera, self.layout, top)
         seen = canvas.rgba[top:]
-        below = cv2.compare(material, 255, cv2.CMP_NE)
+        below = cv2.inRange(material, 0, 254)
         albedo = self._materials(plane, material)
         self._paint_marks(canvas, plane, albedo, blocks)
         self._paint_light(canvas, plane, albedo, blocks, shadows, contacts)
@@ -70,7 +73,7 @@ class Ground:
             if filled is not None:
                 mask, region = filled
                 index = np.full_like(mask, MATERIALS.index(made_of))
-                cv2.copyTo(index, cv2.compare(mask, 127, cv2.CMP_GT), material[region.slices])
+                cv2.copyTo(index, cv2.inRange(mask, 128, 255), material[region.slices])
 
         wide = [(low, 900), (low + 9000, 9000), (low + 9000, -9000), (low, -900)]
         fill('terrain', 'terrain', np.array([(x, y, 0.0) for x, y in wide]))
@@ -109,6 +112,11 @@ class Ground:
 
     # Picture
 
+    def _marks_of(self, block: Block) -> BlockMarks:
+        if block.x0 not in self._marks:
+            self._marks[block.x0] = block_marks(self.layout, self.edge_lines, block)
+        return self._marks[block.x0]
+
     def _materials(self, plane: Plane, material: Image) -> Image:
         """Bare surfaces, (h, W, 4)."""
         out = np.zeros((*material.shape, 4), np.uint8)
@@ -120,8 +128,9 @@ class Ground:
             offset = np.arange(256, dtype=np.float32) * height + 1.0
             map_y = plane.across[rows] * np.float32((height - 2) / TILE_PX) + offset[tile[rows]]
             map_x = plane.along[rows] * np.float32(texels.shape[1] / TILE_PX)
-            cv2.remap(texels, map_x, map_y, cv2.INTER_LINEAR, dst=out[rows],
-                      borderMode=cv2.BORDER_WRAP)
+            cv2.remap(
+                texels, map_x, map_y, cv2.INTER_LINEAR, dst=out[rows], borderMode=cv2.BORDER_WRAP
+            )
         return out
 
     def _paint_marks(
@@ -129,41 +138,49 @@ class Ground:
     ) -> None:
         """Lay worn paint over the road."""
         here = canvas.camera.vehicle.x
-        mask = _cover(canvas, plane, marks.road_marks(self.layout, self.edge_lines, blocks, here))
-        rows = np.flatnonzero(mask.any(axis=1))
-        if not len(rows):
+        near = [b for b in blocks if b.x0 < here + _MARKS_M]
+        mask = _cover(canvas, plane, (p for b in near for p in self._marks_of(b).paint))
+        painted = cv2.findNonZero(mask)
+        if painted is None:
             return
-        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        cols, rows = painted.reshape(-1, 2).T
         half = np.float32(_WEAR_PX / TILE_PX)
-        wear = cv2.remap(self.wear, plane.along[part] * half, plane.across[part] * half,
-                         cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-        worn = np.asarray(cv2.multiply(mask[part], wear, scale=0.85, dtype=cv2.CV_8U), np.uint8)
-        target = albedo[part]
-        blend(target, np.full_like(target, (*self.paint, 255)), worn)
+        u, v = ((m[rows, cols] * half).astype(int) % _WEAR_PX for m in (plane.along, plane.across))
+        share = (0.85 / 255.0) * mask[rows, cols] * self.wear[v, u]
+        bare = albedo[rows, cols, :3]
+        worn = bare + share[:, None] * (np.asarray(self.paint, np.float32) - bare)
+        albedo[rows, cols, :3] = worn.astype(np.uint8)
 
     def _paint_light(
-        self, canvas: Canvas, plane: Plane, albedo: Image, blocks: list[Block],
-        shadows: Iterable[FloatArray], contacts: Iterable[FloatArray],
+        self,
+        canvas: Canvas,
+        plane: Plane,
+        albedo: Image,
+        blocks: list[Block],
+        shadows: Iterable[FloatArray],
+        contacts: Iterable[FloatArray],
     ) -> None:
         """Light the ground, shade it, and fade it into the haze."""
         height, width = plane.t.shape
         small = (max(width // 2, 1), max(height // 2, 1))
 
-        def halve(mask: Image, sigma: float) -> Field:
-            less = cv2.resize(mask, small, interpolation=cv2.INTER_AREA)
-            soft = cv2.GaussianBlur(less, (0, 0), max(width * sigma, 0.4))
-            return np.asarray(soft, np.float32) * np.float32(1 / 255)
+        def soft(polygons: Iterable[FloatArray], sigma: float) -> Field:
+            mask = _cover(canvas, plane, polygons, small)
+            blurred = cv2.GaussianBlur(mask, (0, 0), max(width * sigma, 0.4))
+            return np.asarray(blurred, np.float32) * np.float32(1 / 255)
 
-        level = self._unevenness(plane, small)
-        level *= 1.0 - 0.74 * halve(_cover(canvas, plane, contacts), 0.0025)
-        repaired = halve(_cover(canvas, plane, marks.patches(self.layout, blocks)), 0.0003)
+        coarse = self._unevenness(plane, (max(small[0] // 2, 1), max(small[1] // 2, 1)))
+        level: Field = np.asarray(cv2.resize(coarse, small), np.float32)
+        level *= 1.0 - 0.74 * soft(contacts, 0.0025)
+        repaired = soft((p for b in blocks[:3] for p in self._marks_of(b).patches), 0.0003)
         level *= 1.0 + self.patch * repaired
-        level *= 1.0 - 0.4 * halve(_cover(canvas, plane, marks.covers(self.layout, blocks)), 0.0003)
+        sunk = soft((p for b in blocks[:2] for p in self._marks_of(b).covers), 0.0003)
+        level *= 1.0 - 0.4 * sunk
         lit = np.asarray(self.light.gain(np.array([0.0, 0.0, 1.0])), np.float32)
         gain = np.full((*level.shape, 4), _UNIT_GAIN, np.float32)
         gain[..., :3] *= lit
         if self.light.sunny:
-            shade = halve(_cover(canvas, plane, shadows), 0.0006)
+            shade = soft(shadows, 0.0006)
             gain[..., :3] *= 1.0 - shade[..., None] * (1.0 - np.asarray(self.light.shade))
         haze = (1.0 - np.exp(-plane.depth / self.light.haze_m)).astype(np.float32)
         gain *= (level * (1.0 - cv2.resize(haze[:, None], (1, small[1]))))[..., None]
@@ -171,32 +188,46 @@ class Ground:
         full = np.asarray(cv2.resize(packed, (width, height)), np.uint8)
         cv2.multiply(albedo, full, dst=albedo, scale=1.0 / _UNIT_GAIN)
         veil = haze[:, None, None] * np.array([*self.light.haze_rgb, 0.0], np.float32)
-        cv2.add(albedo, veil.astype(np.uint8).repeat(width, axis=1), dst=albedo)
+        wide_veil = cv2.resize(
+            veil.astype(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST
+        )
+        cv2.add(albedo, wide_veil, dst=albedo)
 
     def _unevenness(self, plane: Plane, small: tuple[int, int]) -> Field:
-        """Brightness of large stains and wheel tracks at half size, (h, w)."""
-        along, across, t = (
+        """Brightness of large stains and wheel tracks, of a size (w, h)."""
+        along, t = (
             np.asarray(cv2.resize(m, small, interpolation=cv2.INTER_NEAREST), np.float32)
-            for m in (plane.along, plane.across, plane.t)
+            for m in (plane.along, plane.t)
         )
-        # Two tile lengths per stain map would show; the two scales together do not repeat soon.
-        scale = np.float32(_WIDE_PX_PER_M / PX_PER_M * 5)
-        wide = cv2.remap(self.wide, along * scale, across * scale, cv2.INTER_LINEAR,
-                         borderMode=cv2.BORDER_WRAP)
+        scale = _WIDE_PX / (TILE_PX * REPEAT)
+        wide = cv2.remap(
+            self.wide,
+            along * np.float32(scale),
+            t * np.float32(scale * PX_PER_M),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_WRAP,
+        )
         lane = np.abs(np.abs(np.abs(t) - self.layout.half_road / 2) - 0.75)
         track = np.exp(-((lane / np.float32(0.32)) ** 2))
         gutter = np.exp(-(((np.abs(t) - self.layout.half_road) / np.float32(0.4)) ** 2))
-        level: Field = wide * (1.0 - self.rut * track - np.float32(0.07) * gutter)
-        return level
+        level = wide * (1.0 - self.rut * track - np.float32(0.07) * gutter)
+        return np.asarray(level, np.float32)
 
 
-def _cover(canvas: Canvas, plane: Plane, polygons: Iterable[FloatArray]) -> Image:
-    """Union of world polygons (N, 3) in the plane's rows, (h, W) uint8."""
+def _cover(
+    canvas: Canvas,
+    plane: Plane,
+    polygons: Iterable[FloatArray],
+    size: tuple[int, int] | None = None,
+) -> Image:
+    """Union of world polygons (N, 3) in the plane's rows, (h, w) uint8 of a size (w, h)."""
     height, width = plane.t.shape
-    region = Region(0, plane.top, width, plane.top + height)
-    mask = np.zeros((height, width), np.uint8)
+    w, h = size or (width, height)
+    region, mask = Region(0, 0, w, h), np.zeros((h, w), np.uint8)
+    scale = np.array([w / width, h / height])
     for world in polygons:
         polygon = canvas.world_polygon(world)
         if len(polygon) >= 3 and canvas.region_of(polygon) is not None:
-            coverage(polygon, region, mask)
+            # Pixel centres are whole numbers: halving must keep the picture's edges in place.
+            coverage((polygon - (0, plane.top) + 0.5) * scale - 0.5, region, mask)
     return mask

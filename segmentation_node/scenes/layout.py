@@ -87,6 +87,11 @@ class Layout:
         """Street coordinates as a world point (3,)."""
         return np.array([x, t + float(self.center(x)), z])
 
+    def rectangle(self, x0: float, x1: float, t0: float, t1: float, z: float = 0.0) -> FloatArray:
+        """Corners of a rectangle in street coordinates as world points (4, 3), in turn."""
+        y0, y1 = self.center(np.array([x0, x1])).tolist()
+        return np.array([[x0, y0 + t0, z], [x0, y0 + t1, z], [x1, y1 + t1, z], [x1, y1 + t0, z]])
+
 
 def draw_layout(rng: np.random.Generator) -> Layout:
     """A random street."""

@@ -65,8 +65,8 @@ def draw_light(rng: np.random.Generator) -> Light:
     warmth = rng.uniform(-0.03, 0.05)
     exposure = rng.uniform(0.9, 1.12)
     strength, sky_light, cover = {
-        'sunny': (rng.uniform(0.8, 1.05), 0.56, rng.uniform(0.05, 0.4)),
-        'bright': (rng.uniform(0.35, 0.55), 0.76, rng.uniform(0.4, 0.75)),
+        'sunny': (rng.uniform(0.8, 1.05), 0.64, rng.uniform(0.05, 0.4)),
+        'bright': (rng.uniform(0.35, 0.55), 0.82, rng.uniform(0.4, 0.75)),
         'overcast': (0.0, 1.06, 1.0),
         'gloomy': (0.0, 0.66, 1.0),
     }[weather]

@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--size', type=_size, default=(1024, 512), metavar='WxH', help='pixels')
     parser.add_argument('--seed', type=int, default=0, help='which street; 0 or more')
     parser.add_argument(
-        '--sequence-layout', action='store_true',
+        '--sequence-layout',
+        action='store_true',
         help='put pictures into leftImg8bit_sequence/ instead of leftImg8bit/',
     )
     parser.add_argument(
@@ -63,8 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         written = list(
             write_sequence(
-                name, Street(args.seed), Renderer(*args.size), args.frames, args.rate_hz,
-                args.overwrite, not args.quiet,
+                name,
+                Street(args.seed),
+                Renderer(*args.size),
+                args.frames,
+                args.rate_hz,
+                args.overwrite,
+                not args.quiet,
             )
         )
     except (SegmentationError, ValueError, OSError) as error:

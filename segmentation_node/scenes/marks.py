@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the road is marked: lines, zebra crossings, bays, arrows, covers and patches."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from segmentation_node.scenes.blocks import Block
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.layout import BLOCK_M, SIDES, Layout
-
-_SIGHT_M = 130.0
 
 
 def strip(
@@ -33,24 +33,30 @@ def spans(blocks: list[Block], low: float, high: float) -> list[tuple[float, flo
     return [(max(a, low), min(b, high)) for a, b in stretches if b > low and a < high]
 
 
-def road_marks(
-    layout: Layout, edge_lines: int, blocks: list[Block], x: float
-) -> list[FloatArray]:
-    """Outlines (N, 3) of painted marks in sight from x."""
-    marks: list[FloatArray] = []
-    for start, end in spans(blocks, x - 2.0, x + _SIGHT_M):
-        marks += _center_lines(layout, start, end)
-        for side in SIDES:
-            edge = layout.half_road - 0.25
-            for i in range(edge_lines):
-                marks.append(_line(layout, start, end, side * (edge - 0.22 * i), 0.1))
-            if layout.parking[side < 0] > 0 and layout.bays:
-                marks += _bays(layout, start, min(end, x + 60.0), side)
-    for block in blocks:
-        marks += _crossing(layout, block)
-        if block.arrow is not None:
-            marks.append(_arrow(layout, block.arrow))
-    return marks
+@dataclass(frozen=True)
+class BlockMarks:
+    """Outlines (N, 3) of what is painted, mended and set into the road of one block."""
+
+    paint: tuple[FloatArray, ...]
+    patches: tuple[FloatArray, ...]
+    covers: tuple[FloatArray, ...]
+
+
+def block_marks(layout: Layout, edge_lines: int, block: Block) -> BlockMarks:
+    """All marks of a block, which has edge_lines parallel lines along each kerb."""
+    start, end = block.begin, block.x0 + BLOCK_M
+    paint = _center_lines(layout, start, end)
+    for side in SIDES:
+        edge = layout.half_road - 0.25
+        for i in range(edge_lines):
+            paint.append(_line(layout, start, end, side * (edge - 0.22 * i), 0.1))
+        if layout.parking[side < 0] > 0 and layout.bays:
+            paint += _bays(layout, start, end, side)
+    paint += _crossing(layout, block)
+    if block.arrow is not None:
+        paint.append(_arrow(layout, block.arrow))
+    patches = tuple(strip(layout, p.x0, p.x1, p.t0, p.t1) for p in block.patches)
+    return BlockMarks(tuple(paint), patches, tuple(_cover(layout, x, t) for x, t in block.covers))
 
 
 def _line(layout: Layout, start: float, end: float, t: float, width: float) -> FloatArray:
@@ -90,17 +96,9 @@ def _arrow(layout: Layout, x: float) -> FloatArray:
     return np.array([layout.world(x + a, t + b) for a, b in shape])
 
 
-def covers(layout: Layout, blocks: list[Block]) -> list[FloatArray]:
-    """Outlines (N, 3) of manhole covers."""
-    turn = np.linspace(0, 2 * np.pi, 14, False)
-    return [
-        np.array([layout.world(x + 0.32 * a, t + 0.32 * b)
-                  for a, b in zip(np.cos(turn), np.sin(turn), strict=True)])
-        for block in blocks
-        for x, t in block.covers
-    ]
-
-
-def patches(layout: Layout, blocks: list[Block]) -> list[FloatArray]:
-    """Outlines (N, 3) of repaired asphalt."""
-    return [strip(layout, p.x0, p.x1, p.t0, p.t1) for block in blocks for p in block.patches]
+def _cover(layout: Layout, x: float, t: float) -> FloatArray:
+    """A round manhole cover."""
+    turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
+    ring = 0.32 * np.column_stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)])
+    outline: FloatArray = ring + layout.world(x, t)
+    return outline

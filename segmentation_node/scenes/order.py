@@ -4,7 +4,9 @@
 import heapq
 
 import numpy as np
+import numpy.typing as npt
 
+from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.geometry import Thing
 
 
@@ -21,7 +23,7 @@ def back_to_front(things: list[Thing], t_eye: float) -> list[Thing]:
     waiting = behind.sum(axis=0).astype(int)
     far = -(spans[:, 0] + spans[:, 1]) / 2
     ranks = [t.rank for t in things]
-    ready = [(float(far[i]), ranks[i], i) for i in np.flatnonzero(waiting == 0)]
+    ready = [(float(far[i]), ranks[i], int(i)) for i in np.flatnonzero(waiting == 0)]
     heapq.heapify(ready)
     done = np.zeros(len(things), bool)
     order: list[Thing] = []
@@ -41,17 +43,15 @@ def back_to_front(things: list[Thing], t_eye: float) -> list[Thing]:
     return order
 
 
-def _behind(spans: np.ndarray, t_eye: float) -> np.ndarray:  # type: ignore[type-arg]
+def _behind(spans: FloatArray, t_eye: float) -> npt.NDArray[np.bool_]:
     """Matrix (N, N): whether i must be painted before j; spans are x0, x1, t0, t1 in m."""
     x0, x1, t0, t1 = spans.T
     farther = x0[:, None] >= x1[None] - 1e-6
-    left, right = t0 > t_eye, t1 < t_eye
-    near = np.where(left, t0 - t_eye, np.where(right, t_eye - t1, 0.0))
-    far = np.where(left, t1 - t_eye, np.where(right, t_eye - t0, np.inf))
-    same = (left[:, None] & left[None]) | (right[:, None] & right[None])
-    aside = same & (near[:, None] >= far[None] - 1e-6)
+    left = (t0[:, None] >= t1[None] - 1e-6) & (t0 > t_eye)[None]
+    right = (t1[:, None] <= t0[None] + 1e-6) & (t1 < t_eye)[None]
+    aside = left | right
     # Where both spans overlap, or the eye looks between them, depth along the street decides.
     overlap = ~farther & ~farther.T
-    behind: np.ndarray = farther | (overlap & aside)  # type: ignore[type-arg]
+    behind: npt.NDArray[np.bool_] = farther | (overlap & aside)
     np.fill_diagonal(behind, False)
     return behind

@@ -2,6 +2,7 @@
 """Which place on the ground each pixel sees."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -9,6 +10,9 @@ from segmentation_node.scenes.camera import Camera
 from segmentation_node.scenes.layout import Layout
 from segmentation_node.scenes.surfaces import PX_PER_M, TILE_M, TILE_PX
 from segmentation_node.scenes.textures import Field
+
+# Places along the street repeat after this many tiles: enough for stains larger than a tile.
+REPEAT = 4
 
 # Rows are painted in bands of distance, each with its own detail along and across the street.
 _BANDS_M = (0.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0, 60.0, 110.0, np.inf)
@@ -26,15 +30,15 @@ class Band:
 class Plane:
     """Ground coordinates of the pixels from row top downwards.
 
-    along, across: (h, W) float32, in tile pixels; along is wrapped to 0..TILE_PX, across too.
+    along, across: (h, W) float32 in tile pixels, wrapped to REPEAT tiles and to one tile.
     t: (h, W) float32 m left of the centre line. depth: (h,) m, distance of each row's middle.
     """
 
     def __init__(self, camera: Camera, layout: Layout, top: int) -> None:
-        height, width = camera.height - top, camera.width
+        width = camera.width
         g = camera.ground_homography()
         # Counting x from the last whole tile keeps float32 exact however far the drive goes.
-        start = np.floor(camera.center[0] / TILE_M) * TILE_M
+        start = np.floor(camera.center[0] / (TILE_M * REPEAT)) * TILE_M * REPEAT
         g[0] -= start * g[2]
         h = g.astype(np.float32)
         col = np.arange(width, dtype=np.float32)[None]
@@ -48,8 +52,8 @@ class Plane:
         np.clip(y, -1e4, 1e4, out=y)
         self.top = top
         self.t: Field = y - layout.center_of(x, float(start))
-        self.along: Field = np.mod(x * np.float32(PX_PER_M), np.float32(TILE_PX))
-        self.across: Field = np.mod(self.t * np.float32(PX_PER_M), np.float32(TILE_PX))
+        self.along: Field = _wrapped(x * np.float32(PX_PER_M), TILE_PX * REPEAT)
+        self.across: Field = _wrapped(self.t * np.float32(PX_PER_M), TILE_PX)
         middle = np.abs(x[:, width // 2].astype(np.float64) + start - camera.center[0])
         self.depth = np.clip(middle, 1.0, 4000.0)
         self.bands = self._split(camera)
@@ -57,7 +61,7 @@ class Plane:
     def _split(self, camera: Camera) -> list[Band]:
         k, z = camera.intrinsic, float(camera.center[2])
         bands = []
-        for low, high in zip(_BANDS_M, _BANDS_M[1:], strict=False):
+        for low, high in pairwise(_BANDS_M):
             rows = np.flatnonzero((self.depth >= low) & (self.depth < high))
             if not len(rows):
                 continue
@@ -67,6 +71,12 @@ class Plane:
             halvings = [int(max(np.floor(np.log2(v) + 0.25), 0)) for v in (along, across)]
             bands.append(Band(int(rows[0]), int(rows[-1]) + 1, (halvings[0], halvings[1])))
         return bands
+
+
+def _wrapped(values: Field, period: int) -> Field:
+    """Values modulo a period; several times as fast as np.mod."""
+    values -= np.floor(values * np.float32(1.0 / period)) * np.float32(period)
+    return values
 
 
 def horizon_row(camera: Camera) -> float:

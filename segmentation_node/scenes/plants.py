@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from segmentation_node.scenes.camera import FloatArray
-from segmentation_node.scenes.textures import Color, Image, Texture, jitter, noise
+from segmentation_node.scenes.textures import Color, Image, Texture, grain, jitter, noise
 
 SEASONS = ('summer', 'autumn', 'bare')
 _SIZE = 448
@@ -30,15 +30,16 @@ def paint_tree(rng: np.random.Generator, season: str) -> Sprite:
     """A tree from the side, crown and trunk, filling a unit square that stands on the ground."""
     rgb = np.zeros((_SIZE, _SIZE, 3), np.uint8)
     alpha = np.zeros((_SIZE, _SIZE), np.uint8)
-    bark = jitter(rng, (78, 68, 56), 0.12)
+    bark = jitter(rng, (88, 82, 72), 0.1)
     bare = season == 'bare'
     _grow(rng, rgb, alpha, np.array([_SIZE / 2, _SIZE - 1.0]), -np.pi / 2, bark, bare)
     if not bare:
         _leaves(rng, rgb, alpha, season)
-    grain = 1.0 + (0.1 if bare else 0.2) * noise(rng, _SIZE, _SIZE, 2)
+        _ragged(rng, alpha)
+    speckle = 1.0 + (0.06 if bare else 0.09) * grain(rng, _SIZE, _SIZE)
     backdrop = bark if bare else _LEAF[season][0]
     rgb[alpha == 0] = backdrop
-    shaded = np.clip(rgb * grain[..., None], 0, 255).astype(np.uint8)
+    shaded = np.clip(rgb * speckle[..., None], 0, 255).astype(np.uint8)
     soft = cv2.GaussianBlur(alpha, (0, 0), 0.6)
     return Sprite(Texture(np.dstack([shaded, soft])), outline_of(alpha, 17 if bare else 7))
 
@@ -49,36 +50,57 @@ def outline_of(alpha: Image, closing_px: int) -> FloatArray:
     padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[20:-20, 20:-20]
     contours = cv2.findContours(
-        cv2.compare(closed, 127, cv2.CMP_GT), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+        cv2.inRange(closed, 128, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
     )[0]
     largest = max(contours, key=cv2.contourArea)
-    points = cv2.approxPolyDP(largest, 1.2, True)[:, 0]
+    points = cv2.approxPolyDP(largest, 1.2, True).reshape(-1, 2)
     height, width = alpha.shape
     outline: FloatArray = (points + 0.5) / np.array([width, height], float)
     return outline
 
 
 def _grow(
-    rng: np.random.Generator, rgb: Image, alpha: Image, root: FloatArray, angle: float,
-    bark: Color, bare: bool,
+    rng: np.random.Generator,
+    rgb: Image,
+    alpha: Image,
+    root: FloatArray,
+    angle: float,
+    bark: Color,
+    bare: bool,
 ) -> None:
     """Draw trunk and branches, each splitting into thinner ones."""
-    queue = [(root, angle, _SIZE * rng.uniform(0.26, 0.34), _SIZE * 0.042, 0)]
+    queue = [(root, angle, _SIZE * rng.uniform(0.24, 0.3), _SIZE * 0.034, 0)]
     depth_limit = 7 if bare else 3
     while queue:
         start, heading, length, thickness, depth = queue.pop()
+        # Branches reach upwards, and none leaves the picture.
+        heading = float(np.clip(heading, -np.pi / 2 - 1.15, -np.pi / 2 + 1.15))
         end = start + length * np.array([np.cos(heading), np.sin(heading)])
-        a, b = (int(v) for v in start), (int(v) for v in end)
-        line = (tuple(a), tuple(b))
-        tone = tuple(c * rng.uniform(0.8, 1.15) for c in bark)
-        width = max(int(round(thickness)), 1)
-        cv2.line(rgb, *line, tone, width, cv2.LINE_AA)
-        cv2.line(alpha, *line, 255 if thickness > 1 else 200, width, cv2.LINE_AA)
+        if depth and (end.min() < 5 or end[0] > _SIZE - 6):
+            continue
+        a, b = (int(start[0]), int(start[1])), (int(end[0]), int(end[1]))
+        tone = rng.uniform(0.85, 1.1)
+        width = max(round(thickness), 1)
+        cv2.line(alpha, a, b, 255 if thickness > 1 else 200, width, cv2.LINE_AA)
+        # Bark is lighter on one side.
+        for share, gain in ((1.0, 0.72), (0.65, 1.0), (0.3, 1.2))[: 3 if width > 3 else 1]:
+            shift = int(0.2 * (1.0 - share) * width)
+            color = tuple(c * tone * (gain if width > 3 else 1.0) for c in bark)
+            cv2.line(
+                rgb,
+                (a[0] - shift, a[1]),
+                (b[0] - shift, b[1]),
+                color,
+                max(int(width * share), 1) + 2 * (share == 1.0),
+                cv2.LINE_AA,
+            )
         if depth >= depth_limit or thickness < 0.5:
             continue
         for _ in range(int(rng.integers(2, 4)) if depth else 4):
-            bend = rng.normal(0.0, 0.42) + rng.choice([-0.25, 0.25])
-            shrink = rng.uniform(0.62, 0.86)
+            # Below leaves, branches must stay within the crown.
+            wide = 1.0 if bare else 0.55
+            bend = wide * (rng.normal(0.0, 0.36) + rng.choice([-0.27, 0.27]))
+            shrink = rng.uniform(0.6, 0.84) * (1.0 if bare else 0.75)
             queue.append((end, heading + bend, length * shrink, thickness * 0.62, depth + 1))
 
 
@@ -90,10 +112,10 @@ def _leaves(rng: np.random.Generator, rgb: Image, alpha: Image, season: str) -> 
     angle = rng.uniform(0, 2 * np.pi, boughs)
     reach = np.sqrt(rng.uniform(0.0, 1.0, boughs))
     spread = _SIZE * np.array([rng.uniform(0.27, 0.34), rng.uniform(0.24, 0.31)])
-    middle = np.array([_SIZE * 0.5, _SIZE * 0.38])
+    middle = np.array([_SIZE * 0.5, _SIZE * 0.41])
     bough = middle + np.column_stack([np.cos(angle), np.sin(angle)]) * reach[:, None] * spread
     radius = _SIZE * rng.uniform(0.09, 0.17, boughs)
-    count = 4200
+    count = 3300
     which = rng.integers(0, boughs, count)
     offset = rng.normal(0, 0.48, (count, 2))
     # No clump floats free of its bough.
@@ -103,15 +125,26 @@ def _leaves(rng: np.random.Generator, rgb: Image, alpha: Image, season: str) -> 
     height = 1.0 - center[:, 1] / _SIZE
     on_bough = -offset[:, 1]
     layer = np.linspace(0.0, 1.0, count)
-    tone = 0.42 + 0.5 * layer * (0.55 + 0.5 * height + 0.22 * on_bough) + rng.normal(0, 0.06, count)
-    size = _SIZE * (0.022 - 0.0155 * layer) * rng.uniform(0.7, 1.3, count)
+    tone = 0.42 + 0.5 * layer * (0.55 + 0.5 * height + 0.22 * on_bough)
+    tone += rng.normal(0, 0.06, count)
+    size = _SIZE * (0.024 - 0.017 * layer) * rng.uniform(0.7, 1.3, count)
     for i in np.flatnonzero((center.min(1) > 4) & (center.max(1) < _SIZE - 4)):
-        color = tuple(float(v) for v in np.clip(base * tone[i] * 1.5, 0, 255))
+        color = tuple(float(v) for v in np.clip(base * tone[i] * 1.65, 0, 255))
         at = (int(center[i, 0]), int(center[i, 1]))
         axes = (max(int(size[i]), 1), max(int(size[i] * 0.66), 1))
         turn = float(360 * (i * 0.618 % 1))
         cv2.ellipse(rgb, at, axes, turn, 0, 360, color, -1)
         cv2.ellipse(alpha, at, axes, turn, 0, 360, 255, -1)
+
+
+def _ragged(rng: np.random.Generator, alpha: Image) -> None:
+    """Bite small gaps into the rim of a crown, which clumps alone leave too smooth."""
+    inside = cv2.distanceTransform(alpha, cv2.DIST_L2, 3)
+    bite = 3.0 * noise(rng, _SIZE, _SIZE, 5) + 3.5 * grain(rng, _SIZE, _SIZE) - 2.0
+    crown = np.arange(_SIZE)[:, None] < _SIZE * 0.68
+    alpha[crown & (bite > inside)] = 0
+    holes = (noise(rng, _SIZE, _SIZE, 7) + 0.6 * grain(rng, _SIZE, _SIZE)) > 2.5
+    alpha[crown & holes] = 0
 
 
 def paint_hedge(rng: np.random.Generator, season: str) -> Texture:

@@ -13,12 +13,11 @@ from segmentation_node.scenes import shadows
 from segmentation_node.scenes.blocks import Block
 from segmentation_node.scenes.camera import Camera, FloatArray, Intrinsic
 from segmentation_node.scenes.canvas import Canvas, blend
-from segmentation_node.scenes.ground import Ground
 from segmentation_node.scenes.geometry import Footprint, Panel, Thing
+from segmentation_node.scenes.occlusion import visible
 from segmentation_node.scenes.order import back_to_front
 from segmentation_node.scenes.people import Figure, cyclist, walker
 from segmentation_node.scenes.sensor import Sensor
-from segmentation_node.scenes.sky import Sky
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.textures import Image
 from segmentation_node.scenes.traffic import Driving, Walking
@@ -27,7 +26,9 @@ from segmentation_node.scenes.vehicles import vehicle_panels
 SCHEME = 'cityscapes34'
 MIN_SIZE = 64
 _SIGHT_M = 180.0
-_SIGHT_PEOPLE_M = 75.0
+_SIGHT_PEOPLE_M = 65.0
+_SIGHT_PARKED_M = 95.0
+_SIGHT_DRIVING_M = 140.0
 _BEHIND_M = 2.0
 
 
@@ -48,7 +49,7 @@ class Frame:
 
 
 class Renderer:
-    """Renders frames of one size; keeps what belongs to the street it drew last."""
+    """Renders frames of one size, with the same dash camera for all frames of a street."""
 
     def __init__(self, width: int, height: int) -> None:
         if width < MIN_SIZE or height < MIN_SIZE:
@@ -64,8 +65,6 @@ class Renderer:
         if street is self._street:
             return
         self._street = street
-        self._ground = Ground(street.seed, street.layout, street.light)
-        self._sky = Sky(street.seed, street.layout, street.light, street.trees)
         self._sensor = Sensor(street.seed, self.width, self.height)
         self._bonnet = _Bonnet(street.seed)
 
@@ -83,40 +82,55 @@ class Renderer:
         canvas = Canvas(camera, self.scheme)
         here = camera.vehicle.x
         blocks = street.blocks(here - _BEHIND_M, here + _SIGHT_M)
-        things = list(_things(street, blocks, camera, time_s))
-        self._sky.paint(canvas)
-        self._ground.paint_frame(
-            canvas, blocks, shadows.cast(things, street.layout, street.light),
-            shadows.contact(things, street.layout),
+        moving = list(_moving(street, blocks, camera, time_s))
+        things = [*_standing(blocks, camera), *moving]
+        street.sky.paint(canvas)
+        street.ground.paint_frame(
+            canvas,
+            blocks,
+            _shadows(street, blocks, moving),
+            shadows.contact(moving, street.layout),
         )
-        self._sky.paint_skyline(canvas)
         t_eye = float(camera.center[1] - street.layout.center(camera.center[0]))
-        for thing in back_to_front(things, t_eye):
+        ordered = [*street.sky.far_end(here), *back_to_front(things, t_eye)]
+        for thing, glimpses in visible(canvas, ordered):
             distance = (thing.footprint.x0 + thing.footprint.x1) / 2 - here
-            canvas.paint(thing, street.light.haze(distance), street.light.haze_rgb)
+            haze = street.light.haze(distance)
+            canvas.paint(thing, haze, street.light.haze_rgb, glimpses)
         self._bonnet.paint(canvas, street)
-        image = self._sensor.expose(canvas.rgba, int(round(time_s * 1e6)))
+        image = self._sensor.expose(canvas.rgba, round(time_s * 1e6))
         polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
         return Frame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
 
 
-def _things(
-    street: Street, blocks: list[Block], camera: Camera, time_s: float
-) -> Iterator[Thing]:
-    """Everything that stands or moves in sight."""
+def _standing(blocks: list[Block], camera: Camera) -> Iterator[Thing]:
+    """Houses, plants and furniture in sight."""
     low, high = camera.vehicle.x + _BEHIND_M, camera.vehicle.x + _SIGHT_M
     for block in blocks:
         for thing in block.things:
             if thing.footprint.x1 > low and thing.footprint.x0 < high:
                 yield thing
+
+
+def _moving(street: Street, blocks: list[Block], camera: Camera, time_s: float) -> Iterator[Thing]:
+    """Vehicles, parked ones too, and people in sight."""
+    here = camera.vehicle.x
+    for block in blocks:
         for car in block.parked:
-            if low - 3.0 < car.x < camera.vehicle.x + 110.0:
+            if here - _BEHIND_M < car.x < here + _SIGHT_PARKED_M:
                 parked = Driving(car.body, car.x, car.t, car.direction, car.number)
                 yield _vehicle(street, parked, camera.center)
-    for driving in street.traffic.vehicles(time_s, low - 6.0, camera.vehicle.x + 140.0):
+    for driving in street.traffic.vehicles(time_s, here - 4.0, here + _SIGHT_DRIVING_M):
         yield _vehicle(street, driving, camera.center)
-    for person in street.traffic.people(time_s, low, camera.vehicle.x + _SIGHT_PEOPLE_M):
+    for person in street.traffic.people(time_s, here + _BEHIND_M, here + _SIGHT_PEOPLE_M):
         yield _person(street, person)
+
+
+def _shadows(street: Street, blocks: list[Block], moving: list[Thing]) -> Iterator[FloatArray]:
+    """Shadows on the ground that are near enough to see."""
+    for block in blocks[:3]:
+        yield from block.shadows
+    yield from shadows.cast(moving, street.layout, street.light)
 
 
 def _vehicle(street: Street, car: Driving, eye: FloatArray) -> Thing:
@@ -140,13 +154,20 @@ def _person(street: Street, person: Walking) -> Thing:
     panels = tuple(
         Panel(
             point + np.array([0.0, mirror * figure.width / 2, figure.height]),
-            np.array([0.0, -mirror * figure.width, 0.0]), np.array([0.0, 0.0, -figure.height]),
-            sprite.texture, gain, sprite.outline, True, label,
+            np.array([0.0, -mirror * figure.width, 0.0]),
+            np.array([0.0, 0.0, -figure.height]),
+            sprite.texture,
+            gain,
+            sprite.outline,
+            True,
+            label,
         )
         for label, sprite in figure.parts
     )
     footprint = Footprint(person.x - 0.2, person.x + 0.2, person.t - 0.25, person.t + 0.25)
-    return Thing('person', panels, footprint, person.number, height=1.7, shadow=0.42)
+    return Thing(
+        'person', panels, footprint, person.number, height=1.7, shadow=0.42, base=person.z
+    )
 
 
 class _Bonnet:

@@ -38,9 +38,9 @@ def _box(
     if width > 0.0:
         x, t = (x0 + x1) / 2, (t0 + t1) / 2
         x0, x1, t0, t1 = x - width / 2, x + width / 2, t - width / 2, t + width / 2
-    base = np.array([layout.world(x, t)[:2] for x in (x0, x1) for t in (t0, t1)])
+    base = layout.rectangle(x0, x1, t0, t1)[:, :2]
     points = np.vstack([base, base + throw * height]).astype(np.float32)
-    hull = cv2.convexHull(points)[:, 0].astype(np.float64)
+    hull = cv2.convexHull(points).reshape(-1, 2).astype(np.float64)
     return np.column_stack([hull, np.zeros(len(hull))])
 
 
@@ -66,5 +66,4 @@ def contact(things: Iterable[Thing], layout: Layout) -> Iterator[FloatArray]:
         if thing.number is None:
             continue
         f = thing.footprint
-        corners = ((f.x0, f.t0), (f.x0, f.t1), (f.x1, f.t1), (f.x1, f.t0))
-        yield np.array([layout.world(x, t) for x, t in corners])
+        yield layout.rectangle(f.x0, f.x1, f.t0, f.t1, thing.base)

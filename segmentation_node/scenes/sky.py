@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sky with clouds, and what closes the view at the end of the street."""
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 
@@ -21,9 +23,7 @@ BACKDROP_M = 185.0
 class Sky:
     """A painted dome of sky, and a far skyline that never comes closer."""
 
-    def __init__(
-        self, seed: int, layout: Layout, light: Light, trees: list[Sprite]
-    ) -> None:
+    def __init__(self, seed: int, layout: Layout, light: Light, trees: list[Sprite]) -> None:
         rng = np.random.default_rng([seed, 6])
         self.layout, self.light = layout, light
         self.dome = self._dome(rng)
@@ -44,7 +44,8 @@ class Sky:
         relief = 1.0 + 0.05 * fractal(rng, rows, cols, 90, 5) - 0.05 * np.clip(field, 0, 2)
         cloud = np.asarray(light.cloud_rgb, np.float32) * relief[..., None]
         dome = clear * (1 - amount) + cloud * amount
-        return np.clip(dome, 0, 255).astype(np.uint8)
+        painted: Image = np.clip(dome, 0, 255).astype(np.uint8)
+        return painted
 
     def paint(self, canvas: Canvas) -> None:
         """Fill the whole picture with sky; what stands before it is painted later."""
@@ -54,13 +55,18 @@ class Sky:
         scale = _PX_PER_RAD / camera.intrinsic.fx
         k = camera.intrinsic
         # Inverse map: picture pixel to panorama; small angles suffice for clouds.
-        to_dome = np.array([
-            [scale, 0.0, _PANORAMA_PX[1] / 2 - yaw * _PX_PER_RAD - scale * k.u0],
-            [0.0, scale, _HORIZON_PX + pitch * _PX_PER_RAD - scale * k.v0],
-        ])
+        to_dome = np.array(
+            [
+                [scale, 0.0, _PANORAMA_PX[1] / 2 - yaw * _PX_PER_RAD - scale * k.u0],
+                [0.0, scale, _HORIZON_PX + pitch * _PX_PER_RAD - scale * k.v0],
+            ]
+        )
         size = (camera.width, camera.height)
         rgb = cv2.warpAffine(
-            self.dome, to_dome, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            self.dome,
+            to_dome,
+            size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
         cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA, dst=canvas.rgba)
@@ -82,10 +88,13 @@ class Sky:
             tall = float(rng.uniform(6, 15) if built else width * rng.uniform(0.8, 1.0))
             sprite = trees[int(rng.integers(len(trees)))]
             panel = Panel(
-                np.array([0.0, width / 2, tall]), np.array([0.0, -width, 0.0]),
+                np.array([0.0, width / 2, tall]),
+                np.array([0.0, -width, 0.0]),
                 np.array([0.0, 0.0, -tall]),
-                fronts[int(rng.integers(3))] if built else sprite.texture, gain,
-                UNIT_SQUARE if built else sprite.outline, cutout=not built,
+                fronts[int(rng.integers(3))] if built else sprite.texture,
+                gain,
+                UNIT_SQUARE if built else sprite.outline,
+                cutout=not built,
             )
             label = 'building' if built else 'vegetation'
             thing = Thing(label, (panel,), Footprint(0, 0, 0, 0))
@@ -93,14 +102,12 @@ class Sky:
             y += width * (0.95 if built else 0.6)
         return skyline
 
-    def paint_skyline(self, canvas: Canvas) -> None:
-        """Paint the houses and trees across the far end."""
-        camera = canvas.camera
-        x = camera.vehicle.x + BACKDROP_M
-        haze = self.light.haze(BACKDROP_M)
+    def far_end(self, x: float) -> list[Thing]:
+        """The houses and trees across the view as seen from x, back to front."""
+        here = x + BACKDROP_M
+        far_end = []
         for y, thing in self.skyline:
-            panel = thing.panels[0]
-            origin = panel.origin + (x, y + float(self.layout.center(x)), 0.0)
-            moved = Panel(origin, panel.u_axis, panel.v_axis, panel.texture, panel.gain,
-                          panel.outline, panel.cutout)
-            canvas.paint(Thing(thing.label, (moved,), thing.footprint), haze, self.light.haze_rgb)
+            place = np.array([here, y + float(self.layout.center(here)), 0.0])
+            panels = tuple(replace(p, origin=p.origin + place) for p in thing.panels)
+            far_end.append(Thing(thing.label, panels, Footprint(here, here, y, y)))
+        return far_end

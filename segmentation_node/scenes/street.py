@@ -2,13 +2,17 @@
 """The world of one seed: layout, daylight, blocks and traffic."""
 
 from collections import OrderedDict
+from functools import cached_property
 
 import numpy as np
 
 from segmentation_node.scenes.blocks import Block, BlockBuilder
+from segmentation_node.scenes.ground import Ground
 from segmentation_node.scenes.layout import BLOCK_M, draw_layout, draw_ride
 from segmentation_node.scenes.light import draw_light
+from segmentation_node.scenes.sky import Sky
 from segmentation_node.scenes.traffic import Traffic
+from segmentation_node.scenes.vehicles import Garage
 
 _BLOCKS_KEPT = 12
 
@@ -24,8 +28,9 @@ class Street:
         self.layout = draw_layout(rng)
         self.light = draw_light(rng)
         self.ride = draw_ride(rng, self.layout)
-        self.traffic = Traffic(seed, self.layout, self.ride)
-        self._builder = BlockBuilder(seed, self.layout, self.light)
+        garage = Garage(seed)
+        self.traffic = Traffic(seed, self.layout, self.ride, garage)
+        self._builder = BlockBuilder(seed, self.layout, self.light, garage)
         self._blocks: OrderedDict[int, Block] = OrderedDict()
 
     def block(self, index: int) -> Block:
@@ -42,7 +47,12 @@ class Street:
         first, last = int(np.floor(low / BLOCK_M)), int(np.floor(high / BLOCK_M))
         return [self.block(i) for i in range(first, last + 1)]
 
-    @property
-    def trees(self) -> list:  # type: ignore[type-arg]
-        """The tree sprites of the street."""
-        return self._builder.trees
+    @cached_property
+    def ground(self) -> Ground:
+        """The ground's look."""
+        return Ground(self.seed, self.layout, self.light)
+
+    @cached_property
+    def sky(self) -> Sky:
+        """The sky and the skyline."""
+        return Sky(self.seed, self.layout, self.light, self._builder.lots.trees)

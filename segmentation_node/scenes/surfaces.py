@@ -5,7 +5,7 @@ import cv2
 import numpy as np
 
 from segmentation_node.scenes.layout import Layout
-from segmentation_node.scenes.textures import Field, Image, fractal, noise, tint
+from segmentation_node.scenes.textures import Field, Image, grain, mottle, noise, tint
 
 TILE_PX = 1024
 PX_PER_M = 80.0
@@ -38,7 +38,7 @@ class Atlas:
 
 def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
     """Random materials for a street."""
-    tone = float(rng.uniform(88, 128))
+    tone = float(rng.uniform(80, 114))
     road = _asphalt(rng, tone)
     parking = _paving(rng, 'setts') if layout.bays else road * np.float32(rng.uniform(0.86, 1.08))
     return Atlas(
@@ -53,10 +53,10 @@ def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
 
 
 def _asphalt(rng: np.random.Generator, tone: float) -> Field:
-    grain = 0.1 * noise(rng, TILE_PX, TILE_PX, 2) + 0.05 * noise(rng, TILE_PX, TILE_PX, 4)
-    stains = 0.05 * fractal(rng, TILE_PX, TILE_PX, 256, 5)
+    stones = 0.07 * grain(rng, TILE_PX, TILE_PX) + 0.025 * noise(rng, TILE_PX, TILE_PX, 4)
+    stains = 0.05 * mottle(rng, TILE_PX, TILE_PX)
     cast = rng.uniform(-0.02, 0.03)
-    road = tint((tone * (1 + cast), tone, tone * (1 - cast)), 1.0 + grain + stains)
+    road = tint((tone * (1 + cast), tone, tone * (1 - cast)), 1.0 + stones + stains)
     for _ in range(int(rng.integers(1, 5))):
         walk = np.cumsum(rng.normal(0, 9, (90, 2)) + rng.normal(0, 4, 2), axis=0)
         points = np.clip(walk + rng.uniform(200, 800, 2), 4, TILE_PX - 5).astype(np.int32)
@@ -73,7 +73,7 @@ def _paving(rng: np.random.Generator, paving: str) -> Field:
     base = (168.0, 161.0, 150.0) if paving == 'slabs' else (142.0, 135.0, 128.0)
     each = 1.0 + (0.05 if paving == 'slabs' else 0.12) * rng.standard_normal((count, count))
     tone = np.kron(each, np.ones((size, size))).astype(np.float32) * rng.uniform(0.88, 1.08)
-    tone += 0.05 * noise(rng, TILE_PX, TILE_PX, 2) + 0.07 * fractal(rng, TILE_PX, TILE_PX, 256, 4)
+    tone += 0.05 * grain(rng, TILE_PX, TILE_PX) + 0.07 * mottle(rng, TILE_PX, TILE_PX)
     pavement = tint(base, tone.astype(np.float32))
     joint = 2 if paving == 'slabs' else 1
     for i in range(joint):
@@ -84,9 +84,9 @@ def _paving(rng: np.random.Generator, paving: str) -> Field:
 
 def _grass(rng: np.random.Generator, season: str) -> Field:
     base = (100.0, 112.0, 62.0) if season != 'bare' else (112.0, 110.0, 76.0)
-    blades = noise(rng, TILE_PX, TILE_PX, 2)
-    tone = 0.95 + 0.2 * blades + 0.12 * fractal(rng, TILE_PX, TILE_PX, 128, 5)
-    bare = np.clip(fractal(rng, TILE_PX, TILE_PX, 256, 3) - 0.9, 0, 1)[..., None] * 0.7
+    blades = grain(rng, TILE_PX, TILE_PX)
+    tone = 0.95 + 0.2 * blades + 0.12 * mottle(rng, TILE_PX, TILE_PX)
+    bare = np.clip(mottle(rng, TILE_PX, TILE_PX) - 0.9, 0, 1)[..., None] * 0.7
     earth = np.array((122.0, 106.0, 84.0), np.float32) * (1.0 + 0.1 * blades[..., None])
     grass: Field = tint(base, tone) * (1 - bare) + earth * bare
     return grass

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Textures with smaller copies for distance, and the noise they are made of."""
 
-from functools import cached_property
+from functools import cache, cached_property
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ class Texture:
             )
         self.rgba = rgba
         self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
+        self._lit: dict[int, tuple[Image, Image, Image]] = {}
 
     def level(self, halvings_u: int, halvings_v: int) -> Image:
         """The texture minified by two to the power of the given halvings, (h, w, 4) uint8."""
@@ -37,6 +38,14 @@ class Texture:
                 cv2.resize(self.rgba, size, interpolation=cv2.INTER_AREA), np.uint8
             )
         return self._levels[key]
+
+    def lit(self, texels: Image, table: Image) -> Image:
+        """A level looked up in a table (1, 256, 4); the last result of each level is kept."""
+        known = self._lit.get(id(texels))
+        if known is None or known[0] is not texels or known[1] is not table:
+            known = (texels, table, np.asarray(cv2.LUT(texels, table), np.uint8))
+            self._lit[id(texels)] = known
+        return known[2]
 
     @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
@@ -72,8 +81,8 @@ def noise(
 
     It repeats without a seam where the cells divide height and width.
     """
-    step_x = max(int(round(cell)), 1)
-    step_y = step_x if cell_y is None else max(int(round(cell_y)), 1)
+    step_x = max(round(cell), 1)
+    step_y = step_x if cell_y is None else max(round(cell_y), 1)
     rows, cols = -(-height // step_y), -(-width // step_x)
     grid = rng.standard_normal((rows, cols), dtype=np.float32)
     if step_x == step_y == 1:
@@ -86,9 +95,7 @@ def noise(
     return np.asarray(smooth[top : top + height, left : left + width], np.float32)
 
 
-def fractal(
-    rng: np.random.Generator, height: int, width: int, cell: float, octaves: int
-) -> Field:
+def fractal(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int) -> Field:
     """Noise summed over octaves of halving cell and amplitude, about unit variance, (H, W)."""
     total = np.zeros((height, width), np.float32)
     power = 0.0
@@ -97,6 +104,36 @@ def fractal(
         total += gain * noise(rng, height, width, cell / 2**octave)
         power += gain * gain
     return total / np.float32(np.sqrt(power))
+
+
+_BANK_PX = 1024
+
+
+@cache
+def _bank(kind: str) -> Field:
+    """Noise made once for all streets, (_BANK_PX, _BANK_PX), repeating without a seam."""
+    rng = np.random.default_rng(20)
+    if kind == 'mottle':
+        return fractal(rng, _BANK_PX, _BANK_PX, 128, 5)
+    fine, coarse = (noise(rng, _BANK_PX, _BANK_PX, cell) for cell in (1, 2))
+    return np.asarray(0.6 * fine + 0.8 * coarse, np.float32)
+
+
+def _cut(rng: np.random.Generator, kind: str, height: int, width: int) -> Field:
+    """A random piece of a noise bank; pieces larger than the bank repeat."""
+    top, left = (int(v) for v in rng.integers(0, _BANK_PX, 2))
+    rows = np.take(_bank(kind), np.arange(top, top + height), axis=0, mode='wrap')
+    return np.take(rows, np.arange(left, left + width), axis=1, mode='wrap')
+
+
+def mottle(rng: np.random.Generator, height: int, width: int) -> Field:
+    """Stains of all sizes up to some 128 px, about unit variance, (H, W)."""
+    return _cut(rng, 'mottle', height, width)
+
+
+def grain(rng: np.random.Generator, height: int, width: int) -> Field:
+    """Grain of one and two pixels, about unit variance, (H, W)."""
+    return _cut(rng, 'grain', height, width)
 
 
 def tint(color: Color, brightness: Field) -> npt.NDArray[np.float32]:

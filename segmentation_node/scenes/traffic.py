@@ -7,11 +7,12 @@ import numpy as np
 
 from segmentation_node.scenes.layout import SIDES, Layout, Ride
 from segmentation_node.scenes.people import PHASES, Wardrobe, draw_wardrobe
-from segmentation_node.scenes.vehicles import Body, draw_body
+from segmentation_node.scenes.vehicles import Body, Garage
 
 # Numbers of moving and parked vehicles must not meet.
-_FIRST_MOVING = 500
+_FIRST_MOVING, _FIRST_LEAD = 500, 900
 _STEP_M = 1.45
+_LOOKS = 24
 
 
 @dataclass(frozen=True)
@@ -60,43 +61,42 @@ class _Stream:
 class Traffic:
     """All moving agents of a street, at any time."""
 
-    def __init__(self, seed: int, layout: Layout, ride: Ride) -> None:
-        self.seed, self.layout, self.ride = seed, layout, ride
+    def __init__(self, seed: int, layout: Layout, ride: Ride, garage: Garage) -> None:
+        self.seed, self.layout, self.ride, self._garage = seed, layout, ride, garage
         rng = np.random.default_rng([seed, 3])
         own, half = layout.drive_side, layout.half_road
         pace = float(rng.uniform(7.0, 12.0))
         self._lead_gap = float(rng.uniform(11.0, 40.0)) if rng.random() < 0.75 else None
         self._oncoming = _Stream(1, -own * half * 0.52, -pace, 15.0 + 34.0 * float(rng.random()))
         self._walkers = [
-            _Stream(10 + 2 * (side > 0) + (way > 0), side * lane, way * float(rng.uniform(1.0, 1.6)),
-                    float(rng.uniform(6.0, 16.0)) / layout.footfall)
+            _Stream(
+                10 + 2 * (side > 0) + (way > 0),
+                side * lane,
+                way * float(rng.uniform(1.0, 1.6)),
+                float(rng.uniform(6.0, 16.0)) / layout.footfall,
+            )
             for side in SIDES
             for way, share in ((1, 0.38), (-1, 0.66))
             for lane in [layout.walk(side) + share * layout.pavement[side < 0] + 0.1]
         ]
         self._cyclists = [
-            _Stream(20, own * (half - 0.55), float(rng.uniform(3.8, 5.5)),
-                    float(rng.uniform(26, 70))),
-            _Stream(21, -own * (half - 0.5), -float(rng.uniform(3.8, 5.5)),
-                    float(rng.uniform(30, 90))),
+            _Stream(
+                20, own * (half - 0.55), float(rng.uniform(3.8, 5.5)), float(rng.uniform(26, 70))
+            ),
+            _Stream(
+                21, -own * (half - 0.5), -float(rng.uniform(3.8, 5.5)), float(rng.uniform(30, 90))
+            ),
         ]
-        self._bodies: dict[tuple[int, int], Body] = {}
-        self._looks: dict[tuple[int, int], Wardrobe] = {}
+        self._looks = [draw_wardrobe(rng) for _ in range(_LOOKS)]
 
     def _slot(self, key: int, k: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, 4, key, k + 100_000])
 
     def _body(self, key: int, k: int) -> Body:
-        if (key, k) not in self._bodies:
-            rng = self._slot(key, k)
-            kind = str(rng.choice(['car', 'van', 'truck', 'bus'], p=[0.8, 0.08, 0.06, 0.06]))
-            self._bodies[key, k] = draw_body(rng, kind)
-        return self._bodies[key, k]
+        return self._garage.take(self._slot(key, k), (0.8, 0.08, 0.06, 0.06))
 
     def _look(self, key: int, k: int) -> Wardrobe:
-        if (key, k) not in self._looks:
-            self._looks[key, k] = draw_wardrobe(self._slot(key, k))
-        return self._looks[key, k]
+        return self._looks[int(self._slot(key, k).integers(len(self._looks)))]
 
     def vehicles(self, time_s: float, low: float, high: float) -> list[Driving]:
         """Driving vehicles whose middle lies within low..high."""
@@ -105,7 +105,9 @@ class Traffic:
             rng = self._slot(2, k)
             x += float(rng.uniform(-3.0, 3.0))
             if rng.random() < 0.45 + 0.5 * self.layout.traffic:
-                out.append(Driving(self._body(1, k), x, self._oncoming.t, -1, 500 + k % 400))
+                out.append(
+                    Driving(self._body(1, k), x, self._oncoming.t, -1, _FIRST_MOVING + k % 400)
+                )
         if self._lead_gap is not None:
             own = self.layout.drive_side * self.layout.half_road * 0.5
             x = self.ride.speed * time_s + 4.0
@@ -114,7 +116,7 @@ class Traffic:
                 body = self._body(5, k)
                 at = x + gap + sway + body.length / 2
                 if low < at < high:
-                    out.append(Driving(body, at, own, 1, 900 + k))
+                    out.append(Driving(body, at, own, 1, _FIRST_LEAD + k))
         return out
 
     def people(self, time_s: float, low: float, high: float) -> list[Walking]:
@@ -125,20 +127,36 @@ class Traffic:
                 rng = self._slot(stream.key, k)
                 offset, aside = rng.uniform((-2.5, -0.3), (2.5, 0.3))
                 phase = int((x + offset) / _STEP_M * PHASES) % PHASES
-                out.append(Walking(
-                    self._look(stream.key, k), x + float(offset), stream.t + float(aside), 0.12,
-                    phase, 'back' if stream.speed > 0 else 'front', False, False,
-                    (stream.key - 10) * 200 + k % 200,
-                ))
+                out.append(
+                    Walking(
+                        self._look(stream.key, k),
+                        x + float(offset),
+                        stream.t + float(aside),
+                        0.12,
+                        phase,
+                        'back' if stream.speed > 0 else 'front',
+                        False,
+                        False,
+                        (stream.key - 10) * 200 + k % 200,
+                    )
+                )
         for stream in self._cyclists:
             for k, x in stream.seen(time_s, low, high):
                 if self._slot(stream.key + 50, k).random() < 0.5:
                     phase = int(x / 4.0 * PHASES) % PHASES
-                    out.append(Walking(
-                        self._look(stream.key, k), x, stream.t, 0.0, phase,
-                        'back' if stream.speed > 0 else 'front', False, True,
-                        (stream.key - 20) * 200 + k % 200,
-                    ))
+                    out.append(
+                        Walking(
+                            self._look(stream.key, k),
+                            x,
+                            stream.t,
+                            0.0,
+                            phase,
+                            'back' if stream.speed > 0 else 'front',
+                            False,
+                            True,
+                            (stream.key - 20) * 200 + k % 200,
+                        )
+                    )
         return out + self._crossers(time_s, low, high)
 
     def _crossers(self, time_s: float, low: float, high: float) -> list[Walking]:
@@ -160,16 +178,24 @@ class Traffic:
             on_road = 0.6 < walked < width - 0.6
             moving = 0.0 < walked < width
             phase = int(walked / _STEP_M * PHASES) % PHASES if moving else 0
-            out.append(Walking(
-                self._look(30, k), x, side * (start - walked), 0.0 if on_road else 0.12, phase,
-                'side', side < 0, False, 800 + k % 200,
-            ))
+            out.append(
+                Walking(
+                    self._look(30, k),
+                    x,
+                    side * (start - walked),
+                    0.0 if on_road else 0.12,
+                    phase,
+                    'side',
+                    side < 0,
+                    False,
+                    800 + k % 200,
+                )
+            )
         return out
 
     def _clear(self, x: float, begin: float, end: float) -> bool:
         """Whether no oncoming vehicle reaches x while someone crosses there."""
         margin = 9.0
-        low, high = sorted((x - self._oncoming.speed * (-begin), x - self._oncoming.speed * (-end)))
         # In the moving lane's own frame the crossing place sweeps from low to high.
         swept = sorted((x - self._oncoming.speed * begin, x - self._oncoming.speed * end))
         return not self._oncoming.seen(0.0, swept[0] - margin, swept[1] + margin)

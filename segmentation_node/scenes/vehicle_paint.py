@@ -9,9 +9,16 @@ import numpy as np
 from segmentation_node.scenes.textures import Color, Field, Texture, jitter, noise, opaque, tint
 
 _PAINTS: list[tuple[Color, float]] = [
-    ((186, 189, 192), 0.2), ((124, 128, 133), 0.15), ((36, 37, 40), 0.19), ((224, 224, 221), 0.15),
-    ((40, 56, 98), 0.1), ((136, 28, 32), 0.08), ((84, 106, 128), 0.05), ((42, 70, 54), 0.02),
-    ((160, 150, 128), 0.04), ((186, 142, 52), 0.02),
+    ((186, 189, 192), 0.2),
+    ((124, 128, 133), 0.15),
+    ((36, 37, 40), 0.19),
+    ((224, 224, 221), 0.15),
+    ((40, 56, 98), 0.1),
+    ((136, 28, 32), 0.08),
+    ((84, 106, 128), 0.05),
+    ((42, 70, 54), 0.02),
+    ((160, 150, 128), 0.04),
+    ((186, 142, 52), 0.02),
 ]
 _SIDE_PX_PER_M = 64
 
@@ -50,7 +57,8 @@ def _metal(paint: Color, rows: int, cols: int) -> Field:
     shape = 1.06 - 0.3 * y - 0.14 * np.exp(-(((y - 0.42) / 0.06) ** 2))
     wall = tint(paint, shape.repeat(cols, 1))
     sky = np.exp(-(((y - 0.1) / 0.1) ** 2)) * 46.0 + np.exp(-(((y - 0.3) / 0.08) ** 2)) * 12.0
-    return wall + sky[..., None]
+    metal: Field = wall + sky[..., None]
+    return metal
 
 
 def paint_side(rng: np.random.Generator, plan: SidePlan, paint: Color) -> Texture:
@@ -129,8 +137,13 @@ def _plate(rng: np.random.Generator, wall: Field, at: float, color: Color) -> No
         x += int(rng.integers(6, 9))
 
 
-def paint_windows(rng: np.random.Generator, paint: Color, panes: list[tuple[float, float]],
-                  top: float, bottom: float) -> Texture:
+def paint_windows(
+    rng: np.random.Generator,
+    paint: Color,
+    panes: list[tuple[float, float]],
+    top: float,
+    bottom: float,
+) -> Texture:
     """A side with panes between the given shares along u, from top to bottom along v."""
     rows, cols = 64, 256
     wall = _metal(paint, rows, cols) * np.float32(0.96)
@@ -142,8 +155,9 @@ def paint_windows(rng: np.random.Generator, paint: Color, panes: list[tuple[floa
     return opaque(wall)
 
 
-def paint_screen(rng: np.random.Generator, paint: Color, top: float, bottom: float,
-                 inside: bool) -> Texture:
+def paint_screen(
+    rng: np.random.Generator, paint: Color, top: float, bottom: float, inside: bool
+) -> Texture:
     """A windscreen or rear window across the vehicle; inside shows dim seats."""
     rows, cols = 72, 144
     wall = _metal(paint, rows, cols) * np.float32(0.98)

@@ -1,78 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cars, vans, trucks and buses as low-polygon meshes of textured faces."""
+"""The vehicles of a street, and the faces of them that the camera sees."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
-from segmentation_node.scenes import vehicle_paint as art
 from segmentation_node.scenes.camera import FloatArray
-from segmentation_node.scenes.geometry import CIRCLE, UNIT_SQUARE, Panel
+from segmentation_node.scenes.geometry import Panel
 from segmentation_node.scenes.light import Light
-from segmentation_node.scenes.textures import Color, Texture, jitter, plain, shaded
+from segmentation_node.scenes.textures import Color, jitter
+from segmentation_node.scenes.vehicle_mesh import CABIN, CARGO, CHASSIS, WHEELS, Mesh, build_mesh
+from segmentation_node.scenes.vehicle_paint import draw_paint
+from segmentation_node.scenes.vehicle_shapes import VEHICLE_KINDS, Shape, draw_shape
 
-Vec = tuple[float, float, float]
-
-# Parts of a vehicle in drawing order; the eye's side of the cab decides between the middle two.
-_CHASSIS, _CARGO, _CABIN, _WHEELS = range(4)
-VEHICLE_KINDS = ('car', 'van', 'truck', 'bus')
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Measures of a vehicle in m: x forward from the middle, z up.
-
-    cabin: x of the rear window's foot and head, of the windscreen's head and foot. cut: how far
-    the corners are rounded off. roof: half width of the roof over half width of the body.
-    """
-
-    label: str
-    length: float
-    width: float
-    height: float
-    belt: float
-    nose: float
-    tail: float
-    sill: float
-    cabin: tuple[float, float, float, float]
-    roof: float
-    cut: float
-    wheel: float
-
-    @property
-    def half(self) -> float:
-        """Half the length."""
-        return self.length / 2
-
-    @property
-    def axles(self) -> tuple[float, float]:
-        """Places of the rear and front axle."""
-        return -0.31 * self.length, 0.31 * self.length
-
-    def shoulder(self, x: float) -> float:
-        """Upper edge of the lower body at x."""
-        stations = [-self.half, -self.half + 0.12, self.cabin[0] + 0.2, self.cabin[3],
-                    self.half - 0.18, self.half]
-        edges = [self.tail - 0.05, self.tail, self.belt, self.belt, self.nose + 0.02,
-                 self.nose - 0.04]
-        return float(np.interp(x, np.maximum.accumulate(stations), edges))
-
-
-@dataclass
-class Mesh:
-    """Faces of a vehicle in its own axes, one row or entry each.
-
-    origin, u, v: (F, 3) m. normal: (F, 3) unit vectors outward. part: (F,) drawing group.
-    """
-
-    origin: FloatArray
-    u: FloatArray
-    v: FloatArray
-    normal: FloatArray
-    part: npt.NDArray[np.int64]
-    textures: list[Texture]
-    outlines: list[FloatArray]
+_FLEET = {'car': 22, 'van': 3, 'truck': 3, 'bus': 3}
+_BUS_PAINTS: list[Color] = [(176, 38, 36), (44, 86, 148), (206, 198, 120), (214, 214, 208)]
+_VAN_WHITE: Color = (216, 216, 212)
+# From behind the cab, the cargo hides the cab.
+_FROM_BEHIND = np.array([CHASSIS, CABIN, CARGO, WHEELS])
 
 
 @dataclass(frozen=True)
@@ -93,231 +39,31 @@ class Body:
         return self.shape.length
 
 
-class _Builder:
-    """Collects faces given by their top left, top right and bottom left corner."""
+class Garage:
+    """The vehicles of one street: a few of each kind, built when first asked for."""
 
-    def __init__(self) -> None:
-        self.rows: list[tuple[Vec, Vec, Vec]] = []
-        self.parts: list[int] = []
-        self.textures: list[Texture] = []
-        self.outlines: list[FloatArray] = []
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+        self._bodies: dict[tuple[str, int], Body] = {}
 
-    def face(
-        self, part: int, texture: Texture, top_left: Vec, top_right: Vec, bottom_left: Vec,
-        outline: FloatArray = UNIT_SQUARE,
-    ) -> None:
-        self.rows.append((top_left, top_right, bottom_left))
-        self.parts.append(part)
-        self.textures.append(texture)
-        self.outlines.append(outline)
-
-    def box(
-        self, part: int, low: Vec, high: Vec, side: Texture, rear: Texture, front: Texture
-    ) -> None:
-        """Upright faces of a box between two corners."""
-        (x0, y0, z0), (x1, y1, z1) = low, high
-        self.face(part, rear, (x0, y1, z1), (x0, y0, z1), (x0, y1, z0))
-        self.face(part, front, (x1, y0, z1), (x1, y1, z1), (x1, y0, z0))
-        self.face(part, side, (x0, y0, z1), (x1, y0, z1), (x0, y0, z0))
-        self.face(part, side, (x1, y1, z1), (x0, y1, z1), (x1, y1, z0))
-
-    def mesh(self) -> Mesh:
-        """All faces as arrays."""
-        corners = np.array(self.rows)
-        origin = corners[:, 0]
-        u, v = corners[:, 1] - origin, corners[:, 2] - origin
-        normal = np.cross(v, u)
-        normal /= np.maximum(np.linalg.norm(normal, axis=1, keepdims=True), 1e-9)
-        return Mesh(origin, u, v, normal, np.array(self.parts), self.textures, self.outlines)
+    def take(self, rng: np.random.Generator, shares: Sequence[float]) -> Body:
+        """A vehicle at random; shares are those of VEHICLE_KINDS."""
+        kind = VEHICLE_KINDS[int(rng.choice(len(VEHICLE_KINDS), p=shares))]
+        k = int(rng.integers(_FLEET[kind]))
+        if (kind, k) not in self._bodies:
+            built = np.random.default_rng([self._seed, 10, VEHICLE_KINDS.index(kind), k])
+            self._bodies[kind, k] = draw_body(built, kind)
+        return self._bodies[kind, k]
 
 
 def draw_body(rng: np.random.Generator, kind: str) -> Body:
     """A random vehicle of one of VEHICLE_KINDS."""
-    paint = art.draw_paint(rng)
-    if kind == 'car':
-        return _assemble(rng, _car_shape(rng), paint)
+    shape, paint = draw_shape(rng, kind), draw_paint(rng)
     if kind == 'bus':
-        bus_paints: list[Color] = [(176, 38, 36), (44, 86, 148), (206, 198, 120), (214, 214, 208)]
-        paint = jitter(rng, bus_paints[int(rng.integers(4))], 0.06)
-        shape = Shape('bus', 11.2, 2.5, 3.05, 1.15, 1.15, 1.15, 0.3,
-                      (-5.58, -5.5, 5.35, 5.58), 0.95, 0.12, 0.48)
-        return _assemble(rng, shape, paint)
-    if kind == 'van':
-        paint = (216, 216, 212) if rng.random() < 0.6 else paint
-        shape = Shape('car', 5.0, 1.92, 2.15, 1.2, 0.98, 1.2, 0.28,
-                      (-2.49, -2.42, 1.1, 1.75), 0.88, 0.14, 0.34)
-        return _assemble(rng, shape, paint)
-    shape = Shape('truck', 7.4, 2.3, 2.5, 1.15, 1.15, 0.95, 0.35,
-                  (2.0, 2.05, 3.45, 3.68), 0.93, 0.1, 0.46)
-    return _assemble(rng, shape, paint)
-
-
-def _car_shape(rng: np.random.Generator) -> Shape:
-    style = str(rng.choice(['hatch', 'saloon', 'estate', 'tall']))
-    length = {'hatch': 3.9, 'saloon': 4.6, 'estate': 4.65, 'tall': 4.35}[style]
-    length *= float(rng.uniform(0.96, 1.05))
-    height = {'hatch': 1.46, 'saloon': 1.42, 'estate': 1.47, 'tall': 1.66}[style]
-    boot = {'hatch': 0.1, 'saloon': 0.75, 'estate': 0.08, 'tall': 0.08}[style]
-    rake = {'hatch': 0.42, 'saloon': 0.62, 'estate': 0.36, 'tall': 0.26}[style]
-    half = length / 2
-    belt = 0.92 + 0.12 * (style == 'tall')
-    return Shape(
-        'car', length, float(rng.uniform(1.7, 1.84)), height * float(rng.uniform(0.98, 1.03)),
-        belt, belt - 0.16, belt + 0.02, 0.24,
-        (-half + boot, -half + boot + rake, half - 1.8, half - 1.0), 0.74, 0.24, 0.31,
-    )
-
-
-def _assemble(rng: np.random.Generator, shape: Shape, paint: Color) -> Body:
-    build = _Builder()
-    _underside(build, shape)
-    _walls(rng, build, shape, paint)
-    _decks(rng, build, shape, paint)
-    _cabin(rng, build, shape, paint)
-    if shape.label == 'truck':
-        cargo = jitter(rng, (208, 208, 202) if rng.random() < 0.6 else paint, 0.05)
-        wall, door = art.paint_box(rng, cargo), art.paint_box(rng, cargo)
-        w = shape.width / 2 + 0.04
-        build.box(_CARGO, (-shape.half, -w, 0.95), (1.85, w, 3.3), wall, door, wall)
-    _mirrors(build, shape)
-    _wheels(rng, build, shape)
-    return Body(shape, build.mesh())
-
-
-def _underside(build: _Builder, s: Shape) -> None:
-    """Tyres as seen from the ends, and the dark below the floor."""
-    tyre, dark = shaded((24, 24, 25), [0.7, 1.1, 1.1, 0.7]), plain((12, 12, 13))
-    w = s.width / 2
-    build.box(_CHASSIS, (s.axles[0], -w + 0.1, 0.12), (s.axles[1], w - 0.1, s.sill + 0.05),
-              dark, dark, dark)
-    for x in s.axles:
-        for low, high in ((-w + 0.02, -w + 0.23), (w - 0.23, w - 0.02)):
-            reach = s.wheel * 0.8
-            build.box(_CHASSIS, (x - reach, low, 0.0), (x + reach, high, s.wheel * 1.5),
-                      dark, tyre, tyre)
-
-
-def _plan(s: Shape) -> list[tuple[float, float]]:
-    """The body from above, anticlockwise from the right rear, (x, y) m."""
-    w, c = s.width / 2, s.cut
-    right = [(-s.half, -w + 0.9 * c), (-s.half + 0.8 * c, -w), (s.half - 1.5 * c, -w),
-             (s.half, -w + 1.5 * c)]
-    return right + [(x, -y) for x, y in reversed(right)]
-
-
-def _walls(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:
-    highest = max(s.belt, s.nose, s.tail)
-    doors = (s.cabin[0] + 0.6, (s.cabin[1] + s.cabin[2]) / 2 + 0.1, s.cabin[3] - 0.15)
-    side = art.paint_side(
-        rng,
-        art.SidePlan(s.length, highest - s.sill, s.sill, s.wheel, s.axles, doors, s.label == 'bus'),
-        paint,
-    )
-    rear = art.paint_rear(rng, paint, s.height > 1.6)
-    front = art.paint_front(rng, paint)
-    plan = _plan(s)
-    for i, a in enumerate(plan):
-        b = plan[(i + 1) % len(plan)]
-        texture, low, high = _slice_of(s, a, b, side, rear, front)
-        top = {id(rear): s.tail, id(front): s.nose}.get(id(texture), highest)
-        stations = np.linspace(0.0, 1.0, 11 if abs(b[0] - a[0]) > 1.0 else 2)
-        edge = np.array([s.shoulder(a[0] + k * (b[0] - a[0])) for k in stations])
-        outline = np.vstack([
-            np.column_stack([low + stations * (high - low),
-                             np.maximum(top - edge, 0.0) / (top - s.sill)]),
-            [[high, 1.0], [low, 1.0]],
-        ])
-        # The face spans the whole texture; the outline keeps the slice between a and b.
-        step = (np.array(b) - a) / (high - low)
-        x, y = np.array(a) - low * step
-        # A flank's texture runs from tail to nose, so the left one runs against the plan.
-        if high < low:
-            x, y, step = x + step[0], y + step[1], -step
-            outline[:, 0] = 1.0 - outline[:, 0]
-        build.face(_CHASSIS, texture, (x, y, top), (x + step[0], y + step[1], top),
-                   (x, y, s.sill), outline)
-
-
-def _slice_of(
-    s: Shape, a: tuple[float, float], b: tuple[float, float], side: Texture, rear: Texture,
-    front: Texture,
-) -> tuple[Texture, float, float]:
-    """Texture of the wall from a to b, and the shares of it where they lie."""
-    along = abs(b[0] - a[0]) > 1.0
-    if along:
-        return side, (a[0] + s.half) / s.length, (b[0] + s.half) / s.length
-    if a[0] + b[0] < 0:
-        return rear, 0.5 - a[1] / s.width, 0.5 - b[1] / s.width
-    return front, 0.5 + a[1] / s.width, 0.5 + b[1] / s.width
-
-
-def _decks(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:
-    """Bonnet and boot lid."""
-    w, c = s.width / 2, s.cut
-    if s.half - s.cabin[3] > 0.15:
-        nose = s.half - 0.02
-        share = 1.3 * c / s.width
-        outline = np.array([[0, 0], [1, 0], [1, 0.75], [1 - share, 1], [share, 1], [0, 0.75]])
-        build.face(_CHASSIS, art.gloss(rng, paint, 1.08, 1.0), (s.cabin[3] - 0.1, -w, s.belt),
-                   (s.cabin[3] - 0.1, w, s.belt), (nose, -w, s.nose - 0.02), outline)
-    if s.cabin[0] + s.half > 0.15 and s.label == 'car':
-        share = 0.8 * c / s.width
-        outline = np.array([[0, 0], [1, 0], [1, 0.8], [1 - share, 1], [share, 1], [0, 0.8]])
-        build.face(_CHASSIS, art.gloss(rng, paint, 1.04, 0.98), (s.cabin[0] + 0.1, w, s.belt),
-                   (s.cabin[0] + 0.1, -w, s.belt), (-s.half + 0.02, w, s.tail - 0.05), outline)
-
-
-def _panes(s: Shape) -> tuple[list[tuple[float, float]], float, float]:
-    """Side windows along the cabin, and their upper and lower edge as shares."""
-    if s.label == 'bus':
-        edges = np.linspace(0.02, 0.99, 9)
-        return [(a + 0.006, b - 0.006) for a, b in zip(edges, edges[1:], strict=False)], 0.22, 0.9
-    if s.label == 'truck':
-        return [(0.12, 0.8)], 0.2, 0.8
-    if s.height > 2.0:
-        return [(0.74, 0.93)], 0.14, 0.8
-    return [(0.04, 0.3), (0.32, 0.58), (0.6, 0.94)], 0.1, 0.95
-
-
-def _cabin(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:
-    wb = s.width / 2 - (0.05 if s.label == 'car' and s.height < 2 else 0.0)
-    wr = wb * s.roof
-    x0, x1, x2, x3 = s.cabin
-    z0, z1 = s.belt - 0.03, s.height
-    panes, top, bottom = _panes(s)
-    glass = art.paint_windows(rng, paint, panes, top, bottom)
-    mirrored = art.paint_windows(rng, paint, [(1 - b, 1 - a) for a, b in panes], top, bottom)
-    tall = s.height > 2.0
-    screen = art.paint_screen(rng, paint, 0.3 if tall else 0.05, 0.96, not tall)
-    back = art.paint_screen(rng, paint, 0.12, 0.6 if tall else 0.94, not tall)
-    share = (wb - wr) / (2 * wb)
-    end = np.array([[share, 0.0], [1 - share, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    a, b = (x1 - x0) / (x3 - x0), (x2 - x0) / (x3 - x0)
-    right = np.array([[a, 0.0], [b, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    left = np.array([[1 - b, 0.0], [1 - a, 0.0], [1.0, 1.0], [0.0, 1.0]])
-    build.face(_CABIN, back, (x1, wb, z1), (x1, -wb, z1), (x0, wb, z0), end)
-    build.face(_CABIN, screen, (x2, -wb, z1), (x2, wb, z1), (x3, -wb, z0), end)
-    build.face(_CABIN, glass, (x0, -wr, z1), (x3, -wr, z1), (x0, -wb, z0), right)
-    build.face(_CABIN, mirrored, (x3, wr, z1), (x0, wr, z1), (x3, wb, z0), left)
-    build.face(_CABIN, art.gloss(rng, paint, 1.0, 1.0), (x1, -wr, z1), (x1, wr, z1),
-               (x2, -wr, z1))
-
-
-def _mirrors(build: _Builder, s: Shape) -> None:
-    dark = plain((34, 35, 38))
-    x, z, w = s.cabin[3] - 0.55 * (s.height < 2), s.belt + 0.04, s.width / 2
-    for low, high in ((-w - 0.17, -w + 0.02), (w - 0.02, w + 0.17)):
-        build.box(_CABIN, (x - 0.05, low, z), (x + 0.05, high, z + 0.15 * s.height / 1.5),
-                  dark, dark, dark)
-
-
-def _wheels(rng: np.random.Generator, build: _Builder, s: Shape) -> None:
-    texture = art.paint_wheel(rng)
-    w, r = s.width / 2, s.wheel
-    for x in s.axles:
-        for y, sign in ((-w - 0.005, 1.0), (w + 0.005, -1.0)):
-            build.face(_WHEELS, texture, (x - sign * r, y, 2 * r), (x + sign * r, y, 2 * r),
-                       (x - sign * r, y, 0.0), CIRCLE)
+        paint = jitter(rng, _BUS_PAINTS[int(rng.integers(len(_BUS_PAINTS)))], 0.06)
+    elif kind == 'van' and rng.random() < 0.6:
+        paint = _VAN_WHITE
+    return Body(shape, build_mesh(rng, shape, paint))
 
 
 def vehicle_panels(
@@ -335,11 +81,9 @@ def vehicle_panels(
     ahead_of_cab = eye_local[0] > body.shape.cabin[0]
     rank = mesh.part[seen]
     if not ahead_of_cab:
-        rank = np.array([0, 2, 1, 3])[rank]
+        rank = _FROM_BEHIND[rank]
     seen = seen[np.argsort(rank, kind='stable')]
-    origin, u, v, normal = (
-        m[seen] @ turn for m in (mesh.origin, mesh.u, mesh.v, mesh.normal)
-    )
+    origin, u, v, normal = (m[seen] @ turn for m in (mesh.origin, mesh.u, mesh.v, mesh.normal))
     origin = origin + at
     return tuple(
         Panel(origin[i], u[i], v[i], mesh.textures[f], light.gain(normal[i]), mesh.outlines[f])

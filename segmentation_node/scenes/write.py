@@ -92,8 +92,8 @@ def write_sequence(
     """
     if frames < 1 or frames > 1_000_000:
         raise SettingError(f'frames {frames} is out of range; expected 1 to 1000000')
-    if not rate_hz > 0:
-        raise SettingError(f'rate_hz {rate_hz} is out of range; expected more than 0')
+    if not 0 < rate_hz < float('inf'):
+        raise SettingError(f'rate_hz {rate_hz} is out of range; expected a finite number above 0')
     existing = name.existing()
     if existing and not overwrite:
         raise DatasetError(
@@ -113,14 +113,15 @@ def write_sequence(
 def _write_frame(
     name: SequenceName, index: int, frame: Frame, stamp_ns: int, renderer: Renderer
 ) -> None:
-    rgb = frame.image_rgb
-    color = renderer.scheme.palette[frame.label_ids]
+    picture = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR)
+    labels = frame.label_ids
     # Cityscapes' colour pictures carry an alpha channel that is opaque everywhere.
-    alpha = np.full(color.shape[:2], 255, np.uint8)
-    _write_png(name.path('leftImg8bit', index), np.ascontiguousarray(rgb[..., ::-1]))
-    _write_png(name.path('gtFine_labelIds', index), frame.label_ids)
+    palette = cv2.cvtColor(renderer.scheme.palette[None], cv2.COLOR_RGB2BGRA)
+    color = cv2.LUT(cv2.merge([labels, labels, labels, labels]), palette)
+    _write_png(name.path('leftImg8bit', index), picture)
+    _write_png(name.path('gtFine_labelIds', index), labels)
     _write_png(name.path('gtFine_instanceIds', index), frame.instance_ids.astype(np.uint16))
-    _write_png(name.path('gtFine_color', index), np.dstack([color[..., ::-1], alpha]))
+    _write_png(name.path('gtFine_color', index), color)
     _write_json(name.path('gtFine_polygons', index), frame.polygons)
     _write_json(name.path('camera', index), camera_content(frame.camera))
     name.path('timestamp', index).write_text(f'{stamp_ns}\n', encoding='ascii')
@@ -151,4 +152,4 @@ def _write_png(path: Path, pixels: npt.NDArray[Any]) -> None:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+    path.write_text(json.dumps(content) + '\n', encoding='utf-8')

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Leaves out what cannot be seen: things outside the picture or wholly behind others."""
+
+import cv2
+import numpy as np
+
+from segmentation_node.scenes.camera import NEAR_M, Camera, FloatArray
+from segmentation_node.scenes.canvas import Canvas, Glimpse
+from segmentation_node.scenes.geometry import Thing
+from segmentation_node.scenes.textures import Image
+
+# Hidden areas are noted in cells of this many pixels.
+_CELL_PX = 4
+_WORTHWHILE_PX = 400
+
+
+def visible(canvas: Canvas, things: list[Thing]) -> list[tuple[Thing, list[Glimpse]]]:
+    """The things, sorted back to front, that may be seen, with their projected panels.
+
+    A thing is left out only if the box round it lies behind opaque panels with a cell to spare,
+    so neither picture nor labels lose a pixel that is wider than a cell's seam.
+    """
+    camera = canvas.camera
+    hidden = np.zeros((camera.height // _CELL_PX + 1, camera.width // _CELL_PX + 1), np.uint8)
+    kept: list[tuple[Thing, list[Glimpse]]] = []
+    for thing, box in zip(reversed(things), reversed(_boxes(camera, things)), strict=True):
+        if box is None:
+            continue
+        x0, y0, x1, y1 = box
+        if hidden[max(y0 - 1, 0) : y1 + 2, max(x0 - 1, 0) : x1 + 2].all():
+            continue
+        glimpses = canvas.glimpses(thing)
+        if not glimpses:
+            continue
+        kept.append((thing, glimpses))
+        for glimpse in glimpses:
+            if not glimpse.panel.cutout and glimpse.region.area > _WORTHWHILE_PX:
+                _hide(hidden, glimpse.pixels)
+    kept.reverse()
+    return kept
+
+
+def _boxes(camera: Camera, things: list[Thing]) -> list[tuple[int, int, int, int] | None]:
+    """Cells x0, y0, x1, y1 that each thing may touch; None where it is out of the picture."""
+    if not things:
+        return []
+    corners = [thing.corners for thing in things]
+    starts = np.cumsum([0, *(len(c) for c in corners[:-1])])
+    q = camera.homogeneous(np.concatenate(corners))
+    near = np.minimum.reduceat(q[:, 2], starts)
+    far = np.maximum.reduceat(q[:, 2], starts)
+    xy = q[:, :2] / np.maximum(q[:, 2:], NEAR_M)
+    low = np.minimum.reduceat(xy, starts)
+    high = np.maximum.reduceat(xy, starts)
+    # What reaches behind the lens has no box: it counts as all over the picture.
+    low[near < NEAR_M], high[near < NEAR_M] = 0.0, (camera.width - 1, camera.height - 1)
+    size = np.array([camera.width - 1.0, camera.height - 1.0])
+    outside = (high < -1.0).any(1) | (low > size + 1.0).any(1) | (far < NEAR_M)
+    cells = np.clip(np.hstack([low, high]), 0.0, np.tile(size, 2)).astype(int) // _CELL_PX
+    return [
+        None if out else (int(a), int(b), int(c), int(d))
+        for out, (a, b, c, d) in zip(outside, cells, strict=True)
+    ]
+
+
+def _hide(hidden: Image, pixels: FloatArray) -> None:
+    """Note the cells inside a polygon (N, 2) in pixels as hidden."""
+    cells = np.clip(pixels * (16.0 / _CELL_PX), -(1 << 24), 1 << 24).astype(np.int32)
+    cv2.fillPoly(hidden, [cells], 1, cv2.LINE_8, 4)
