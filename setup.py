@@ -44,7 +44,9 @@ setup(
     zip_safe=False,
     python_requires='>=3.10,<3.15',
     install_requires=[
+        'apsw',
         'huggingface-hub',
+        'mcap',
         'numpy>=1.21',
         'opencv-python-headless',
         'pyyaml',
@@ -56,13 +58,13 @@ setup(
         'tqdm',
         'transformers>=4.56',
         'typing-extensions',
+        'zstandard',
     ],
     extras_require={
-        # The real thing from PyPI, for machines without a ROS installation. There, the
-        # middleware is chosen when rclpy is installed; Fast DDS is the one that is complete.
+        # The real rclpy, Fast DDS and messages from PyPI, for machines without ROS. The newest
+        # ros-rclpy belongs to a later distribution: the names with jazzy hold all together.
         'ros': [
-            'ros-rclpy[fastrtps]==7.1.6',
-            'ros-jazzy-rclpy',
+            'ros-jazzy-rclpy[fastrtps]',
             'ros-jazzy-diagnostic-msgs',
             'ros-jazzy-lifecycle-msgs',
             'ros-jazzy-rosgraph-msgs',
@@ -70,6 +72,7 @@ setup(
             'ros-jazzy-std-msgs',
             'ros-jazzy-std-srvs',
         ],
+        'demo': ['av'],  # for a video that browsers play
         'training': ['torchvision'],
         'test': [
             'cityscapesscripts',
@@ -86,6 +89,7 @@ setup(
             f'images_to_bag = {PACKAGE}.bags.images_to_bag:main',
             f'make_scenes = {PACKAGE}.scenes.make_scenes:main',
             f'replay_bag = {PACKAGE}.ros.replay_bag:main',
+            f'score_bag = {PACKAGE}.bags.score_bag:main',
             f'segment_bag = {PACKAGE}.bags.segment_bag:main',
             f'segmentation_node = {PACKAGE}.ros.node:main',
         ]

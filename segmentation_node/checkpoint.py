@@ -60,6 +60,9 @@ class Spec:
         _check_fields(path, content, cls, required=('family', 'label_scheme'))
         preprocessing = content.pop('preprocessing', None) or {}
         _check_fields(path, preprocessing, Preprocessing)
+        for name in ('family', 'label_scheme'):
+            if not isinstance(content[name], str):
+                raise CheckpointError(f'{path} has {name} {content[name]!r}; expected a name')
         if content['family'] not in FAMILIES:
             raise CheckpointError(
                 f'{path} has family {content["family"]!r}; there are {", ".join(FAMILIES)}'

@@ -98,7 +98,7 @@ class SegmentationGraph(nn.Module):
         return pixels.contiguous(memory_format=torch.channels_last)
 
     def postprocess(self, scores: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
-        """(B, C, h, w) scores in [0, 1] to label ids and confidence of the image's size."""
+        """(B, C, h, w) scores from 0 up to label ids and confidence of the image's size."""
         h, w = geometry.image_hw
         scores = F.interpolate(scores, geometry.padded_hw, mode='bilinear', align_corners=False)
         # max, not argmax: the same answer many times faster on a CPU, and the confidence with it.
@@ -106,4 +106,4 @@ class SegmentationGraph(nn.Module):
         labels = channels.to(torch.uint8)
         if not self.ids_are_channels:
             labels = self.channel_ids[channels]
-        return labels, (confidence * 255).round().to(torch.uint8)
+        return labels, (confidence.clamp(max=1) * 255).round().to(torch.uint8)

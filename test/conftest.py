@@ -2,8 +2,17 @@
 """Fixtures shared by all tests."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from segmentation_node.models.mask2former import Mask2Former
+
+# Machines that run tests are busy: how long an example takes says nothing about the code.
+settings.register_profile('untimed', deadline=None)
+settings.load_profile('untimed')
 
 
 @pytest.fixture(scope='session')
@@ -17,5 +26,57 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('tiny_deeplabv3plus')
     config = {'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8}
-    save_checkpoint(folder, DeepLabV3Plus(config), Spec('deeplabv3plus', 'cityscapes8'), '# Tiny\n')
+    spec = Spec('deeplabv3plus', 'cityscapes8')
+    save_checkpoint(folder, DeepLabV3Plus(config), spec, '# Tiny\n')
+    return folder
+
+
+def spread_queries(network: 'Mask2Former') -> None:
+    """Make each query find other pixels and another class: untrained ones are all alike."""
+    import torch
+
+    transformer = network.model.model.transformer_module
+    with torch.no_grad():
+        for name, std in (
+            ('queries_features.weight', 3.0),
+            ('queries_embedder.weight', 3.0),
+            ('decoder.mask_predictor.mask_embedder.2.0.weight', 4.0),
+        ):
+            torch.nn.init.normal_(transformer.get_parameter(name), std=std)
+        out = network.model.eval().model(pixel_values=torch.randn(1, 3, 64, 96))
+        queries = out.transformer_decoder_last_hidden_state[0]  # (Q, D)
+        classes = network.model.class_predictor
+        wanted = torch.eye(classes.out_features)[torch.arange(len(queries)) % classes.out_features]
+        mean = queries.mean(0)
+        classes.weight.copy_((torch.linalg.pinv(queries - mean) @ (8 * wanted - 4)).T)
+        classes.bias.copy_(-classes.weight @ mean)
+
+
+@pytest.fixture(scope='session')
+def tiny_mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Mask2Former folder with a small ResNet and random weights."""
+    import torch
+    from transformers import Mask2FormerConfig, ResNetConfig
+
+    from segmentation_node.checkpoint import Spec, save_checkpoint
+    from segmentation_node.labels import load_scheme
+    from segmentation_node.models.mask2former import Mask2Former
+
+    torch.manual_seed(0)
+    stages = ['stage1', 'stage2', 'stage3', 'stage4']
+    network = Mask2Former(
+        Mask2FormerConfig(
+            backbone_config=ResNetConfig(
+                embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type='basic',
+                out_features=stages,
+            ),
+            feature_size=32, mask_feature_size=32, hidden_dim=32, num_attention_heads=2,
+            encoder_layers=1, encoder_feedforward_dim=32, decoder_layers=2, dim_feedforward=32,
+            num_queries=12,
+            id2label={i: c.name for i, c in enumerate(load_scheme('cityscapes8').learned)},
+        )
+    )  # fmt: skip
+    spread_queries(network)
+    folder = tmp_path_factory.mktemp('tiny_mask2former')
+    save_checkpoint(folder, network, Spec('mask2former', 'cityscapes8'), '# Tiny\n')
     return folder

@@ -5,8 +5,9 @@ import math
 
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms import v2
+from torchvision import tv_tensors  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
+from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped]
 
 
 class Augment:
@@ -32,10 +33,13 @@ class Augment:
         top, left, height, width = self._window(image.shape[1], image.shape[2])
         window = (slice(top, top + height), slice(left, left + width))
         pair = (
-            tv_tensors.Image(image[(slice(None), *window)]),
-            tv_tensors.Mask(channels[window][None]),
+            tv_tensors.Image(resize(image[(slice(None), *window)], list(self.crop_hw))),
+            # Plain "nearest" would shift the labels by half a pixel against the image.
+            tv_tensors.Mask(
+                resize(channels[window][None], list(self.crop_hw), InterpolationMode.NEAREST_EXACT)
+            ),
         )
-        pair = self.flip(*v2.Resize(self.crop_hw, antialias=True)(*pair))
+        pair = self.flip(*pair)
         return self.color(pair[0]).as_subclass(Tensor), pair[1].as_subclass(Tensor)[0].long()
 
     def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
@@ -43,7 +47,8 @@ class Augment:
         scale = math.exp(low + (high - low) * float(torch.rand(())))
         # An image smaller than the window would need padding; a larger scale keeps the aspect.
         scale = max(scale, self.crop_hw[0] / height, self.crop_hw[1] / width)
-        h, w = min(height, round(self.crop_hw[0] / scale)), min(width, round(self.crop_hw[1] / scale))
+        h = max(1, min(height, round(self.crop_hw[0] / scale)))
+        w = max(1, min(width, round(self.crop_hw[1] / scale)))
         top = int(torch.randint(height - h + 1, ()))
         left = int(torch.randint(width - w + 1, ()))
         return top, left, h, w

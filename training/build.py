@@ -35,9 +35,8 @@ def build_network(family: str, config: dict[str, Any], scheme: LabelScheme) -> N
 def encoder_of(network: Network) -> nn.Module:
     """The part of a network that sees pixels first."""
     if isinstance(network, Mask2Former):
-        return network.model.model.pixel_level_module.encoder
-    assert isinstance(network, SmpNetwork)
-    return network.model.encoder
+        return cast('nn.Module', network.model.model.pixel_level_module.encoder)
+    return cast('SmpNetwork', network).model.encoder  # type: ignore[no-any-return]
 
 
 def parameter_groups(network: Network, experiment: Experiment) -> list[dict[str, Any]]:
@@ -45,7 +44,8 @@ def parameter_groups(network: Network, experiment: Experiment) -> list[dict[str,
     inside = {id(p) for p in encoder_of(network).parameters()}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
-        plain = parameter.ndim <= 1 or 'embed' in name.rsplit('.', 2)[-2] or 'queries' in name
+        embeds = any('embed' in part or 'queries' in part for part in name.split('.')[-2:])
+        plain = parameter.ndim <= 1 or embeds
         groups.setdefault((id(parameter) in inside, plain), []).append(parameter)
     rates = {True: experiment.learning_rate * experiment.encoder_rate,
              False: experiment.learning_rate}  # fmt: skip
@@ -62,7 +62,10 @@ def copy_encoder(source: Network, target: Network) -> None:
     Stages of another shape keep their random start; raises SettingError if none fits.
     """
     if not isinstance(source, SmpNetwork) or not isinstance(target, Mask2Former):
-        raise SettingError('initial_encoder takes the encoder of DeepLabV3+ or U-Net to Mask2Former')
+        raise SettingError(
+            f'initial_encoder takes the encoder of DeepLabV3+ or U-Net to Mask2Former, not that '
+            f'of {type(source).__name__} to {type(target).__name__}; leave it out'
+        )
     wanted = encoder_of(target).state_dict()
     given = {_transformers_name(k): v for k, v in encoder_of(source).state_dict().items()}
     fitting: dict[str, Tensor] = {
@@ -87,9 +90,7 @@ def _transformers_name(name: str) -> str:
         name,
     )
     parts = {'conv': 'convolution', 'bn': 'normalization'}
-    name = re.sub(
-        r'\.(conv|bn)(\d)\.', lambda m: f'.layer.{int(m[2]) - 1}.{parts[m[1]]}.', name
-    )
+    name = re.sub(r'\.(conv|bn)(\d)\.', lambda m: f'.layer.{int(m[2]) - 1}.{parts[m[1]]}.', name)
     return name.replace('.downsample.0.', '.shortcut.convolution.').replace(
         '.downsample.1.', '.shortcut.normalization.'
     )

@@ -10,12 +10,14 @@ def model_card(spec: Spec) -> str:
     lines = [
         f'# {spec.family} on {spec.label_scheme}',
         '',
-        f'{spec.provenance["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. '
-        f'Step {spec.provenance["step"]} of {recipe["steps"]}.',
+        (
+            f'{spec.provenance["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. '
+            f'Step {spec.provenance["step"]} of {recipe["steps"]}.'
+        ),
         '',
         '## Data',
         '',
-        *(f'- {description["source"]}' for description in recipe['train']),
+        *(f'- {d.get("source", d["root"])}' for d in recipe['train']),
         '',
         '## Figures',
         '',
@@ -24,8 +26,10 @@ def model_card(spec: Spec) -> str:
         lines += [
             f'### {name}',
             '',
-            f'mIoU {metrics["miou"]:.3f} without void, {metrics["miou_with_void"]:.3f} with void '
-            f'as a class; pixel accuracy {metrics["pixel_accuracy"]:.3f}.',
+            (
+                f'mIoU {metrics["miou"]:.3f} without void, {metrics["miou_with_void"]:.3f} with '
+                f'void as a class; pixel accuracy {metrics["pixel_accuracy"]:.3f}.'
+            ),
             '',
             '| class | IoU |',
             '|---|---|',

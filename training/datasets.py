@@ -2,18 +2,21 @@
 """Labelled images on disk, as channels of one label scheme."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from segmentation_node.errors import DatasetError
+from segmentation_node.errors import DatasetError, ImageError
+from segmentation_node.image_files import ImageRgb, decode_file, decode_label_file
 from segmentation_node.labels import LabelScheme, Lut, load_scheme
+from segmentation_node.metrics import LabelImage
 
 
 @dataclass(frozen=True)
@@ -76,33 +79,51 @@ class LabelledImages:
         channels = self.channels_of_id[ids]
         return torch.from_numpy(image_rgb).permute(2, 0, 1), torch.from_numpy(channels)
 
-    def channel_counts(self) -> np.ndarray:
+    def channel_counts(self) -> npt.NDArray[np.int64]:
         """Pixels of each channel over the whole set, (256,) int64."""
         counts = (
             np.bincount(self.channels_of_id[ids].ravel(), minlength=256) for _, ids in self._items
         )
-        return np.sum(list(counts), axis=0)
+        return np.asarray(np.sum(list(counts), axis=0), np.int64)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         return (self[i] for i in range(len(self)))
 
 
-def _read(pair: Pair, source: LabelScheme) -> tuple[np.ndarray, np.ndarray]:
-    image = cv2.imread(str(pair.image), cv2.IMREAD_COLOR_RGB)
-    ids = cv2.imread(str(pair.labels), cv2.IMREAD_UNCHANGED)
-    for path, content in ((pair.image, image), (pair.labels, ids)):
-        if content is None:
-            raise DatasetError(f'{path} cannot be read as an image')
-    if ids.shape != image.shape[:2]:
-        raise DatasetError(f'{pair.labels} is {ids.shape}, its image {image.shape[:2]}')
+def _read(pair: Pair, source: LabelScheme) -> tuple[ImageRgb, LabelImage]:
+    image_rgb = _decoded(pair.image, decode_file)
+    ids = _decoded(pair.labels, decode_label_file)
+    if ids.shape != image_rgb.shape[:2]:
+        raise DatasetError(
+            f'{pair.labels} is {ids.shape} but its image {image_rgb.shape[:2]}; both must be of '
+            f'one size'
+        )
     unknown = source.unknown_ids(ids)
     if unknown:
-        raise DatasetError(f'{pair.labels} has ids {unknown} that scheme {source.name} lacks')
-    return image, ids
+        raise DatasetError(
+            f'{pair.labels} has ids {unknown} that label scheme {source.name} lacks; correct '
+            f'"scheme" or the labels'
+        )
+    return image_rgb, ids
 
 
-def open_dataset(description: dict[str, str], target: LabelScheme) -> LabelledImages:
-    """Open `{layout: folders|cityscapes, root:, scheme:, split:}` as channels of `target`."""
+def _decoded(
+    path: Path, decode: Callable[[bytes], npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.uint8]:
+    try:
+        return decode(path.read_bytes())
+    except (OSError, ImageError) as error:
+        raise DatasetError(f'{path} cannot be read: {error}') from error
+
+
+def open_dataset(description: dict[str, Any], target: LabelScheme) -> LabelledImages:
+    """Open `{layout: folders|cityscapes, root:, scheme:, split:}` as channels of `target`.
+
+    `split` is of Cityscapes only, train unless given.
+    """
+    missing = ', '.join(sorted({'layout', 'root', 'scheme'} - set(description)))
+    if missing:
+        raise DatasetError(f'data set {description} lacks {missing}')
     root = Path(description['root'])
     match description['layout']:
         case 'folders':

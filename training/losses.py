@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the networks are trained on; IGNORE pixels count for nothing in either loss."""
 
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
-from scipy.optimize import linear_sum_assignment
+from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from segmentation_node.labels import IGNORE
@@ -40,8 +40,9 @@ class PixelLoss:
         losses = F.cross_entropy(
             logits, channels, self.class_weights, ignore_index=IGNORE, reduction='none'
         ).flatten()
+        # An ignored pixel has loss 0, so none is among the hardest of the annotated ones.
         count = max(1, int(self.hardest * int((channels != IGNORE).sum())))
-        return losses.topk(count, sorted=False).values.mean() if self.hardest < 1 else losses.mean()
+        return losses.topk(count, sorted=False).values.mean()
 
 
 class SetLoss:
@@ -64,18 +65,18 @@ class SetLoss:
             self.network.model.class_predictor(hidden.transpose(0, 1))
             for hidden in out.transformer_decoder_intermediate_states
         ]
-        total = pixels.new_zeros(())
+        # Zero, but with a gradient: a batch without an annotated pixel moves nothing.
+        total: Tensor = 0 * classes_by_layer[-1].sum()
         for image in range(len(pixels)):
             drawn = draw_points(channels[image], 3 * self.points)
             if drawn is None:
                 continue
             grid, truth = drawn
-            present = truth.unique()
+            present = torch.unique(truth)
             targets = (truth[None] == present[:, None]).float()  # (K, P)
             for classes, masks in zip(classes_by_layer, masks_by_layer, strict=True):
-                at_points = F.grid_sample(
-                    masks[image][None].float(), grid, align_corners=False
-                )[0, :, 0]  # (Q, P)
+                sampled = F.grid_sample(masks[image][None].float(), grid, align_corners=False)
+                at_points = sampled[0, :, 0]  # (Q, P)
                 total = total + self._layer(classes[image].float(), at_points, present, targets)
         return total / len(pixels)
 
@@ -148,5 +149,4 @@ def loss_of(network: Network, class_weights: Tensor, hardest: float, points: int
     """The loss that belongs to a network."""
     if isinstance(network, Mask2Former):
         return SetLoss(network, points)
-    assert isinstance(network, SmpNetwork)
-    return PixelLoss(network, class_weights, hardest)
+    return PixelLoss(cast('SmpNetwork', network), class_weights, hardest)

@@ -14,39 +14,48 @@ import math
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
 from tqdm import tqdm
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
-from segmentation_node.errors import SegmentationError
+from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.graph import Preprocessing, SegmentationGraph
 from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
 from segmentation_node.metrics import Confusion, Scores
 from segmentation_node.models import Network
+from segmentation_node.models.network import one_line
 from training.augment import Augment
 from training.build import build_network, copy_encoder, parameter_groups
 from training.card import model_card
 from training.config import Experiment, load_experiment
 from training.datasets import LabelledImages, open_dataset
-from training.losses import loss_of
+from training.losses import Loss, loss_of
 
 
-class Batches(torch.utils.data.IterableDataset[tuple[Tensor, Tensor]]):
+class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     """Endless batches that hold each set's share; batch `i` depends on the seed and `i` alone."""
 
     def __init__(
-        self, sets: list[LabelledImages], shares: list[int], augment: Augment, seed: int, start: int
+        self,
+        sets: list[LabelledImages],
+        shares: list[int],
+        augment: Augment,
+        seed: int,
+        start: int,
     ) -> None:
         self.sets, self.shares, self.augment = sets, shares, augment
         self.seed, self.start = seed, start
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         step = self.start
         while True:
             torch.manual_seed(self.seed * 1_000_003 + step)
@@ -55,25 +64,26 @@ class Batches(torch.utils.data.IterableDataset[tuple[Tensor, Tensor]]):
                 for images, share in zip(self.sets, self.shares, strict=True)
                 for _ in range(share)
             ]
-            yield tuple(map(torch.stack, zip(*items, strict=True)))
+            images, channels = zip(*items, strict=True)
+            yield torch.stack(images), torch.stack(channels)
             step += 1
 
 
 class Ema:
     """Exponential moving average of a network's weights; its buffers are taken as they are."""
 
-    def __init__(self, network: nn.Module, decay: float) -> None:
+    def __init__(self, network: Network, decay: float) -> None:
         self.network, self.decay = copy.deepcopy(network).eval(), decay
 
     @torch.no_grad()
-    def update(self, network: nn.Module, step: int) -> None:
+    def update(self, network: Network, step: int) -> None:
         """Move towards `network`, faster at the start, when the average means little."""
         decay = min(self.decay, (step + 1) / (step + 10))
         pairs = zip(self.network.parameters(), network.parameters(), strict=True)
         for average, current in pairs:
             average.lerp_(current, 1 - decay)
-        for average, current in zip(self.network.buffers(), network.buffers(), strict=True):
-            average.copy_(current)
+        for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
+            buffer.copy_(newest)
 
 
 def rate_at(step: int, experiment: Experiment) -> float:
@@ -106,92 +116,158 @@ def evaluate(network: Network, images: LabelledImages, scheme: LabelScheme) -> S
     return confusion.scores(scheme)
 
 
+class Run:
+    """A network in training: its weights, their average, the optimizer, and how far it is.
+
+    `best` is the highest score so far and `curve` the figures of each evaluation.
+    """
+
+    def __init__(self, experiment: Experiment, network: Network, loss: Loss) -> None:
+        self.experiment, self.network, self.loss = experiment, network, loss
+        self.ema = Ema(network, experiment.ema)
+        self.optimizer = torch.optim.AdamW(
+            parameter_groups(network, experiment), weight_decay=experiment.weight_decay
+        )
+        self.step, self.best = 0, -1.0
+        self.curve: list[dict[str, Any]] = []
+
+    def advance(self, images: Tensor, channels: Tensor) -> float:
+        """Learn from (B, 3, H, W) uint8 images and (B, H, W) int64 channels; returns the loss."""
+        self.network.train()
+        loss = self.loss(normalized(images), channels)
+        if not torch.isfinite(loss):
+            raise SegmentationError(
+                f'loss is {loss.item()} at step {self.step}; lower learning_rate or gradient_clip'
+            )
+        for group in self.optimizer.param_groups:
+            group['lr'] = group['initial_lr'] * rate_at(self.step, self.experiment)
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.experiment.gradient_clip)
+        self.optimizer.step()
+        self.ema.update(self.network, self.step)
+        self.step += 1
+        return loss.item()
+
+    def is_due(self) -> bool:
+        """Whether the network is to be evaluated now."""
+        last = self.step == self.experiment.steps
+        return last or self.step % self.experiment.evaluate_every == 0
+
+    def save(self, path: Path) -> None:
+        """Write all that `restore` needs to go on as if nothing had happened."""
+        state = {
+            'network': self.network.state_dict(),
+            'ema': self.ema.network.state_dict(),
+            'optimizer': self.optimizer.state_dict(),
+            'step': self.step,
+            'best': self.best,
+            'curve': self.curve,
+        }
+        # Written aside and renamed, so that a kill leaves the old state or the new one whole.
+        torch.save(state, path.with_suffix('.new'))
+        path.with_suffix('.new').replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Go on from a saved state; raises SettingError where it is of another experiment."""
+        try:
+            saved = torch.load(path, weights_only=True)
+            self.network.load_state_dict(saved['network'])
+            self.ema.network.load_state_dict(saved['ema'])
+            self.optimizer.load_state_dict(saved['optimizer'])
+        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+            raise SettingError(
+                f'{path} is damaged or of another experiment ({one_line(error)}); give another '
+                f'output folder, or remove the file to start anew'
+            ) from error
+        self.step, self.best, self.curve = saved['step'], saved['best'], saved['curve']
+
+
+def normalized(images: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 RGB as the networks expect it, float."""
+    shift = torch.tensor(Preprocessing().mean).view(1, 3, 1, 1)
+    scale = torch.tensor(Preprocessing().std).view(1, 3, 1, 1)
+    return ((images.float() / 255 - shift) / scale).contiguous(memory_format=torch.channels_last)
+
+
+def fresh_network(experiment: Experiment, scheme: LabelScheme) -> Network:
+    """The network that an experiment starts with."""
+    network = build_network(experiment.family, experiment.network, scheme)
+    if experiment.initial_encoder:
+        copy_encoder(load_checkpoint(experiment.initial_encoder).network, network)
+    return network.to(memory_format=torch.channels_last)
+
+
 def train(experiment: Experiment, output: Path) -> None:
     """Run one experiment into a folder."""
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(experiment.seed)
     scheme = load_scheme(experiment.label_scheme)
-    network = build_network(experiment.family, experiment.network, scheme)
-    if experiment.initial_encoder:
-        copy_encoder(load_checkpoint(experiment.initial_encoder).network, network)
-    network.to(memory_format=torch.channels_last)
+    network = fresh_network(experiment, scheme)
     sets = [open_dataset(description, scheme) for description in experiment.train]
     validation = {name: open_dataset(d, scheme) for name, d in experiment.val.items()}
-    shares = [int(description['share']) for description in experiment.train]
     weights = class_weights(sets, len(scheme.learned), experiment.class_balance)
-    loss_function = loss_of(network, weights, experiment.hardest, experiment.points)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(network, experiment), weight_decay=experiment.weight_decay
+    run = Run(
+        experiment, network, loss_of(network, weights, experiment.hardest, experiment.points)
     )
-    ema = Ema(network, experiment.ema)
-    state = Path(output / 'state.pt')
-    first, best, curve = 0, -1.0, []
+    state = output / 'state.pt'
     if state.exists():
-        saved = torch.load(state, weights_only=True)
-        network.load_state_dict(saved['network'])
-        ema.network.load_state_dict(saved['ema'])
-        optimizer.load_state_dict(saved['optimizer'])
-        first, best, curve = saved['step'], saved['best'], saved['curve']
-    batches = Batches(sets, shares, Augment(experiment.crop_hw, experiment.scale),
-                      experiment.seed, first)  # fmt: skip
-    loader = iter(torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1,
-                                              prefetch_factor=4))  # fmt: skip
-    shift = torch.tensor(Preprocessing().mean).view(1, 3, 1, 1)
-    scale = torch.tensor(Preprocessing().std).view(1, 3, 1, 1)
+        run.restore(state)
+    batches = batches_of(experiment, sets, run.step)
     started, losses = time.monotonic(), []
-    bar = tqdm(range(first, experiment.steps), 'training', initial=first, total=experiment.steps)
-    for step in bar:
-        images, channels = next(loader)
-        pixels = (images.float() / 255 - shift) / scale
-        network.train()
-        loss = loss_function(pixels.contiguous(memory_format=torch.channels_last), channels)
-        if not torch.isfinite(loss):
-            raise SegmentationError(
-                f'loss is {loss.item()} at step {step}; lower learning_rate or gradient_clip'
-            )
-        for group in optimizer.param_groups:
-            group['lr'] = group['initial_lr'] * rate_at(step, experiment)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(network.parameters(), experiment.gradient_clip)
-        optimizer.step()
-        ema.update(network, step)
-        losses.append(loss.item())
-        bar.set_postfix(loss=f'{np.mean(losses[-50:]):.3f}')
-        last = step + 1 == experiment.steps
-        if (step + 1) % experiment.evaluate_every and not last:
-            continue
-        scores = {name: evaluate(ema.network, images, scheme) for name, images in validation.items()}
-        miou = next(iter(scores.values())).miou()
-        curve.append({'step': step + 1, 'loss': float(np.mean(losses[-200:])),
-                      **{name: s.miou() for name, s in scores.items()}})  # fmt: skip
-        tqdm.write(json.dumps(curve[-1]) + ' ' + json.dumps(
-            {k: round(v, 3) for k, v in next(iter(scores.values())).class_iou().items()}))  # fmt: skip
-        if miou > best:
-            best = miou
-            provenance = describe(experiment, network, scores, curve, step + 1)
-            spec = Spec(experiment.family, scheme.name, Preprocessing(), provenance)
-            save_checkpoint(output / 'checkpoint', copy.deepcopy(ema.network), spec,
-                            model_card(spec))  # fmt: skip
-        # Written aside and renamed, so that a kill leaves the old state or the new one whole.
-        torch.save({'network': network.state_dict(), 'ema': ema.network.state_dict(),
-                    'optimizer': optimizer.state_dict(), 'step': step + 1, 'best': best,
-                    'curve': curve}, state.with_suffix('.new'))  # fmt: skip
-        state.with_suffix('.new').replace(state)
-    print(f'{experiment.family}: best mIoU {best:.4f} on {next(iter(validation))}, '
-          f'{(time.monotonic() - started) / 60:.0f} min; checkpoint in {output / "checkpoint"}')
+    with tqdm(desc='training', initial=run.step, total=experiment.steps, unit='step') as bar:
+        while run.step < experiment.steps:
+            losses.append(run.advance(*next(batches)))
+            bar.update()
+            bar.set_postfix(loss=f'{np.mean(losses[-50:]):.3f}')
+            if run.is_due():
+                evaluate_and_keep(run, validation, scheme, float(np.mean(losses[-200:])), output)
+                run.save(state)
+    minutes = (time.monotonic() - started) / 60
+    print(
+        f'{experiment.family}: best mIoU {run.best:.4f} on {next(iter(validation))}, '
+        f'{minutes:.0f} min; checkpoint in {output / "checkpoint"}'
+    )
 
 
-def describe(
-    experiment: Experiment, network: Network, scores: dict[str, Scores],
-    curve: list[dict[str, Any]], step: int,
-) -> dict[str, Any]:  # fmt: skip
+def batches_of(
+    experiment: Experiment, sets: list[LabelledImages], start: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches from one step on, made by a process of their own."""
+    shares = [description['share'] for description in experiment.train]
+    augment = Augment(experiment.crop_hw, experiment.scale)
+    batches = Batches(sets, shares, augment, experiment.seed, start)
+    return iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4))
+
+
+def evaluate_and_keep(
+    run: Run,
+    validation: dict[str, LabelledImages],
+    scheme: LabelScheme,
+    loss: float,
+    output: Path,
+) -> None:
+    """Score the averaged network and, if it is the best so far, write its checkpoint."""
+    scores = {n: evaluate(run.ema.network, images, scheme) for n, images in validation.items()}
+    figures = {name: s.miou() for name, s in scores.items()}
+    run.curve.append({'step': run.step, 'loss': loss, **figures})
+    first = next(iter(scores.values()))
+    by_class = {name: round(iou, 3) for name, iou in first.class_iou().items()}
+    tqdm.write(f'{json.dumps(run.curve[-1])} {json.dumps(by_class)}')
+    if first.miou() > run.best:
+        run.best = first.miou()
+        provenance = describe(run, scores)
+        spec = Spec(run.experiment.family, scheme.name, Preprocessing(), provenance)
+        save_checkpoint(output / 'checkpoint', run.ema.network, spec, model_card(spec))
+
+
+def describe(run: Run, scores: dict[str, Scores]) -> dict[str, Any]:
     """Provenance of a checkpoint: recipe, figures, versions."""
-    recipe = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(experiment).items()}
+    recipe = asdict(run.experiment)
     return {
-        'parameters': sum(p.numel() for p in network.parameters()),
-        'step': step,
-        'recipe': recipe,
+        'parameters': sum(p.numel() for p in run.network.parameters()),
+        'step': run.step,
+        'recipe': {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.items()},
         'metrics': {
             name: {
                 'miou': round(s.miou(), 4),
@@ -201,7 +277,7 @@ def describe(
             }
             for name, s in scores.items()
         },
-        'curve': curve,
+        'curve': run.curve,
         'versions': {'torch': str(torch.__version__), 'revision': revision()},
     }
 
@@ -209,7 +285,10 @@ def describe(
 def revision() -> str:
     """The repository's commit, or 'unknown' outside a repository."""
     command = ['git', 'rev-parse', 'HEAD']
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:  # no git on this machine
+        return 'unknown'
     return found.stdout.strip() or 'unknown'
 
 
@@ -226,6 +305,9 @@ def main(argv: list[str] | None = None) -> int:
     except SegmentationError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print('interrupted; the same command goes on from the last evaluation', file=sys.stderr)
+        return 130
     return 0
 
 

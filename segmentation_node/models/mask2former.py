@@ -5,11 +5,12 @@ import json
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
@@ -22,6 +23,8 @@ from segmentation_node.models.network import Network, one_line
 #: The library builds Swin's last norm into the backbone but never reads it; the hub's checkpoints
 #: are older than that and lack it.
 _UNREAD: Final = re.compile(r'\.encoder\.swin\.layernorm\.')
+#: What the library raises where a configuration is wrong in itself or for the weights.
+_MISFITS: Final = (StrictDataclassError, TypeError, KeyError, ValueError, RuntimeError)
 
 
 class Mask2Former(Network):
@@ -31,7 +34,8 @@ class Mask2Former(Network):
 
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
-        self.model = Mask2FormerForUniversalSegmentation(config)
+        with _only_errors_logged():
+            self.model = Mask2FormerForUniversalSegmentation(config)
 
     def forward(self, pixels: Tensor) -> Tensor:
         out = self.model(pixel_values=pixels, output_auxiliary_logits=False)
@@ -39,8 +43,8 @@ class Mask2Former(Network):
         classes = out.class_queries_logits.float().softmax(dim=-1)[..., :-1]  # (B, Q, C)
         masks = out.masks_queries_logits.float().sigmoid()  # (B, Q, H / 4, W / 4)
         # Class maps first, upsampling later: C maps to upsample instead of Q masks.
-        scores = torch.einsum('bqc,bqhw->bchw', classes, masks)
-        return scores.clamp(max=1.0)
+        with _full_precision(pixels.device.type):
+            return torch.einsum('bqc,bqhw->bchw', classes, masks)
 
     def class_names(self) -> list[str] | None:
         id2label: dict[Any, str] = dict(self.model.config.id2label or {})
@@ -65,7 +69,15 @@ class Mask2Former(Network):
         return network
 
     def save(self, folder: Path) -> None:
-        self.model.save_pretrained(folder)
+        with _only_errors_logged():
+            self.model.save_pretrained(folder)
+
+
+def _full_precision(device_type: str) -> AbstractContextManager[object]:
+    """Keep autocast from adding up scores in 8 bits of mantissa, where near classes tie."""
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()  # nothing for an export to trip over
 
 
 def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
@@ -85,7 +97,7 @@ def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
         raise CheckpointError(
             f'{folder}: the safetensors file is damaged ({one_line(error)}); copy it again'
         ) from error
-    except (TypeError, KeyError, ValueError, RuntimeError, OSError) as error:
+    except (*_MISFITS, OSError) as error:
         raise CheckpointError(
             f'{folder}: config.json and model.safetensors do not belong together '
             f'({one_line(error)}); copy both from the same model'
@@ -106,10 +118,13 @@ def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
 
 @contextmanager
 def _only_errors_logged() -> Iterator[None]:
-    """Keep the library's own report on loading, which speaks to its developers, off the log."""
-    before = library_log.get_verbosity()
+    """Keep the library's warnings and bars, which speak to its developers, off the terminal."""
+    before, bars = library_log.get_verbosity(), library_log.is_progress_bar_enabled()
     library_log.set_verbosity(logging.ERROR)
+    library_log.disable_progress_bar()
     try:
         yield
     finally:
         library_log.set_verbosity(before)
+        if bars:
+            library_log.enable_progress_bar()

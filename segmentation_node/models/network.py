@@ -41,7 +41,8 @@ class Network(nn.Module, ABC):
             pixels: (B, 3, H, W) float, normalised RGB, H and W multiples of `divisor`.
 
         Returns:
-            (B, C, H / s, W / s) float class scores in [0, 1] at the network's own stride s.
+            (B, C, H / s, W / s) float class scores at the network's own stride s, from 0 up; 1
+            is certain, and more than that where several parts of a network are.
         """
 
 

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+# The front door. "make" or "make help" lists what can be done; every target sets up .venv as far
+# as it needs, once. Variables are given behind the target: make demo MODEL=mask2former
+
+VENV ?= .venv
+# An interpreter of your own choice: make demo PYTHON=/usr/bin/python3.12
+PYTHON ?=
+OUTPUT ?= demo_output
+
+# Values go to the recipes through the environment, so that paths may hold blanks and quotes.
+export MODEL BAG IMAGES TOPIC OUTPUT PYTHON VENV
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# What a sourced ROS installation sets would be mixed with the ROS 2 in .venv.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH
+unexport RMW_IMPLEMENTATION ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
+
+BIN := $(VENV)/bin
+STAMPS := $(VENV)/stamps
+# Where the package says what it needs.
+NEEDS := setup.py pyproject.toml
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.PHONY: help demo test lint format scenes readme clean distclean
+
+help:  ## List the targets
+	@echo 'Usage: make TARGET [NAME=value ...]'
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@echo
+	@echo '  for demo:  MODEL=mask2former    a bundled model, a checkpoint folder, or a hub id'
+	@echo '             BAG=drive.mcap       a bag with a camera (TOPIC=/name if it has several)'
+	@echo '             IMAGES=folder        your own images'
+	@echo '             OUTPUT=folder        for the results ($(OUTPUT))'
+	@echo '  for all:   PYTHON=python3.12    the interpreter that .venv is made of'
+
+demo: $(STAMPS)/demo  ## Send a street through the node; results in demo_output/
+	@$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" \
+	  $${MODEL:+--model "$$MODEL"} $${BAG:+--bag "$$BAG"} \
+	  $${IMAGES:+--images "$$IMAGES"} $${TOPIC:+--topic "$$TOPIC"}
+
+test: $(STAMPS)/test  ## Run all tests (ARGS="-k name" for some of them)
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMPS)/test  ## Check style and types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(STAMPS)/test  ## Bring the code into its style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+scenes: $(STAMPS)/demo  ## Render a street in the layout of Cityscapes into data/scenes_demo/
+	$(BIN)/make_scenes data/scenes_demo --overwrite
+
+readme: $(STAMPS)/demo  ## Bring tables and picture of README.md up to date
+	$(BIN)/python -m segmentation_node.ros.reference README.md
+	$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" $${MODEL:+--model "$$MODEL"}
+	$(BIN)/python -m segmentation_node.demo.readme_picture "$$OUTPUT"/segmentation.mcap \
+	  resource/readme/street.jpg
+
+clean:  ## Remove results and caches; .venv, data/ and runs/ stay
+	rm -rf demo_output build install log dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
+
+distclean: clean  ## Remove .venv, too
+	rm -rf $(VENV)
+
+# One stamp per set of extras. A later change of what the package needs installs it anew.
+$(STAMPS)/demo: EXTRAS := ros,demo
+$(STAMPS)/test: EXTRAS := ros,demo,training,test
+$(STAMPS)/demo $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
+	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'
+	@$(BIN)/python -c 'import platform, sys; sys.exit(("Linux", "x86_64") != \
+	  (platform.system(), platform.machine()))' || { \
+	  echo 'make: ROS 2 comes from PyPI for Linux on x86-64 only, and this is' \
+	    "$$(uname -sm). With a ROS 2 installation, build with colcon instead: see README.md" >&2; \
+	  exit 1; }
+	@$(BIN)/python -m pip install -e '.[$(EXTRAS)]'
+	@touch $@
+
+$(STAMPS)/venv:
+	@if [ -x $(BIN)/python ]; then mkdir -p $(STAMPS) && touch $@; exit; fi; \
+	found=; \
+	for python in $${PYTHON:-python3 python3.14 python3.13 python3.12 python3.11 python3.10}; do \
+	  command -v "$$python" > /dev/null || continue; \
+	  seen="$$seen $$python ($$("$$python" -V 2>&1 | head -n 1))"; \
+	  if "$$python" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 15))'; then \
+	    found="$$python"; break; \
+	  fi; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make: no Python 3.10 to 3.14 found, only$${seen:- none}; install one," \
+	    'or name it: make demo PYTHON=/path/to/python3' >&2; exit 1; \
+	fi; \
+	if ! "$$found" -c 'import ensurepip, venv' 2> /dev/null; then \
+	  version=$$("$$found" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	  echo "make: $$found cannot make virtual environments; install its venv module" \
+	    "(Debian, Ubuntu: sudo apt install python$$version-venv)" >&2; exit 1; \
+	fi; \
+	echo "Making $(VENV) with $$found ($$("$$found" -V 2>&1))"; \
+	"$$found" -m venv $(VENV) && mkdir -p $(STAMPS) && touch $@

@@ -1,0 +1,330 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: make a bag of a Cityscapes tree or of any folder of images."""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm import tqdm
+
+from segmentation_node import topics
+from segmentation_node.bags import messages
+from segmentation_node.bags.interrupt import stop_on_signal
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_output_options,
+    count,
+    positive,
+    topic_name,
+)
+from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
+from segmentation_node.bags.sources import (
+    Source,
+    SourceFrame,
+    cityscapes_source,
+    folder_source,
+    read_intrinsics,
+)
+from segmentation_node.bags.topic import Topic
+from segmentation_node.bags.writer import BagWriter, check_output
+from segmentation_node.codec import compressed_format, encode_png
+from segmentation_node.errors import BagError, ImageError, SegmentationError
+from segmentation_node.image_files import codec_name, decode_file, decode_label_file, image_size
+from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
+
+#: Stamp of the first frame unless chosen: the same files make the same bag at any time.
+START_NS: Final = 1_600_000_000 * messages.SECOND_NS
+#: Cityscapes keeps the ids as annotated in its labelIds files.
+CITYSCAPES_SCHEME: Final = 'cityscapes34'
+ENCODINGS: Final = ('rgb8', 'bgr8')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How frames become messages."""
+
+    image_topic: str = f'/{topics.IMAGE}'
+    frame_id: str = 'camera'
+    encoding: str = 'rgb8'
+    compressed: bool = False
+    start_ns: int = START_NS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='images_to_bag',
+        description='Make a ROS 2 bag of a folder of images or of a Cityscapes tree. Label images '
+        f'become a topic of their own, {topics.GROUND_TRUTH}/{topics.LABEL_MASK}, with a topic '
+        'beside it that says what their ids mean.',
+        epilog='examples: images_to_bag --images frames --output drive.mcap   |   '
+        'images_to_bag --cityscapes cityscapes --split val --output val_bag',
+        formatter_class=HelpFormatter,
+    )
+    source = parser.add_argument_group(
+        'what to read (one of the two)'
+    ).add_mutually_exclusive_group(required=True)
+    source.add_argument(
+        '--images', type=Path, metavar='FOLDER',
+        help='folder of .jpg, .png or .tif files; frame_9 comes before frame_10',
+    )  # fmt: skip
+    source.add_argument(
+        '--cityscapes', type=Path, metavar='ROOT',
+        help='folder that holds leftImg8bit/ or leftImg8bit_sequence/, and gtFine/, camera/ and '
+        'timestamp_sequence/ as far as there are any',
+    )  # fmt: skip
+    folder = parser.add_argument_group('with --images')
+    folder.add_argument(
+        '--labels', type=Path, metavar='FOLDER',
+        help='label images named like their frames, one class id per pixel',
+    )  # fmt: skip
+    folder.add_argument(
+        '--label-scheme', metavar='NAME',
+        help='what the ids in --labels mean: camvid11, cityscapes34, ... or a .yaml file',
+    )  # fmt: skip
+    tree = parser.add_argument_group('with --cityscapes')
+    tree.add_argument(
+        '--split', action='append', default=[], metavar='NAME',
+        help='train, val, ...; may be repeated; all without it',
+    )  # fmt: skip
+    tree.add_argument(
+        '--city', action='append', default=[], metavar='NAME',
+        help='may be repeated; all without it',
+    )  # fmt: skip
+    tree.add_argument(
+        '--sequence', action='store_true',
+        help='take leftImg8bit_sequence/ (every frame) although leftImg8bit/ is there',
+    )  # fmt: skip
+    add_output_options(parser)
+    parser.add_argument(
+        '--compressed', action='store_true',
+        help='write CompressedImage: JPEG files byte by byte as they are, others as PNG',
+    )  # fmt: skip
+    parser.add_argument(
+        '--encoding', choices=ENCODINGS, default=Settings.encoding, help='of raw images'
+    )
+    parser.add_argument(
+        '--rate-hz', type=positive, default=10.0, metavar='HZ',
+        help='frames per second where no timestamp files say otherwise',
+    )  # fmt: skip
+    parser.add_argument(
+        '--start', type=float, default=START_NS / messages.SECOND_NS, metavar='SECONDS',
+        help='stamp of the first frame, in seconds since 1970',
+    )  # fmt: skip
+    parser.add_argument(
+        '--limit', type=count, metavar='N', help='only the first N frames; all without it'
+    )
+    parser.add_argument(
+        '--topic', type=topic_name, default=Settings.image_topic,
+        help='camera topic; with --compressed, /compressed is appended',
+    )  # fmt: skip
+    parser.add_argument('--frame-id', default=Settings.frame_id, help='frame_id of the camera')
+    parser.add_argument(
+        '--skip-bad', action='store_true',
+        help='leave out files that do not fit or cannot be read; they are named either way',
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if (args.labels is None) != (args.label_scheme is None):
+        parser.error('--labels and --label-scheme go together: give both or neither')
+    if args.images is None and args.labels is not None:
+        parser.error('--labels goes with --images; a Cityscapes tree has its own labels')
+    if args.cityscapes is None and (args.split or args.city or args.sequence):
+        parser.error('--split, --city and --sequence go with --cityscapes')
+    try:
+        return _run(args)
+    except (SegmentationError, OSError) as error:
+        print(f'images_to_bag: {error}', file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_output(args.output, args.storage, args.overwrite)
+    scheme = load_scheme(args.label_scheme or CITYSCAPES_SCHEME)
+    if args.images is not None:
+        source = folder_source(args.images, args.labels, args.rate_hz)
+    else:
+        source = cityscapes_source(
+            args.cityscapes, args.rate_hz, args.split, args.city, args.sequence
+        )
+    if args.limit is not None:
+        source = replace(source, frames=source.frames[: args.limit])
+    frames = checked(source, scheme, skip_bad=args.skip_bad, quiet=args.quiet)
+    settings = Settings(
+        args.topic, args.frame_id, args.encoding, args.compressed,
+        round(args.start * messages.SECOND_NS),
+    )  # fmt: skip
+    with (
+        stop_on_signal() as stop,
+        BagWriter(args.output, args.storage, args.overwrite) as bag,
+    ):
+        written = write_frames(frames, settings, scheme, bag, lambda: bool(stop), args.quiet)
+    end = 'interrupted: ' if stop else ''
+    print(f'{end}{written} of {len(frames)} frames in {args.output}')
+    return stop.exit_status
+
+
+def checked(
+    source: Source, scheme: LabelScheme, skip_bad: bool = False, quiet: bool = True
+) -> list[SourceFrame]:
+    """The frames that are fit for one camera topic.
+
+    Raises:
+        BagError: names all files that cannot be read, do not fit or have no partner, unless they
+            are to be skipped; or no frame is left.
+    """
+    problems = [f'{label}: a label image of no frame' for label in source.unpaired]
+    frames: list[SourceFrame] = []
+    first_wh: tuple[int, int] | None = None
+    for frame in tqdm(source.frames, 'checking', unit='frame', disable=quiet or None):
+        frame_wh, problem = _checked_size(frame, first_wh)
+        if problem:
+            problems.append(f'{frame.image}: {problem}')
+            continue
+        first_wh = first_wh or frame_wh
+        problem = _label_problem(frame, frame_wh, scheme, source.labels_expected)
+        if problem:
+            problems.append(f'{frame.label or frame.image}: {problem}')
+            frame = replace(frame, label=None)
+        problem = _camera_problem(frame)
+        if problem:
+            problems.append(problem)
+            frame = replace(frame, camera=None)
+        frames.append(frame)
+    _report(problems, skip_bad)
+    if not frames:
+        raise BagError('no frame is left to write; see the files named above')
+    return frames
+
+
+def _checked_size(
+    frame: SourceFrame, first_wh: tuple[int, int] | None
+) -> tuple[tuple[int, int], str]:
+    try:
+        frame_wh = image_size(frame.image.read_bytes())
+    except (ImageError, OSError) as error:
+        return (0, 0), str(error)
+    if first_wh not in (None, frame_wh):
+        return frame_wh, f'is {_wh(frame_wh)}, but the frames before are {_wh(first_wh)}'
+    return frame_wh, ''
+
+
+def _label_problem(
+    frame: SourceFrame, frame_wh: tuple[int, int], scheme: LabelScheme, expected: bool
+) -> str:
+    if frame.label is None:
+        return 'has no label image' if expected else ''
+    try:
+        labels = decode_label_file(frame.label.read_bytes())
+    except (ImageError, OSError) as error:
+        return str(error)
+    label_wh = (labels.shape[1], labels.shape[0])
+    if label_wh != frame_wh:
+        return f'is {_wh(label_wh)}, but its frame is {_wh(frame_wh)}'
+    # Cityscapes writes -1, the licence plates, as 255.
+    unknown = [i for i in scheme.unknown_ids(labels) if i != IGNORE]
+    return f'has ids {unknown}, which label scheme {scheme.name} does not know' if unknown else ''
+
+
+def _camera_problem(frame: SourceFrame) -> str:
+    try:
+        if frame.camera is not None:
+            read_intrinsics(frame.camera)
+    except (BagError, OSError) as error:
+        return str(error)
+    return ''
+
+
+def _wh(size_wh: tuple[int, int] | None) -> str:
+    return 'x'.join(map(str, size_wh or ()))
+
+
+def _report(problems: list[str], skip_bad: bool) -> None:
+    if not problems:
+        return
+    shown = '\n  '.join(problems[:20]) + ('\n  ...' if len(problems) > 20 else '')
+    if not skip_bad:
+        raise BagError(
+            f'{len(problems)} files cannot go into the bag, so nothing is written:\n  {shown}\n'
+            f'mend them, or leave them out with --skip-bad'
+        )
+    print(f'left out {len(problems)} files:\n  {shown}', file=sys.stderr)
+
+
+def write_frames(
+    frames: Sequence[SourceFrame],
+    settings: Settings,
+    scheme: LabelScheme,
+    bag: BagWriter,
+    stop: Callable[[], bool] = lambda: False,
+    quiet: bool = True,
+) -> int:
+    """Write frames until done or stopped; returns how many were written.
+
+    Raises:
+        BagError: the disk is full, or a file is other than it was when it was checked.
+    """
+    if any(frame.label for frame in frames):
+        name = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
+        info = messages.known_topic(name, messages.STRING, LATCHED)
+        stamp_ns = settings.start_ns + frames[0].time_ns
+        bag.write(info, stamp_ns, messages.serialize(messages.string(scheme.to_json())))
+    written = 0
+    for frame in tqdm(frames, 'writing', unit='frame', disable=quiet or None):
+        if stop():
+            break
+        stamp_ns = settings.start_ns + frame.time_ns
+        header = messages.header(stamp_ns, settings.frame_id)
+        try:
+            for topic, message in _messages(frame, header, settings):
+                bag.write(topic, stamp_ns, messages.serialize(message))
+        except ImageError as error:
+            raise BagError(f'{frame.image} or its label image: {error}') from error
+        written += 1
+    return written
+
+
+def _messages(frame: SourceFrame, header: Any, settings: Settings) -> Iterator[tuple[Topic, Any]]:
+    """All messages of one frame, each with its topic."""
+    data = frame.image.read_bytes()
+    if settings.compressed:
+        name = settings.image_topic.removesuffix(topics.COMPRESSED_SUFFIX)
+        camera = messages.known_topic(
+            name + topics.COMPRESSED_SUFFIX, messages.COMPRESSED_IMAGE, CAMERA
+        )
+        yield camera, _compressed_image(data, header)
+    else:
+        camera = messages.known_topic(settings.image_topic, messages.IMAGE, CAMERA)
+        pixels = decode_file(data)
+        if settings.encoding == 'bgr8':
+            pixels = pixels[:, :, ::-1]
+        yield camera, messages.image(pixels, settings.encoding, header)
+    if frame.camera is not None:
+        namespace = settings.image_topic.removesuffix(topics.COMPRESSED_SUFFIX).rpartition('/')[0]
+        name = f'{namespace}/{topics.CAMERA_INFO}'
+        info = messages.camera_info(read_intrinsics(frame.camera), image_size(data), header)
+        yield messages.known_topic(name, messages.CAMERA_INFO, CAMERA), info
+    if frame.label is not None:
+        name = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
+        labels = decode_label_file(frame.label.read_bytes())
+        truth = messages.known_topic(name, messages.IMAGE, RELIABLE)
+        yield truth, messages.image(labels, 'mono8', header)
+
+
+def _compressed_image(data: bytes, header: Any) -> Any:
+    if codec_name(data) == 'jpeg':
+        # Of a plain "jpeg", decoders take colours or grey as they find them.
+        return messages.compressed_image(data, 'jpeg', header)
+    png = encode_png(decode_file(data))
+    return messages.compressed_image(png, compressed_format('rgb8', 'png'), header)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

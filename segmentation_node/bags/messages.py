@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Messages to and from CDR without ROS, for the few types this package works with."""
+
+from dataclasses import dataclass
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+from segmentation_node.bags.qos import Qos
+from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.codec import decode_compressed, decode_image, image_view
+from segmentation_node.errors import BagError, ImageError
+from segmentation_node.image_files import ImageRgb
+
+IMAGE: Final = 'sensor_msgs/msg/Image'
+COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
+CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
+STRING: Final = 'std_msgs/msg/String'
+SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A pinhole camera, in pixels."""
+
+    fx_px: float
+    fy_px: float
+    u0_px: float
+    v0_px: float
+
+
+class MessageError(BagError):
+    """The bytes of a message are none of its type."""
+
+
+@cache
+def typestore() -> Typestore:
+    """Definitions of the common types; those used here are the same in every ROS 2."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+@cache
+def known_topic(name: str, msgtype: str, qos: Qos) -> Topic:
+    """A topic of a common type, with definition and hash."""
+    store = typestore()
+    definition, _ = store.generate_msgdef(msgtype, ros_version=2)
+    return Topic(name, msgtype, definition, 'ros2msg', store.hash_rihs01(msgtype), (qos,))
+
+
+def serialize(message: Any) -> bytes:
+    """Message of `typestore()` to CDR."""
+    return bytes(typestore().serialize_cdr(message, message.__msgtype__))
+
+
+def deserialize(message: RawMessage) -> Any:
+    """CDR of a common type to a message whose arrays share its memory.
+
+    Raises:
+        MessageError: the bytes are no message of the topic's type.
+    """
+    try:
+        return typestore().deserialize_cdr(message.cdr, message.topic.msgtype)
+    except (SerdeError, KeyError) as error:
+        raise MessageError(
+            f'message of {message.topic.name} at {message.stamp_ns} ns is no valid '
+            f'{message.topic.msgtype} ({error}); it was damaged when it was recorded'
+        ) from error
+
+
+def header(stamp_ns: int, frame_id: str) -> Any:
+    """std_msgs/Header of a time in nanoseconds."""
+    types = typestore().types
+    seconds, nanoseconds = divmod(stamp_ns, SECOND_NS)
+    time = types['builtin_interfaces/msg/Time'](seconds, nanoseconds)
+    return types['std_msgs/msg/Header'](time, frame_id)
+
+
+def stamp_ns_of(message: Any) -> int:
+    """Header stamp of a message in nanoseconds."""
+    stamp = message.header.stamp
+    return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
+
+
+def image(pixels: npt.NDArray[np.uint8], encoding: str, header_: Any) -> Any:
+    """(H, W) or (H, W, C) uint8 as sensor_msgs/Image."""
+    height, width = pixels.shape[:2]
+    data = np.ascontiguousarray(pixels).reshape(-1)
+    step = data.size // height
+    return typestore().types[IMAGE](header_, height, width, encoding, 0, step, data)
+
+
+def compressed_image(data: bytes, format_: str, header_: Any) -> Any:
+    """Content of an image file as sensor_msgs/CompressedImage."""
+    return typestore().types[COMPRESSED_IMAGE](header_, format_, np.frombuffer(data, np.uint8))
+
+
+def camera_info(camera: Intrinsics, size_wh: tuple[int, int], header_: Any) -> Any:
+    """A rectified pinhole camera as sensor_msgs/CameraInfo."""
+    width, height = size_wh
+    k = [camera.fx_px, 0.0, camera.u0_px, 0.0, camera.fy_px, camera.v0_px, 0.0, 0.0, 1.0]
+    p = [*k[:3], 0.0, *k[3:6], 0.0, *k[6:], 0.0]
+    types = typestore().types
+    return types[CAMERA_INFO](
+        header_, height, width, 'plumb_bob', np.zeros(5), np.array(k), np.eye(3).ravel(),
+        np.array(p), 0, 0, types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False),
+    )  # fmt: skip
+
+
+def string(text: str) -> Any:
+    """std_msgs/String."""
+    return typestore().types[STRING](text)
+
+
+def _decode_raw(message: Any) -> ImageRgb:
+    return decode_image(message)
+
+
+#: What makes RGB of a message, by its type: the types a camera topic can have.
+DECODERS: Final = MappingProxyType({IMAGE: _decode_raw, COMPRESSED_IMAGE: decode_compressed})
+
+
+def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
+    """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
+    if message.encoding not in ('mono8', '8UC1'):
+        raise ImageError(
+            f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '
+            f'of the label mask, not of its colours'
+        )
+    return np.asarray(image_view(message), np.uint8)

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Options that the bag commands share."""
+
+import argparse
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from segmentation_node.bags.writer import STORAGE_FILES
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there is one to show."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or isinstance(action.default, (bool, list)):
+            return action.help
+        return super()._get_help_string(action)
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """The bag to read, and --salvage."""
+    parser.add_argument(
+        'input', type=Path, metavar='BAG',
+        help='bag to read: a folder with metadata.yaml, or a .mcap or .db3 file',
+    )  # fmt: skip
+    parser.add_argument(
+        '--salvage', action='store_true',
+        help='read an MCAP file that was cut short, as far as it goes',
+    )  # fmt: skip
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--output, --storage, --overwrite and --quiet."""
+    parser.add_argument(
+        '-o', '--output', type=Path, required=True, metavar='BAG',
+        help='bag to write: a folder, or a single file where it ends in .mcap',
+    )  # fmt: skip
+    parser.add_argument(
+        '--storage', choices=sorted(STORAGE_FILES), default='mcap', help='of a bag folder'
+    )
+    parser.add_argument(
+        '--overwrite', action='store_true',
+        help='replace the bag if it is there; nothing but a bag is ever deleted',
+    )  # fmt: skip
+    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+
+
+def positive(text: str) -> float:
+    """Parse a number above 0."""
+    return _number(text, lambda value: 0 < value < math.inf, 'number above 0')
+
+
+def not_negative(text: str) -> float:
+    """Parse a number from 0 on."""
+    return _number(text, lambda value: 0 <= value < math.inf, 'number from 0 on')
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 to 1."""
+    return _number(text, lambda value: 0 <= value <= 1, 'number from 0 to 1')
+
+
+def _number(text: str, fits: Callable[[float], bool], what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not fits(value):
+        raise argparse.ArgumentTypeError(f'{text!r} is no {what}')
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a number of things, one at least."""
+    if not (text.isdigit() and int(text)):
+        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
+    return int(text)
+
+
+def topic_name(text: str) -> str:
+    """Parse an absolute topic name."""
+    if not re.fullmatch(r'(/[A-Za-z_][A-Za-z0-9_]*)+', text):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no absolute topic name; expected one like /camera/image'
+        )
+    return text

@@ -1,0 +1,277 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: segment the camera of a bag, every frame, without a ROS graph."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from tqdm import tqdm
+
+from segmentation_node import topics
+from segmentation_node.bags import messages
+from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.interrupt import stop_on_signal
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_input_options,
+    add_output_options,
+    count,
+    share,
+    topic_name,
+)
+from segmentation_node.bags.qos import LATCHED, RELIABLE
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.writer import BagWriter, check_output
+from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.errors import BagError, ImageError, SegmentationError
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme
+from segmentation_node.outputs import OUTPUTS, Output
+from segmentation_node.rendering import Rendered
+
+DEFAULT_OUTPUTS: Final = f'{topics.LABEL_MASK},{topics.COLOR_MASK},{topics.OVERLAY}'
+#: Status of a run in which frames could not be read, though everything else was written.
+EXIT_MALFORMED: Final = 3
+
+
+class Segments(Protocol):
+    """What is asked of a Segmenter."""
+
+    scheme: LabelScheme
+
+    def segment(self, images_rgb: Sequence[ImageRgb]) -> Any:
+        """Labels and confidence of a batch."""
+
+
+@dataclass
+class Report:
+    """What became of the frames; `malformed` says which and why."""
+
+    segmented: int = 0
+    malformed: list[str] = field(default_factory=list)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='segment_bag',
+        description='Segment every frame of the camera in a bag and write a bag that holds all '
+        'there was, with the label, colour and overlay images beside it.',
+        epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_MALFORMED} done, but some '
+        'frames were malformed and are named; 130 interrupted, the bag holds what was done',
+        formatter_class=HelpFormatter,
+    )
+    add_input_options(parser)
+    add_output_options(parser)
+    parser.add_argument(
+        '--topic', metavar='NAME',
+        help='camera topic, Image or CompressedImage; needed where the bag has several cameras',
+    )  # fmt: skip
+    parser.add_argument(
+        '--outputs', type=output_names, default=DEFAULT_OUTPUTS, metavar='NAME,NAME',
+        help='what to write, with commas between, of ' + ', '.join(OUTPUTS),
+    )  # fmt: skip
+    parser.add_argument(
+        '--namespace', type=topic_name, default=f'/{topics.NODE_NAME}',
+        help='topics to write begin with this',
+    )  # fmt: skip
+    parser.add_argument(
+        '--limit', type=count, metavar='N', help='only the first N frames; all without it'
+    )
+    model = parser.add_argument_group('model')
+    model.add_argument(
+        '--model', default='deeplabv3plus',
+        help='bundled name (deeplabv3plus, mask2former), checkpoint folder, or hub id',
+    )  # fmt: skip
+    model.add_argument(
+        '--label-scheme', metavar='NAME', help="classes to publish; the checkpoint's without it"
+    )
+    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='what runs the model')
+    model.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
+    model.add_argument(
+        '--min-confidence', type=share, default=0.0, metavar='SHARE',
+        help='pixels of less confidence (0 to 1) become void',
+    )  # fmt: skip
+    parser.add_argument(
+        '--overlay-alpha', type=share, default=0.5, metavar='SHARE',
+        help='how much of the colours shows in the overlay, 0 to 1',
+    )  # fmt: skip
+    return parser
+
+
+def output_names(text: str) -> list[str]:
+    """Parse names of OUTPUTS with commas between."""
+    chosen = [name.strip() for name in text.split(',')]
+    unknown = [name for name in chosen if name not in OUTPUTS]
+    if unknown:
+        raise argparse.ArgumentTypeError(
+            f'{", ".join(map(repr, unknown))} is no output; there are {", ".join(OUTPUTS)}'
+        )
+    return list(dict.fromkeys(chosen))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        return _run(args)
+    except (SegmentationError, OSError) as error:
+        print(f'segment_bag: {error}', file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> int:
+    check_output(args.output, args.storage, args.overwrite, [args.input])
+    with open_bag(args.input, args.salvage) as bag:
+        camera = find_camera(bag, args.topic)
+        outputs = [OUTPUTS[name] for name in args.outputs]
+        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha)
+        sink.check_free(bag)
+        segmenter = _load(args)
+        frames = min(bag.counts[camera], args.limit or sys.maxsize)
+        progress = tqdm(total=frames, unit='frame', disable=args.quiet or None)
+        with (
+            stop_on_signal() as stop,
+            BagWriter(args.output, args.storage, args.overwrite, [args.input]) as out,
+            progress,
+        ):
+            report = segment_bag(
+                bag, camera, segmenter, sink, out, args.limit, lambda: bool(stop), progress.update
+            )
+    _tell(report, frames, args.output, interrupted=bool(stop))
+    return stop.exit_status or (EXIT_MALFORMED if report.malformed else 0)
+
+
+def _load(args: argparse.Namespace) -> Segments:
+    # Imported late: it takes seconds that --help and wrong arguments need not wait for.
+    from segmentation_node.segmenter import Segmenter
+
+    return Segmenter(
+        args.model,
+        runtime=args.runtime,
+        device=args.device,
+        precision=args.precision,
+        label_scheme=args.label_scheme,
+        min_confidence=args.min_confidence,
+    )
+
+
+def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
+    for line in report.malformed:
+        print(f'segment_bag: malformed: {line}', file=sys.stderr)
+    start = 'interrupted: ' if interrupted else ''
+    malformed = f', {len(report.malformed)} malformed' if report.malformed else ''
+    print(f'{start}{report.segmented} of {frames} frames segmented{malformed}, in {output}')
+
+
+class OutputTopics:
+    """Topics that a segmented frame goes to, and how it becomes their messages."""
+
+    def __init__(self, namespace: str, outputs: Sequence[Output], overlay_alpha: float) -> None:
+        self._overlay_alpha = overlay_alpha
+        self._info = messages.known_topic(
+            f'{namespace}/{topics.LABEL_INFO_JSON}', messages.STRING, LATCHED
+        )
+        self._topics = {
+            messages.known_topic(
+                f'{namespace}/{output.name}',
+                messages.COMPRESSED_IMAGE if output.encode else messages.IMAGE,
+                RELIABLE,
+            ): output
+            for output in outputs
+        }
+
+    def check_free(self, bag: Bag) -> None:
+        """Raise BagError where the bag has one of the topics already."""
+        taken = {topic.name for topic in bag.topics} & {
+            topic.name for topic in (self._info, *self._topics)
+        }
+        if taken:
+            raise BagError(
+                f'{bag.path} already has {", ".join(sorted(taken))}; write beside them with '
+                f'another --namespace, or segment the bag they were made of'
+            )
+
+    def write_scheme(self, scheme: LabelScheme, stamp_ns: int, out: BagWriter) -> None:
+        """Write what the ids mean."""
+        out.write(self._info, stamp_ns, messages.serialize(messages.string(scheme.to_json())))
+
+    def write(
+        self, image_rgb: ImageRgb, segmenter: Segments, header: Any, stamp_ns: int, out: BagWriter
+    ) -> None:
+        """Segment one frame and write its outputs with the header of its camera message."""
+        prediction = segmenter.segment([image_rgb])
+        rendered = Rendered(
+            image_rgb, prediction.labels[0], prediction.confidence[0], segmenter.scheme,
+            self._overlay_alpha,
+        )  # fmt: skip
+        for topic, output in self._topics.items():
+            pixels = output.pixels(rendered)
+            if output.encode is None:
+                message = messages.image(pixels, output.encoding, header)
+            else:
+                message = messages.compressed_image(output.encode(pixels), output.format, header)
+            out.write(topic, stamp_ns, messages.serialize(message))
+
+
+def segment_bag(
+    bag: Bag,
+    camera: Topic,
+    segmenter: Segments,
+    sink: OutputTopics,
+    out: BagWriter,
+    limit: int | None = None,
+    stop: Callable[[], bool] = lambda: False,
+    done: Callable[[int], Any] = lambda _: None,
+) -> Report:
+    """Copy a bag message by message, each frame followed by what is made of it.
+
+    Args:
+        bag: to be read.
+        camera: its topic to segment.
+        segmenter: called with one image at a time, so that results equal a direct evaluation.
+        sink: what to write of a segmented frame.
+        out: to be written; messages of the input stay as they are, byte by byte.
+        limit: number of frames to end after.
+        stop: asked before each message.
+        done: told 1 after each frame.
+    """
+    report = Report()
+    for topic in bag.topics:
+        out.add_topic(topic)
+    first = True
+    for message in bag.messages():
+        if stop():
+            break
+        if first:
+            sink.write_scheme(segmenter.scheme, message.stamp_ns, out)
+            first = False
+        out.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
+        if message.topic == camera:
+            _segment_frame(message, segmenter, sink, out, report)
+            done(1)
+            if report.segmented + len(report.malformed) == limit:
+                break
+    return report
+
+
+def _segment_frame(
+    message: RawMessage, segmenter: Segments, sink: OutputTopics, out: BagWriter, report: Report
+) -> None:
+    try:
+        image = messages.deserialize(message)
+        image_rgb = messages.DECODERS[message.topic.msgtype](image)
+    except (messages.MessageError, ImageError) as error:
+        index = report.segmented + len(report.malformed)
+        report.malformed.append(f'frame {index} at {message.stamp_ns} ns: {error}')
+        return
+    sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
+    report.segmented += 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

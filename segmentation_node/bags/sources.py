@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the frames of a new bag come from: a Cityscapes tree or a folder of images."""
+
+import json
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Final, TypeVar
+
+from segmentation_node.bags.messages import SECOND_NS, Intrinsics
+from segmentation_node.errors import BagError
+
+IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
+LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
+PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
+
+_Place = TypeVar('_Place')
+
+
+@dataclass(frozen=True)
+class SourceFrame:
+    """Files of one frame; `time_ns` counts from the first frame."""
+
+    image: Path
+    time_ns: int
+    label: Path | None = None
+    camera: Path | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames in the order of their times; `unpaired` are label files of no image."""
+
+    frames: Sequence[SourceFrame]
+    unpaired: Sequence[Path] = ()
+    #: Whether every frame ought to have a label file.
+    labels_expected: bool = False
+
+
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """Sort key by which frame_9 comes before frame_10."""
+    parts = re.split(r'(\d+)', path.name)
+    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+
+
+def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
+    """The images of a folder in natural order, with label images of the same names.
+
+    Raises:
+        BagError: a folder is missing, or there is no image in it.
+    """
+    pictures = _files(images, IMAGE_SUFFIXES)
+    if not pictures:
+        raise BagError(f'{images} holds no image; expected {", ".join(IMAGE_SUFFIXES)} files')
+    label_of = {} if labels is None else {p.stem: p for p in _files(labels, LABEL_SUFFIXES)}
+    frames = [
+        SourceFrame(picture, round(index * SECOND_NS / rate_hz), label_of.pop(picture.stem, None))
+        for index, picture in enumerate(pictures)
+    ]
+    return Source(frames, sorted(label_of.values(), key=natural_key), labels is not None)
+
+
+def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    if not folder.is_dir():
+        raise BagError(f'{folder} is no folder; give the folder that holds the image files')
+    return sorted((p for p in folder.iterdir() if p.suffix.lower() in suffixes), key=natural_key)
+
+
+def cityscapes_source(
+    root: Path,
+    rate_hz: float,
+    splits: Collection[str] = (),
+    cities: Collection[str] = (),
+    sequence: bool = False,
+) -> Source:
+    """The frames of a Cityscapes tree; an empty selection means all.
+
+    Each recorded sequence keeps its own timestamps where it has them for all frames, and follows
+    the one before after one period.
+
+    Raises:
+        BagError: no such tree, split or city, or a damaged timestamp.
+    """
+    tree = _Tree(root, _picture_folder(root, sequence))
+    cities_dirs = tree.cities(splits, cities)
+    pictures = sorted(p for folder in cities_dirs for p in folder.glob('*_leftImg8bit.png'))
+    if not pictures:
+        raise BagError(f'{tree.pictures} holds no *_leftImg8bit.png in what was selected')
+    period_ns = round(SECOND_NS / rate_hz)
+    frames: list[SourceFrame] = []
+    start_ns = 0
+    for _, group in groupby(pictures, key=tree.sequence_of):
+        members = list(group)
+        for picture, time_ns in zip(members, tree.times_ns(members, period_ns), strict=True):
+            files = (tree.sibling(picture, kind) for kind in ('gtFine', 'camera'))
+            label, camera = (file if file.is_file() else None for file in files)
+            frames.append(SourceFrame(picture, start_ns + time_ns, label, camera))
+        start_ns = frames[-1].time_ns + period_ns
+    return Source(frames, tree.unpaired(cities_dirs))
+
+
+def _picture_folder(root: Path, sequence: bool) -> str:
+    wanted = PICTURE_FOLDERS[1:] if sequence else PICTURE_FOLDERS
+    for name in wanted:
+        if (root / name).is_dir():
+            return name
+    raise BagError(
+        f'{root} is no Cityscapes tree: it has no folder {" or ".join(wanted)}; give the folder '
+        f'above it, or take --images for a plain folder'
+    )
+
+
+#: Folder and file ending of what belongs to a picture.
+_SIBLINGS: Final = {
+    'gtFine': ('gtFine', '_gtFine_labelIds.png'),
+    'camera': ('camera', '_camera.json'),
+    'timestamp': ('timestamp_sequence', '_timestamp.txt'),
+}
+
+
+@dataclass(frozen=True)
+class _Tree:
+    root: Path
+    picture_folder: str
+    _suffix: str = field(default='_leftImg8bit.png', init=False)
+
+    @property
+    def pictures(self) -> Path:
+        return self.root / self.picture_folder
+
+    def cities(self, splits: Collection[str], cities: Collection[str]) -> list[Path]:
+        """Folders of the selected cities; raises BagError with the names that exist."""
+        all_splits = {p.name: p for p in sorted(self.pictures.iterdir()) if p.is_dir()}
+        chosen = _choose('split', all_splits, splits, self.pictures)
+        all_cities: dict[str, list[Path]] = {}
+        for split in chosen:
+            for folder in sorted(p for p in split.iterdir() if p.is_dir()):
+                all_cities.setdefault(folder.name, []).append(folder)
+        return [
+            folder
+            for folders in _choose('city', all_cities, cities, self.pictures)
+            for folder in folders
+        ]
+
+    def sequence_of(self, picture: Path) -> tuple[str, str, str]:
+        """Split, city and number of the recorded sequence, from the file name."""
+        return picture.parts[-3], picture.parts[-2], picture.name.rsplit('_', 2)[0]
+
+    def sibling(self, picture: Path, kind: str) -> Path:
+        """Another file of the same frame, whether it exists or not."""
+        folder, suffix = _SIBLINGS[kind]
+        name = picture.name.removesuffix(self._suffix) + suffix
+        return self.root / folder / picture.parts[-3] / picture.parts[-2] / name
+
+    def times_ns(self, pictures: list[Path], period_ns: int) -> list[int]:
+        """Times of one sequence's frames from its first on."""
+        files = [self.sibling(picture, 'timestamp') for picture in pictures]
+        if not all(file.is_file() for file in files):
+            return [index * period_ns for index in range(len(files))]
+        stamps_ns = [_read_timestamp(file) for file in files]
+        for file, earlier, later in zip(files[1:], stamps_ns, stamps_ns[1:], strict=False):
+            if later <= earlier:
+                raise BagError(
+                    f'{file} holds {later} ns, which is not after its predecessor ({earlier} ns); '
+                    f'remove timestamp_sequence to go by --rate-hz'
+                )
+        return [stamp_ns - stamps_ns[0] for stamp_ns in stamps_ns]
+
+    def unpaired(self, cities: list[Path]) -> list[Path]:
+        """Label files of the selected cities that belong to no picture."""
+        folder, suffix = _SIBLINGS['gtFine']
+        if self.picture_folder != PICTURE_FOLDERS[0]:
+            return []  # sequences are often there in part: a label out of view is no mistake
+        unpaired = []
+        for city in cities:
+            labels = self.root / folder / city.parent.name / city.name
+            for label in sorted(labels.glob(f'*{suffix}')):
+                picture = city / (label.name.removesuffix(suffix) + self._suffix)
+                if not picture.is_file():
+                    unpaired.append(label)
+        return unpaired
+
+
+def _choose(
+    what: str, there: Mapping[str, _Place], wanted: Collection[str], at: Path
+) -> list[_Place]:
+    unknown = sorted(set(wanted) - set(there))
+    if unknown:
+        raise BagError(f'{at} has no {what} {", ".join(unknown)}; there are {", ".join(there)}')
+    return [value for name, value in there.items() if not wanted or name in wanted]
+
+
+def _read_timestamp(file: Path) -> int:
+    try:
+        return int(file.read_text(encoding='ascii'))
+    except ValueError as error:
+        raise BagError(f'{file} holds no timestamp; expected nanoseconds: {error}') from error
+
+
+def read_intrinsics(camera: Path) -> Intrinsics:
+    """Read a Cityscapes camera file; raises BagError where it is none."""
+    try:
+        content = json.loads(camera.read_text(encoding='utf-8'))['intrinsic']
+        return Intrinsics(*(float(content[key]) for key in ('fx', 'fy', 'u0', 'v0')))
+    except (ValueError, KeyError, TypeError) as error:
+        raise BagError(
+            f'{camera} is no camera file ({error!r}); expected JSON with intrinsic fx, fy, u0, v0'
+        ) from error

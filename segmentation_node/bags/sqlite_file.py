@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes the sqlite3 database of a rosbag2, schema version 4."""
+
+import sqlite3
+from pathlib import Path
+from typing import Final
+
+from segmentation_node.bags.qos import dump_qos
+from segmentation_node.bags.topic import METADATA_VERSION, Topic
+
+SCHEMA_VERSION: Final = 4
+#: A transaction for each frame would wait for the disk each time; one for all would lose all.
+COMMIT_BYTES: Final = 4 << 20
+
+#: Tables and columns as rosbag2's own sqlite3 storage makes and reads them.
+_TABLES: Final = """
+CREATE TABLE schema(schema_version INTEGER PRIMARY KEY, ros_distro TEXT NOT NULL);
+CREATE TABLE metadata(
+    id INTEGER PRIMARY KEY, metadata_version INTEGER NOT NULL, metadata TEXT NOT NULL);
+CREATE TABLE topics(
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL,
+    serialization_format TEXT NOT NULL, offered_qos_profiles TEXT NOT NULL,
+    type_description_hash TEXT NOT NULL);
+CREATE TABLE message_definitions(
+    id INTEGER PRIMARY KEY, topic_type TEXT NOT NULL, encoding TEXT NOT NULL,
+    encoded_message_definition TEXT NOT NULL, type_description_hash TEXT NOT NULL);
+CREATE TABLE messages(
+    id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL,
+    data BLOB NOT NULL);
+CREATE INDEX timestamp_idx ON messages (timestamp ASC);
+"""
+
+
+class SqliteFile:
+    """A database being written; see `writer.StorageFile`."""
+
+    def __init__(self, path: Path) -> None:
+        # Without transactions of the driver's own: `flush` commits.
+        self._database = sqlite3.connect(path, isolation_level=None)
+        self._database.executescript(_TABLES)
+        self._database.execute('INSERT INTO schema VALUES (?, ?)', (SCHEMA_VERSION, 'unknown'))
+        self._ids: dict[Topic, int] = {}
+        self._saved: dict[Topic, int] = {}
+        self._pending: list[tuple[Topic, int, bytes]] = []
+        self._pending_bytes = 0
+
+    @property
+    def message_counts(self) -> dict[Topic, int]:
+        return dict(self._saved)
+
+    @property
+    def time_range_ns(self) -> tuple[int, int]:
+        query = 'SELECT min(timestamp), max(timestamp) FROM messages'
+        start_ns, end_ns = self._database.execute(query).fetchone()
+        return start_ns or 0, end_ns or 0
+
+    def add_topic(self, topic: Topic) -> None:
+        if all(topic.msgtype != other.msgtype for other in self._ids):
+            self._database.execute(
+                'INSERT INTO message_definitions VALUES (NULL, ?, ?, ?, ?)',
+                (topic.msgtype, topic.definition_format, topic.definition, topic.type_hash),
+            )
+        cursor = self._database.execute(
+            'INSERT INTO topics VALUES (NULL, ?, ?, ?, ?, ?)',
+            (
+                topic.name,
+                topic.msgtype,
+                topic.serialization_format,
+                dump_qos(topic.qos),
+                topic.type_hash,
+            ),
+        )
+        self._ids[topic] = int(cursor.lastrowid or 0)
+        self._saved[topic] = 0
+
+    def write(self, topic: Topic, stamp_ns: int, sent_ns: int, cdr: bytes) -> None:  # noqa: ARG002
+        self._pending.append((topic, stamp_ns, cdr))
+        self._pending_bytes += len(cdr)
+        if self._pending_bytes >= COMMIT_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        pending, self._pending, self._pending_bytes = self._pending, [], 0
+        rows = [(self._ids[topic], stamp_ns, cdr) for topic, stamp_ns, cdr in pending]
+        self._database.execute('BEGIN')
+        try:
+            self._database.executemany('INSERT INTO messages VALUES (NULL, ?, ?, ?)', rows)
+            self._database.execute('COMMIT')
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute('ROLLBACK')
+            raise
+        for topic, _, _ in pending:
+            self._saved[topic] += 1
+
+    def finish(self, metadata_yaml: str) -> None:
+        self._database.execute(
+            'INSERT OR REPLACE INTO metadata VALUES (1, ?, ?)', (METADATA_VERSION, metadata_yaml)
+        )
+
+    def make_room(self) -> bool:
+        # What was rolled back has been given back to the disk already.
+        return False
+
+    def close(self) -> None:
+        self._database.close()

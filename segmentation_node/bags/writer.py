@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a rosbag2: a folder with metadata.yaml, or a single .mcap file.
+
+Whatever happens while writing - an exception, a signal, a full disk - what was written before is
+finished into a whole bag.
+
+>>> with BagWriter('out.mcap') as bag:
+...     bag.write(topic, stamp_ns, cdr)
+"""
+
+import re
+import sqlite3
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Protocol
+
+import yaml
+
+from segmentation_node.bags.mcap_file import MAGIC, McapFile
+from segmentation_node.bags.qos import dump_qos
+from segmentation_node.bags.sqlite_file import SqliteFile
+from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
+from segmentation_node.errors import BagError
+
+#: What a full, slow or vanished disk raises.
+DISK_ERRORS: Final = (OSError, sqlite3.Error)
+
+
+class StorageFile(Protocol):
+    """A bag's data file; every method may raise one of DISK_ERRORS and stays usable."""
+
+    @property
+    def message_counts(self) -> Mapping[Topic, int]:
+        """Messages of each topic that are safe in the file."""
+
+    @property
+    def time_range_ns(self) -> tuple[int, int]:
+        """First and last stamp that is safe in the file, (0, 0) where there is none."""
+
+    def add_topic(self, topic: Topic) -> None:
+        """Declare a topic before its first message."""
+
+    def write(self, topic: Topic, stamp_ns: int, sent_ns: int, cdr: bytes) -> None:
+        """Add a message."""
+
+    def flush(self) -> None:
+        """Make safe what was added; what cannot be is dropped."""
+
+    def finish(self, metadata_yaml: str) -> None:
+        """Make the file readable; may be repeated."""
+
+    def make_room(self) -> bool:
+        """Drop the newest messages for the sake of the others; False where that won't help."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
+STORAGE_FILES: Final[Mapping[str, tuple[str, Callable[[Path], StorageFile]]]] = MappingProxyType(
+    {'mcap': ('.mcap', McapFile), 'sqlite3': ('.db3', SqliteFile)}
+)
+
+
+class BagWriter:
+    """A bag being written; a context manager that finishes it on every way out.
+
+    Raises:
+        BagError: `path` is taken, or the disk is full; says what is safe and what to do.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        storage: str = 'mcap',
+        overwrite: bool = False,
+        inputs: Collection[Path] = (),
+    ) -> None:
+        """Open.
+
+        Args:
+            path: a folder to be made, or a .mcap file.
+            storage: one of STORAGE_FILES.
+            overwrite: replace a bag that is there.
+            inputs: what is being read and so is not replaced.
+        """
+        self.path = Path(path)
+        check_output(self.path, storage, overwrite, inputs)
+        suffix, make = STORAGE_FILES[storage]
+        self._storage = storage
+        self._is_folder = self.path.suffix != suffix
+        self._data_path = (
+            self.path / f'{self.path.name}_0{suffix}' if self._is_folder else self.path
+        )
+        self._written = 0
+        self._topics: set[Topic] = set()
+        try:
+            _remove_own_files(self.path)
+            self._data_path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: StorageFile | None = make(self._data_path)
+        except DISK_ERRORS as error:
+            raise BagError(
+                f'cannot create {self._data_path} ({error}); choose another --output'
+            ) from error
+
+    @property
+    def message_counts(self) -> Mapping[Topic, int]:
+        """Messages of each topic that are safe in the bag."""
+        return self._counts if self._file is None else self._file.message_counts
+
+    def add_topic(self, topic: Topic) -> None:
+        """Declare a topic; `write` does it for topics with messages."""
+        if topic not in self._topics:
+            self._do(lambda file: file.add_topic(topic))
+            self._topics.add(topic)
+
+    def write(self, topic: Topic, stamp_ns: int, cdr: bytes, sent_ns: int | None = None) -> None:
+        """Add a serialized message, recorded at `stamp_ns` and sent at `sent_ns`."""
+        if not 0 <= stamp_ns < 2**63:
+            raise BagError(
+                f'a message on {topic.name} has stamp {stamp_ns} ns; expected 0 to 2^63: correct '
+                f'the clock or the timestamp it came from'
+            )
+        self.add_topic(topic)
+        self._written += 1
+        sent_ns = stamp_ns if sent_ns is None else sent_ns
+        self._do(lambda file: file.write(topic, stamp_ns, sent_ns, cdr))
+
+    def close(self) -> None:
+        """Finish the bag; where it cannot be as a whole, raise BagError with what is in it."""
+        if self._file is not None:
+            self._do(lambda file: file.flush())
+            error = self._finish()
+            if error is not None:
+                raise self._incomplete(error) from error
+
+    def _do(self, action: Callable[[StorageFile], None]) -> None:
+        if self._file is None:
+            raise BagError(f'{self.path} is finished already; open another writer')
+        try:
+            action(self._file)
+        except DISK_ERRORS as error:
+            self._finish()
+            raise self._incomplete(error) from error
+
+    def _incomplete(self, error: Exception) -> BagError:
+        saved = sum(self._counts.values())
+        return BagError(
+            f'cannot write to {self.path} ({error}); {saved} of {self._written} messages are '
+            f'safely in it and the bag is readable: free some space, or choose another --output'
+        )
+
+    def _finish(self) -> Exception | None:
+        """Make a whole bag of what is safe; returns what cost it its newest messages, if any."""
+        file, self._file = self._file, None
+        if file is None:
+            return None
+        lost_to: Exception | None = None
+        try:
+            while True:
+                self._counts = file.message_counts
+                try:
+                    self._write_metadata(file)
+                except DISK_ERRORS as error:
+                    lost_to = error
+                    if not file.make_room():
+                        raise BagError(
+                            f'cannot finish {self._data_path} ({error}); free some space, then '
+                            f'let "ros2 bag reindex" or "mcap recover" restore it'
+                        ) from error
+                else:
+                    return lost_to
+        finally:
+            file.close()
+
+    def _write_metadata(self, file: StorageFile) -> None:
+        information = self._information(file)
+        file.finish(yaml.safe_dump(information, sort_keys=False))
+        if self._is_folder:
+            whole = yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False)
+            new = self.path / f'{METADATA_FILE}.new'
+            new.write_text(whole, encoding='utf-8')
+            new.replace(self.path / METADATA_FILE)
+
+    def _information(self, file: StorageFile) -> dict[str, Any]:
+        return {
+            'version': METADATA_VERSION,
+            'storage_identifier': self._storage,
+            **_extent(file),
+            'topics_with_message_count': [
+                {'topic_metadata': _topic_metadata(topic), 'message_count': count}
+                for topic, count in file.message_counts.items()
+            ],
+            'compression_format': '',
+            'compression_mode': '',
+            'relative_file_paths': [self._data_path.name],
+            'files': [{'path': self._data_path.name, **_extent(file)}],
+            'custom_data': None,
+            'ros_distro': 'unknown',
+        }
+
+    def __enter__(self) -> 'BagWriter':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _extent(file: StorageFile) -> dict[str, Any]:
+    start_ns, end_ns = file.time_range_ns
+    return {
+        'starting_time': {'nanoseconds_since_epoch': start_ns},
+        'duration': {'nanoseconds': end_ns - start_ns},
+        'message_count': sum(file.message_counts.values()),
+    }
+
+
+def _topic_metadata(topic: Topic) -> dict[str, str]:
+    return {
+        'name': topic.name,
+        'type': topic.msgtype,
+        'serialization_format': topic.serialization_format,
+        'offered_qos_profiles': dump_qos(topic.qos),
+        'type_description_hash': topic.type_hash,
+    }
+
+
+def check_output(path: Path, storage: str, overwrite: bool, inputs: Collection[Path] = ()) -> None:
+    """Raise BagError unless a bag may be written to `path`; touches nothing."""
+    if storage not in STORAGE_FILES:
+        raise BagError(f'unknown storage {storage!r}; there are {", ".join(STORAGE_FILES)}')
+    if path.suffix == '.db3' or (path.suffix == '.mcap' and storage != 'mcap'):
+        raise BagError(
+            f'{path} would be a single file of storage {storage}; only .mcap files stand alone: '
+            f'name a folder for the bag'
+        )
+    for source in inputs:
+        a, b = path.resolve(), source.resolve()
+        if a == b or a in b.parents or b in a.parents:
+            raise BagError(f'{path} is or holds the input {source}; choose another --output')
+    if not path.exists() and not path.is_symlink():
+        return
+    if not overwrite:
+        raise BagError(f'{path} exists; choose another --output, or allow --overwrite')
+    foreign = _foreign_files(path)
+    if foreign:
+        raise BagError(
+            f'{path} is not just a bag ({", ".join(foreign[:5])}), so nothing in it is deleted; '
+            f'choose another --output'
+        )
+
+
+def _foreign_files(path: Path) -> list[str]:
+    """Whatever is at a path and no part of a bag of that name."""
+    if path.is_symlink():
+        return ['it is a link']
+    if path.is_dir() and path.suffix == '.mcap':
+        return ['it is a folder']
+    if path.is_file():
+        with path.open('rb') as file:
+            start = file.read(len(MAGIC))
+        return [] if start in (MAGIC, b'') and path.suffix == '.mcap' else ['it is no MCAP file']
+    # What an unfinished recording leaves, for its metadata.yaml is not there yet.
+    own = re.compile(re.escape(path.name) + r'_\d+\.(mcap|db3(-wal|-shm|-journal)?)')
+    listed = _listed_files(path / METADATA_FILE)
+    return sorted(
+        entry.name
+        for entry in path.iterdir()
+        if entry.is_symlink()
+        or not entry.is_file()
+        or not (entry.name in listed or own.fullmatch(entry.name))
+    )
+
+
+def _listed_files(metadata: Path) -> set[str]:
+    """Files that a metadata.yaml claims, with itself."""
+    try:
+        content = yaml.safe_load(metadata.read_text(encoding='utf-8'))
+        names = content['rosbag2_bagfile_information']['relative_file_paths']
+        return {metadata.name, f'{metadata.name}.new', *map(str, names)}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+        return set()
+
+
+def _remove_own_files(path: Path) -> None:
+    if path.is_dir():
+        for entry in path.iterdir():
+            entry.unlink()
+    else:
+        path.unlink(missing_ok=True)

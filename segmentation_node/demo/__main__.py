@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: show the node at work, on a machine with or without a ROS installation.
+
+Makes a bag, starts the node as a process of its own, replays the bag in real time, records what
+comes back, then draws and scores what was recorded.
+"""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from segmentation_node.bags.options import HelpFormatter, count, positive, topic_name
+from segmentation_node.demo.domain import DOMAINS, unused_domain
+from segmentation_node.demo.footage import Footage, bag_footage, images_footage, scenes_footage
+from segmentation_node.demo.processes import DemoError, end_on_signals
+from segmentation_node.demo.results import Outcome, contact_sheet, table, write_overlays
+from segmentation_node.demo.session import Session
+from segmentation_node.errors import SegmentationError
+from segmentation_node.image_files import encode_png
+
+STAGES: Final = 5
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.demo',
+        description='Send footage through the segmentation node in real time and show what comes '
+        'back: a recording, a video, a contact sheet and a table.',
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        '--model', default='deeplabv3plus', help='bundled name, checkpoint folder, or hub id'
+    )
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument(
+        '--bag', type=Path, metavar='PATH', help='bag with a camera, instead of the street'
+    )
+    source.add_argument(
+        '--images', type=Path, metavar='FOLDER', help='images, instead of the street'
+    )
+    parser.add_argument(
+        '--topic', type=topic_name, metavar='NAME', help='camera topic of a bag of several cameras'
+    )
+    parser.add_argument(
+        '--output',
+        type=Path,
+        default=Path('demo_output'),
+        metavar='FOLDER',
+        help='for the results',
+    )
+    parser.add_argument('--frames', type=count, default=100, metavar='N', help='of the street')
+    parser.add_argument('--size', default='1024x512', metavar='WxH', help='of the street')
+    parser.add_argument(
+        '--rate-hz', type=positive, default=10.0, metavar='HZ', help='of the street and of images'
+    )
+    parser.add_argument(
+        '--domain-id', type=int, metavar='ID', choices=DOMAINS,
+        help='ROS_DOMAIN_ID to work in; one that nobody uses without it',
+    )  # fmt: skip
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        with end_on_signals():
+            _check_rclpy()
+            _show(_run_node(args), args.output)
+    except (SegmentationError, OSError) as error:
+        print(f'\ndemo: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print('\ndemo: interrupted; nothing is left running', file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check_rclpy() -> None:
+    if importlib.util.find_spec('rclpy') is None:
+        raise DemoError(
+            'rclpy, the Python library of ROS 2, is not installed; "make demo" installs it, and '
+            'so does pip install -e ".[ros]"'
+        )
+
+
+def _footage(args: argparse.Namespace) -> Footage:
+    work = args.output / 'work'
+    if args.bag is not None:
+        return bag_footage(args.bag, args.topic)
+    if args.images is not None:
+        return images_footage(args.images, work, args.rate_hz)
+    return scenes_footage(args.frames, args.size, work, args.rate_hz)
+
+
+def _run_node(args: argparse.Namespace) -> Outcome:
+    footage = _footage(args)
+    domain_id = unused_domain() if args.domain_id is None else args.domain_id
+    print(f'{args.model} on {footage.title}; ROS_DOMAIN_ID={domain_id}')
+    with Session(footage, args.model, args.output, domain_id) as session:
+        with _stage(1, 'make the bag, while the node loads its model'):
+            footage.prepare(session.check)
+        with _stage(2, 'wait until the node is active'):
+            session.wait_until_active()
+        with _stage(3, 'replay the bag in real time and record what comes back'):
+            outcome = session.replay()
+    if not outcome.counts['published']:
+        raise DemoError(
+            f'no mask came back for {outcome.sent} frames; what became of them: {outcome.counts}; '
+            f"the node's own words:\n{session.node.log_text()}"
+        )
+    return outcome
+
+
+def _show(outcome: Outcome, output: Path) -> None:
+    with _stage(4, 'read the recording and score it against the truth'):
+        recording = outcome.recording()
+        scores = recording.scores()
+    sheet, video = output / 'contact_sheet.png', output / 'overlay.mp4'
+    with _stage(5, 'draw the contact sheet and the video'):
+        title = f'{outcome.model}: {outcome.footage.title}'
+        sheet.write_bytes(encode_png(contact_sheet(recording, title, scores)))
+        codec = write_overlays(recording, video)
+    print(f'\n{table(outcome, recording, scores)}\n')
+    print(f'  {sheet}\n  {video}  {codec}\n  {recording.path}  ROS 2 bag with all topics')
+
+
+@contextmanager
+def _stage(number: int, what: str) -> Iterator[None]:
+    print(f'[{number}/{STAGES}] {what} ...', flush=True)
+    started_s = time.monotonic()
+    yield
+    print(f'      {time.monotonic() - started_s:.1f} s', flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

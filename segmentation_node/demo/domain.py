@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A ROS domain of one's own, so that no other node on this machine mingles with the demo's."""
+
+import os
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from segmentation_node.demo.processes import DemoError
+
+#: Domains whose ports lie below those that Linux gives to outgoing connections.
+DOMAINS: Final[Sequence[int]] = range(1, 101)
+
+
+def unused_domain() -> int:
+    """A ROS_DOMAIN_ID that nobody uses on this machine; raises DemoError where all are taken."""
+    start = os.getpid() % len(DOMAINS)
+    for domain_id in (*DOMAINS[start:], *DOMAINS[:start]):
+        if not _is_used(domain_id):
+            return domain_id
+    raise DemoError(
+        f'all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use; end some ROS programs, '
+        f'or share a domain with --domain-id'
+    )
+
+
+def _is_used(domain_id: int) -> bool:
+    # The first participant of a domain listens here (DDSI-RTPS 2.3, 9.6.1.1).
+    port = 7400 + 250 * domain_id + 10
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind(('', port))
+        except OSError:
+            return True
+    return False

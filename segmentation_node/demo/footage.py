@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo shows the node: a procedural street, a folder of images, or a bag."""
+
+import hashlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from tqdm import tqdm
+
+from segmentation_node import scenes, topics
+from segmentation_node.bags import messages
+from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC
+from segmentation_node.bags.topic import Topic
+from segmentation_node.demo.processes import Child, DemoError, wait_for
+
+TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
+#: Streets that make up the drive; each is rendered by a process of its own.
+SEEDS: Final = (3, 11)
+STALL_PATIENCE_S: Final = 120.0
+
+#: Raises DemoError where it is no use going on; called every moment.
+Check = Callable[[], None]
+
+
+@dataclass(frozen=True)
+class Footage:
+    """Frames to replay. The bag is there once `prepare` has run."""
+
+    title: str
+    bag: Path
+    camera: Topic
+    #: Truth and its description, as far as the bag has them.
+    truth: tuple[Topic, ...]
+    prepare: Callable[[Check], None]
+
+    @property
+    def compressed(self) -> bool:
+        """Whether the camera's images are compressed."""
+        return self.camera.msgtype == messages.COMPRESSED_IMAGE
+
+
+def _nothing_to_do(_check: Check) -> None:
+    pass
+
+
+def bag_footage(path: Path, topic: str | None) -> Footage:
+    """The camera of a bag; raises BagError where there is none or several to choose from."""
+    with open_bag(path) as bag:
+        camera = find_camera(bag, topic)
+        return Footage(f'{camera.name} of {path.name}', path, camera, _truth(bag), _nothing_to_do)
+
+
+def _truth(bag: Bag) -> tuple[Topic, ...]:
+    found = {topic.name: topic for topic in bag.topics if bag.counts[topic]}
+    names = (TRUTH_TOPIC, TRUTH_INFO_TOPIC)
+    return tuple(found[name] for name in names) if found.keys() >= set(names) else ()
+
+
+def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
+    """A folder of images, sent compressed as they lie there; raises DemoError if there is none."""
+    if not folder.is_dir():
+        raise DemoError(f'{folder} is no folder; give the folder that holds your images')
+    name = f'/{topics.IMAGE}{topics.COMPRESSED_SUFFIX}'
+    camera = messages.known_topic(name, messages.COMPRESSED_IMAGE, CAMERA)
+    bag = work / 'images.mcap'
+
+    def prepare(check: Check) -> None:
+        arguments = ['--images', str(folder), '--compressed', '--skip-bad']
+        _images_to_bag([*arguments, '--rate-hz', str(rate_hz)], bag, work, check)
+
+    return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare)
+
+
+def scenes_footage(frames: int, size: str, work: Path, rate_hz: float) -> Footage:
+    """A drive through procedural streets, with truth; rendered once and kept in `work`."""
+    bag = work / f'scenes_{size}_{frames}_frames_{rate_hz:g}_hz_{_renderer_version()}.mcap'
+    camera = messages.known_topic(f'/{topics.IMAGE}', messages.IMAGE, CAMERA)
+    truth = (
+        messages.known_topic(TRUTH_TOPIC, messages.IMAGE, RELIABLE),
+        messages.known_topic(TRUTH_INFO_TOPIC, messages.STRING, LATCHED),
+    )
+
+    def prepare(check: Check) -> None:
+        if bag.exists():
+            print(f'      {bag} is there already')
+            return
+        tree = work / 'scenes'
+        shutil.rmtree(tree, ignore_errors=True)
+        _render(tree, frames, size, rate_hz, work, check)
+        # No other tool looks at a bag under this name: it gets its own once it is whole.
+        new = bag.with_name(f'new_{bag.name}')
+        _images_to_bag(['--cityscapes', str(tree), '--rate-hz', str(rate_hz)], new, work, check)
+        new.rename(bag)
+        shutil.rmtree(tree)
+
+    return Footage(f'a procedural street, {size}', bag, camera, truth, prepare)
+
+
+def _renderer_version() -> str:
+    """Changes with the renderer's code: a street of yesterday's is not taken for today's."""
+    digest = hashlib.sha256(repr(SEEDS).encode())
+    for file in sorted(Path(scenes.__path__[0]).glob('*.py')):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def _render(tree: Path, frames: int, size: str, rate_hz: float, work: Path, check: Check) -> None:
+    """Render each street by a process of its own, with one progress bar for all."""
+    shares = [len(range(i, frames, len(SEEDS))) for i in range(len(SEEDS))]
+    with ExitStack() as stack, tqdm(total=frames, unit='frame', disable=None) as progress:
+        children = [
+            stack.enter_context(
+                Child(
+                    'make_scenes',
+                    _command('scenes.make_scenes', str(tree), '--frames', str(share),
+                             '--size', size, '--rate-hz', str(rate_hz), '--seed', str(seed),
+                             '--sequence', str(index), '--quiet'),
+                    work / 'log' / f'make_scenes_{index}.log',
+                )
+            )
+            for index, (seed, share) in enumerate(zip(SEEDS, shares, strict=True)) if share
+        ]  # fmt: skip
+
+        def done() -> bool:
+            check()
+            written = sum(1 for _ in tree.glob('timestamp_sequence/*/*/*.txt'))
+            progress.update(written - progress.n)
+            return all(_succeeded(child) for child in children)
+
+        wait_for(done, STALL_PATIENCE_S, lambda: DemoError(
+            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, and {progress.n} of {frames} '
+            f'before; the machine is too busy: close other programs and start again'
+        ), sign_of_life=lambda: progress.n)  # fmt: skip
+
+
+def _images_to_bag(arguments: Sequence[str], bag: Path, work: Path, check: Check) -> None:
+    log = work / 'log' / 'images_to_bag.log'
+    command = _command('bags.images_to_bag', *arguments, '--output', str(bag), '--overwrite')
+    with Child('images_to_bag', command, log) as child:
+
+        def done() -> bool:
+            check()
+            return _succeeded(child)
+
+        patience_s = 600.0
+        wait_for(done, patience_s, lambda: DemoError(
+            f'{bag} is not written after {patience_s:.0f} s; take fewer images, or make the bag '
+            f'with images_to_bag and give it with BAG='
+        ))  # fmt: skip
+        print('      ' + child.log_text().strip().replace('\n', '\n      '))
+
+
+def _succeeded(child: Child) -> bool:
+    if child.exit_status is None:
+        return False
+    if child.exit_status != 0:
+        raise child.failure()
+    return True
+
+
+def _command(module: str, *arguments: str) -> list[str]:
+    return [sys.executable, '-m', f'segmentation_node.{module}', *arguments]

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes that never outlive the demo, whatever becomes of it."""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any, Final
+
+from segmentation_node.errors import SegmentationError
+
+#: How long a child may take to end by itself once it is asked to.
+GRACE_S: Final = 10.0
+POLL_S: Final = 0.1
+#: Loaded here, since little is safe to do between fork and exec.
+_LIBC: Final = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG: Final = 1
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class DemoError(SegmentationError):
+    """The demo cannot go on; says why and what to do."""
+
+
+class Child:
+    """A process of its own session, its output in a log file; a context manager that ends it.
+
+    Where `reports` is asked for, stdout is read as lines of JSON instead, and `report` is the
+    newest one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        reports: bool = False,
+    ) -> None:
+        self.name, self.log = name, log
+        self.report: dict[str, Any] = {}
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open('wb') as output:
+            self._process = subprocess.Popen(  # noqa: S603 (a list of our own making, no shell)
+                list(command),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE if reports else output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+                # Ctrl-C is for the demo, which then ends its children in good order.
+                start_new_session=True,
+                preexec_fn=_prepare_child,
+            )
+        if self._process.stdout is not None:
+            lines = self._process.stdout
+            threading.Thread(target=self._read_reports, args=[lines], daemon=True).start()
+
+    def _read_reports(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            self.report = json.loads(line)
+
+    @property
+    def exit_status(self) -> int | None:
+        """Exit status as the shell counts it, None while it runs."""
+        return self._process.poll()
+
+    def log_text(self, lines: int = 40) -> str:
+        """The end of what it said."""
+        text = self.log.read_text(encoding='utf-8', errors='replace').splitlines()
+        return '\n'.join(text[-lines:])
+
+    def failure(self) -> DemoError:
+        """What to raise where it ended and should not have."""
+        return DemoError(f'{self.name} ended with status {self.exit_status}; its own words:\n'
+                         f'{self.log_text() or "(none)"}')  # fmt: skip
+
+    def stop(self) -> int:
+        """End it: politely, then firmly; returns its exit status."""
+        for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+            if self._process.poll() is None:
+                self._process.send_signal(how)
+            try:
+                return self._process.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                continue
+        return self._process.wait()
+
+    def __enter__(self) -> 'Child':
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def _prepare_child() -> None:
+    """Let SIGINT end the child, and its parent's death, even if that was killed."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if sys.platform == 'linux':
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def wait_for(
+    done: Callable[[], bool],
+    patience_s: float,
+    too_late: Callable[[], Exception],
+    sign_of_life: Callable[[], object] = lambda: None,
+) -> None:
+    """Poll until `done`, which may raise; patience starts anew when `sign_of_life` changes.
+
+    Raises:
+        What `too_late` makes: patience is at an end.
+    """
+    sign, since_s = sign_of_life(), time.monotonic()
+    while not done():
+        if (newest := sign_of_life()) != sign:
+            sign, since_s = newest, time.monotonic()
+        if time.monotonic() - since_s > patience_s:
+            raise too_late()
+        time.sleep(POLL_S)
+
+
+@contextmanager
+def end_on_signals() -> Iterator[None]:
+    """Make an exception of what asks this process to end, so that its children are ended.
+
+    SIGINT is taken even where a shell has told a process in the background to ignore it; SIGHUP
+    is left ignored under nohup.
+    """
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if number != signal.SIGHUP or handler != signal.SIG_IGN:
+            signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

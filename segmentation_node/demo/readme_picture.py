@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: draw the picture of README.md from a recording of the demo."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from segmentation_node import topics
+from segmentation_node.demo.recording import Recording
+from segmentation_node.demo.results import contact_sheet
+from segmentation_node.errors import SegmentationError
+from segmentation_node.image_files import encode_jpeg
+
+ROWS: Final = 4
+TITLE: Final = 'What the node made of a street'
+#: Enough for text and edges, at a size that a page bears.
+QUALITY: Final = 85
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.demo.readme_picture',
+        description='Draw frames of a recording of the demo as a JPEG.',
+    )
+    parser.add_argument('bag', type=Path, help='segmentation.mcap of a demo')
+    parser.add_argument('picture', type=Path, help='JPEG to write')
+    args = parser.parse_args(argv)
+    try:
+        recording = Recording(args.bag, f'/{topics.IMAGE}')
+        sheet = contact_sheet(recording, TITLE, recording.scores(), ROWS)
+        args.picture.parent.mkdir(parents=True, exist_ok=True)
+        args.picture.write_bytes(encode_jpeg(sheet, QUALITY))
+    except (SegmentationError, OSError) as error:
+        print(f'readme_picture: {error}', file=sys.stderr)
+        return 1
+    print(f'{args.picture}: {args.picture.stat().st_size // 1000} kB')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

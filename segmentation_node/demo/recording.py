@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What came back from the node, read from the recorded bag; frames are matched by stamp."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from segmentation_node import topics
+from segmentation_node.bags import messages
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC, BagScores, scheme_beside, score_bag
+from segmentation_node.demo.contact_sheet import SheetRow
+from segmentation_node.demo.video import TimedPicture
+from segmentation_node.errors import SegmentationError
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme, Lut
+from segmentation_node.rendering import colorize
+
+LABEL_TOPIC: Final = topics.resolved(topics.LABEL_MASK)
+OVERLAY_TOPIC: Final = topics.resolved(topics.OVERLAY)
+SECOND_NS: Final = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Frames in and masks out by the times of their sending; NaN where there are too few."""
+
+    masks: int
+    in_rate_hz: float
+    out_rate_hz: float
+    latency_p50_ms: float
+    latency_p99_ms: float
+
+
+class Recording:
+    """A recorded bag and the name of its camera topic."""
+
+    def __init__(self, path: Path, camera: str) -> None:
+        self.path = path
+        with open_bag(path) as bag:
+            self.camera = bag.topic(camera)
+            self.scheme: LabelScheme = scheme_beside(bag, LABEL_TOPIC)
+            #: Why nothing can be scored, empty where it can.
+            self.no_truth = _missing_truth(bag, self.scheme)
+            self._sent_ns = _sent_ns(bag, {camera, LABEL_TOPIC, OVERLAY_TOPIC})
+
+    @cached_property
+    def flow(self) -> Flow:
+        """Rates and latency; a mask's latency is from the sending of its image to its own."""
+        images, masks = self._sent_ns[self.camera.name], self._sent_ns[LABEL_TOPIC]
+        latencies_ms = [
+            (masks[stamp_ns] - images[stamp_ns]) / 1e6 for stamp_ns in masks.keys() & images.keys()
+        ]
+        p50, p99 = np.percentile(latencies_ms or [np.nan], [50, 99]).tolist()
+        return Flow(len(masks), _rate_hz(images), _rate_hz(masks), p50, p99)
+
+    def scores(self) -> BagScores | None:
+        """Scores against the recorded truth, None where there is none."""
+        return score_bag(self.path) if not self.no_truth else None
+
+    def overlays(self) -> Iterator[TimedPicture]:
+        """The recorded overlays in order."""
+        with open_bag(self.path) as bag:
+            for stamp_ns, message in _messages(bag, {OVERLAY_TOPIC}):
+                yield TimedPicture(stamp_ns / SECOND_NS, _decode(message))
+
+    @cached_property
+    def rate_hz(self) -> float:
+        """Frames per second by the stamps of the camera's images, at a sensible minimum of 1."""
+        stamps_ns = sorted(self._sent_ns[self.camera.name])
+        gaps_s = np.diff(stamps_ns) / SECOND_NS
+        return float(np.clip(1 / np.median(gaps_s), 1, 60)) if len(gaps_s) else 10.0
+
+    def rows(self, count: int) -> list[SheetRow]:
+        """Complete frames spread evenly over the recording, at most `count`."""
+        wanted = self._spread(count)
+        pictures: dict[int, dict[str, ImageRgb]] = {stamp_ns: {} for stamp_ns in wanted}
+        with open_bag(self.path) as bag:
+            names = {self.camera.name, LABEL_TOPIC, OVERLAY_TOPIC}
+            luts = {LABEL_TOPIC: np.arange(256, dtype=np.uint8)}
+            if not self.no_truth:
+                luts[TRUTH_TOPIC] = scheme_beside(bag, TRUTH_TOPIC).mapping_to(self.scheme)
+                names.add(TRUTH_TOPIC)
+            for stamp_ns, message, name in _named_messages(bag, names):
+                if stamp_ns in pictures:
+                    pictures[stamp_ns][name] = self._picture(message, luts.get(name))
+        first_ns = min(self._sent_ns[self.camera.name])
+        return [
+            SheetRow((stamp_ns - first_ns) / SECOND_NS, _columns(found, self.camera.name))
+            for stamp_ns, found in pictures.items()
+            if found.keys() == names
+        ]
+
+    def _spread(self, count: int) -> list[int]:
+        complete = sorted(set.intersection(*(set(sent_ns) for sent_ns in self._sent_ns.values())))
+        if not complete:
+            return []
+        picked = np.linspace(0, len(complete) - 1, min(count, len(complete))).round().astype(int)
+        return [complete[i] for i in picked]
+
+    def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
+        """A picture as it is, or labels, mapped by a look-up table, in their colours."""
+        if lut is None:
+            return _decode(message)
+        return colorize(lut[messages.decode_labels(message)], self.scheme)
+
+
+def _missing_truth(bag: Bag, scheme: LabelScheme) -> str:
+    if not any(topic.name == TRUTH_TOPIC and count for topic, count in bag.counts.items()):
+        return 'this footage comes without truth'
+    try:
+        scheme_beside(bag, TRUTH_TOPIC).mapping_to(scheme)
+    except SegmentationError as error:
+        return str(error)
+    return ''
+
+
+def _columns(found: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
+    titles = {
+        camera: 'camera', TRUTH_TOPIC: 'truth', LABEL_TOPIC: 'label mask', OVERLAY_TOPIC: 'overlay'
+    }  # fmt: skip
+    return {title: found[name] for name, title in titles.items() if name in found}
+
+
+def _named_messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
+    for raw in bag.messages(names):
+        message = messages.deserialize(raw)
+        yield messages.stamp_ns_of(message), message, raw.topic.name
+
+
+def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any]]:
+    for stamp_ns, message, _ in _named_messages(bag, names):
+        yield stamp_ns, message
+
+
+def _sent_ns(bag: Bag, names: set[str]) -> dict[str, dict[int, int]]:
+    """By topic, when its messages were sent by their header stamps, both in nanoseconds."""
+    sent_ns: dict[str, dict[int, int]] = {name: {} for name in names}
+    for raw in bag.messages(names):
+        stamp_ns = messages.stamp_ns_of(messages.deserialize(raw))
+        sent_ns[raw.topic.name][stamp_ns] = raw.sent_ns
+    return sent_ns
+
+
+def _rate_hz(sent_ns: Mapping[int, int]) -> float:
+    times_ns = sent_ns.values()
+    if len(times_ns) < 2:
+        return float('nan')
+    return (len(times_ns) - 1) * SECOND_NS / max(1, max(times_ns) - min(times_ns))
+
+
+def _decode(message: Any) -> ImageRgb:
+    return messages.DECODERS[message.__msgtype__](message)

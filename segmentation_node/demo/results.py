@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the demo has to show: table, contact sheet, video."""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from tqdm import tqdm
+
+from segmentation_node.bags.score_bag import BagScores
+from segmentation_node.demo.contact_sheet import draw_contact_sheet
+from segmentation_node.demo.footage import Footage
+from segmentation_node.demo.processes import DemoError
+from segmentation_node.demo.recording import Recording
+from segmentation_node.demo.video import write_video
+from segmentation_node.frames import FATES
+from segmentation_node.image_files import ImageRgb
+
+ROWS: Final = 5
+NAME_WIDTH: Final = 24
+#: What the fates of frames mean, where it is not plain from the name.
+MEANING: Final = MappingProxyType(
+    {
+        'superseded': 'a newer frame came before their turn',
+        'malformed': 'could not be decoded; see log/node.log',
+        'failed': 'the network gave up; see log/node.log',
+        'not_wanted': 'nobody had subscribed to a mask',
+    }
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A session that is over: what was sent, and the node's last diagnostics."""
+
+    footage: Footage
+    bag: Path
+    sent: int
+    status: Mapping[str, str]
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        """Frames received, and by fate."""
+        return {name: int(self.status[name]) for name in ('received', *FATES)}
+
+    @property
+    def model(self) -> str:
+        """Model, label scheme and what ran it."""
+        status = self.status
+        name = Path(status['model']).name
+        return (
+            f'{name} ({status["label_scheme"]}) on {status["runtime"]}, {status["device"]}, '
+            f'{status["precision"]}'
+        )
+
+    def recording(self) -> Recording:
+        """What came back."""
+        return Recording(self.bag, self.footage.camera.name)
+
+
+def contact_sheet(
+    recording: Recording, title: str, scores: BagScores | None, rows: int = ROWS
+) -> ImageRgb:
+    """Draw some frames of the recording; raises DemoError where no frame came back whole."""
+    drawn = recording.rows(rows)
+    if not drawn:
+        raise DemoError(
+            f'no frame of {recording.path} has camera image, mask and overlay of one stamp; '
+            f'the machine is too busy to record: close other programs and start again'
+        )
+    if scores is None:
+        return draw_contact_sheet(drawn, title, recording.scheme)
+    title += f', mIoU {100 * scores.scores.miou():.1f} %'
+    return draw_contact_sheet(drawn, title, recording.scheme, scores.scores.class_iou())
+
+
+def write_overlays(recording: Recording, path: Path) -> str:
+    """Write the recorded overlays as a video; returns the codec's name."""
+    pictures = tqdm(recording.overlays(), total=recording.flow.masks, unit='frame', disable=None)
+    return write_video(pictures, path, recording.rate_hz)
+
+
+def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> str:
+    """All figures, several lines."""
+    flow = recording.flow
+    lines = [
+        _line('model', outcome.model),
+        _line('footage', outcome.footage.title),
+        _line('frames sent', outcome.sent),
+        *_fates(outcome),
+    ]
+    if flow.masks != outcome.counts['published']:
+        lines.append(_line('masks recorded', flow.masks, 'the others were lost on the way'))
+    lines += [
+        _line('rate in', f'{flow.in_rate_hz:.1f} Hz'),
+        _line('rate out', f'{flow.out_rate_hz:.1f} Hz'),
+        _line('latency p50', f'{flow.latency_p50_ms:.0f} ms', 'from the image sent to its mask'),
+        _line('latency p99', f'{flow.latency_p99_ms:.0f} ms'),
+    ]
+    lines += _scores(scores) if scores is not None else [_line('IoU', '-', recording.no_truth)]
+    return '\n'.join(lines)
+
+
+def _fates(outcome: Outcome) -> Iterator[str]:
+    counts = outcome.counts
+    for fate in FATES:
+        # The two usual ones always, the others where there is something to tell.
+        if counts[fate] or fate in FATES[:2]:
+            remark = MEANING.get(fate, '') if counts[fate] else ''
+            yield _line(fate.replace('_', ' '), counts[fate], remark)
+    lost = outcome.sent - counts['received']
+    if lost > 0:
+        yield _line('not received', lost, 'lost or overtaken on their way to the node')
+
+
+def _scores(scores: BagScores) -> Iterator[str]:
+    iou = scores.scores.class_iou()
+    for name, value in iou.items():
+        yield _line(f'IoU {name}', '-' if math.isnan(value) else f'{100 * value:.1f} %')
+    classes = sum(not math.isnan(value) for value in iou.values())
+    remark = f'over {classes} classes on {scores.scored_frames} frames'
+    yield _line('mIoU', f'{100 * scores.scores.miou():.1f} %', remark)
+
+
+def _line(name: str, value: object, remark: str = '') -> str:
+    gap = f'({remark})' if remark else ''
+    return f'  {name:<{NAME_WIDTH}}{value!s:<12}{gap}'.rstrip()

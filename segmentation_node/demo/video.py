@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Recorded pictures as a video that keeps their pace."""
+
+import importlib
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final, NamedTuple, Protocol
+
+import cv2
+import numpy as np
+
+from segmentation_node.demo.processes import DemoError
+from segmentation_node.image_files import ImageRgb
+
+#: A gap in a recording is shown as long as this at most.
+LONGEST_GAP_S: Final = 2.0
+LONGEST_SIDE_PX: Final = 1920
+
+
+class TimedPicture(NamedTuple):
+    """A picture, (H, W, 3) uint8 RGB, and when it was taken."""
+
+    time_s: float
+    picture: ImageRgb
+
+
+class Sink(Protocol):
+    """A video file being written."""
+
+    codec: str
+
+    def write(self, picture: ImageRgb) -> None:
+        """Append a picture."""
+
+    def close(self) -> None:
+        """Finish the file."""
+
+
+def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) -> str:
+    """Write pictures at the pace of their times; returns the codec's name.
+
+    Browsers and all players show H.264, which PyAV writes. Without it the video is MPEG-4
+    part 2, the best of what OpenCV's wheels write at a bearable speed: players show it, browsers
+    do not.
+
+    Raises:
+        DemoError: there is no picture, or the file cannot be written.
+    """
+    sink: Sink | None = None
+    try:
+        for picture in _paced(pictures, rate_hz):
+            fitting = _fitting(picture)
+            if sink is None:
+                sink = _open(path, rate_hz, fitting.shape)
+            sink.write(fitting)
+        if sink is None:
+            raise DemoError(f'{path}: no picture to show; expected at least one')
+    except (OSError, cv2.error) as error:
+        raise DemoError(f'cannot write {path} ({error}); check the disk') from error
+    finally:
+        if sink is not None:
+            sink.close()
+    return sink.codec
+
+
+def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRgb]:
+    """A picture for each tick of the video: one that came late leaves the last one standing."""
+    shown: TimedPicture | None = None
+    for newest in pictures:
+        if shown is not None:
+            gap_s = min(newest.time_s - shown.time_s, LONGEST_GAP_S)
+            for _ in range(max(1, round(gap_s * rate_hz))):
+                yield shown.picture
+        shown = newest
+    if shown is not None:
+        yield shown.picture
+
+
+def _fitting(picture: ImageRgb) -> ImageRgb:
+    """Even in width and height, as the codecs demand, and no larger than players like."""
+    scale = min(1.0, LONGEST_SIDE_PX / max(picture.shape[:2]))
+    height, width = (max(2, int(n * scale) // 2 * 2) for n in picture.shape[:2])
+    if scale == 1.0:
+        return np.ascontiguousarray(picture[:height, :width])
+    return np.asarray(cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _open(path: Path, rate_hz: float, shape: tuple[int, ...]) -> Sink:
+    try:
+        av = importlib.import_module('av')
+    except ImportError:
+        return _OpenCv(path, rate_hz, shape)
+    return _Av(av, path, rate_hz, shape)
+
+
+class _Av:
+    codec = 'H.264'
+
+    def __init__(self, av: Any, path: Path, rate_hz: float, shape: tuple[int, ...]) -> None:
+        self._av = av
+        # The index in front lets a browser start before it has the whole file.
+        self._container = av.open(str(path), 'w', options={'movflags': 'faststart'})
+        rate = Fraction(rate_hz).limit_denominator(1000)
+        self._stream = self._container.add_stream('libx264', rate=rate)
+        self._stream.height, self._stream.width = shape[:2]
+        self._stream.pix_fmt = 'yuv420p'  # the one that every browser decodes
+        self._stream.options = {'crf': '21', 'preset': 'veryfast'}
+
+    def write(self, picture: ImageRgb) -> None:
+        frame = self._av.VideoFrame.from_ndarray(picture, format='rgb24')
+        self._container.mux(self._stream.encode(frame))
+
+    def close(self) -> None:
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+
+
+class _OpenCv:
+    codec = 'MPEG-4 part 2 (players show it, browsers do not; "pip install av" makes it H.264)'
+
+    def __init__(self, path: Path, rate_hz: float, shape: tuple[int, ...]) -> None:
+        os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
+        fourcc = cv2.VideoWriter.fourcc(*'mp4v')
+        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (shape[1], shape[0]))
+        if not self._writer.isOpened():
+            raise DemoError(f'cannot write {path}: this OpenCV has no MPEG-4; "pip install av"')
+
+    def write(self, picture: ImageRgb) -> None:
+        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        self._writer.release()

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: write the tables of parameters and topics, taken from the code, into README.md.
+
+A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, fields
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple
+
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+
+from segmentation_node import topics
+from segmentation_node.errors import SettingError
+from segmentation_node.outputs import OUTPUTS, Output
+from segmentation_node.ros.node import CAMERA_QOS
+from segmentation_node.ros.outputs import LATCHED_QOS, MASK_QOS
+from segmentation_node.ros.parameters import Parameters
+
+IMAGE: Final = 'sensor_msgs/Image'
+COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
+CAMERA_INFO: Final = 'sensor_msgs/CameraInfo'
+
+#: What the pictures show; the rest of their rows is in the code already.
+PICTURES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        topics.LABEL_MASK: 'class id of every pixel',
+        topics.COLOR_MASK: 'the same in the colours of the label scheme',
+        topics.OVERLAY: 'colours over the camera image',
+        topics.CONFIDENCE: 'how sure the network is of every pixel; 255 is certain',
+    }
+)
+
+
+class TopicRow(NamedTuple):
+    """A topic as users see it; `name` as it is written in code and launch files."""
+
+    name: str
+    msgtype: str
+    qos: str
+    meaning: str
+
+
+def parameter_table() -> str:
+    """All parameters of the node as Markdown."""
+    rows = []
+    for f in fields(Parameters):
+        default = f.default if f.default_factory is MISSING else f.default_factory()
+        rows.append(
+            [
+                f'`{f.name}`',
+                f'`{_yaml(default)}`',
+                f.metadata['description'] + _limits(f.metadata),
+                f.metadata['settable'],
+            ]
+        )
+    return _markdown(['parameter', 'default', 'meaning', 'may be set'], rows)
+
+
+def topic_table() -> str:
+    """All topics of the node as Markdown."""
+    rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
+    return _markdown(['topic', 'type', 'QoS', 'content'], rows)
+
+
+def topic_rows() -> list[TopicRow]:
+    """All topics, the subscribed ones first."""
+    camera, mask, latched = map(_qos_words, (CAMERA_QOS, MASK_QOS, LATCHED_QOS))
+    compressed = topics.IMAGE + topics.COMPRESSED_SUFFIX
+    return [
+        TopicRow(topics.IMAGE, IMAGE, camera, 'in: the camera'),
+        TopicRow(compressed, COMPRESSED_IMAGE, camera, 'in, instead, with `image_transport`'),
+        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, camera, 'in, optional: its calibration'),
+        *(_picture_row(output, mask) for output in OUTPUTS.values()),
+        TopicRow(
+            f'~/{topics.CAMERA_INFO}', CAMERA_INFO, mask,
+            'the calibration as received: a mask has the size of its image',
+        ),
+        TopicRow(
+            f'~/{topics.LABEL_INFO}', 'vision_msgs/LabelInfo', latched,
+            'ids and names, where vision_msgs is installed',
+        ),
+        TopicRow(
+            f'~/{topics.LABEL_INFO_JSON}', 'std_msgs/String', latched,
+            'label scheme, ids, names and colours as JSON',
+        ),
+        TopicRow(
+            '/diagnostics', 'diagnostic_msgs/DiagnosticArray', 'reliable, depth 10',
+            'once a second: what became of the frames, rates, latencies, model, last error',
+        ),
+    ]  # fmt: skip
+
+
+def _picture_row(output: Output, qos: str) -> TopicRow:
+    if output.encode is None:
+        meaning = f'{output.encoding}: {PICTURES[output.topic]}'
+        return TopicRow(f'~/{output.name}', IMAGE, qos, meaning)
+    return TopicRow(
+        f'~/{output.name}', COMPRESSED_IMAGE, qos, f'{output.topic} as {output.codec.upper()}'
+    )
+
+
+def _qos_words(qos: QoSProfile) -> str:
+    reliable = qos.reliability == QoSReliabilityPolicy.RELIABLE
+    latched = qos.durability == QoSDurabilityPolicy.TRANSIENT_LOCAL
+    return f'{"reliable" if reliable else "best effort"}, ' + (
+        'latched' if latched else f'depth {qos.depth}'
+    )
+
+
+def _limits(metadata: Mapping[str, Any]) -> str:
+    if metadata['choices']:
+        return f': {", ".join(f"`{choice}`" for choice in metadata["choices"])}'
+    if metadata['range']:
+        low, high = metadata['range']
+        return f' ({low:g} to {high:g})'
+    return ''
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) and not value else str(value)
+
+
+def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    # A pipe would end its cell.
+    lines = [head, ['---'] * len(head), *rows]
+    return '\n'.join(
+        '| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines
+    )
+
+
+TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
+    {'topics': topic_table, 'parameters': parameter_table}
+)
+
+
+def with_tables(text: str) -> str:
+    """A text with all tables brought up to date; raises SettingError where a mark is missing."""
+    for name, make in TABLES.items():
+        begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
+        # A backslash in the table would be an escape to re.sub.
+        table = make().replace('\\', r'\\')
+        text, found = re.subn(f'{begin}.*?{end}', rf'\1{table}\n\2', text, flags=re.DOTALL)
+        if found != 1:
+            raise SettingError(
+                f'the text has {found} places for the table of {name}, expected one between '
+                f'"<!-- {name}: ... -->" and "<!-- end of {name} -->"'
+            )
+    return text
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.ros.reference',
+        description='Bring the tables in a README up to date.',
+    )
+    parser.add_argument('file', type=Path, help='README.md')
+    args = parser.parse_args(argv)
+    try:
+        before = args.file.read_text(encoding='utf-8')
+        after = with_tables(before)
+    except (OSError, SettingError) as error:
+        print(f'reference: {args.file}: {error}', file=sys.stderr)
+        return 1
+    args.file.write_text(after, encoding='utf-8')
+    print(f'{args.file}: {"tables are as they were" if after == before else "tables changed"}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,355 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: replay a bag in real time, where there is no `ros2 bag play`."""
+
+import argparse
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from typing import Any, Final
+
+import rclpy
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import (
+    QoSDurabilityPolicy,
+    QoSHistoryPolicy,
+    QoSProfile,
+    QoSReliabilityPolicy,
+)
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from tqdm import tqdm
+
+from segmentation_node.bags.interrupt import stop_on_signal
+from segmentation_node.bags.messages import SECOND_NS
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_input_options,
+    not_negative,
+    positive,
+    topic_name,
+)
+from segmentation_node.bags.qos import RELIABLE
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.errors import BagError, SegmentationError
+
+CLOCK_TOPIC: Final = '/clock'
+DEFAULT_CLOCK_HZ: Final = 40.0
+#: How soon a signal is noticed while waiting.
+SLICE_S: Final = 0.05
+#: A subscriber that we see may not see us yet, and would miss the first message.
+SETTLE_S: Final = 0.3
+ACKNOWLEDGED_WITHIN: Final = Duration(seconds=2)
+
+Stop = Callable[[], bool]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='replay_bag',
+        description='Publish the messages of a bag at the pace of their recording, byte by byte '
+        'as they were recorded and with the QoS they were recorded with. Options that '
+        '"ros2 bag play" has too mean the same.',
+        epilog='Ctrl-C ends it with status 0.',
+        formatter_class=HelpFormatter,
+    )
+    add_input_options(parser)
+    parser.add_argument('-r', '--rate', type=positive, default=1.0, help='times real time')
+    parser.add_argument('-l', '--loop', action='store_true', help='begin again at the end')
+    parser.add_argument(
+        '--start-offset', type=not_negative, default=0.0, metavar='SECONDS',
+        help='leave out this much of the beginning; latched messages in it are published at once',
+    )  # fmt: skip
+    parser.add_argument(
+        '--clock', type=positive, nargs='?', const=DEFAULT_CLOCK_HZ, metavar='HZ',
+        help=f'publish the time of the bag on {CLOCK_TOPIC}, {DEFAULT_CLOCK_HZ:g} times a second '
+        'unless told; for nodes with use_sim_time',
+    )  # fmt: skip
+    parser.add_argument(
+        '--topics', nargs='+', metavar='TOPIC', default=[], help='only these; all without it'
+    )
+    parser.add_argument(
+        '-m', '--remap', nargs='+', type=remapping, metavar='OLD:=NEW', default=[],
+        help='publish topic OLD as NEW',
+    )  # fmt: skip
+    parser.add_argument(
+        '-d', '--delay', type=not_negative, default=0.0, metavar='SECONDS',
+        help='wait before the first message',
+    )  # fmt: skip
+    parser.add_argument(
+        '--wait-for-subscribers', nargs='*', type=topic_name, metavar='TOPIC',
+        help='begin when these topics, as published, have a subscriber each; any topic where none '
+        'is named',
+    )  # fmt: skip
+    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+    return parser
+
+
+def remapping(text: str) -> tuple[str, str]:
+    """Parse OLD:=NEW."""
+    old, mark, new = text.partition(':=')
+    if not mark:
+        raise argparse.ArgumentTypeError(f'{text!r} is no remapping; expected OLD:=NEW')
+    return topic_name(old), topic_name(new)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    own, ros = split_ros_args(sys.argv[1:] if argv is None else argv)
+    args = _parser().parse_args(own)
+    try:
+        with (
+            open_bag(args.input, args.salvage) as bag,
+            stop_on_signal() as stop,
+            ros_node(ros) as node,
+        ):
+            _replay(args, bag, node, lambda: bool(stop))
+    except (SegmentationError, OSError) as error:
+        print(f'replay_bag: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+def split_ros_args(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Our arguments, and those from --ros-args on.
+
+    rclpy must not see ours: it takes OLD:=NEW for a remapping of its own, before --ros-args too.
+    """
+    at = argv.index('--ros-args') if '--ros-args' in argv else len(argv)
+    return list(argv[:at]), list(argv[at:])
+
+
+@contextmanager
+def ros_node(argv: Sequence[str]) -> Iterator[Node]:
+    """A node that only publishes; signals stay with the caller.
+
+    It spins in the background for the sake of the warnings about subscriptions of another QoS.
+    """
+    rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
+    node = Node('replay_bag', start_parameter_services=False, enable_rosout=False)
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinning = threading.Thread(target=executor.spin, name='spin')
+    spinning.start()
+    try:
+        yield node
+    finally:
+        executor.shutdown()
+        spinning.join()
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
+    topics, skipped = playable(bag, args.topics)
+    for topic, reason in skipped.items():
+        print(f'replay_bag: warning: {topic.name} is skipped: {reason}', file=sys.stderr)
+    if not topics:
+        raise BagError(f'{bag.path} has no topic that can be replayed here')
+    remap = dict(args.remap)
+    unknown = sorted(set(remap) - {topic.name for topic in topics})
+    if unknown:
+        raise BagError(
+            f'--remap of {", ".join(unknown)}, expected topics that are replayed: '
+            f'{", ".join(topic.name for topic in topics)}'
+        )
+    publishers = {
+        topic: node.create_publisher(kind, remap.get(topic.name, topic.name), publisher_qos(topic))
+        for topic, kind in topics.items()
+    }
+    if args.wait_for_subscribers is not None:
+        wait_for_subscribers(publishers.values(), args.wait_for_subscribers, stop)
+    sleep_until(time.monotonic() + args.delay, stop)
+    player = Player(bag, publishers, args.rate, args.start_offset, stop, args.quiet)
+    with clock_publisher(node, args.clock, player.now_ns):
+        while player.play() and args.loop:
+            pass
+    for publisher in publishers.values():
+        if not stop():
+            publisher.wait_for_all_acked(ACKNOWLEDGED_WITHIN)
+    print(f'{player.published} messages published, at most {player.max_late_s * 1e3:.0f} ms late')
+
+
+def playable(bag: Bag, wanted: Sequence[str]) -> tuple[dict[Topic, Any], dict[Topic, str]]:
+    """The wanted topics (all where none are named) with their message classes, and what hinders.
+
+    Raises:
+        BagError: a wanted topic is not in the bag.
+    """
+    chosen = [bag.topic(name) for name in wanted] or bag.topics
+    found = {topic: message_class(topic) for topic in chosen}
+    return (
+        {topic: kind for topic, kind in found.items() if not isinstance(kind, str)},
+        {topic: reason for topic, reason in found.items() if isinstance(reason, str)},
+    )
+
+
+def message_class(topic: Topic) -> Any:
+    """The Python class of a topic's type, or why there is none."""
+    package, _, name = topic.msgtype.partition('/msg/')
+    if topic.serialization_format != 'cdr' or not name:
+        return f'{topic.msgtype} in {topic.serialization_format} is no ROS 2 message'
+    try:
+        return getattr(import_module(f'{package}.msg'), name)
+    except (ImportError, AttributeError) as error:
+        return f'type {topic.msgtype} is not installed ({error})'
+
+
+def publisher_qos(topic: Topic) -> QoSProfile:
+    """What the recorded publishers offered, the most where several offered different things.
+
+    Deadline, lifespan and liveliness were promises about the live system and are not made again.
+    """
+    offered = topic.qos or (RELIABLE,)
+    reliable = any(qos.reliability != 'best_effort' for qos in offered)
+    latched = any(qos.latched for qos in offered)
+    keep_all = all(qos.history == 'keep_all' for qos in offered)
+    return QoSProfile(
+        history=QoSHistoryPolicy.KEEP_ALL if keep_all else QoSHistoryPolicy.KEEP_LAST,
+        depth=max(qos.depth for qos in offered) or RELIABLE.depth,
+        reliability=(
+            QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
+        ),
+        durability=(
+            QoSDurabilityPolicy.TRANSIENT_LOCAL if latched else QoSDurabilityPolicy.VOLATILE
+        ),
+    )
+
+
+def sleep_until(deadline_s: float, stop: Stop) -> None:
+    """Sleep until a time of the monotonic clock, or until asked to stop."""
+    while not stop():
+        left_s = deadline_s - time.monotonic()
+        if left_s <= 0:
+            return
+        time.sleep(min(left_s, SLICE_S))
+
+
+def wait_for_subscribers(
+    publishers: Iterable[Publisher], names: Sequence[str], stop: Stop
+) -> None:
+    """Wait until each of the named topics has a subscriber, or any topic where none is named.
+
+    Raises:
+        BagError: a name that is not published.
+    """
+    by_name = {publisher.topic_name: publisher for publisher in publishers}
+    unknown = sorted(set(names) - set(by_name))
+    if unknown:
+        raise BagError(
+            f'--wait-for-subscribers of {", ".join(unknown)}, expected topics that are published: '
+            f'{", ".join(by_name)}'
+        )
+    enough = all if names else any
+    awaited = [by_name[name] for name in names or by_name]
+    if not enough(publisher.get_subscription_count() for publisher in awaited):
+        wanted = ', '.join(publisher.topic_name for publisher in awaited)
+        print(f'waiting for subscribers of {wanted}', file=sys.stderr)
+    while not stop() and not enough(p.get_subscription_count() for p in awaited):
+        time.sleep(SLICE_S)
+    sleep_until(time.monotonic() + SETTLE_S, stop)
+
+
+class Player:
+    """Publishes the messages of a bag when they are due."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        publishers: Mapping[Topic, Publisher],
+        rate: float,
+        start_offset_s: float,
+        stop: Stop,
+        quiet: bool,
+    ) -> None:
+        self.published = 0
+        self.max_late_s = 0.0
+        self._bag = bag
+        self._publishers = publishers
+        self._rate = rate
+        self._offset_ns = round(start_offset_s * SECOND_NS)
+        self._stop = stop
+        self._quiet = quiet
+        self._started_s = time.monotonic()
+        self._start_ns: int | None = None
+
+    def now_ns(self) -> int | None:
+        """Time of the bag now, None before its first message is known."""
+        if self._start_ns is None:
+            return None
+        elapsed_s = time.monotonic() - self._started_s
+        return self._start_ns + round(elapsed_s * self._rate * SECOND_NS)
+
+    def play(self) -> bool:
+        """Play to the end; False where it was stopped before or nothing was published."""
+        published_before = self.published
+        names = {topic.name for topic in self._publishers}
+        total = sum(self._bag.counts[topic] for topic in self._publishers)
+        self._start_ns = None
+        with tqdm(total=total, unit='msg', disable=self._quiet or None) as progress:
+            for message in self._bag.messages(names):
+                if message.topic in self._publishers:
+                    self._publish(message)
+                    progress.update()
+                if self._stop():
+                    return False
+        return self.published > published_before
+
+    def _publish(self, message: RawMessage) -> None:
+        if self._start_ns is None:
+            self._start_ns = message.stamp_ns + self._offset_ns
+            self._started_s = time.monotonic()
+        publisher = self._publishers[message.topic]
+        ahead_ns = message.stamp_ns - self._start_ns
+        if ahead_ns < 0:
+            if not any(qos.latched for qos in message.topic.qos):
+                return
+            ahead_ns = 0
+        # Each deadline counts from the start: being late once delays nothing that follows.
+        due_s = self._started_s + ahead_ns / SECOND_NS / self._rate
+        sleep_until(due_s, self._stop)
+        if self._stop():
+            return
+        publisher.publish(message.cdr)
+        self.published += 1
+        self.max_late_s = max(self.max_late_s, time.monotonic() - due_s)
+
+
+@contextmanager
+def clock_publisher(
+    node: Node, rate_hz: float | None, now_ns: Callable[[], int | None]
+) -> Iterator[None]:
+    """Publish a time on /clock in the background, at `rate_hz` if that is not None."""
+    if rate_hz is None:
+        yield
+        return
+    publisher = node.create_publisher(Clock, CLOCK_TOPIC, QoSProfile(depth=1))
+    done = threading.Event()
+
+    def publish() -> None:
+        due_s = time.monotonic()
+        while not done.wait(max(0.0, due_s - time.monotonic())):
+            time_ns = now_ns()
+            if time_ns is not None:
+                clock = Clock()
+                clock.clock.sec, clock.clock.nanosec = divmod(time_ns, SECOND_NS)
+                publisher.publish(clock)
+            due_s += 1 / rate_hz
+
+    thread = threading.Thread(target=publish, name='clock')
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+if __name__ == '__main__':
+    sys.exit(main())

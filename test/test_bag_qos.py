@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""QoS in both spellings of rosbag2."""
+
+import pytest
+import yaml
+
+from segmentation_node.bags.qos import (
+    CAMERA,
+    INFINITE,
+    LATCHED,
+    RELIABLE,
+    Qos,
+    dump_qos,
+    parse_qos,
+)
+
+JAZZY = """
+- history: keep_last
+  depth: 1
+  reliability: best_effort
+  durability: transient_local
+  deadline: {sec: 9223372036, nsec: 854775807}
+  lifespan: {sec: 9223372036, nsec: 854775807}
+  liveliness: automatic
+  liveliness_lease_duration: {sec: 9223372036, nsec: 854775807}
+  avoid_ros_namespace_conventions: false
+"""
+HUMBLE = (
+    JAZZY.replace('keep_last', '1')
+    .replace('best_effort', '2')
+    .replace('transient_local', '1')
+    .replace('automatic', '1')
+)
+
+
+@pytest.mark.parametrize('text', [JAZZY, HUMBLE])
+def test_names_and_numbers_mean_the_same(text: str) -> None:
+    expected = Qos(depth=1, reliability='best_effort', durability='transient_local')
+    assert parse_qos(text) == (expected,)
+    assert parse_qos(text)[0].latched
+    assert parse_qos(text)[0].deadline == INFINITE
+
+
+@pytest.mark.parametrize('qos', [RELIABLE, CAMERA, LATCHED, Qos(history='keep_all', depth=0)])
+def test_what_is_written_is_read(qos: Qos) -> None:
+    assert parse_qos(dump_qos((qos, RELIABLE))) == (qos, RELIABLE)
+
+
+def test_numbers_are_written_for_humble() -> None:
+    (row,) = yaml.safe_load(dump_qos((LATCHED,)))
+    assert (row['history'], row['depth'], row['reliability'], row['durability']) == (1, 1, 1, 1)
+
+
+@pytest.mark.parametrize(
+    'text', ['', '[]', 'nonsense', '- 3', '- {history: 99}', '{', '- history']
+)
+def test_damaged_profiles_are_none(text: str) -> None:
+    assert parse_qos(text) == ()

@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo as a newcomer runs it: real processes, real DDS, a small street."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
+
+from segmentation_node.bags import images_to_bag, messages
+from segmentation_node.bags.reader import open_bag
+from segmentation_node.demo.contact_sheet import SheetRow, draw_contact_sheet
+from segmentation_node.demo.domain import DOMAINS, unused_domain
+from segmentation_node.demo.lettering import shortened, width
+from segmentation_node.demo.video import TimedPicture, write_video
+from segmentation_node.image_files import decode_file
+from segmentation_node.labels import load_scheme
+
+FRAMES = 6
+SIZE_WH = (256, 128)
+#: Long enough for a loaded machine; nothing waits for it to pass.
+PATIENCE_S = 240.0
+
+
+def demo_command(output: Path, *arguments: str) -> list[str]:
+    return [sys.executable, '-m', 'segmentation_node.demo', '--output', str(output), *arguments]
+
+
+def run_demo(output: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = demo_command(output, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
+
+
+def processes_of(output: Path) -> dict[int, str]:
+    """Processes whose command line or environment names the output folder, by process id."""
+    found = {}
+    for folder in Path('/proc').glob('[0-9]*'):
+        try:
+            command = (folder / 'cmdline').read_bytes()
+            environment = (folder / 'environ').read_bytes()
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if str(output).encode() in command + environment and int(folder.name) != os.getpid():
+            found[int(folder.name)] = command.replace(b'\0', b' ').decode()
+    return found
+
+
+def wait_for(what: str, predicate: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not predicate():
+        assert time.monotonic() < deadline, f'waited {PATIENCE_S} s for {what}'
+        time.sleep(0.05)
+
+
+def row_of(table: str, name: str) -> str:
+    found = re.search(rf'^  {name} +(\S+)', table, re.MULTILINE)
+    assert found, f'no row {name!r} in\n{table}'
+    return found[1]
+
+
+@pytest.fixture(scope='module')
+def street(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """The demo of a small street, with its output folder."""
+    output = tmp_path_factory.mktemp('street')
+    size = 'x'.join(map(str, SIZE_WH))
+    arguments = ['--model', str(tiny_checkpoint), '--frames', str(FRAMES), '--size', size]
+    return output, run_demo(output, *arguments)
+
+
+def stamps_of(bag_path: Path, topic: str) -> list[int]:
+    with open_bag(bag_path) as bag:
+        return [messages.stamp_ns_of(messages.deserialize(m)) for m in bag.messages({topic})]
+
+
+def test_street_is_segmented_recorded_and_accounted_for(
+    street: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    output, demo = street
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    counts = {
+        name: int(row_of(demo.stdout, name)) for name in ('frames sent', 'published', 'superseded')
+    }
+    lost = re.search(r'^  not received +(\d+)', demo.stdout, re.MULTILINE)
+    assert counts['frames sent'] == FRAMES
+    assert counts['published'] + counts['superseded'] + int(lost[1] if lost else 0) == FRAMES
+    bag = output / 'segmentation.mcap'
+    masks = stamps_of(bag, '/segmentation_node/label_mask')
+    assert len(masks) == counts['published'] > 0
+    assert set(masks) <= set(stamps_of(bag, '/image'))
+    assert set(masks) <= set(stamps_of(bag, '/ground_truth/label_mask'))
+    assert float(row_of(demo.stdout, 'mIoU')) >= 0
+
+
+def test_street_bag_holds_what_the_node_says_about_itself(
+    street: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    with open_bag(street[0] / 'segmentation.mcap') as bag:
+        info = messages.deserialize(bag.first('/segmentation_node/label_info_json'))
+        counts = {topic.name: count for topic, count in bag.counts.items()}
+    assert info.data == load_scheme('cityscapes8').to_json()
+    assert counts['/diagnostics'] > 0
+
+
+def test_street_is_drawn(street: tuple[Path, subprocess.CompletedProcess[str]]) -> None:
+    sheet = decode_file((street[0] / 'contact_sheet.png').read_bytes())
+    assert sheet.shape[1] == 1920
+    video = cv2.VideoCapture(str(street[0] / 'overlay.mp4'))
+    readable, frame = video.read()
+    assert readable
+    assert frame.shape == (SIZE_WH[1], SIZE_WH[0], 3)
+
+
+def test_street_leaves_no_process(
+    street: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    assert processes_of(street[0]) == {}
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of JPEG files."""
+    folder = tmp_path_factory.mktemp('photos')
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        picture = rng.integers(0, 255, (96, 128, 3), np.uint8)
+        cv2.imwrite(str(folder / f'photo_{index}.jpg'), picture)
+    return folder
+
+
+def test_folder_of_images_is_shown_without_score(
+    photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    demo = run_demo(tmp_path, '--model', str(tiny_checkpoint), '--images', str(photos))
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert row_of(demo.stdout, 'frames sent') == '5'
+    assert 'without truth' in demo.stdout
+    assert (tmp_path / 'contact_sheet.png').is_file()
+
+
+def test_compressed_bag_without_truth_on_a_topic_of_its_own(
+    photos: Path, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    bag = tmp_path / 'drive.mcap'
+    arguments = ['--images', str(photos), '--output', str(bag), '--topic', '/front/image_raw']
+    assert images_to_bag.main([*arguments, '--compressed', '--quiet']) == 0
+    output = tmp_path / 'output'
+    demo = run_demo(output, '--model', str(tiny_checkpoint), '--bag', str(bag))
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert 'without truth' in demo.stdout
+    assert stamps_of(output / 'segmentation.mcap', '/front/image_raw/compressed')
+
+
+def test_missing_model_is_told_and_nothing_is_left(photos: Path, tmp_path: Path) -> None:
+    demo = run_demo(tmp_path, '--model', '/no/such/model', '--images', str(photos))
+    assert demo.returncode == 1
+    assert "no model '/no/such/model'" in demo.stderr
+    assert processes_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'complaint'),
+    [
+        (['--bag', '/no/such.mcap'], '/no/such.mcap does not exist'),
+        (['--images', '/no/such/folder'], '/no/such/folder is no folder'),
+    ],
+)
+def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path: Path) -> None:
+    demo = run_demo(tmp_path, *arguments)
+    assert demo.returncode == 1
+    assert complaint in demo.stderr
+
+
+@pytest.fixture
+def running(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo with much to do, as soon as its node is there."""
+    arguments = ['--model', str(tiny_checkpoint), '--frames', '400', '--size', '512x256']
+    with subprocess.Popen(
+        demo_command(tmp_path, *arguments),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    ) as demo:  # fmt: skip
+        wait_for('the node', lambda: bool(node_of(tmp_path)))
+        yield demo
+        demo.kill()
+
+
+def node_of(output: Path) -> list[int]:
+    return [pid for pid, command in processes_of(output).items() if 'ros.node' in command]
+
+
+def test_death_of_the_node_ends_the_demo(running: subprocess.Popen[str], tmp_path: Path) -> None:
+    os.kill(node_of(tmp_path)[0], signal.SIGKILL)
+    said, _ = running.communicate(timeout=PATIENCE_S)
+    assert running.returncode == 1
+    assert 'the node ended with status -9' in said
+    assert processes_of(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ('number', 'status'), [(signal.SIGINT, 130), (signal.SIGTERM, 130), (signal.SIGKILL, -9)]
+)
+def test_whatever_ends_the_demo_ends_its_processes(
+    number: signal.Signals, status: int, running: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    assert len(processes_of(tmp_path)) > 2
+    running.send_signal(number)
+    running.wait(PATIENCE_S)
+    assert running.returncode == status
+    wait_for('the end of all processes', lambda: processes_of(tmp_path) == {})
+
+
+def test_video_holds_a_picture_while_others_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / 'video.mp4'
+    red, blue = (np.full((64, 96, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
+    write_video([TimedPicture(1.0, red), TimedPicture(1.5, blue)], path, rate_hz=10)
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while (read := video.read())[0]:
+        frames.append(read[1])
+    assert [frame[32, 48].argmax() for frame in frames] == [2] * 5 + [0]  # of BGR
+
+
+def test_contact_sheet_has_a_column_for_each_picture() -> None:
+    scheme = load_scheme('cityscapes8')
+    colors = {'camera': 50, 'label mask': 100, 'overlay': 150}
+    pictures = {name: np.full((50, 100, 3), grey, np.uint8) for name, grey in colors.items()}
+    sheet = draw_contact_sheet([SheetRow(0.0, pictures)] * 2, 'A title', scheme, sheet_width=800)
+    for column, grey in enumerate(colors.values()):
+        inside = sheet[:, 800 * (2 * column + 1) // 6]
+        assert (inside == grey).all(
+            axis=1
+        ).sum() > 100  # two rows of 121 pixels, less their frames
+    for c in scheme.classes:
+        assert (sheet == c.color).all(axis=2).sum() > 100  # the swatch in the legend
+
+
+def test_title_is_shortened_to_its_room() -> None:
+    short = shortened('a' * 200, 300, 20)
+    assert width(short, 20) <= 300
+    assert '...' in short
+    assert shortened('fits', 300, 20) == 'fits'
+
+
+def test_used_domain_is_avoided() -> None:
+    domain = unused_domain()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind(('', 7400 + 250 * domain + 10))
+        other = unused_domain()
+    assert other != domain
+    assert other in DOMAINS

@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Bags are replayed by a process of its own and received over real DDS."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ros_process import PATIENCE_S, Probe, isolated_environment  # isort: skip
+
+from bag_making import (
+    image_cdr,
+    image_topic,
+    stamp_ns,
+    string_cdr,
+    string_topic,
+    write_camera_bag,
+)
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+
+from segmentation_node.bags.qos import Qos
+from segmentation_node.bags.topic import Topic
+from segmentation_node.bags.writer import BagWriter
+from segmentation_node.ros.replay_bag import main, publisher_qos
+
+RELIABLE = QoSProfile(depth=100, reliability=QoSReliabilityPolicy.RELIABLE)
+LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture(scope='module')
+def probe() -> Iterator[Probe]:
+    probe = Probe('replay')
+    yield probe
+    probe.close()
+
+
+class Replay:
+    """replay_bag as a process."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'segmentation_node.ros.replay_bag', *map(str, arguments)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=isolated_environment(),
+        )  # fmt: skip
+
+    def ended(self) -> tuple[int, str, str]:
+        """Wait for the end; exit status, output, errors."""
+        output, errors = self.process.communicate(timeout=PATIENCE_S)
+        return self.process.returncode, output, errors
+
+    def interrupt(self) -> tuple[int, str, str]:
+        self.process.send_signal(signal.SIGINT)
+        return self.ended()
+
+
+class Received:
+    """Messages of a topic with the times they came."""
+
+    def __init__(
+        self, probe: Probe, topic: str, kind: Any, qos: Any = RELIABLE, raw: bool = False
+    ) -> None:
+        self.messages: list[Any] = []
+        self.times_s: list[float] = []
+        self._subscription = probe.node.create_subscription(kind, topic, self._take, qos, raw=raw)
+
+    def _take(self, message: Any) -> None:
+        self.messages.append(message)
+        self.times_s.append(time.monotonic())
+
+    def __len__(self) -> int:
+        return len(self.messages)
+
+
+def test_messages_come_verbatim_and_in_time(tmp_path: Path, probe: Probe) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=10)
+    images = Received(probe, '/image', Image, raw=True)
+    replay = Replay(path, '--wait-for-subscribers', '/image')
+    probe.wait_for('ten images', lambda: len(images) == 10)
+    status, output, _ = replay.ended()
+    assert status == 0
+    assert '11 messages published' in output
+    assert images.messages == [image_cdr(index) for index in range(10)]
+    # Nine periods of 0.1 s; the first may have been on its way for longer than the last.
+    assert images.times_s[-1] - images.times_s[0] > 0.5
+
+
+def test_latched_messages_reach_those_who_come_late(tmp_path: Path, probe: Probe) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=200)
+    images = Received(probe, '/image', Image)
+    replay = Replay(path)
+    probe.wait_for('an image, after the note', lambda: len(images))
+    notes = Received(probe, '/notes', String, LATCHED)
+    probe.wait_for('the note', lambda: len(notes))
+    assert notes.messages[0].data == 'hello'
+    assert replay.interrupt()[0] == 0
+
+
+def test_rate_remap_and_topics(tmp_path: Path, probe: Probe) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=100)  # 10 s
+    images = Received(probe, '/front/camera', Image)
+    notes = Received(probe, '/notes', String, LATCHED)
+    started = time.monotonic()
+    replay = Replay(
+        path, '--rate', 1000, '--topics', '/image', '--remap', '/image:=/front/camera',
+        '--wait-for-subscribers',
+    )  # fmt: skip
+    probe.wait_for('the last image', lambda: images.messages[-1:] and
+                   images.messages[-1].header.stamp.nanosec == stamp_ns(99) % 10**9)  # fmt: skip
+    status, output, _ = replay.ended()
+    assert (status, len(notes)) == (0, 0)
+    assert '100 messages published' in output
+    assert time.monotonic() - started < PATIENCE_S
+
+
+def test_the_clock_is_that_of_the_bag(tmp_path: Path, probe: Probe) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=200)
+    clock = Received(probe, '/clock', Clock)
+    replay = Replay(path, '--clock', 50, '--rate', 2)
+    probe.wait_for('the time', lambda: len(clock) >= 30)
+    assert replay.interrupt()[0] == 0
+    times_ns = [m.clock.sec * 10**9 + m.clock.nanosec for m in clock.messages]
+    assert stamp_ns(0) <= times_ns[0] < stamp_ns(200)
+    assert times_ns == sorted(times_ns)
+    # 29 periods of 20 ms are 1.16 s of a bag at twice its pace, however late they came.
+    assert 0.5e9 < times_ns[29] - times_ns[0] < 30e9
+
+
+def test_the_beginning_can_be_left_out_but_for_what_is_latched(
+    tmp_path: Path, probe: Probe
+) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=10)
+    images = Received(probe, '/image', Image)
+    notes = Received(probe, '/notes', String, LATCHED)
+    replay = Replay(path, '--start-offset', 0.65, '--wait-for-subscribers', '/image', '/notes')
+    probe.wait_for('the last images', lambda: len(images) == 3)
+    probe.wait_for('the note', lambda: len(notes) == 1)
+    assert replay.ended()[0] == 0
+    assert [m.header.stamp.nanosec for m in images.messages] == [
+        stamp_ns(index) % 10**9 for index in (7, 8, 9)
+    ]
+
+
+def test_it_loops_until_interrupted(tmp_path: Path, probe: Probe) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=3)
+    images = Received(probe, '/image', Image)
+    replay = Replay(path, '--loop', '--rate', 10)
+    probe.wait_for('three rounds', lambda: len(images) >= 9)
+    status, output, errors = replay.interrupt()
+    assert status == 0
+    assert 'Traceback' not in errors
+    assert 'messages published' in output
+
+
+def test_it_is_interrupted_while_it_waits(tmp_path: Path) -> None:
+    path = write_camera_bag(tmp_path / 'bag')
+    replay = Replay(path, '--remap', '/image:=/nobody', '--wait-for-subscribers', '/nobody')
+    assert replay.process.stderr is not None
+    assert 'waiting for subscribers of /nobody' in replay.process.stderr.readline()
+    status, output, _ = replay.interrupt()
+    assert status == 0
+    assert output.startswith('0 messages published')
+
+
+def test_types_that_are_not_installed_are_named(tmp_path: Path, probe: Probe) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write(Topic('/radar', 'radar_msgs/msg/RadarScan'), stamp_ns(0), b'\0\1\0\0')
+        bag.write(string_topic('/notes'), stamp_ns(0), string_cdr('x'))
+    notes = Received(probe, '/notes', String, LATCHED)
+    replay = Replay(tmp_path / 'bag', '--wait-for-subscribers')
+    probe.wait_for('the note', lambda: len(notes))
+    status, output, errors = replay.ended()
+    assert status == 0
+    assert 'warning: /radar is skipped: type radar_msgs/msg/RadarScan is not installed' in errors
+    assert '1 messages published' in output
+
+
+def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: Probe) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index in range(3):
+            topic = image_topic('/lossy', Qos(reliability='best_effort'))
+            bag.write(topic, stamp_ns(index), image_cdr(index))
+    Received(probe, '/lossy', Image, RELIABLE)
+    replay = Replay(tmp_path / 'bag', '--wait-for-subscribers')
+    assert replay.process.stderr is not None
+    said = ''
+    while 'incompatible QoS' not in said:
+        line = replay.process.stderr.readline()
+        assert line, said
+        said += line
+    assert replay.interrupt()[0] == 0
+
+
+@pytest.mark.parametrize(
+    ('offered', 'expected'),
+    [
+        ((), ('RELIABLE', 'VOLATILE', 10)),
+        ((Qos(depth=3),), ('RELIABLE', 'VOLATILE', 3)),
+        ((Qos(depth=0, history='unknown'),), ('RELIABLE', 'VOLATILE', 10)),
+        ((Qos(depth=1, reliability='best_effort'),), ('BEST_EFFORT', 'VOLATILE', 1)),
+        ((Qos(depth=1, durability='transient_local'),), ('RELIABLE', 'TRANSIENT_LOCAL', 1)),
+        ((Qos(reliability='best_effort'), Qos()), ('RELIABLE', 'VOLATILE', 10)),
+    ],
+)
+def test_publishers_offer_what_was_recorded(
+    offered: tuple[Qos, ...], expected: tuple[str, str, int]
+) -> None:
+    qos = publisher_qos(Topic('/x', 'std_msgs/msg/String', qos=offered))
+    assert (qos.reliability.name, qos.durability.name, qos.depth) == expected
+
+
+@pytest.mark.parametrize(
+    ('options', 'says'),
+    [
+        (['--topics', '/imgae'], "no topic '/imgae'; it has"),
+        (['--remap', '/imgae:=/x'], '--remap of /imgae, expected topics that are replayed'),
+        (['--wait-for-subscribers', '/x'], '--wait-for-subscribers of /x, expected topics'),
+    ],
+)
+def test_wrong_names(tmp_path: Path, capsys: Any, options: list[str], says: str) -> None:
+    path = write_camera_bag(tmp_path / 'bag')
+    assert main([str(path), *options]) == 1
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('options', [['--rate', '0'], ['--remap', '/image'], ['--clock', 'x']])
+def test_wrong_options(options: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(['bag', *options])
+    assert ended.value.code == 2
+
+
+def test_no_bag(tmp_path: Path, capsys: Any) -> None:
+    assert main([str(tmp_path / 'none')]) == 1
+    assert 'replay_bag: ' in capsys.readouterr().err
