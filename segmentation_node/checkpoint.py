@@ -65,7 +65,7 @@ class Spec:
                 raise CheckpointError(f'{path} has {name} {content[name]!r}; expected a name')
         if content['family'] not in FAMILIES:
             raise CheckpointError(
-                f'{path} has family {content["family"]!r}; there are {", ".join(FAMILIES)}'
+                f'{path} has family {content["family"]!r}; choose one of {", ".join(FAMILIES)}'
             )
         return cls(**content, preprocessing=_preprocessing(path, preprocessing))
 
@@ -109,7 +109,7 @@ def _check_fields(
 ) -> None:
     known = [f.name for f in fields(of)]
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path}: {content!r} must be fields: {", ".join(known)}')
+        raise CheckpointError(f'{path} holds {content!r}, expected fields: {", ".join(known)}')
     unknown = ', '.join(sorted(map(str, set(content) - set(known))))
     if unknown:
         raise CheckpointError(f'{path} has unknown fields {unknown}; there are {", ".join(known)}')
@@ -185,7 +185,7 @@ def load_checkpoint(model: str) -> Checkpoint:
             'folder anew'
         )
     spec = Spec.read(folder / SPEC_FILE) if (folder / SPEC_FILE).is_file() else None
-    family = spec.family if spec else family_of_config(config)
+    family = spec.family if spec else family_of_config(folder / 'config.json', config)
     network = network_class(family).load(folder)
     try:
         if spec is None:

@@ -2,7 +2,7 @@
 """Fixtures shared by all tests."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -35,7 +35,8 @@ def spread_queries(network: 'Mask2Former') -> None:
     """Make each query find other pixels and another class: untrained ones are all alike."""
     import torch
 
-    transformer = network.model.model.transformer_module
+    model: Any = network.model
+    transformer = model.model.transformer_module
     with torch.no_grad():
         for name, std in (
             ('queries_features.weight', 3.0),
@@ -43,9 +44,9 @@ def spread_queries(network: 'Mask2Former') -> None:
             ('decoder.mask_predictor.mask_embedder.2.0.weight', 4.0),
         ):
             torch.nn.init.normal_(transformer.get_parameter(name), std=std)
-        out = network.model.eval().model(pixel_values=torch.randn(1, 3, 64, 96))
+        out = model.eval().model(pixel_values=torch.randn(1, 3, 64, 96))
         queries = out.transformer_decoder_last_hidden_state[0]  # (Q, D)
-        classes = network.model.class_predictor
+        classes = model.class_predictor
         wanted = torch.eye(classes.out_features)[torch.arange(len(queries)) % classes.out_features]
         mean = queries.mean(0)
         classes.weight.copy_((torch.linalg.pinv(queries - mean) @ (8 * wanted - 4)).T)
@@ -56,7 +57,7 @@ def spread_queries(network: 'Mask2Former') -> None:
 def tiny_mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Mask2Former folder with a small ResNet and random weights."""
     import torch
-    from transformers import Mask2FormerConfig, ResNetConfig
+    from transformers import AutoConfig, Mask2FormerConfig
 
     from segmentation_node.checkpoint import Spec, save_checkpoint
     from segmentation_node.labels import load_scheme
@@ -66,9 +67,9 @@ def tiny_mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stages = ['stage1', 'stage2', 'stage3', 'stage4']
     network = Mask2Former(
         Mask2FormerConfig(
-            backbone_config=ResNetConfig(
-                embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4, layer_type='basic',
-                out_features=stages,
+            backbone_config=AutoConfig.for_model(
+                'resnet', embedding_size=8, hidden_sizes=[8, 8, 16, 16], depths=[1] * 4,
+                layer_type='basic', out_features=stages,
             ),
             feature_size=32, mask_feature_size=32, hidden_dim=32, num_attention_heads=2,
             encoder_layers=1, encoder_feedforward_dim=32, decoder_layers=2, dim_feedforward=32,

@@ -26,16 +26,21 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from segmentation_node.demo.domain import unused_domain  # noqa: E402
+
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
 PATIENCE_S = 60.0
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+
+
+DOMAIN_ID = unused_domain()
 
 
 def isolated_environment() -> dict[str, str]:
     """Environment of one test run: its own domain, this machine only, one thread per network."""
     return {
         **os.environ,
-        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_DOMAIN_ID': str(DOMAIN_ID),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'OMP_NUM_THREADS': '1',
         # Over the default transports best-effort frames of several MB get lost.
@@ -90,7 +95,7 @@ class Probe:
         # Fast DDS reads its environment when a participant is made.
         os.environ.update(isolated_environment())
         self.context = rclpy.Context()
-        self.context.init(domain_id=int(isolated_environment()['ROS_DOMAIN_ID']))
+        self.context.init(domain_id=DOMAIN_ID)
         self.node = rclpy.create_node('probe', context=self.context, namespace=namespace)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)

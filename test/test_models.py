@@ -3,6 +3,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
@@ -122,7 +123,8 @@ def test_mask2former_adds_up_its_queries_in_full_precision(mask2former: Mask2For
 def test_mask2former_is_the_librarys_own_network(
     mask2former: Mask2Former, tiny_mask2former: Path
 ) -> None:
-    library = Mask2FormerForUniversalSegmentation.from_pretrained(tiny_mask2former).float().eval()
+    library: Any = Mask2FormerForUniversalSegmentation.from_pretrained(tiny_mask2former)
+    library.float().eval()
     pixels = smooth_pixels(1, 64, 64)
     assert torch.equal(
         library(pixel_values=pixels).masks_queries_logits,
@@ -199,13 +201,14 @@ def test_every_family_has_a_class(family: str) -> None:
     ],
 )
 def test_family_is_told_by_the_librarys_config(config: dict[str, str], family: str) -> None:
-    assert family_of_config(config) == family
+    assert family_of_config(Path('config.json'), config) == family
 
 
 @pytest.mark.parametrize('config', [{'model_type': 'segformer'}, {}, {'model_type': ['x']}])
 def test_config_of_no_family_is_answered_with_those_there_are(config: dict[str, str]) -> None:
-    with pytest.raises(CheckpointError, match=r'describes a model .*DeepLabV3Plus, Unet, mask2'):
-        family_of_config(config)
+    says = r'x/config\.json describes a model .*DeepLabV3Plus, Unet, mask2former'
+    with pytest.raises(CheckpointError, match=says):
+        family_of_config(Path('x/config.json'), config)
 
 
 def test_unknown_family_is_answered_with_those_there_are() -> None:

@@ -24,6 +24,9 @@ from sensor_msgs.msg import CompressedImage
 
 from segmentation_node.codec import ENCODINGS, decode_image
 from segmentation_node.image_files import decode_file, encode_jpeg
+from segmentation_node.labels import load_scheme
+from segmentation_node.scenes.render import Renderer
+from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
 
 RNG = np.random.default_rng(7)
@@ -347,6 +350,20 @@ def test_compressed_cameras_with_prefixes(tiny_checkpoint: Path, tmp_path: Path)
             front.send(compressed_message(data))
             wait_for_malformed(probe, count)
         assert front.segment(compressed_message(jpeg))
+        probe.close()
+
+
+def test_labels_are_right_on_a_known_scene(tmp_path: Path) -> None:
+    frame = Renderer(1024, 512).render(Street(4001), 0.0)
+    with NodeProcess(tmp_path / 'log.txt', namespace='street'):
+        probe = Probe('street')
+        probe.wait_until_active()
+        mask = pixels_of(probe.connect().segment(image_message(frame.image_rgb)))
+        scheme = load_scheme(json.loads(probe.latched('label_info_json').data)['scheme'])
+        truth = load_scheme('cityscapes34').mapping_to(scheme)[frame.label_ids]
+        for name in ('flat', 'construction', 'sky'):
+            inside = truth == scheme.id_of(name)
+            assert (mask[inside] == scheme.id_of(name)).mean() > 0.7, name
         probe.close()
 
 

@@ -41,6 +41,11 @@ from training.datasets import LabelledImages, open_dataset
 from training.losses import Loss, loss_of
 
 
+def step_seed(seed: int, step: int) -> int:
+    """Seed of all that is random in one step of a run."""
+    return seed * 1_000_003 + step
+
+
 class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     """Endless batches that hold each set's share; batch `i` depends on the seed and `i` alone."""
 
@@ -58,7 +63,7 @@ class Batches(IterableDataset[tuple[Tensor, Tensor]]):
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         step = self.start
         while True:
-            torch.manual_seed(self.seed * 1_000_003 + step)
+            torch.manual_seed(step_seed(self.seed, step))
             items = [
                 self.augment(*images[int(torch.randint(len(images), ()))])
                 for images, share in zip(self.sets, self.shares, strict=True)
@@ -133,6 +138,9 @@ class Run:
 
     def advance(self, images: Tensor, channels: Tensor) -> float:
         """Learn from (B, 3, H, W) uint8 images and (B, H, W) int64 channels; returns the loss."""
+        # Dropout and drawn points depend on the step alone, as batches do, so that a run that was
+        # interrupted ends with the same weights.
+        torch.manual_seed(step_seed(self.experiment.seed, self.step))
         self.network.train()
         loss = self.loss(normalized(images), channels)
         if not torch.isfinite(loss):
@@ -142,7 +150,7 @@ class Run:
         for group in self.optimizer.param_groups:
             group['lr'] = group['initial_lr'] * rate_at(self.step, self.experiment)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), self.experiment.gradient_clip)
         self.optimizer.step()
         self.ema.update(self.network, self.step)

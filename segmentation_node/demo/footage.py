@@ -129,16 +129,21 @@ def _render(tree: Path, frames: int, size: str, rate_hz: float, work: Path, chec
             for index, (seed, share) in enumerate(zip(SEEDS, shares, strict=True)) if share
         ]  # fmt: skip
 
+        rendered = 0
+
         def done() -> bool:
+            nonlocal rendered
             check()
-            written = sum(1 for _ in tree.glob('timestamp_sequence/*/*/*.txt'))
-            progress.update(written - progress.n)
-            return all(_succeeded(child) for child in children)
+            rendered = sum(1 for _ in tree.glob('timestamp_sequence/*/*/*.txt'))
+            progress.update(rendered - progress.n)
+            # Every child is looked at: one that failed is not to wait for the others.
+            ended = [_succeeded(child) for child in children]
+            return all(ended)
 
         wait_for(done, STALL_PATIENCE_S, lambda: DemoError(
-            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, and {progress.n} of {frames} '
+            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, and {rendered} of {frames} '
             f'before; the machine is too busy: close other programs and start again'
-        ), sign_of_life=lambda: progress.n)  # fmt: skip
+        ), sign_of_life=lambda: rendered)  # fmt: skip
 
 
 def _images_to_bag(arguments: Sequence[str], bag: Path, work: Path, check: Check) -> None:

@@ -24,6 +24,8 @@ POLL_S: Final = 0.1
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+#: Noted too, since Python drops an exception that is raised while it forks.
+_received: Final[list[int]] = []
 
 
 class DemoError(SegmentationError):
@@ -125,6 +127,8 @@ def wait_for(
     """
     sign, since_s = sign_of_life(), time.monotonic()
     while not done():
+        if _received:
+            raise KeyboardInterrupt(signal.Signals(_received[0]).name)
         if (newest := sign_of_life()) != sign:
             sign, since_s = newest, time.monotonic()
         if time.monotonic() - since_s > patience_s:
@@ -141,8 +145,10 @@ def end_on_signals() -> Iterator[None]:
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
+        _received.append(number)
         raise KeyboardInterrupt(signal.Signals(number).name)
 
+    _received.clear()
     before = {number: signal.getsignal(number) for number in _ENDING}
     for number, handler in before.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:

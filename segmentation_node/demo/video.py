@@ -15,7 +15,7 @@ from segmentation_node.demo.processes import DemoError
 from segmentation_node.image_files import ImageRgb
 
 #: A gap in a recording is shown as long as this at most.
-LONGEST_GAP_S: Final = 2.0
+LONGEST_GAP_S: Final = 10.0
 LONGEST_SIDE_PX: Final = 1920
 
 

@@ -2,6 +2,7 @@
 """Which families of networks there are."""
 
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 from segmentation_node.errors import CheckpointError
@@ -31,13 +32,17 @@ def network_class(family: str) -> type[Network]:
     return found
 
 
-def family_of_config(config: dict[str, Any]) -> str:
-    """Family that a library's own `config.json` describes; raises CheckpointError."""
+def family_of_config(path: Path, config: dict[str, Any]) -> str:
+    """Family that a library's own `config.json`, read from `path`, describes.
+
+    Raises:
+        CheckpointError: it is none of the families there are.
+    """
     name = str(config.get('_model_class') or config.get('model_type'))
     if name not in _FAMILY_OF_LIBRARY_NAME:
         supported = ', '.join(_FAMILY_OF_LIBRARY_NAME)
         raise CheckpointError(
-            f'config.json describes a model {name!r}; supported are {supported}: choose one of '
+            f'{path} describes a model {name!r}; supported are {supported}: choose one of '
             f"these, saved with its library's save_pretrained"
         )
     return _FAMILY_OF_LIBRARY_NAME[name]

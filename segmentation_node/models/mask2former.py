@@ -14,11 +14,13 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
-from transformers.utils import logging as library_log
+from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError
 from segmentation_node.models.network import Network, one_line
+
+library_log: Any = transformers_logging  # annotated in parts
 
 #: The library builds Swin's last norm into the backbone but never reads it; the hub's checkpoints
 #: are older than that and lack it.
@@ -91,29 +93,43 @@ def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
                     use_safetensors=True,
                     dtype=torch.float32,
                     output_loading_info=True,
+                    ignore_mismatched_sizes=True,  # told below, and in full
                 ),
             )
     except SafetensorError as error:
         raise CheckpointError(
             f'{folder}: the safetensors file is damaged ({one_line(error)}); copy it again'
         ) from error
-    except (*_MISFITS, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(
+            f'{folder} cannot be read ({one_line(error)}); copy the folder again'
+        ) from error
+    except _MISFITS as error:
         raise CheckpointError(
             f'{folder}: config.json and model.safetensors do not belong together '
             f'({one_line(error)}); copy both from the same model'
         ) from error
-    # The library fills what is missing with random numbers, drops what is left over, and only
-    # warns. Left over are also numbers that it computes by itself; those have other endings.
-    missing = sorted(key for key in info['missing_keys'] if not _UNREAD.search(key))
-    extra = sorted(k for k in info['unexpected_keys'] if k.endswith(('.weight', '.bias')))
-    for what, keys in (('lacks', missing), ('has besides', extra)):
-        if keys:
-            raise CheckpointError(
-                f'{folder}: model.safetensors {what} {len(keys)} of the tensors that config.json '
-                f'asks for ({", ".join(keys[:3])}, ...); the two are of different models: copy '
-                f'both from the same one'
-            )
+    _check_tensors(folder, info)
     return model
+
+
+def _check_tensors(folder: Path, info: dict[str, Any]) -> None:
+    """Refuse what the library only warns of: it makes up what is missing, and drops the rest."""
+    mismatched = {str(key[0]) for key in info['mismatched_keys']}
+    missing = {k for k in info['missing_keys'] if not _UNREAD.search(k)} - mismatched
+    # Left over are also numbers that are computed nowadays; those have other endings.
+    left_over = {k for k in info['unexpected_keys'] if k.endswith(('.weight', '.bias'))}
+    for keys, what in (
+        (mismatched, 'of other shapes than config.json asks for'),
+        (missing, 'less than config.json asks for'),
+        (left_over, 'more than config.json asks for'),
+    ):
+        if keys:
+            some = ', '.join(sorted(keys)[:3]) + (', ...' if len(keys) > 3 else '')
+            raise CheckpointError(
+                f'{folder}: model.safetensors has {len(keys)} tensors {what} ({some}); the two '
+                f'are of different models: copy both from the same one'
+            )
 
 
 @contextmanager

@@ -70,8 +70,8 @@ class SmpNetwork(Network):
             ) from error
         except (TypeError, KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(
-                f'{folder}: config.json and model.safetensors do not belong together: '
-                f'{one_line(error)}'
+                f'{folder}: config.json and model.safetensors do not belong together '
+                f'({one_line(error)}); copy both from the same model'
             ) from error
         return network
 

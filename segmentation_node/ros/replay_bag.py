@@ -84,8 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         '--wait-for-subscribers', nargs='*', type=topic_name, metavar='TOPIC',
-        help='begin when these topics, as published, have a subscriber each; any topic where none '
-        'is named',
+        help='begin when these topics, as published, have a subscriber each, or as many as times '
+        'the topic is named; any topic where none is named',
     )  # fmt: skip
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
     return parser
@@ -248,10 +248,17 @@ def wait_for_subscribers(
         )
     enough = all if names else any
     awaited = [by_name[name] for name in names or by_name]
-    if not enough(publisher.get_subscription_count() for publisher in awaited):
+
+    def there() -> bool:
+        # A topic that is named twice waits for two.
+        return enough(
+            p.get_subscription_count() >= max(1, names.count(p.topic_name)) for p in awaited
+        )
+
+    if not there():
         wanted = ', '.join(publisher.topic_name for publisher in awaited)
         print(f'waiting for subscribers of {wanted}', file=sys.stderr)
-    while not stop() and not enough(p.get_subscription_count() for p in awaited):
+    while not stop() and not there():
         time.sleep(SLICE_S)
     sleep_until(time.monotonic() + SETTLE_S, stop)
 
