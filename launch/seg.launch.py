@@ -31,6 +31,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.paths import PACKAGE, config_dir
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import CAMERA_INFO, COMPRESSED_SUFFIX, IMAGE, NODE_NAME
+from segmentation_node.transport import large_frames_environment
 
 #: Parameters of the node that are arguments too; the node knows their meaning and choices.
 NODE_PARAMETERS = ('model', 'runtime', 'device', 'image_transport')
@@ -216,10 +217,7 @@ def _rviz(given: dict[str, str]) -> Node:
 def _transport(given: dict[str, str]) -> list[Action]:
     if given['large_frames'] != 'true':
         return []
-    profile = str(_file('transport_fastdds.xml'))
-    # Fast DDS 2 looks under the first name, Fast DDS 3 under the second.
-    names = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-    return [SetEnvironmentVariable(name, profile) for name in names]
+    return [SetEnvironmentVariable(*pair) for pair in large_frames_environment().items()]
 
 
 def _file(name: str) -> Path:

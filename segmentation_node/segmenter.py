@@ -161,6 +161,8 @@ def _pick_precision(precision: str, device: torch.device) -> str:
         raise SettingError(f'unknown precision {precision!r}; there are {", ".join(PRECISIONS)}')
     if precision != 'auto':
         return precision
-    # On a CPU bf16 pays only where there are matrix units for it; elsewhere it costs time.
-    fast_bf16 = device.type == 'cuda' or bool(torch.cpu.get_capabilities().get('amx_bf16'))
+    # On a CPU bf16 pays only where there are matrix units for it; elsewhere it costs time. An
+    # older torch cannot tell.
+    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    fast_bf16 = device.type == 'cuda' or bool(capabilities.get('amx_bf16'))
     return 'bf16' if fast_bf16 else 'fp32'

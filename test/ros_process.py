@@ -27,6 +27,7 @@ from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
 from segmentation_node.demo.domain import unused_domain  # noqa: E402
+from segmentation_node.transport import large_frames_environment  # noqa: E402
 
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
 PATIENCE_S = 60.0
@@ -43,8 +44,7 @@ def isolated_environment() -> dict[str, str]:
         'ROS_DOMAIN_ID': str(DOMAIN_ID),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'OMP_NUM_THREADS': '1',
-        # Over the default transports best-effort frames of several MB get lost.
-        'FASTDDS_BUILTIN_TRANSPORTS': 'LARGE_DATA',
+        **large_frames_environment(),
     }
 
 

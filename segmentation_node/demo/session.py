@@ -19,7 +19,7 @@ from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
 from segmentation_node.demo.results import Outcome
-from segmentation_node.paths import config_dir
+from segmentation_node.transport import large_frames_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 DIAGNOSTICS_TOPIC: Final = '/diagnostics'
@@ -42,11 +42,8 @@ class Session:
         self._footage, self._model = footage, model
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
-        profile = str(config_dir() / 'transport_fastdds.xml')
         self.environment = {
-            # Fast DDS 2 looks under the first name, Fast DDS 3 under the second.
-            'FASTRTPS_DEFAULT_PROFILES_FILE': profile,
-            'FASTDDS_DEFAULT_PROFILES_FILE': profile,
+            **large_frames_environment(),
             'ROS_DOMAIN_ID': str(domain_id),
             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),

@@ -15,6 +15,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -32,7 +33,7 @@ from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import CameraOutputs, LabelInfoOutput
-from segmentation_node.ros.parameters import INACTIVE, RELOADS, Parameters, declare_parameters
+from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.worker import Worker
 
 if TYPE_CHECKING:
@@ -98,9 +99,11 @@ class SegmentationNode(LifecycleNode):
         self._frame_group = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
-        self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup())
+        # On the steady clock: simulated time may stand still, or never come.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup(), steady)
         if self._values.autostart:
-            self._autostart = self.create_timer(0.0, self._start)
+            self._autostart = self.create_timer(0.0, self._start, clock=steady)
 
     def _start(self) -> None:
         self._autostart.cancel()
@@ -270,7 +273,7 @@ class SegmentationNode(LifecycleNode):
         worker = self._worker
         if worker is None:
             return
-        fixed = wanted.changed(self._values, INACTIVE)
+        fixed = wanted.changed(self._values, UNCONFIGURED)
         if fixed:
             raise SettingError(
                 f'{", ".join(fixed)} cannot change while the node is configured; '

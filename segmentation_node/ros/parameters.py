@@ -20,7 +20,7 @@ _TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
 #: When a parameter may be set, as its descriptor tells.
 ANY_TIME = 'at any time'
 RELOADS = 'at any time; loads the model anew and swaps between two frames'
-INACTIVE = 'while the node is not active'
+UNCONFIGURED = 'while the node is not configured'
 START = 'at start only'
 
 
@@ -79,14 +79,14 @@ class Parameters:
         range_=(0.0, 1000.0),
     )  # fmt: skip
     image_transport: str = declared(
-        'raw', 'raw subscribes to image, compressed to image/compressed', INACTIVE,
+        'raw', 'raw subscribes to image, compressed to image/compressed', UNCONFIGURED,
         choices=IMAGE_TRANSPORTS,
     )  # fmt: skip
     cameras: list[str] = declared(
         [''],
         'Prefixes of the cameras: front means front/image in and ~/front/label_mask out; '
         'the empty prefix means image in and ~/label_mask out',
-        INACTIVE,
+        UNCONFIGURED,
     )
     autostart: bool = declared(
         True, 'Configure and activate at start; false leaves it to a lifecycle manager', START
