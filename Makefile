@@ -55,9 +55,9 @@ format: $(STAMPS)/test  ## Bring the code into its style
 scenes: $(STAMPS)/demo  ## Render a street in the layout of Cityscapes into data/scenes_demo/
 	$(BIN)/make_scenes data/scenes_demo --overwrite
 
-readme: $(STAMPS)/demo  ## Bring tables and picture of README.md up to date
-	$(BIN)/python -m segmentation_node.ros.reference README.md
+readme: $(STAMPS)/demo  ## Bring tables, figures and picture of README.md up to date
 	$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" $${MODEL:+--model "$$MODEL"}
+	$(BIN)/python -m segmentation_node.ros.reference README.md --figures "$$OUTPUT"/figures.txt
 	$(BIN)/python -m segmentation_node.demo.readme_picture "$$OUTPUT"/segmentation.mcap \
 	  resource/readme/street.jpg
 

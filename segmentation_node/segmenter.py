@@ -3,6 +3,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -163,6 +164,6 @@ def _pick_precision(precision: str, device: torch.device) -> str:
         return precision
     # On a CPU bf16 pays only where there are matrix units for it; elsewhere it costs time. An
     # older torch cannot tell.
-    capabilities = getattr(torch.cpu, 'get_capabilities', dict)()
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     fast_bf16 = device.type == 'cuda' or bool(capabilities.get('amx_bf16'))
     return 'bf16' if fast_bf16 else 'fp32'

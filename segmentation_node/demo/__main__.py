@@ -126,7 +126,9 @@ def _show(outcome: Outcome, output: Path) -> None:
         title = f'{outcome.model}: {outcome.footage.title}'
         sheet.write_bytes(encode_png(contact_sheet(recording, title, scores)))
         codec = write_overlays(recording, video)
-    print(f'\n{table(outcome, recording, scores)}\n')
+    figures = table(outcome, recording, scores)
+    (output / 'figures.txt').write_text(figures + '\n', encoding='utf-8')
+    print(f'\n{figures}\n')
     print(f'  {sheet}\n  {video}  {codec}\n  {recording.path}  ROS 2 bag with all topics')
 
 

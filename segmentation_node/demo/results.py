@@ -2,9 +2,13 @@
 """What the demo has to show: table, contact sheet, video."""
 
 import math
+import os
+import platform
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -21,6 +25,7 @@ from segmentation_node.frames import FATES
 from segmentation_node.image_files import ImageRgb
 
 ROWS: Final = 5
+CPU_INFO: Final = Path('/proc/cpuinfo')
 NAME_WIDTH: Final = 24
 #: What the fates of frames mean, where it is not plain from the name.
 MEANING: Final = MappingProxyType(
@@ -90,6 +95,7 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
     lines = [
         _line('model', outcome.model),
         _line('footage', outcome.footage.title),
+        _line('machine', machine()),
         _line('frames sent', outcome.sent),
         *_fates(outcome),
     ]
@@ -103,6 +109,15 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
     ]
     lines += _scores(scores) if scores is not None else [_line('IoU', '-', recording.no_truth)]
     return '\n'.join(lines)
+
+
+def machine() -> str:
+    """What kind of machine this is, without which its figures mean nothing."""
+    names = re.findall(r'^model name\s*: (.+)$', CPU_INFO.read_text(), re.MULTILINE)
+    return (
+        f'{os.cpu_count()} cores, {names[0] if names else platform.machine()}; '
+        f'Python {platform.python_version()}, torch {metadata.version("torch")}'
+    )
 
 
 def _fates(outcome: Outcome) -> Iterator[str]:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command: write the tables of parameters and topics, taken from the code, into README.md.
 
+With --figures it also writes the figures of a run of the demo.
+
 A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 """
 
@@ -144,15 +146,21 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
 def with_tables(text: str) -> str:
     """A text with all tables brought up to date; raises SettingError where a mark is missing."""
     for name, make in TABLES.items():
-        begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
-        # A backslash in the table would be an escape to re.sub.
-        table = make().replace('\\', r'\\')
-        text, found = re.subn(f'{begin}.*?{end}', rf'\1{table}\n\2', text, flags=re.DOTALL)
-        if found != 1:
-            raise SettingError(
-                f'the text has {found} places for the table of {name}, expected one between '
-                f'"<!-- {name}: ... -->" and "<!-- end of {name} -->"'
-            )
+        text = with_content(text, name, make())
+    return text
+
+
+def with_content(text: str, name: str, content: str) -> str:
+    """A text with what stands between one pair of marks exchanged; raises SettingError."""
+    begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
+    # A backslash in the content would be an escape to re.sub.
+    content = content.replace('\\', r'\\')
+    text, found = re.subn(f'{begin}.*?{end}', rf'\1{content}\n\2', text, flags=re.DOTALL)
+    if found != 1:
+        raise SettingError(
+            f'the text has {found} places for the table of {name}, expected one between '
+            f'"<!-- {name}: ... -->" and "<!-- end of {name} -->"'
+        )
     return text
 
 
@@ -163,10 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         description='Bring the tables in a README up to date.',
     )
     parser.add_argument('file', type=Path, help='README.md')
+    parser.add_argument('--figures', type=Path, help='figures.txt of a run of the demo')
     args = parser.parse_args(argv)
     try:
         before = args.file.read_text(encoding='utf-8')
         after = with_tables(before)
+        if args.figures is not None:
+            figures = args.figures.read_text(encoding='utf-8').rstrip()
+            after = with_content(after, 'figures', f'```text\n{figures}\n```')
     except (OSError, SettingError) as error:
         print(f'reference: {args.file}: {error}', file=sys.stderr)
         return 1
