@@ -54,6 +54,15 @@ def test_stamp_and_frame_id_come_back_verbatim(camera: Camera) -> None:
     assert (mask.height, mask.width, mask.encoding, mask.step) == (48, 64, 'mono8', 64)
 
 
+def test_a_stamp_from_before_time_is_no_trouble(camera: Camera) -> None:
+    message = image_message(random_frame())
+    message.header.stamp.sec = -5
+    camera.publisher.publish(message)
+    camera.probe.wait_for(
+        'its mask', lambda: any(mask.header.stamp.sec == -5 for mask in camera.masks)
+    )
+
+
 def raw_pixels(encoding: str) -> np.ndarray[Any, Any]:
     """Random pixels of an encoding, 48 x 64, as they lie in memory."""
     known = ENCODINGS[encoding]

@@ -23,7 +23,6 @@ from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segmentation_node import topics
@@ -132,6 +131,7 @@ class SegmentationNode(LifecycleNode):
             decode=decode,
             latency_ms=self._latency_ms,
             report=self._report_frame,
+            is_up=self.context.ok,
         )
         self._worker.start()
         self._label_info.publish(segmenter.scheme, values.min_confidence)
@@ -248,8 +248,10 @@ class SegmentationNode(LifecycleNode):
                 self._outputs[camera].camera_info.publish(message)
 
     def _latency_ms(self, message: Any) -> float:
-        stamp = Time.from_msg(message.header.stamp, self.get_clock().clock_type)
-        return (self.get_clock().now() - stamp).nanoseconds / 1e6
+        # In plain numbers: rclpy's Time raises on a negative stamp, and cameras send anything.
+        stamp = message.header.stamp
+        stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
+        return (self.get_clock().now().nanoseconds - stamp_ns) / 1e6
 
     def _report_frame(self, text: str) -> None:
         self.health.last_error = text

@@ -54,6 +54,7 @@ class Worker:
         decode: Callable[[object], ImageRgb],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
+        is_up: Callable[[], bool],
     ) -> None:
         """Prepare.
 
@@ -65,6 +66,7 @@ class Worker:
             decode: camera message to (H, W, 3) uint8 RGB; raises ImageError.
             latency_ms: age of a message's stamp now.
             report: takes the text of a problem with one frame.
+            is_up: whether there still is a ROS to publish to.
         """
         self.segmenter = segmenter
         self.overlay_alpha = overlay_alpha
@@ -73,6 +75,7 @@ class Worker:
         self.failure: BaseException | None = None
         self._outputs, self._accounts = outputs, accounts
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
+        self._is_up = is_up
         self._idle = threading.Event()
         self._idle.set()
         # A daemon: a network cannot be interrupted, and the process must not wait for one.
@@ -128,11 +131,16 @@ class Worker:
             # What torch raises where memory runs out or a device is lost.
             self._report(f'{type(error).__name__} while segmenting: {error}')
             return 'failed'
-        with timings.stage('publish'):
-            rendered = Rendered(
-                image_rgb, found.labels[0], found.confidence[0], segmenter.scheme, alpha
-            )
-            outputs.publish(wanted, rendered, frame.message.header)
+        rendered = Rendered(
+            image_rgb, found.labels[0], found.confidence[0], segmenter.scheme, alpha
+        )
+        try:
+            with timings.stage('publish'):
+                outputs.publish(wanted, rendered, frame.message.header)
+        except RuntimeError:  # of rclpy, as all its errors are
+            if self._is_up():
+                raise
+            return 'failed'  # interrupted while the network was at work
         timings.stages['total'].add(1000 * (time.perf_counter() - started))
         timings.latency.add(self._latency_ms(frame.message))
         timings.publications.add(time.monotonic())
