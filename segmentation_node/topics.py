@@ -20,6 +20,7 @@ CONFIDENCE: Final = 'confidence'
 LABEL_INFO: Final = 'label_info'
 LABEL_INFO_JSON: Final = 'label_info_json'
 
+DIAGNOSTICS: Final = '/diagnostics'
 GROUND_TRUTH: Final = '/ground_truth'
 
 

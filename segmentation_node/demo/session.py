@@ -22,7 +22,6 @@ from segmentation_node.demo.results import Outcome
 from segmentation_node.transport import large_frames_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
-DIAGNOSTICS_TOPIC: Final = '/diagnostics'
 DIAGNOSTICS: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 
 #: A large model is fetched from a hub within this, a bundled one is loaded in seconds.
@@ -96,7 +95,7 @@ class Session:
             Topic(LABEL_TOPIC, messages.IMAGE),
             Topic(OVERLAY_TOPIC, messages.IMAGE),
             Topic(LABEL_INFO_TOPIC, messages.STRING, qos=(LATCHED,)),
-            Topic(DIAGNOSTICS_TOPIC, DIAGNOSTICS),
+            Topic(topics.DIAGNOSTICS, DIAGNOSTICS),
         ]
         command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self.bag)]
         for topic in recorded:

@@ -97,7 +97,7 @@ class SegmentationNode(LifecycleNode):
         self._rates: dict[str, RateLimit] = {}
         self._frame_group = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
         # On the steady clock: simulated time may stand still, or never come.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup(), steady)
@@ -169,14 +169,12 @@ class SegmentationNode(LifecycleNode):
     @_reported
     def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Give up everything."""
-        self._unsubscribe()
         self._release()
         return SUCCESS
 
     @_reported
     def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Back to unconfigured, with nothing held."""
-        self._unsubscribe()
         self._release()
         return SUCCESS
 
@@ -210,6 +208,7 @@ class SegmentationNode(LifecycleNode):
             self._inputs = []
 
     def _release(self) -> None:
+        self._unsubscribe()
         if self._worker is not None:
             self._worker.stop()
             self._worker = None

@@ -92,7 +92,7 @@ def topic_rows() -> list[TopicRow]:
             'label scheme, ids, names and colours as JSON',
         ),
         TopicRow(
-            '/diagnostics', 'diagnostic_msgs/DiagnosticArray', 'reliable, depth 10',
+            topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', 'reliable, depth 10',
             'once a second: what became of the frames, rates, latencies, model, last error',
         ),
     ]  # fmt: skip
