@@ -14,10 +14,10 @@ from segmentation_node.scenes.camera import Camera, Extrinsic, Intrinsic, Vehicl
 from segmentation_node.scenes.canvas import Canvas
 from segmentation_node.scenes.geometry import Footprint, Panel, Thing
 from segmentation_node.scenes.make_scenes import main
-from segmentation_node.scenes.order import back_to_front
 from segmentation_node.scenes.render import SCHEME, Frame, Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.textures import plain
+from segmentation_node.scenes.visibility import back_to_front
 from segmentation_node.scenes.write import KINDS, SequenceName, camera_content, write_sequence
 
 WIDTH, HEIGHT = 256, 128
@@ -154,28 +154,34 @@ def test_consecutive_frames_are_video(video: list[Frame]) -> None:
 
 
 def test_size_below_the_minimum_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'63x64.*at least 64x64'):
+    with pytest.raises(SettingError, match=r'63x64.*at least 64x64'):
         Renderer(63, 64)
+
+
+def test_negative_seed_is_refused() -> None:
+    with pytest.raises(SettingError, match='-1 is negative'):
+        Street(-1)
 
 
 # Camera
 
 
+def projected(camera: Camera, x: float, y: float, z: float) -> tuple[float, float]:
+    """A world point in m before the camera as a pixel."""
+    u, v, depth = camera.homogeneous(np.array([[x, y, z]]))[0]
+    assert depth > 0
+    return u / depth, v / depth
+
+
 def test_point_ahead_projects_where_a_pinhole_puts_it() -> None:
     # 8 m before the lens, 2 m left of it, 1 m above it: 25 px left and 12.5 px up.
-    x, y = plain_camera().project(np.array([[9.5, 2.25, 2.25]]))[0]
-    assert (x, y) == pytest.approx((75.0, 37.5))
+    assert projected(plain_camera(), 9.5, 2.25, 2.25) == pytest.approx((75.0, 37.5))
 
 
 def test_positive_pitch_looks_down_and_positive_yaw_left() -> None:
-    ahead = np.array([[11.5, 0.25, 1.25]])
-    assert plain_camera(pitch=0.1).project(ahead)[0, 1] < 50.0
-    assert plain_camera(yaw=0.1).project(ahead)[0, 0] > 100.0
-
-
-def test_point_behind_the_camera_is_refused() -> None:
-    with pytest.raises(ValueError, match='behind the camera'):
-        plain_camera().project(np.array([[-5.0, 0.0, 0.0]]))
+    ahead = 11.5, 0.25, 1.25
+    assert projected(plain_camera(pitch=0.1), *ahead)[1] < 50.0
+    assert projected(plain_camera(yaw=0.1), *ahead)[0] > 100.0
 
 
 def test_camera_file_explains_where_the_road_is_drawn(street: Street) -> None:
@@ -184,30 +190,31 @@ def test_camera_file_explains_where_the_road_is_drawn(street: Street) -> None:
     mount, k = content['extrinsic'], content['intrinsic']
     assert set(mount) == {'baseline', 'pitch', 'roll', 'x', 'y', 'yaw', 'z'}
     assert set(k) == {'fx', 'fy', 'u0', 'v0'}
+    camera = Camera(
+        WIDTH,
+        HEIGHT,
+        Intrinsic(**k),
+        Extrinsic(**{n: v for n, v in mount.items() if n != 'baseline'}),
+        VehiclePose(0.0, 0.0, 0.0),
+    )
     # The road's edge, in the vehicle's frame, through the numbers of the file alone.
     layout, pose = street.layout, frame.camera.vehicle
-    road = SCHEME_34.id_of('road')
+    turn = np.array([[np.cos(pose.yaw), np.sin(pose.yaw)], [-np.sin(pose.yaw), np.cos(pose.yaw)]])
+    bare, road = _ground_only(frame), SCHEME_34.id_of('road')
+    seen = []
     for x in (8.0, 12.0, 20.0):
         for t, inside in ((-0.9, True), (0.9, True), (-1.1, False), (1.1, False)):
             edge = layout.half_road + (0.0 if inside else max(layout.parking))
             world = layout.world(pose.x + x, t * edge)[:2] - (pose.x, pose.y)
-            turn = np.array(
-                [[np.cos(pose.yaw), np.sin(pose.yaw)], [-np.sin(pose.yaw), np.cos(pose.yaw)]]
-            )
-            camera = Camera(
-                WIDTH,
-                HEIGHT,
-                Intrinsic(**k),
-                Extrinsic(**{n: v for n, v in mount.items() if n != 'baseline'}),
-                VehiclePose(0.0, 0.0, 0.0),
-            )
-            u, v = np.rint(camera.project(np.array([[*(turn @ world), 0.0]]))[0]).astype(int)
+            ahead, left = turn @ world
+            u, v = np.rint(projected(camera, ahead, left, 0.0)).astype(int)
             if 0 <= u < WIDTH and 0 <= v < HEIGHT:
-                bare = _ground_only(street, frame)
                 assert (bare[v, u] == road) == inside
+                seen.append(inside)
+    assert set(seen) == {True, False}
 
 
-def _ground_only(street: Street, frame: Frame) -> npt.NDArray[np.uint8]:
+def _ground_only(frame: Frame) -> npt.NDArray[np.uint8]:
     """Labels of the ground alone, redrawn from the polygons before anything stands on it."""
     labels = np.zeros(frame.label_ids.shape, np.uint8)
     for item in frame.polygons['objects']:
@@ -230,9 +237,13 @@ def board(x: float, label: str = 'car', number: int | None = 7) -> Thing:
     return Thing(label, (panel,), Footprint(x, x, -0.75, 1.25), number)
 
 
+def paint(canvas: Canvas, thing: Thing) -> None:
+    canvas.paint(thing, canvas.glimpses(thing), haze=0.0, haze_rgb=(0, 0, 0))
+
+
 def test_board_is_painted_and_labelled_where_it_stands() -> None:
     canvas = Canvas(plain_camera(), SCHEME_34)
-    canvas.paint(board(6.5), haze=0.0, haze_rgb=(0, 0, 0))
+    paint(canvas, board(6.5))
     # Depth 5 m, from 1 m left to 1 m right of the lens and 1 m up and down: +-20 px.
     inside = np.zeros((100, 200), bool)
     inside[31:70, 81:120] = True
@@ -253,7 +264,7 @@ def test_panel_through_the_camera_is_cut_not_lost() -> None:
         np.array([0.0, 0.0, -5.0]),
         plain((90, 90, 90)),
     )
-    canvas.paint(Thing('building', (wall,), Footprint(-20, 40, 3.2, 3.3)), 0.0, (0, 0, 0))
+    paint(canvas, Thing('building', (wall,), Footprint(-20, 40, 3.2, 3.3)))
     assert canvas.label_ids[50, 0] == SCHEME_34.id_of('building')
     assert canvas.label_ids[50, 150] == 0
 
@@ -358,6 +369,19 @@ def test_existing_sequence_is_overwritten_when_told(tmp_path: Path, street: Stre
     list(write_sequence(name, street, renderer, 1, 10.0, overwrite=True, progress=False))
     assert cv2.imread(str(name.path('leftImg8bit', 0))) is not None
     assert json.loads(name.path('camera', 0).read_text())['intrinsic']['u0'] == 32.0
+
+
+def test_nothing_of_an_overwritten_sequence_is_left(tmp_path: Path, street: Street) -> None:
+    before = SequenceName(tmp_path, 'val', 'a', 0)
+    other = SequenceName(tmp_path, 'val', 'a', 1).path('camera', 0)
+    other.parent.mkdir(parents=True)
+    other.write_text('{}')
+    renderer = Renderer(64, 64)
+    list(write_sequence(before, street, renderer, 3, 10.0, progress=False))
+    after = replace(before, sequence_layout=True)
+    list(write_sequence(after, street, renderer, 2, 10.0, overwrite=True, progress=False))
+    files = {path for path in tmp_path.rglob('*') if path.is_file()}
+    assert files == {other, *(after.path(kind, i) for kind in KINDS for i in (0, 1))}
 
 
 @pytest.mark.parametrize('size', ['1024', '63x64', 'axb', '64x'])

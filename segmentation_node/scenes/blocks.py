@@ -5,30 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_node.scenes import furniture, shadows
+from segmentation_node.scenes import furniture
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.furniture import Spot
 from segmentation_node.scenes.geometry import Footprint, Thing
 from segmentation_node.scenes.layout import BLOCK_M, KERB_M, SIDES, Layout
-from segmentation_node.scenes.light import Light
+from segmentation_node.scenes.light import Light, cast_shadows
 from segmentation_node.scenes.lots import LotBuilder
-from segmentation_node.scenes.vehicles import Body, Garage
+from segmentation_node.scenes.vehicles import Garage, Vehicle
 
 CROSSING_M = 9.0
+#: More than one picture shows; a block takes long to build.
+BLOCKS_KEPT = 12
 
 
-@dataclass(frozen=True)
-class Parked:
-    """A parked vehicle: its place in street coordinates and direction, +1 along the street."""
-
-    body: Body
-    x: float
-    t: float
-    direction: int
-    number: int
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """A stretch of street from x0 to x0 + BLOCK_M; crossing: a side street opens at x0."""
 
@@ -37,7 +28,7 @@ class Block:
     zebra: bool
     things: tuple[Thing, ...]
     shadows: tuple[FloatArray, ...]
-    parked: tuple[Parked, ...]
+    parked: tuple[Vehicle, ...]
     patches: tuple[Footprint, ...]
     covers: tuple[tuple[float, float], ...]
     arrow: float | None
@@ -63,7 +54,7 @@ class BlockBuilder:
         zebra = crossing and bool(rng.random() < 0.5)
         begin = x0 + CROSSING_M * crossing
         things: list[Thing] = []
-        parked: list[Parked] = []
+        parked: list[Vehicle] = []
         for side in SIDES:
             things += self.lots.line(rng, begin, x0 + BLOCK_M, side)
             things += self._furnish(rng, begin, x0 + BLOCK_M, side, crossing)
@@ -74,7 +65,7 @@ class BlockBuilder:
             crossing,
             zebra,
             tuple(things),
-            tuple(shadows.cast(things, self.layout, self.light)),
+            tuple(cast_shadows(things, self.layout, self.light)),
             tuple(parked),
             self._patches(rng, x0),
             self._covers(rng, x0),
@@ -136,11 +127,11 @@ class BlockBuilder:
 
     def _park(
         self, rng: np.random.Generator, begin: float, end: float, side: int, index: int
-    ) -> list[Parked]:
+    ) -> list[Vehicle]:
         if self.layout.parking[side < 0] == 0.0:
             return []
         full = float(rng.uniform(0.3, 0.95))
-        parked: list[Parked] = []
+        parked: list[Vehicle] = []
         x = begin + 1.5
         while x < end - 4:
             body = self.garage.take(rng, (0.9, 0.08, 0.02, 0.0))
@@ -155,6 +146,6 @@ class BlockBuilder:
                 along = side == self.layout.drive_side or rng.random() < 0.25
                 # Blocks far apart may share numbers: no picture shows both.
                 number = (index * 20 + len(parked) * 2 + (side > 0)) % 500
-                parked.append(Parked(body, x + body.length / 2, t, 1 if along else -1, number))
+                parked.append(Vehicle(body, x + body.length / 2, t, 1 if along else -1, number))
             x += body.length + float(rng.uniform(0.7, 1.4))
         return parked

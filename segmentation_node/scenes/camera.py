@@ -101,17 +101,6 @@ class Camera:
         out: FloatArray = (points - self.center) @ self.projection.T
         return out
 
-    def project(self, points: FloatArray) -> FloatArray:
-        """World points (N, 3) m in front of the camera as pixels (N, 2): x right, y down."""
-        q = self.homogeneous(np.atleast_2d(np.asarray(points, dtype=np.float64)))
-        if np.any(q[:, 2] <= 0.0):
-            raise ValueError(
-                f'depth {q[:, 2].min():.3f} m is behind the camera; expected points in front '
-                'of it: clip them first'
-            )
-        pixels: FloatArray = q[:, :2] / q[:, 2:]
-        return pixels
-
     def ground_homography(self) -> FloatArray:
         """Maps pixels (x, y, 1) to the world's z = 0 plane (X, Y, 1), (3, 3)."""
         p = self.projection

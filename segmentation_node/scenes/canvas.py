@@ -52,6 +52,10 @@ class Region:
         """Width and height."""
         return self.x1 - self.x0, self.y1 - self.y0
 
+    def empty_mask(self) -> Image:
+        """Zero for each pixel, (h, w)."""
+        return np.zeros((self.y1 - self.y0, self.x1 - self.x0), np.uint8)
+
 
 @dataclass(frozen=True)
 class Glimpse:
@@ -92,8 +96,7 @@ def coverage(polygon: FloatArray, region: Region, onto: Image | None = None) -> 
 
     With onto, a mask of the region, the polygon is added to it.
     """
-    mask = np.zeros((region.y1 - region.y0, region.x1 - region.x0), np.uint8)
-    mask = mask if onto is None else onto
+    mask = region.empty_mask() if onto is None else onto
     shifted = (polygon - (region.x0, region.y0)) * (1 << _SHIFT)
     points = np.rint(np.clip(shifted, -_GUARD, _GUARD)).astype(np.int32)
     cv2.fillPoly(mask, [points], 255, cv2.LINE_AA, _SHIFT)
@@ -221,12 +224,10 @@ class Canvas:
             seen.append(glimpse)
         return seen
 
-    def paint(
-        self, thing: Thing, haze: float, haze_rgb: Rgb, glimpses: list[Glimpse] | None = None
-    ) -> None:
-        """Paint a thing's panels in order and label what they cover together."""
+    def paint(self, thing: Thing, glimpses: list[Glimpse], haze: float, haze_rgb: Rgb) -> None:
+        """Paint a thing's glimpses in order and label what they cover together."""
         by_label: dict[str, list[_Part]] = {}
-        for glimpse in self.glimpses(thing) if glimpses is None else glimpses:
+        for glimpse in glimpses:
             panel, region = glimpse.panel, glimpse.region
             mask = coverage(glimpse.pixels, region)
             self._paint_panel(glimpse, mask, light_table(panel.gain, haze, haze_rgb))
@@ -242,7 +243,7 @@ class Canvas:
             self.add_polygon(label, parts[0].pixels)
             return
         region = _around([part.region for part in parts])
-        mask = np.zeros((region.y1 - region.y0, region.x1 - region.x0), np.uint8)
+        mask = region.empty_mask()
         for part in parts:
             rows = slice(part.region.y0 - region.y0, part.region.y1 - region.y0)
             cols = slice(part.region.x0 - region.x0, part.region.x1 - region.x0)

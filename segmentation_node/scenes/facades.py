@@ -286,22 +286,19 @@ def _lettering(
     ink = (235.0, 232.0, 220.0) if color.mean() < 130 else (40.0, 38.0, 40.0)
     x, end = rng.uniform(0.1, 0.35) * width, rng.uniform(0.65, 0.92) * width
     size = rng.uniform(0.24, 0.36)
-    patch = np.ascontiguousarray(front)
     while x < end:
         if rng.random() < 0.86:
             left, mid = int(x * PX_PER_M), int((top + size / 2) * PX_PER_M)
             half = int(size * PX_PER_M / 2)
             shape = int(rng.integers(3))
             if shape == 0:
-                cv2.ellipse(patch, (left + half // 2, mid), (half // 2, half), 0, 40, 330, ink, 3)
+                cv2.ellipse(front, (left + half // 2, mid), (half // 2, half), 0, 40, 330, ink, 3)
             elif shape == 1:
-                cv2.line(patch, (left, mid - half), (left, mid + half), ink, 3)
-                cv2.line(patch, (left, mid), (left + half, mid - half), ink, 3)
+                cv2.line(front, (left, mid - half), (left, mid + half), ink, 3)
+                cv2.line(front, (left, mid), (left + half, mid - half), ink, 3)
             else:
-                cv2.rectangle(patch, (left, mid - half), (left + half, mid + half), ink, 3)
+                cv2.rectangle(front, (left, mid - half), (left + half, mid + half), ink, 3)
         x += size * 0.85
-    if patch is not front:
-        front[:] = patch
 
 
 def _weather(rng: np.random.Generator, front: Field) -> None:

@@ -18,6 +18,7 @@ from segmentation_node.scenes.textures import (
     jitter,
     noise,
     opaque,
+    plain,
     shaded,
     tint,
 )
@@ -49,7 +50,6 @@ class Spot:
         texture: Texture,
         outline: FloatArray = UNIT_SQUARE,
         label: str | None = None,
-        cutout: bool = False,
     ) -> Panel:
         """An upright panel facing back along the street: left and top from the spot, in m."""
         return Panel(
@@ -59,8 +59,7 @@ class Spot:
             texture,
             self.gain,
             outline,
-            cutout,
-            label,
+            label=label,
         )
 
     def footprint(self, half: float = 0.15) -> Footprint:
@@ -174,7 +173,7 @@ def litter_bin(spot: Spot, rng: np.random.Generator) -> Thing:
     color = jitter(rng, ((44, 64, 50), (60, 62, 64), (110, 110, 106))[int(rng.integers(3))], 0.1)
     panels = (
         spot.board(-0.28, 1.05, 0.56, 1.05, _metal(color)),
-        spot.board(-0.2, 0.9, 0.4, 0.16, opaque(np.full((2, 2, 3), 16, np.float32))),
+        spot.board(-0.2, 0.9, 0.4, 0.16, plain((16, 16, 16))),
     )
     return Thing('static', panels, spot.footprint(0.28), height=1.05, shadow=0.56)
 

@@ -2,16 +2,17 @@
 """The ground: road, pavements and verges, labelled as polygons, painted through the plane."""
 
 from collections.abc import Iterable
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
 
-from segmentation_node.scenes.blocks import CROSSING_M, Block
+from segmentation_node.scenes.blocks import BLOCKS_KEPT, CROSSING_M, Block
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.canvas import Canvas, Region, coverage
 from segmentation_node.scenes.layout import KERB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light
-from segmentation_node.scenes.marks import BlockMarks, block_marks, spans, strip
+from segmentation_node.scenes.marks import block_marks, spans, strip
 from segmentation_node.scenes.plane import REPEAT, Plane, horizon_row
 from segmentation_node.scenes.surfaces import MATERIALS, PX_PER_M, TILE_PX, make_atlas
 from segmentation_node.scenes.textures import Field, Image, fractal
@@ -37,8 +38,8 @@ class Ground:
         self.rut = float(rng.uniform(-0.03, 0.1))
         self.patch = float(rng.uniform(-0.2, 0.1))
         self.paint = (224, 224, 218) if rng.random() < 0.85 else (208, 176, 84)
-        self.edge_lines = int(rng.integers(0, 3))
-        self._marks: dict[float, BlockMarks] = {}
+        marks_of = partial(block_marks, layout, int(rng.integers(0, 3)))
+        self._marks_of = lru_cache(maxsize=BLOCKS_KEPT)(marks_of)
 
     def paint_frame(
         self,
@@ -111,11 +112,6 @@ class Ground:
         return np.array([[x0, y + 80, 0], [x1, y + 80, 0], [x1, y - 80, 0], [x0, y - 80, 0]])
 
     # Picture
-
-    def _marks_of(self, block: Block) -> BlockMarks:
-        if block.x0 not in self._marks:
-            self._marks[block.x0] = block_marks(self.layout, self.edge_lines, block)
-        return self._marks[block.x0]
 
     def _materials(self, plane: Plane, material: Image) -> Image:
         """Bare surfaces, (h, W, 4)."""

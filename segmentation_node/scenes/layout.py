@@ -15,15 +15,13 @@ KERB_M = 0.12
 BLOCK_M = 48.0
 SIDES = (1, -1)
 
-# Shares are of the kinds city, terrace, suburb, modern.
-KINDS = ('city', 'terrace', 'suburb', 'modern')
-
 
 @dataclass(frozen=True)
 class Layout:
     """Cross-section and course of a street; pairs are (left, right), lengths in m.
 
-    drive_side is -1 where traffic keeps right, +1 where it keeps left.
+    drive_side is -1 where traffic keeps right, +1 where it keeps left. lane is the width of one
+    of two lanes. greenery, traffic and footfall are about 0 to 1, speed is the camera's in m/s.
     """
 
     kind: str
@@ -95,7 +93,8 @@ class Layout:
 
 def draw_layout(rng: np.random.Generator) -> Layout:
     """A random street."""
-    kind = str(rng.choice(KINDS, p=[0.38, 0.22, 0.24, 0.16]))
+    kinds = ['city', 'terrace', 'suburb', 'modern']
+    kind = str(rng.choice(kinds, p=[0.38, 0.22, 0.24, 0.16]))
     green = {'city': 0.3, 'terrace': 0.35, 'suburb': 0.8, 'modern': 0.5}[kind]
     pavement = (1.8, 2.8) if kind in ('terrace', 'suburb') else (2.4, 4.6)
     garden = {'city': 0.0, 'terrace': 1.5, 'suburb': 5.0, 'modern': 1.5}[kind]
@@ -130,7 +129,11 @@ def draw_layout(rng: np.random.Generator) -> Layout:
 
 @dataclass(frozen=True)
 class Ride:
-    """How the vehicle and its camera move; frequencies in Hz, amplitudes in m and rad."""
+    """How the vehicle and its camera move, in m, s and rad.
+
+    focal is the focal length in widths of the picture. sway, rate (Hz) and phase are those of the
+    drift within the lane, of the steering and of the body's nodding.
+    """
 
     speed: float
     focal: float

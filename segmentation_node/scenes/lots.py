@@ -74,7 +74,6 @@ class LotBuilder:
         base: float,
         height: float,
         texture: Texture,
-        label: str | None = None,
         outline: FloatArray = UNIT_SQUARE,
         cutout: bool = False,
     ) -> Panel:
@@ -91,7 +90,6 @@ class LotBuilder:
             self.light.gain(normal),
             outline,
             cutout,
-            label,
         )
 
     def _end(
@@ -201,7 +199,7 @@ class LotBuilder:
             texture = furniture.fence_texture(rng, label, x1 - x0, tall)
             outline = UNIT_SQUARE
         cutout = bool(texture.rgba[..., 3].min() == 0)
-        panels = [self._face(x0, x1, side, t, KERB_M, tall, texture, None, outline, cutout)]
+        panels = [self._face(x0, x1, side, t, KERB_M, tall, texture, outline, cutout)]
         if not cutout:
             panels.insert(0, self._end(x0, side, t, depth, KERB_M, tall, texture))
         inner, outer = sorted((side * t, side * (t + depth)))

@@ -8,22 +8,23 @@ from pathlib import Path
 
 import cv2
 
-from segmentation_node.errors import SegmentationError
-from segmentation_node.scenes.render import MIN_SIZE, Renderer
+from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.scenes.render import Renderer, check_size
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.write import SequenceName, write_sequence
 
 
-def _size(text: str) -> tuple[int, int]:
-    """Parse WxH."""
+def size_wh(text: str) -> tuple[int, int]:
+    """Parse WxH, a size that can be rendered."""
     width, mark, height = text.lower().partition('x')
     if not (mark and width.isdigit() and height.isdigit()):
         raise argparse.ArgumentTypeError(f'{text!r} is no size; expected WxH such as 1024x512')
-    if min(int(width), int(height)) < MIN_SIZE:
-        raise argparse.ArgumentTypeError(
-            f'{text} is too small; expected at least {MIN_SIZE}x{MIN_SIZE}'
-        )
-    return int(width), int(height)
+    size = int(width), int(height)
+    try:
+        check_size(*size)
+    except SettingError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return size
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--sequence', type=int, default=0, help='number of the sequence')
     parser.add_argument('--frames', type=int, default=30, help='frames to render')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='frames per second')
-    parser.add_argument('--size', type=_size, default=(1024, 512), metavar='WxH', help='pixels')
+    parser.add_argument('--size', type=size_wh, default='1024x512', metavar='WxH', help='pixels')
     parser.add_argument('--seed', type=int, default=0, help='which street; 0 or more')
     parser.add_argument(
         '--sequence-layout',
@@ -47,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         help='put pictures into leftImg8bit_sequence/ instead of leftImg8bit/',
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='write over files of the same sequence'
+        '--overwrite', action='store_true', help='replace the sequence if it is there'
     )
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
     return parser
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 not args.quiet,
             )
         )
-    except (SegmentationError, ValueError, OSError) as error:
+    except (SegmentationError, OSError) as error:
         print(f'make_scenes: {error}', file=sys.stderr)
         return 1
     print(f'{len(written)} frames in {written[0].parent}')

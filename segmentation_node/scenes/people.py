@@ -1,14 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walking people and cyclists: jointed figures painted once for each phase of a step."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
 import numpy as np
 
-from segmentation_node.scenes.plants import Sprite, outline_of
-from segmentation_node.scenes.textures import Color, Image, Texture, jitter, noise
+from segmentation_node.scenes.textures import (
+    Color,
+    Image,
+    Sprite,
+    Texture,
+    jitter,
+    noise,
+    outline_of,
+)
 
 PHASES = 8
 _PX_PER_M = 84
@@ -41,7 +48,7 @@ _HAIR: list[Color] = [(40, 30, 24), (92, 66, 40), (22, 20, 20), (150, 144, 140),
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """How one person looks; height in m."""
+    """How one person looks; height in m, frame is the colour of bicycle and rucksack."""
 
     height: float
     coat: Color
@@ -50,7 +57,7 @@ class Wardrobe:
     hair: Color
     long_coat: bool
     bag: bool
-    frame: Color = field(default=(40, 40, 44))
+    frame: Color
 
 
 def draw_wardrobe(rng: np.random.Generator) -> Wardrobe:

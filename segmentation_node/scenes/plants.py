@@ -1,29 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """Foliage: tree sprites in leaf, in autumn and bare, and hedge textures."""
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
 from segmentation_node.scenes.camera import FloatArray
-from segmentation_node.scenes.textures import Color, Image, Texture, grain, jitter, noise
+from segmentation_node.scenes.textures import (
+    Color,
+    Image,
+    Sprite,
+    Texture,
+    grain,
+    jitter,
+    noise,
+    outline_of,
+)
 
-SEASONS = ('summer', 'autumn', 'bare')
 _SIZE = 448
 _LEAF: dict[str, list[Color]] = {
     'summer': [(84, 100, 56), (72, 92, 50), (104, 114, 64), (66, 86, 58)],
     'autumn': [(150, 112, 48), (138, 86, 40), (116, 108, 50), (92, 98, 48)],
     'bare': [(74, 66, 56)],
 }
-
-
-@dataclass(frozen=True)
-class Sprite:
-    """A cut-out picture and the outline (N, 2) in uv that its label covers."""
-
-    texture: Texture
-    outline: FloatArray
 
 
 def paint_tree(rng: np.random.Generator, season: str) -> Sprite:
@@ -42,21 +40,6 @@ def paint_tree(rng: np.random.Generator, season: str) -> Sprite:
     shaded = np.clip(rgb * speckle[..., None], 0, 255).astype(np.uint8)
     soft = cv2.GaussianBlur(alpha, (0, 0), 0.6)
     return Sprite(Texture(np.dstack([shaded, soft])), outline_of(alpha, 17 if bare else 7))
-
-
-def outline_of(alpha: Image, closing_px: int) -> FloatArray:
-    """The largest outline of a cut-out (H, W) after closing gaps, (N, 2) in uv."""
-    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (closing_px, closing_px))
-    padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
-    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[20:-20, 20:-20]
-    contours = cv2.findContours(
-        cv2.inRange(closed, 128, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
-    )[0]
-    largest = max(contours, key=cv2.contourArea)
-    points = cv2.approxPolyDP(largest, 1.2, True).reshape(-1, 2)
-    height, width = alpha.shape
-    outline: FloatArray = (points + 0.5) / np.array([width, height], float)
-    return outline
 
 
 def _grow(

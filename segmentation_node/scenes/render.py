@@ -8,23 +8,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.errors import SettingError
 from segmentation_node.labels import load_scheme
-from segmentation_node.scenes import shadows
 from segmentation_node.scenes.blocks import Block
 from segmentation_node.scenes.camera import Camera, FloatArray, Intrinsic
 from segmentation_node.scenes.canvas import Canvas, blend
 from segmentation_node.scenes.geometry import Footprint, Panel, Thing
-from segmentation_node.scenes.occlusion import visible
-from segmentation_node.scenes.order import back_to_front
+from segmentation_node.scenes.light import cast_shadows, contact_shadows
 from segmentation_node.scenes.people import Figure, cyclist, walker
 from segmentation_node.scenes.sensor import Sensor
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.textures import Image
-from segmentation_node.scenes.traffic import Driving, Walking
-from segmentation_node.scenes.vehicles import vehicle_panels
+from segmentation_node.scenes.traffic import Walking
+from segmentation_node.scenes.vehicles import Vehicle, vehicle_panels
+from segmentation_node.scenes.visibility import back_to_front, visible
 
 SCHEME = 'cityscapes34'
-MIN_SIZE = 64
+_MIN_SIZE = 64
 _SIGHT_M = 180.0
 _SIGHT_PEOPLE_M = 65.0
 _SIGHT_PARKED_M = 95.0
@@ -48,15 +48,24 @@ class Frame:
     camera: Camera
 
 
+def check_size(width: int, height: int) -> None:
+    """Raise SettingError where pictures of a size would be too small to show a street."""
+    if min(width, height) < _MIN_SIZE:
+        raise SettingError(
+            f'size {width}x{height} is too small; expected at least {_MIN_SIZE}x{_MIN_SIZE}: '
+            'choose a larger size'
+        )
+
+
 class Renderer:
-    """Renders frames of one size, with the same dash camera for all frames of a street."""
+    """Renders frames of one size, with the same dash camera for all frames of a street.
+
+    Raises:
+        SettingError: the size is too small.
+    """
 
     def __init__(self, width: int, height: int) -> None:
-        if width < MIN_SIZE or height < MIN_SIZE:
-            raise ValueError(
-                f'size {width}x{height} is too small; expected at least {MIN_SIZE}x{MIN_SIZE}: '
-                'choose a larger size'
-            )
+        check_size(width, height)
         self.width, self.height = width, height
         self.scheme = load_scheme(SCHEME)
         self._street: Street | None = None
@@ -89,14 +98,14 @@ class Renderer:
             canvas,
             blocks,
             _shadows(street, blocks, moving),
-            shadows.contact(moving, street.layout),
+            contact_shadows(moving, street.layout),
         )
         t_eye = float(camera.center[1] - street.layout.center(camera.center[0]))
         ordered = [*street.sky.far_end(here), *back_to_front(things, t_eye)]
         for thing, glimpses in visible(canvas, ordered):
             distance = (thing.footprint.x0 + thing.footprint.x1) / 2 - here
             haze = street.light.haze(distance)
-            canvas.paint(thing, haze, street.light.haze_rgb, glimpses)
+            canvas.paint(thing, glimpses, haze, street.light.haze_rgb)
         self._bonnet.paint(canvas, street)
         image = self._sensor.expose(canvas.rgba, round(time_s * 1e6))
         polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
@@ -118,8 +127,7 @@ def _moving(street: Street, blocks: list[Block], camera: Camera, time_s: float) 
     for block in blocks:
         for car in block.parked:
             if here - _BEHIND_M < car.x < here + _SIGHT_PARKED_M:
-                parked = Driving(car.body, car.x, car.t, car.direction, car.number)
-                yield _vehicle(street, parked, camera.center)
+                yield _vehicle(street, car, camera.center)
     for driving in street.traffic.vehicles(time_s, here - 4.0, here + _SIGHT_DRIVING_M):
         yield _vehicle(street, driving, camera.center)
     for person in street.traffic.people(time_s, here + _BEHIND_M, here + _SIGHT_PEOPLE_M):
@@ -130,10 +138,10 @@ def _shadows(street: Street, blocks: list[Block], moving: list[Thing]) -> Iterat
     """Shadows on the ground that are near enough to see."""
     for block in blocks[:3]:
         yield from block.shadows
-    yield from shadows.cast(moving, street.layout, street.light)
+    yield from cast_shadows(moving, street.layout, street.light)
 
 
-def _vehicle(street: Street, car: Driving, eye: FloatArray) -> Thing:
+def _vehicle(street: Street, car: Vehicle, eye: FloatArray) -> Thing:
     at = street.layout.world(car.x, car.t)
     heading = street.layout.heading(car.x) + (0.0 if car.direction > 0 else np.pi)
     panels = vehicle_panels(car.body, at, heading, eye, street.light)

@@ -11,8 +11,7 @@ from segmentation_node.scenes.facades import draw_plan, paint_facade
 from segmentation_node.scenes.geometry import UNIT_SQUARE, Footprint, Panel, Thing
 from segmentation_node.scenes.layout import Layout
 from segmentation_node.scenes.light import Light
-from segmentation_node.scenes.plants import Sprite
-from segmentation_node.scenes.textures import Image, fractal
+from segmentation_node.scenes.textures import Image, Sprite, fractal
 
 _PANORAMA_PX = (384, 1024)
 _PX_PER_RAD = 420.0
@@ -71,9 +70,8 @@ class Sky:
         )
         cv2.cvtColor(rgb, cv2.COLOR_RGB2RGBA, dst=canvas.rgba)
         whole = np.array([[0, 0], [size[0] - 1, 0], [size[0] - 1, size[1] - 1], [0, size[1] - 1]])
-        canvas.fill('sky', whole.astype(float))
-        canvas.label_ids[:] = canvas.scheme.id_of('sky')
-        canvas.instance_ids[:] = canvas.scheme.id_of('sky')
+        canvas.add_polygon('sky', whole.astype(float))
+        canvas.label_ids[:] = canvas.instance_ids[:] = canvas.scheme.id_of('sky')
 
     def _skyline(self, rng: np.random.Generator, trees: list[Sprite]) -> list[tuple[float, Thing]]:
         """Houses and trees across the end of the street: lateral place in m, and the thing."""

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The world of one seed: layout, daylight, blocks and traffic."""
 
-from collections import OrderedDict
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
-from segmentation_node.scenes.blocks import Block, BlockBuilder
+from segmentation_node.errors import SettingError
+from segmentation_node.scenes.blocks import BLOCKS_KEPT, Block, BlockBuilder
 from segmentation_node.scenes.ground import Ground
 from segmentation_node.scenes.layout import BLOCK_M, draw_layout, draw_ride
 from segmentation_node.scenes.light import draw_light
@@ -14,15 +14,17 @@ from segmentation_node.scenes.sky import Sky
 from segmentation_node.scenes.traffic import Traffic
 from segmentation_node.scenes.vehicles import Garage
 
-_BLOCKS_KEPT = 12
-
 
 class Street:
-    """An endless street; the same seed gives the same street at every time."""
+    """An endless street; the same seed gives the same street at every time.
+
+    Raises:
+        SettingError: seed is negative.
+    """
 
     def __init__(self, seed: int) -> None:
         if seed < 0:
-            raise ValueError(f'seed {seed} is negative; expected an integer from 0 on')
+            raise SettingError(f'seed {seed} is negative; expected an integer from 0 on')
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
         self.layout = draw_layout(rng)
@@ -31,21 +33,12 @@ class Street:
         garage = Garage(seed)
         self.traffic = Traffic(seed, self.layout, self.ride, garage)
         self._builder = BlockBuilder(seed, self.layout, self.light, garage)
-        self._blocks: OrderedDict[int, Block] = OrderedDict()
-
-    def block(self, index: int) -> Block:
-        """The block from x = index * BLOCK_M on; recently used blocks are kept."""
-        if index not in self._blocks:
-            self._blocks[index] = self._builder.build(index)
-        self._blocks.move_to_end(index)
-        while len(self._blocks) > _BLOCKS_KEPT:
-            self._blocks.popitem(last=False)
-        return self._blocks[index]
+        self._block = lru_cache(maxsize=BLOCKS_KEPT)(self._builder.build)
 
     def blocks(self, low: float, high: float) -> list[Block]:
         """The blocks that reach into low..high, nearest first."""
         first, last = int(np.floor(low / BLOCK_M)), int(np.floor(high / BLOCK_M))
-        return [self.block(i) for i in range(first, last + 1)]
+        return [self._block(i) for i in range(first, last + 1)]
 
     @cached_property
     def ground(self) -> Ground:

@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Textures with smaller copies for distance, and the noise they are made of."""
+"""Textures with smaller copies for distance, cut-outs, and the noise they are made of."""
 
+from dataclasses import dataclass
 from functools import cache, cached_property
 
 import cv2
 import numpy as np
 import numpy.typing as npt
+
+from segmentation_node.scenes.camera import FloatArray
 
 Image = npt.NDArray[np.uint8]
 Field = npt.NDArray[np.float32]
@@ -23,7 +26,7 @@ class Texture:
             )
         self.rgba = rgba
         self._levels: dict[tuple[int, int], Image] = {(0, 0): rgba}
-        self._lit: dict[int, tuple[Image, Image, Image]] = {}
+        self._lit: dict[int, tuple[Image, Image]] = {}
 
     def level(self, halvings_u: int, halvings_v: int) -> Image:
         """The texture minified by two to the power of the given halvings, (h, w, 4) uint8."""
@@ -40,12 +43,12 @@ class Texture:
         return self._levels[key]
 
     def lit(self, texels: Image, table: Image) -> Image:
-        """A level looked up in a table (1, 256, 4); the last result of each level is kept."""
+        """One of its levels looked up in a table (1, 256, 4); keeps the last result of each."""
         known = self._lit.get(id(texels))
-        if known is None or known[0] is not texels or known[1] is not table:
-            known = (texels, table, np.asarray(cv2.LUT(texels, table), np.uint8))
+        if known is None or known[0] is not table:
+            known = (table, np.asarray(cv2.LUT(texels, table), np.uint8))
             self._lit[id(texels)] = known
-        return known[2]
+        return known[1]
 
     @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
@@ -55,6 +58,14 @@ class Texture:
             (0, 1)
         ) / weight.sum()
         return mean
+
+
+@dataclass(frozen=True)
+class Sprite:
+    """A cut-out picture and the outline (N, 2) in uv that its label covers."""
+
+    texture: Texture
+    outline: FloatArray
 
 
 def opaque(rgb: npt.NDArray[np.float32] | Image) -> Texture:
@@ -72,6 +83,21 @@ def shaded(color: Color, shades: list[float]) -> Texture:
     """A texture of one colour whose brightness varies along u by the given factors."""
     ramp = np.asarray(shades, np.float32)[None, :, None] * np.asarray(color, np.float32)
     return opaque(np.repeat(ramp, 2, axis=0))
+
+
+def outline_of(alpha: Image, closing_px: int) -> FloatArray:
+    """The largest outline of a cut-out (H, W) after closing gaps, (N, 2) in uv."""
+    kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (closing_px, closing_px))
+    padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
+    closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[20:-20, 20:-20]
+    contours = cv2.findContours(
+        cv2.inRange(closed, 128, 255), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE
+    )[0]
+    largest = max(contours, key=cv2.contourArea)
+    points = cv2.approxPolyDP(largest, 1.2, True).reshape(-1, 2)
+    height, width = alpha.shape
+    outline: FloatArray = (points + 0.5) / np.array([width, height], float)
+    return outline
 
 
 def noise(

@@ -5,25 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_node.scenes.layout import SIDES, Layout, Ride
+from segmentation_node.scenes.layout import KERB_M, SIDES, Layout, Ride
 from segmentation_node.scenes.people import PHASES, Wardrobe, draw_wardrobe
-from segmentation_node.scenes.vehicles import Body, Garage
+from segmentation_node.scenes.vehicles import Body, Garage, Vehicle
 
 # Numbers of moving and parked vehicles must not meet.
 _FIRST_MOVING, _FIRST_LEAD = 500, 900
 _STEP_M = 1.45
 _LOOKS = 24
-
-
-@dataclass(frozen=True)
-class Driving:
-    """A vehicle on its way: street coordinates of its middle, direction +1 or -1."""
-
-    body: Body
-    x: float
-    t: float
-    direction: int
-    number: int
 
 
 @dataclass(frozen=True)
@@ -98,7 +87,7 @@ class Traffic:
     def _look(self, key: int, k: int) -> Wardrobe:
         return self._looks[int(self._slot(key, k).integers(len(self._looks)))]
 
-    def vehicles(self, time_s: float, low: float, high: float) -> list[Driving]:
+    def vehicles(self, time_s: float, low: float, high: float) -> list[Vehicle]:
         """Driving vehicles whose middle lies within low..high."""
         out = []
         for k, x in self._oncoming.seen(time_s, low, high):
@@ -106,7 +95,7 @@ class Traffic:
             x += float(rng.uniform(-3.0, 3.0))
             if rng.random() < 0.45 + 0.5 * self.layout.traffic:
                 out.append(
-                    Driving(self._body(1, k), x, self._oncoming.t, -1, _FIRST_MOVING + k % 400)
+                    Vehicle(self._body(1, k), x, self._oncoming.t, -1, _FIRST_MOVING + k % 400)
                 )
         if self._lead_gap is not None:
             own = self.layout.drive_side * self.layout.half_road * 0.5
@@ -116,7 +105,7 @@ class Traffic:
                 body = self._body(5, k)
                 at = x + gap + sway + body.length / 2
                 if low < at < high:
-                    out.append(Driving(body, at, own, 1, _FIRST_LEAD + k))
+                    out.append(Vehicle(body, at, own, 1, _FIRST_LEAD + k))
         return out
 
     def people(self, time_s: float, low: float, high: float) -> list[Walking]:
@@ -132,7 +121,7 @@ class Traffic:
                         self._look(stream.key, k),
                         x + float(offset),
                         stream.t + float(aside),
-                        0.12,
+                        KERB_M,
                         phase,
                         'back' if stream.speed > 0 else 'front',
                         False,
@@ -183,7 +172,7 @@ class Traffic:
                     self._look(30, k),
                     x,
                     side * (start - walked),
-                    0.0 if on_road else 0.12,
+                    0.0 if on_road else KERB_M,
                     phase,
                     'side',
                     side < 0,

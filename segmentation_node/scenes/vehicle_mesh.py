@@ -133,15 +133,17 @@ def _walls(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
     flank = art.SidePlan(
         s.length, highest - s.sill, s.sill, s.wheel, s.axles, doors, s.label == 'bus'
     )
-    side = art.paint_side(rng, flank, paint)
-    rear = art.paint_rear(rng, paint, s.height > 1.6)
-    front = art.paint_front(rng, paint)
+    painted = {
+        'flank': (art.paint_side(rng, flank, paint), highest),
+        'rear': (art.paint_rear(rng, paint, s.height > 1.6), s.tail),
+        'front': (art.paint_front(rng, paint), s.nose),
+    }
     plan = _plan(s)
     for i, a in enumerate(plan):
         b = plan[(i + 1) % len(plan)]
-        texture, low, high = _slice_of(s, a, b, side, rear, front)
-        top = {id(rear): s.tail, id(front): s.nose}.get(id(texture), highest)
-        stations = np.linspace(0.0, 1.0, 11 if abs(b[0] - a[0]) > 1.0 else 2)
+        wall, low, high = _slice_of(s, a, b)
+        texture, top = painted[wall]
+        stations = np.linspace(0.0, 1.0, 11 if wall == 'flank' else 2)
         edge = np.array([s.shoulder(a[0] + k * (b[0] - a[0])) for k in stations])
         outline = np.vstack(
             [
@@ -169,20 +171,14 @@ def _walls(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
 
 
 def _slice_of(
-    s: Shape,
-    a: tuple[float, float],
-    b: tuple[float, float],
-    side: Texture,
-    rear: Texture,
-    front: Texture,
-) -> tuple[Texture, float, float]:
-    """Texture of the wall from a to b, and the shares of it where they lie."""
-    along = abs(b[0] - a[0]) > 1.0
-    if along:
-        return side, (a[0] + s.half) / s.length, (b[0] + s.half) / s.length
+    s: Shape, a: tuple[float, float], b: tuple[float, float]
+) -> tuple[str, float, float]:
+    """Which wall runs from a to b, and the shares of it where they lie."""
+    if abs(b[0] - a[0]) > 1.0:
+        return 'flank', (a[0] + s.half) / s.length, (b[0] + s.half) / s.length
     if a[0] + b[0] < 0:
-        return rear, 0.5 - a[1] / s.width, 0.5 - b[1] / s.width
-    return front, 0.5 + a[1] / s.width, 0.5 + b[1] / s.width
+        return 'rear', 0.5 - a[1] / s.width, 0.5 - b[1] / s.width
+    return 'front', 0.5 + a[1] / s.width, 0.5 + b[1] / s.width
 
 
 def _decks(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:

@@ -39,6 +39,20 @@ class Body:
         return self.shape.length
 
 
+@dataclass(frozen=True)
+class Vehicle:
+    """A vehicle on the street: its middle in street coordinates, m, and its direction, +1 or -1.
+
+    number is the k of Cityscapes' labelId * 1000 + k.
+    """
+
+    body: Body
+    x: float
+    t: float
+    direction: int
+    number: int
+
+
 class Garage:
     """The vehicles of one street: a few of each kind, built when first asked for."""
 

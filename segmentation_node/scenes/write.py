@@ -3,9 +3,10 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 import cv2
 import numpy as np
@@ -18,6 +19,19 @@ from segmentation_node.scenes.render import Frame, Renderer
 from segmentation_node.scenes.street import Street
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
+
+#: Folder and suffix of each kind of file; the kind is the end of the file's name.
+KINDS: Final = MappingProxyType(
+    {
+        'leftImg8bit': ('leftImg8bit', '.png'),
+        'gtFine_labelIds': ('gtFine', '.png'),
+        'gtFine_instanceIds': ('gtFine', '.png'),
+        'gtFine_color': ('gtFine', '.png'),
+        'gtFine_polygons': ('gtFine', '.json'),
+        'camera': ('camera', '.json'),
+        'timestamp': ('timestamp_sequence', '.txt'),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -43,36 +57,19 @@ class SequenceName:
             )
 
     def path(self, kind: str, frame: int) -> Path:
-        """Path of one file; kind as in Cityscapes: leftImg8bit, gtFine_labelIds, camera, ..."""
+        """Path of one file; kind is one of KINDS."""
+        folder, suffix = KINDS[kind]
+        if kind == 'leftImg8bit' and self.sequence_layout:
+            folder += '_sequence'
         stem = f'{self.city}_{self.sequence:06d}_{frame:06d}_{kind}'
-        folder, suffix = self._folder(kind)
         return self.root / folder / self.split / self.city / (stem + suffix)
 
-    def _folder(self, kind: str) -> tuple[str, str]:
-        if kind == 'leftImg8bit':
-            return 'leftImg8bit' + '_sequence' * self.sequence_layout, '.png'
-        if kind == 'camera':
-            return 'camera', '.json'
-        if kind == 'timestamp':
-            return 'timestamp_sequence', '.txt'
-        return 'gtFine', '.json' if kind == 'gtFine_polygons' else '.png'
-
     def existing(self) -> list[Path]:
-        """Files of this sequence that are already there, sorted."""
-        folders = {self.path(kind, 0).parent for kind in KINDS}
+        """Files of this sequence that are already there, in either layout, sorted."""
+        layouts = [replace(self, sequence_layout=layout) for layout in (False, True)]
+        folders = {name.path(kind, 0).parent for name in layouts for kind in KINDS}
         pattern = f'{self.city}_{self.sequence:06d}_*'
         return sorted(path for folder in folders for path in folder.glob(pattern))
-
-
-KINDS = (
-    'leftImg8bit',
-    'gtFine_labelIds',
-    'gtFine_instanceIds',
-    'gtFine_color',
-    'gtFine_polygons',
-    'camera',
-    'timestamp',
-)
 
 
 def write_sequence(
@@ -85,6 +82,8 @@ def write_sequence(
     progress: bool = True,
 ) -> Iterator[Path]:
     """Render frames of a street at rate_hz and write them; yields each picture's path.
+
+    With overwrite, the sequence replaces the one of this name, whatever its length and layout.
 
     Raises:
         SettingError: frames or rate_hz out of range.
@@ -101,6 +100,9 @@ def write_sequence(
             f'{existing[0]}; expected none: choose another --sequence, --city or output folder, '
             'or allow --overwrite'
         )
+    # All of them go: frames beyond the new ones would show another street.
+    for path in existing:
+        path.unlink()
     for kind in KINDS:
         name.path(kind, 0).parent.mkdir(parents=True, exist_ok=True)
     for index in tqdm(range(frames), unit='frame', disable=not progress):
