@@ -1,14 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of label images against truth, from one confusion matrix over the whole set."""
 
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.labels import LabelScheme
+from segmentation_node.labels import LabelClass, LabelScheme
 
-LabelImage = npt.NDArray[np.uint8]
+LabelImage: TypeAlias = npt.NDArray[np.uint8]
+#: Truth in ids of the scheme that is scored in, UNCOUNTED where a pixel does not count.
+Target: TypeAlias = npt.NDArray[np.int16]
+
+UNCOUNTED: Final = -1
+
+
+def truth_lut_of(truth: LabelScheme, scheme: LabelScheme) -> Target:
+    """Look-up table from truth ids to ids of `scheme`, (256,) int16.
+
+    UNCOUNTED is what is not annotated, and what the truth's own scheme leaves out of its figures.
+    All scoring of label images, from files or bags, reads its truth through this table.
+
+    Raises:
+        SchemeError: a class of the truth has no unambiguous counterpart.
+    """
+    id_of_channel = np.full(256, UNCOUNTED, np.int16)
+    id_of_channel[: len(scheme.channel_ids)] = scheme.channel_ids
+    lut = id_of_channel[scheme.channels_from(truth)]  # IGNORE, 255, is no channel
+    lut[[c.id for c in truth.classes if not c.scored]] = UNCOUNTED
+    return lut
 
 
 @dataclass
@@ -31,6 +53,15 @@ class Confusion:
             raise ValueError(f'labels are {truth.dtype} and {predicted.dtype}, expected uint8')
         pairs = truth.astype(np.uint16).ravel() << 8 | predicted.ravel()
         self.counts += np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
+
+    def add_target(self, target: Target, predicted: LabelImage) -> None:
+        """Count an (H, W) prediction where its target, (H, W) int16, is not UNCOUNTED."""
+        if target.shape != predicted.shape:
+            raise ValueError(
+                f'target is {target.shape} but prediction {predicted.shape}; they must be equal'
+            )
+        counted = target != UNCOUNTED
+        self.add(target[counted].astype(np.uint8), predicted[counted])
 
     def scores(self, scheme: LabelScheme, ignored_truth: tuple[int, ...] = ()) -> 'Scores':
         """Read the table under a scheme; rows in `ignored_truth` (published ids) do not count."""
@@ -59,33 +90,82 @@ class Scores:
 
     def class_iou(self) -> dict[str, float]:
         """IoU by class name over the scored classes; NaN where truth and prediction have none."""
-        scored = [c for c in self.scheme.classes if c.scored and not c.void]
-        return _iou(self.counts, {c.name: c.id for c in scored})
+        return _iou(self.counts, _by_name(self.scored))
 
     def miou(self) -> float:
         """Mean of `class_iou` over the classes that occur."""
-        return _mean(self.class_iou())
+        return mean_of(self.class_iou())
 
     def miou_with_void(self) -> float:
         """Mean IoU over all learned classes, void among them where it is learned."""
-        return _mean(_iou(self.counts, {c.name: c.id for c in self.scheme.learned}))
+        return mean_of(_iou(self.counts, _by_name(self.scheme.learned)))
+
+    def category_iou(self) -> dict[str, float]:
+        """IoU by category of the scored classes: confusion within a category is none."""
+        return _iou(self.counts, _by_category(self.scored))
+
+    def category_miou(self) -> float:
+        """Mean of `category_iou` over the categories that occur, 7 in Cityscapes' schemes."""
+        return mean_of(self.category_iou())
+
+    def category_iou_with_void(self) -> dict[str, float]:
+        """IoU by category over all learned classes, void among them where it is learned."""
+        return _iou(self.counts, _by_category(self.scheme.learned))
+
+    def category_miou_with_void(self) -> float:
+        """Mean of `category_iou_with_void` over the categories that occur."""
+        return mean_of(self.category_iou_with_void())
+
+    def class_dice(self) -> dict[str, float]:
+        """Dice coefficient (F1) by class name, from the same counts as `class_iou`."""
+        return {name: 2 * iou / (1 + iou) for name, iou in self.class_iou().items()}
+
+    def mean_dice(self) -> float:
+        """Mean of `class_dice` over the classes that occur."""
+        return mean_of(self.class_dice())
 
     def pixel_accuracy(self) -> float:
         """Share of the counted pixels that are right."""
-        ids = [c.id for c in self.scheme.classes if c.scored and not c.void]
+        ids = [c.id for c in self.scored]
         total = self.counts[ids].sum()
         return float(self.counts[ids, ids].sum() / total) if total else float('nan')
 
+    @property
+    def scored(self) -> tuple[LabelClass, ...]:
+        """The classes that the official figures are over."""
+        return scored_classes(self.scheme)
 
-def _iou(counts: npt.NDArray[np.int64], id_of: dict[str, int]) -> dict[str, float]:
-    ids = list(id_of.values())
-    counted = counts[ids]  # (K, 256): only pixels whose truth is one of the classes
-    hit = counted[np.arange(len(ids)), ids]
-    union = counted.sum(axis=1) + counted[:, ids].sum(axis=0) - hit
+
+def scored_classes(scheme: LabelScheme) -> tuple[LabelClass, ...]:
+    """The classes of a scheme that the official figures are over."""
+    return tuple(c for c in scheme.classes if c.scored and not c.void)
+
+
+def _by_name(classes: Iterable[LabelClass]) -> dict[str, list[int]]:
+    return {c.name: [c.id] for c in classes}
+
+
+def _by_category(classes: Iterable[LabelClass]) -> dict[str, list[int]]:
+    ids: dict[str, list[int]] = {}
+    for c in classes:
+        ids.setdefault(c.category, []).append(c.id)
+    return ids
+
+
+def _iou(counts: npt.NDArray[np.int64], ids_of: Mapping[str, Collection[int]]) -> dict[str, float]:
+    """IoU of groups of ids, counted where the truth is of any of them."""
+    member = np.zeros((len(ids_of), 256), np.int64)  # (K, 256), 1 where an id is of a group
+    for row, ids in zip(member, ids_of.values(), strict=True):
+        row[list(ids)] = 1
+    table = member @ counts @ member.T  # (K, K)
+    hit = table.diagonal()
+    # Predictions of no group are misses: they are in the truth's sum only.
+    union = (member @ counts).sum(axis=1) + table.sum(axis=0) - hit
     with np.errstate(invalid='ignore'):
-        return dict(zip(id_of, (hit / np.where(union, union, np.nan)).tolist(), strict=True))
+        return dict(zip(ids_of, (hit / np.where(union, union, np.nan)).tolist(), strict=True))
 
 
-def _mean(iou: dict[str, float]) -> float:
-    values = np.array(list(iou.values()))
+def mean_of(by_name: Mapping[str, float]) -> float:
+    """Mean of the figures that are numbers, NaN where there is none."""
+    values = np.array(list(by_name.values()))
     return float(np.nanmean(values)) if np.isfinite(values).any() else float('nan')

@@ -89,9 +89,9 @@ def write_with_rosbags(
     return path
 
 
-def wait_for_file(path: Path, process: subprocess.Popen[str]) -> None:
-    """Wait until a running process has made a file."""
-    while not path.exists():
+def wait_for_file(path: Path, process: subprocess.Popen[str], size: int = 0) -> None:
+    """Wait until a running process has made a file and written as many bytes."""
+    while not path.exists() or path.stat().st_size < size:
         assert process.poll() is None
         time.sleep(0.02)
 

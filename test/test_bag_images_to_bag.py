@@ -61,6 +61,11 @@ def test_a_folder_in_natural_order(tmp_path: Path, output: str) -> None:
         assert np.array_equal(message.data.reshape(24, 32, 3), picture(seed))
 
 
+def test_a_raised_digit_in_a_name_is_no_number(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / 'images', ['area_5²5.png'])
+    assert run('--images', images, '-o', tmp_path / 'bag') == 0
+
+
 def test_bgr8_topic_frame_and_start(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / 'images', ['a.png'])
     assert run(
@@ -163,6 +168,16 @@ def test_only_the_first_frames(tmp_path: Path) -> None:
     images = write_pictures(tmp_path / 'images', ['a.png', 'b.png', 'c.png'])
     assert run('--images', images, '-o', tmp_path / 'bag', '--limit', 2) == 0
     assert len(seen_in(tmp_path / 'bag')['/image']) == 2
+
+
+@pytest.mark.parametrize('options', [['--start', 2**31 - 1], ['--rate-hz', 1e-10]])
+def test_stamps_that_no_message_holds_are_refused(
+    tmp_path: Path, capsys: Any, options: list[object]
+) -> None:
+    images = write_pictures(tmp_path / 'images', [f'{index}.png' for index in range(11)])
+    assert run('--images', images, '-o', tmp_path / 'bag', *options) == 1
+    assert 'choose an earlier --start or a higher --rate-hz' in capsys.readouterr().err
+    assert not (tmp_path / 'bag').exists()
 
 
 # --- Cityscapes
@@ -323,6 +338,9 @@ def test_generated_scenes_are_such_a_tree(tmp_path: Path) -> None:
         (['--images', '.', '--labels', '.', '-o', 'x'], '--label-scheme go together'),
         (['--images', '.', '--split', 'val', '-o', 'x'], 'go with --cityscapes'),
         (['--images', '.', '-o', 'x', '--rate-hz', '0'], 'no number above 0'),
+        (['--images', '.', '-o', 'x', '--start', '-1'], 'no time in seconds'),
+        (['--images', '.', '-o', 'x', '--start', 'nan'], 'no time in seconds'),
+        (['--images', '.', '-o', 'x', '--start', '3e9'], 'no time in seconds'),
         (['--images', '.', '-o', 'x', '--topic', 'image'], 'no absolute topic name'),
         (['--images', '.', '-o', 'x', '--limit', '0'], 'no number from 1 on'),
     ],

@@ -81,6 +81,8 @@ def test_compressed_bags(tmp_path: Path, plugin: StoragePlugin, mode: Compressio
     {'use_chunking': False},
     {'index_types': IndexType.NONE},
     {'use_statistics': False},
+    {'repeat_channels': False},
+    {'repeat_schemas': False},
     {'repeat_channels': False, 'repeat_schemas': False, 'use_statistics': False,
      'index_types': IndexType.NONE, 'use_summary_offsets': False},
 ])  # fmt: skip
@@ -236,7 +238,7 @@ def test_one_wrong_byte_in_a_chunk_is_noticed(tmp_path: Path) -> None:
         content(path)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     suffix=st.sampled_from(['.mcap', '.db3']),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=6),

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from bag_making import image_topic, label_cdr, stamp_ns, string_cdr, string_topic
 
-from segmentation_node.bags.score_bag import main, score_bag, truth_lut_of
+from segmentation_node.bags.score_bag import main, score_bag
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, SchemeError
 from segmentation_node.labels import load_scheme
-from segmentation_node.metrics import Confusion
+from segmentation_node.metrics import Confusion, truth_lut_of
 
 TRUTH, MASK = '/ground_truth', '/segmentation_node'
 Labels = dict[int, list[list[int]]]
@@ -117,6 +117,13 @@ def test_what_cannot_be_scored(tmp_path: Path) -> None:
         write_labels(bag, MASK, 'cityscapes8', {0: [[1]]})
     with pytest.raises(BagError, match="no topic '/ground_truth/label_mask'; it has"):
         score_bag(tmp_path / 'no_truth')
+
+
+@pytest.mark.parametrize('option', ['--predicted', '--truth'])
+def test_what_is_no_label_mask_is_named(tmp_path: Path, capsys: Any, option: str) -> None:
+    path = bag_with(tmp_path / 'bag', {0: [[3]]}, {0: [[1]]})
+    assert main([str(path), option, f'{TRUTH}/label_info_json']) == 1
+    assert 'is a std_msgs/msg/String, expected a sensor_msgs/msg/Image' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from rosbags.interfaces import ConnectionExtRosbag2, QosDurability, QosReliabili
 from rosbags.rosbag2 import Reader
 
 from segmentation_node.bags.reader import open_bag
+from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.errors import BagError
 
@@ -119,6 +120,16 @@ def test_what_was_sent_when_is_kept(tmp_path: Path) -> None:
     with open_bag(tmp_path / 'bag.mcap') as again:
         (message,) = again.messages()
     assert (message.stamp_ns, message.sent_ns) == (stamp_ns(1), stamp_ns(0))
+
+
+@pytest.mark.parametrize(('name', 'storage'), FORMS)
+def test_a_definition_that_is_no_utf8_is_written(tmp_path: Path, name: str, storage: str) -> None:
+    definition = b'float32 heat  # in \xb0C'.decode(errors='surrogateescape')  # as it is read
+    topic = Topic('/heat', 'oven_msgs/msg/Heat', definition, 'ros2msg')
+    with BagWriter(tmp_path / name, storage) as bag:
+        bag.write(topic, stamp_ns(0), b'\0\1\0\0\0\0\0\0')
+    with open_bag(tmp_path / name) as again:
+        assert 'float32 heat' in again.topic('/heat').definition
 
 
 @pytest.mark.parametrize('wrong', [-1, 2**63])

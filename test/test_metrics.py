@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from segmentation_node.labels import load_scheme
-from segmentation_node.metrics import Confusion
+from segmentation_node.metrics import UNCOUNTED, Confusion
 
 Image = npt.NDArray[np.uint8]
 
@@ -51,6 +51,45 @@ def test_two_classes_by_hand() -> None:
     assert np.isnan([iou[n] for n in ('object', 'nature', 'sky', 'human', 'vehicle')]).all()
     assert scores.miou() == pytest.approx((1 / 2 + 2 / 3) / 2)
     assert scores.pixel_accuracy() == 3 / 4
+
+
+def test_dice_by_hand() -> None:
+    scores = confusion(image([1, 1], [2, 2]), image([1, 2], [2, 2])).scores(CATEGORIES)
+    dice = scores.class_dice()
+    assert dice['flat'] == pytest.approx(2 * 1 / (2 + 1))
+    assert dice['construction'] == pytest.approx(2 * 2 / (2 + 3))
+    assert np.isnan(dice['sky'])
+    assert scores.mean_dice() == pytest.approx((2 / 3 + 4 / 5) / 2)
+
+
+def test_confusion_within_a_category_is_none() -> None:
+    # Road 0 and sidewalk 1 are flat; car 13 and bus 15 are vehicles.
+    scores = confusion(image([0, 1], [13, 13]), image([1, 1], [15, 0])).scores(TRAIN_IDS)
+    assert scores.class_iou()['sidewalk'] == 1 / 2
+    assert scores.category_iou()['flat'] == 2 / 3
+    assert scores.category_iou()['vehicle'] == 1 / 2
+    assert scores.category_miou() == pytest.approx((2 / 3 + 1 / 2) / 2)
+    assert list(scores.category_iou()) == [
+        'flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle',
+    ]  # fmt: skip
+
+
+def test_categories_with_void() -> None:
+    scores = confusion(image([0, 0], [1, 1]), image([1, 0], [1, 1])).scores(CATEGORIES)
+    assert scores.category_miou() == 1
+    assert scores.category_iou_with_void()['void'] == 1 / 2
+    assert scores.category_miou_with_void() == pytest.approx((1 / 2 + 2 / 3) / 2)
+    unlearned = confusion(image([255, 0]), image([0, 0])).scores(TRAIN_IDS)
+    assert 'void' not in unlearned.category_iou_with_void()
+    assert unlearned.category_miou_with_void() == 1
+
+
+def test_a_target_counts_where_it_is_not_uncounted() -> None:
+    counted = Confusion()
+    counted.add_target(np.array([[UNCOUNTED, 1], [255, 0]], np.int16), image([7, 2], [3, 0]))
+    assert {(int(t), int(p)) for t, p in np.argwhere(counted.counts)} == {(1, 2), (255, 3), (0, 0)}
+    with pytest.raises(ValueError, match=r'target is \(1, 2\) but prediction \(2, 1\)'):
+        counted.add_target(np.zeros((1, 2), np.int16), image([1], [1]))
 
 
 def test_void_predicted_on_a_valid_pixel_is_a_miss() -> None:
@@ -206,6 +245,28 @@ def test_iou_lies_between_0_and_1(pair: tuple[Image, Image]) -> None:
     scores = confusion(*pair).scores(CATEGORIES)
     for value in [*scores.class_iou().values(), scores.miou(), scores.miou_with_void()]:
         assert np.isnan(value) or 0 <= value <= 1
+
+
+@few
+@given(pairs)
+def test_dice_is_twice_what_both_have_over_what_each_has(pair: tuple[Image, Image]) -> None:
+    truth, predicted = pair
+    predicted = np.where(truth == 0, 0, predicted)  # void truth does not count
+    dice = confusion(truth, predicted).scores(CATEGORIES).class_dice()
+    for c in CATEGORIES.classes[1:]:
+        one, other = truth == c.id, predicted == c.id
+        size = int(one.sum() + other.sum())
+        expected = 2 * int((one & other).sum()) / size if size else float('nan')
+        assert dice[c.name] == pytest.approx(expected, nan_ok=True)
+
+
+@few
+@given(pairs)
+def test_categories_of_one_class_each_are_the_classes(pair: tuple[Image, Image]) -> None:
+    scores = confusion(*pair).scores(CATEGORIES)
+    assert scores.category_iou() == pytest.approx(scores.class_iou(), nan_ok=True)
+    assert scores.category_miou() == pytest.approx(scores.miou(), nan_ok=True)
+    assert scores.category_miou_with_void() == pytest.approx(scores.miou_with_void())
 
 
 @few

@@ -38,10 +38,9 @@ def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
         raise BagError(f'{bag.path} has {len(cameras)} cameras{_choice(cameras)}')
     if images:
         raise BagError(f'{bag.path} has label masks but no camera{_choice(images)}')
-    held = ', '.join(f'{topic.name} ({topic.msgtype})' for topic in bag.topics)
     raise BagError(
         f'{bag.path} has no image topic, expected a {" or ".join(DECODERS)}; it has '
-        f'{held or "no topics at all"}: record the camera, too'
+        f'{bag.listing()}: record the camera, too'
     )
 
 

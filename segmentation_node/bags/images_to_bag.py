@@ -18,6 +18,7 @@ from segmentation_node.bags.options import (
     add_output_options,
     count,
     positive,
+    stamp_s,
     topic_name,
 )
 from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
@@ -110,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
         help='frames per second where no timestamp files say otherwise',
     )  # fmt: skip
     parser.add_argument(
-        '--start', type=float, default=START_NS / messages.SECOND_NS, metavar='SECONDS',
+        '--start', type=stamp_s, default=START_NS / messages.SECOND_NS, metavar='SECONDS',
         help='stamp of the first frame, in seconds since 1970',
     )  # fmt: skip
     parser.add_argument(
@@ -161,6 +162,7 @@ def _run(args: argparse.Namespace) -> int:
         args.topic, args.frame_id, args.encoding, args.compressed,
         round(args.start * messages.SECOND_NS),
     )  # fmt: skip
+    check_stamps(frames, settings)
     with (
         stop_on_signal() as stop,
         BagWriter(args.output, args.storage, args.overwrite) as bag,
@@ -256,6 +258,16 @@ def _report(problems: list[str], skip_bad: bool) -> None:
             f'mend them, or leave them out with --skip-bad'
         )
     print(f'left out {len(problems)} files:\n  {shown}', file=sys.stderr)
+
+
+def check_stamps(frames: Sequence[SourceFrame], settings: Settings) -> None:
+    """Raise BagError where frames come too late for the stamps of their messages."""
+    last_s = (settings.start_ns + frames[-1].time_ns) / messages.SECOND_NS
+    if last_s >= messages.MAX_STAMP_S:
+        raise BagError(
+            f'the last frame would be at {last_s:g} s since 1970, where stamps end before '
+            f'{messages.MAX_STAMP_S} s: choose an earlier --start or a higher --rate-hz'
+        )
 
 
 def write_frames(

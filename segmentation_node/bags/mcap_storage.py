@@ -66,6 +66,7 @@ class _McapFile:
         self._salvage = salvage
         self._file = path.open('rb')
         self._topics: dict[int, Topic] = {}
+        self._indexed = False
         self.counts: dict[Topic, int] = {}
         try:
             self._open()
@@ -78,21 +79,21 @@ class _McapFile:
             self._reader = SeekingReader(
                 self._file, validate_crcs=True, record_size_limit=self._path.stat().st_size
             )
-            summary = self._reader.get_summary()
+            summary = self._reader.get_summary() or Summary()
         except InvalidMagic as error:
             raise BagError(
                 f'{self._path} does not begin like an MCAP file; give a bag folder, or a .mcap or '
                 f'.db3 file'
             ) from error
         except DAMAGED as error:
-            self._indexed = False
             self._scan(error)
             return
-        self._indexed = summary is not None and bool(summary.chunk_indexes)
-        if summary is None or summary.statistics is None:
-            self._scan(None)
+        statistics = summary.statistics
+        if statistics is not None and _describes(summary, statistics.channel_message_counts):
+            self._take(summary, statistics)
         else:
-            self._take(summary, summary.statistics)
+            self._scan(None)
+        self._indexed = bool(summary.chunk_indexes) and _describes(summary, self._topics)
 
     def _take(self, summary: Summary, statistics: Statistics) -> None:
         for channel in summary.channels.values():
@@ -165,6 +166,13 @@ class _McapFile:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _describes(summary: Summary, channel_ids: Collection[int]) -> bool:
+    """Whether a summary repeats these channels and their schemas; it is free not to."""
+    known = {0, *summary.schemas}  # 0 is no schema
+    channels = map(summary.channels.get, channel_ids)
+    return all(channel is not None and channel.schema_id in known for channel in channels)
 
 
 def _raw(topic: Topic, message: Message) -> RawMessage:

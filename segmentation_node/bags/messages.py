@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to and from CDR without ROS, for the few types this package works with."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -22,7 +23,10 @@ IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
+DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 SECOND_NS: Final = 1_000_000_000
+#: Stamps end before it: builtin_interfaces/Time counts seconds in 32 bits with sign.
+MAX_STAMP_S: Final = 2**31
 
 
 @dataclass(frozen=True)
@@ -47,8 +51,13 @@ def typestore() -> Typestore:
 
 @cache
 def known_topic(name: str, msgtype: str, qos: Qos) -> Topic:
-    """A topic of a common type, with definition and hash."""
+    """A topic of a common type, with definition and hash; raises BagError on any other type."""
     store = typestore()
+    if msgtype not in store.types:
+        raise BagError(
+            f'topic {name} is to be of type {msgtype}, which is none of the common interfaces; '
+            f'expected one such as {IMAGE}'
+        )
     definition, _ = store.generate_msgdef(msgtype, ros_version=2)
     return Topic(name, msgtype, definition, 'ros2msg', store.hash_rihs01(msgtype), (qos,))
 
@@ -117,12 +126,10 @@ def string(text: str) -> Any:
     return typestore().types[STRING](text)
 
 
-def _decode_raw(message: Any) -> ImageRgb:
-    return decode_image(message)
-
-
 #: What makes RGB of a message, by its type: the types a camera topic can have.
-DECODERS: Final = MappingProxyType({IMAGE: _decode_raw, COMPRESSED_IMAGE: decode_compressed})
+DECODERS: Final[Mapping[str, Callable[[Any], ImageRgb]]] = MappingProxyType(
+    {IMAGE: decode_image, COMPRESSED_IMAGE: decode_compressed}
+)
 
 
 def decode_labels(message: Any) -> npt.NDArray[np.uint8]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from segmentation_node.bags.messages import MAX_STAMP_S
 from segmentation_node.bags.writer import STORAGE_FILES
 
 
@@ -44,6 +45,11 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
         '--overwrite', action='store_true',
         help='replace the bag if it is there; nothing but a bag is ever deleted',
     )  # fmt: skip
+    add_quiet_option(parser)
+
+
+def add_quiet_option(parser: argparse.ArgumentParser) -> None:
+    """--quiet."""
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
 
 
@@ -55,6 +61,11 @@ def positive(text: str) -> float:
 def not_negative(text: str) -> float:
     """Parse a number from 0 on."""
     return _number(text, lambda value: 0 <= value < math.inf, 'number from 0 on')
+
+
+def stamp_s(text: str) -> float:
+    """Parse seconds since 1970 that the stamp of a message can hold."""
+    return _number(text, lambda value: 0 <= value < MAX_STAMP_S, 'time in seconds from 0 to 2^31')
 
 
 def share(text: str) -> float:

@@ -61,15 +61,22 @@ class Bag:
         """Number of all messages."""
         return sum(self.counts.values())
 
+    @property
+    def start_ns(self) -> int:
+        """Stamp of the first message, 0 where there is none."""
+        return next((message.stamp_ns for message in self.messages()), 0)
+
     def topic(self, name: str) -> Topic:
         """The topic of a name; raises BagError with the names that exist."""
         for topic in self.topics:
             if topic.name == name:
                 return topic
-        raise BagError(f'{self.path} has no topic {name!r}; it has {self._listing()}')
+        raise BagError(f'{self.path} has no topic {name!r}; it has {self.listing()}')
 
     def messages(self, names: Collection[str] | None = None) -> Iterator[RawMessage]:
         """Messages of the named topics, of all where None, in the order of their stamps.
+
+        An MCAP file without an index gives them in the order in which they lie in it.
 
         Raises:
             BagError: no topic of such a name, or the bag turns out to be damaged.
@@ -103,7 +110,8 @@ class Bag:
     ) -> None:
         self.close()
 
-    def _listing(self) -> str:
+    def listing(self) -> str:
+        """All topics with their types, as text for people."""
         names = [f'{topic.name} ({topic.msgtype})' for topic in self.topics]
         return ', '.join(names) or 'no topics at all'
 

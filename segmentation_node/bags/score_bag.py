@@ -4,22 +4,26 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
-from segmentation_node.bags.options import HelpFormatter, add_input_options, topic_name
+from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_input_options,
+    add_quiet_option,
+    topic_name,
+)
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.errors import BagError, ImageError, SegmentationError
+from segmentation_node.errors import BagError, SegmentationError
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.metrics import Confusion, LabelImage, Scores
+from segmentation_node.metrics import Confusion, Scores, truth_lut_of
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
@@ -77,41 +81,37 @@ def score_bag(
                 f'must keep the stamps of the camera images'
             )
         confusion = Confusion()
-        pairs = _pairs(bag, predicted_topic, truth_bag, truth_topic, common)
-        for predicted, truth in tqdm(pairs, 'scoring', len(common), disable=quiet or None):
+        pairs = by_stamp(
+            decoded(bag, predicted_topic, common, messages.decode_labels),
+            decoded(truth_bag, truth_topic, common, messages.decode_labels),
+        )
+        progress = tqdm(pairs, 'scoring', len(common), disable=quiet or None)
+        for _, (predicted, truth) in progress:
             if predicted.shape != truth.shape:
                 raise BagError(
                     f'a mask of {predicted_topic} is {predicted.shape}, its truth {truth.shape}; '
                     f'they must be of one size'
                 )
-            target = truth_lut[truth]  # (H, W), ids of `scheme` or -1
-            counted = target >= 0
-            confusion.add(target[counted].astype(np.uint8), predicted_lut[predicted[counted]])
+            confusion.add_target(truth_lut[truth], predicted_lut[predicted])
     return BagScores(
         confusion.scores(scheme), len(common), len(truth_stamps), len(predicted_stamps)
     )
-
-
-def truth_lut_of(truth: LabelScheme, scheme: LabelScheme) -> npt.NDArray[np.int16]:
-    """Look-up table from truth ids to ids of `scheme`, (256,) int16, -1 what does not count.
-
-    That is what is not annotated, and what the truth's own scheme leaves out of its figures.
-    """
-    id_of_channel = np.full(256, -1, np.int16)
-    id_of_channel[: len(scheme.channel_ids)] = scheme.channel_ids
-    lut = id_of_channel[scheme.channels_from(truth)]  # IGNORE, 255, is no channel
-    lut[[c.id for c in truth.classes if not c.scored]] = -1
-    return lut
 
 
 def scheme_beside(bag: Bag, topic: str) -> LabelScheme:
     """The scheme of a label topic, from the `label_info_json` beside it.
 
     Raises:
-        BagError: there is none, or it is not the scheme that is known here by its name.
+        BagError: the topic is missing or no Image, or what is beside it is missing or not the
+            scheme that is known here by its name.
     """
+    msgtype = bag.topic(topic).msgtype
+    if msgtype != messages.IMAGE:
+        raise BagError(
+            f'topic {topic} of {bag.path} is a {msgtype}, expected a {messages.IMAGE} of label '
+            f'ids: choose the topic of a label mask'
+        )
     name = f'{topic.rpartition("/")[0]}/{topics.LABEL_INFO_JSON}'
-    bag.topic(topic)
     info = messages.deserialize(bag.first(name))
     try:
         content = json.loads(info.data)
@@ -125,46 +125,6 @@ def scheme_beside(bag: Bag, topic: str) -> LabelScheme:
             f'install the label scheme that the bag was made with'
         )
     return scheme
-
-
-def stamps_ns(bag: Bag, topic: str) -> list[int]:
-    """Header stamps of a topic in order."""
-    return [messages.stamp_ns_of(messages.deserialize(m)) for m in bag.messages({topic})]
-
-
-def _pairs(
-    bag: Bag, predicted_topic: str, truth_bag: Bag, truth_topic: str, common: set[int]
-) -> Iterator[tuple[LabelImage, LabelImage]]:
-    """Prediction and truth of each common stamp, (H, W) uint8 each.
-
-    Both come in the order of time, so that only few wait for their partner at any time.
-    """
-    predicted = _labels(bag, predicted_topic, common)
-    truth = _labels(truth_bag, truth_topic, common)
-    waiting_predicted: dict[int, LabelImage] = {}
-    waiting_truth: dict[int, LabelImage] = {}
-    for (predicted_ns, predicted_labels), (truth_ns, truth_labels) in zip(
-        predicted, truth, strict=True
-    ):
-        waiting_predicted[predicted_ns] = predicted_labels
-        waiting_truth[truth_ns] = truth_labels
-        for stamp_ns in {predicted_ns, truth_ns}:
-            if stamp_ns in waiting_predicted and stamp_ns in waiting_truth:
-                yield waiting_predicted.pop(stamp_ns), waiting_truth.pop(stamp_ns)
-
-
-def _labels(bag: Bag, topic: str, wanted: set[int]) -> Iterator[tuple[int, LabelImage]]:
-    """Stamp and labels of the wanted stamps, each once."""
-    left = set(wanted)
-    for raw in bag.messages({topic}):
-        message = messages.deserialize(raw)
-        stamp_ns = messages.stamp_ns_of(message)
-        if stamp_ns in left:
-            left.remove(stamp_ns)
-            try:
-                yield stamp_ns, messages.decode_labels(message)
-            except ImageError as error:
-                raise BagError(f'{topic} of {bag.path} at {stamp_ns} ns: {error}') from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -189,7 +149,7 @@ def _parser() -> argparse.ArgumentParser:
         help='scheme to score in, where truth and masks have only coarser classes in common; '
         'that of the masks without it',
     )  # fmt: skip
-    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+    add_quiet_option(parser)
     return parser
 
 

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
 
@@ -33,18 +33,12 @@ from segmentation_node.labels import LabelScheme
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
 
+if TYPE_CHECKING:
+    from segmentation_node.segmenter import Segmenter
+
 DEFAULT_OUTPUTS: Final = f'{topics.LABEL_MASK},{topics.COLOR_MASK},{topics.OVERLAY}'
 #: Status of a run in which frames could not be read, though everything else was written.
 EXIT_MALFORMED: Final = 3
-
-
-class Segments(Protocol):
-    """What is asked of a Segmenter."""
-
-    scheme: LabelScheme
-
-    def segment(self, images_rgb: Sequence[ImageRgb]) -> Any:
-        """Labels and confidence of a batch."""
 
 
 @dataclass
@@ -146,7 +140,7 @@ def _run(args: argparse.Namespace) -> int:
     return stop.exit_status or (EXIT_MALFORMED if report.malformed else 0)
 
 
-def _load(args: argparse.Namespace) -> Segments:
+def _load(args: argparse.Namespace) -> 'Segmenter':
     # Imported late: it takes seconds that --help and wrong arguments need not wait for.
     from segmentation_node.segmenter import Segmenter
 
@@ -201,7 +195,12 @@ class OutputTopics:
         out.write(self._info, stamp_ns, messages.serialize(messages.string(scheme.to_json())))
 
     def write(
-        self, image_rgb: ImageRgb, segmenter: Segments, header: Any, stamp_ns: int, out: BagWriter
+        self,
+        image_rgb: ImageRgb,
+        segmenter: 'Segmenter',
+        header: Any,
+        stamp_ns: int,
+        out: BagWriter,
     ) -> None:
         """Segment one frame and write its outputs with the header of its camera message."""
         prediction = segmenter.segment([image_rgb])
@@ -221,7 +220,7 @@ class OutputTopics:
 def segment_bag(
     bag: Bag,
     camera: Topic,
-    segmenter: Segments,
+    segmenter: 'Segmenter',
     sink: OutputTopics,
     out: BagWriter,
     limit: int | None = None,
@@ -260,7 +259,7 @@ def segment_bag(
 
 
 def _segment_frame(
-    message: RawMessage, segmenter: Segments, sink: OutputTopics, out: BagWriter, report: Report
+    message: RawMessage, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
 ) -> None:
     try:
         image = messages.deserialize(message)

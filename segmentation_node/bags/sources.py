@@ -4,7 +4,7 @@
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
@@ -15,6 +15,7 @@ from segmentation_node.errors import BagError
 IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
+PICTURE_ENDING: Final = '_leftImg8bit.png'
 
 _Place = TypeVar('_Place')
 
@@ -42,7 +43,7 @@ class Source:
 def natural_key(path: Path) -> list[tuple[int, str]]:
     """Sort key by which frame_9 comes before frame_10."""
     parts = re.split(r'(\d+)', path.name)
-    return [(int(part), part) if part.isdigit() else (-1, part) for part in parts]
+    return [(int(part), part) if part.isdecimal() else (-1, part) for part in parts]
 
 
 def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
@@ -85,9 +86,9 @@ def cityscapes_source(
     """
     tree = _Tree(root, _picture_folder(root, sequence))
     cities_dirs = tree.cities(splits, cities)
-    pictures = sorted(p for folder in cities_dirs for p in folder.glob('*_leftImg8bit.png'))
+    pictures = sorted(p for folder in cities_dirs for p in folder.glob(f'*{PICTURE_ENDING}'))
     if not pictures:
-        raise BagError(f'{tree.pictures} holds no *_leftImg8bit.png in what was selected')
+        raise BagError(f'{tree.pictures} holds no *{PICTURE_ENDING} in what was selected')
     period_ns = round(SECOND_NS / rate_hz)
     frames: list[SourceFrame] = []
     start_ns = 0
@@ -124,7 +125,6 @@ _SIBLINGS: Final = {
 class _Tree:
     root: Path
     picture_folder: str
-    _suffix: str = field(default='_leftImg8bit.png', init=False)
 
     @property
     def pictures(self) -> Path:
@@ -151,7 +151,7 @@ class _Tree:
     def sibling(self, picture: Path, kind: str) -> Path:
         """Another file of the same frame, whether it exists or not."""
         folder, suffix = _SIBLINGS[kind]
-        name = picture.name.removesuffix(self._suffix) + suffix
+        name = picture.name.removesuffix(PICTURE_ENDING) + suffix
         return self.root / folder / picture.parts[-3] / picture.parts[-2] / name
 
     def times_ns(self, pictures: list[Path], period_ns: int) -> list[int]:
@@ -177,7 +177,7 @@ class _Tree:
         for city in cities:
             labels = self.root / folder / city.parent.name / city.name
             for label in sorted(labels.glob(f'*{suffix}')):
-                picture = city / (label.name.removesuffix(suffix) + self._suffix)
+                picture = city / (label.name.removesuffix(suffix) + PICTURE_ENDING)
                 if not picture.is_file():
                     unpaired.append(label)
         return unpaired

@@ -56,9 +56,11 @@ class SqliteFile:
 
     def add_topic(self, topic: Topic) -> None:
         if all(topic.msgtype != other.msgtype for other in self._ids):
+            # TEXT is UTF-8; a comment in a definition may be anything.
+            definition = topic.definition.encode(errors='replace').decode()
             self._database.execute(
                 'INSERT INTO message_definitions VALUES (NULL, ?, ?, ?, ?)',
-                (topic.msgtype, topic.definition_format, topic.definition, topic.type_hash),
+                (topic.msgtype, topic.definition_format, definition, topic.type_hash),
             )
         cursor = self._database.execute(
             'INSERT INTO topics VALUES (NULL, ?, ?, ?, ?, ?)',

@@ -26,7 +26,7 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 
 from segmentation_node import topics
-from segmentation_node.bags.messages import known_topic
+from segmentation_node.bags.messages import DIAGNOSTIC_ARRAY, known_topic
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
@@ -43,7 +43,6 @@ QOS: Final[Mapping[str, Qos]] = MappingProxyType(
         'latched': Qos(depth=DEPTH, durability='transient_local'),
     }
 )
-DIAGNOSTICS: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 REPORT_PERIOD_S: Final = 0.25
 
 
@@ -58,16 +57,9 @@ class Wanted(NamedTuple):
 class Recorder(Node):
     """Writes serialized messages as they come, with the times of sending and receiving."""
 
-    def __init__(self, writer: BagWriter, wanted: Sequence[Wanted], watched: str) -> None:
-        """Subscribe.
-
-        Args:
-            writer: where messages go.
-            wanted: the topics.
-            watched: name of the diagnostics status to pass on.
-        """
+    def __init__(self, writer: BagWriter, wanted: Sequence[Wanted]) -> None:
         super().__init__('recorder')
-        self._writer, self._watched = writer, watched
+        self._writer = writer
         self._counts: Counter[str] = Counter({topic.name: 0 for topic in wanted})
         self._status: dict[str, str] = {}
         self._reports = 0
@@ -77,9 +69,12 @@ class Recorder(Node):
 
     def _subscribe(self, wanted: Wanted) -> None:
         topic = known_topic(wanted.name, wanted.msgtype, QOS[wanted.qos])
+        kind = message_class(topic)
+        if isinstance(kind, str):
+            raise BagError(f'{topic.name} cannot be recorded: {kind}')
         self._writer.add_topic(topic)
         self.create_subscription(
-            message_class(topic),
+            kind,
             topic.name,
             partial(self._on_message, topic),
             publisher_qos(topic),
@@ -90,12 +85,12 @@ class Recorder(Node):
         received_ns = info['received_timestamp'] or time.time_ns()
         self._writer.write(topic, received_ns, cdr, info['source_timestamp'] or received_ns)
         self._counts[topic.name] += 1
-        if topic.msgtype == DIAGNOSTICS:
+        if topic.msgtype == DIAGNOSTIC_ARRAY:
             self._note(deserialize_message(cdr, DiagnosticArray))
 
     def _note(self, message: Any) -> None:
         for status in message.status:
-            if status.name.rpartition('/')[2] == self._watched:
+            if status.name.rpartition('/')[2] == topics.NODE_NAME:
                 values = {value.key: value.value for value in status.values}
                 self._status = {**values, 'message': status.message}
                 self._reports += 1
@@ -114,12 +109,6 @@ def _parser() -> argparse.ArgumentParser:
         '--topic', nargs=3, action='append', required=True, metavar=('NAME', 'TYPE', 'QOS'),
         help=f'such as /image sensor_msgs/msg/Image best_effort; QOS is one of {", ".join(QOS)}',
     )  # fmt: skip
-    parser.add_argument(
-        '--watch',
-        default=topics.NODE_NAME,
-        metavar='NODE',
-        help='node whose diagnostics to pass on',
-    )
     return parser
 
 
@@ -133,7 +122,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init()
     try:
         with BagWriter(args.output, overwrite=True) as writer:
-            _record(writer, [Wanted(*topic) for topic in args.topic], args.watch)
+            _record(writer, [Wanted(*topic) for topic in args.topic])
     except BagError as error:
         print(f'recorder: {error}', file=sys.stderr)
         return 1
@@ -142,10 +131,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _record(writer: BagWriter, wanted: Sequence[Wanted], watched: str) -> None:
+def _record(writer: BagWriter, wanted: Sequence[Wanted]) -> None:
     # rclpy turns SIGINT and SIGTERM into the end of spinning; the writer then finishes the bag.
     executor = SingleThreadedExecutor()
-    executor.add_node(Recorder(writer, wanted, watched))
+    executor.add_node(Recorder(writer, wanted))
     with suppress(KeyboardInterrupt, ExternalShutdownException):
         executor.spin()
 

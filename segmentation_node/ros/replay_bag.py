@@ -30,6 +30,7 @@ from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
+    add_quiet_option,
     not_negative,
     positive,
     topic_name,
@@ -87,7 +88,7 @@ def _parser() -> argparse.ArgumentParser:
         help='begin when these topics, as published, have a subscriber each, or as many as times '
         'the topic is named; any topic where none is named',
     )  # fmt: skip
-    parser.add_argument('--quiet', action='store_true', help='show no progress bar')
+    add_quiet_option(parser)
     return parser
 
 
@@ -280,25 +281,27 @@ class Player:
         self._bag = bag
         self._publishers = publishers
         self._rate = rate
-        self._offset_ns = round(start_offset_s * SECOND_NS)
+        # From 0 where nothing is left out: the first message may not have the earliest stamp.
+        offset_ns = round(start_offset_s * SECOND_NS)
+        self._begin_ns = bag.start_ns + offset_ns if offset_ns else 0
         self._stop = stop
         self._quiet = quiet
-        self._started_s = time.monotonic()
-        self._start_ns: int | None = None
+        #: Time of the bag and of the monotonic clock where they were first known together.
+        self._start: tuple[int, float] | None = None
 
     def now_ns(self) -> int | None:
         """Time of the bag now, None before its first message is known."""
-        if self._start_ns is None:
+        if self._start is None:
             return None
-        elapsed_s = time.monotonic() - self._started_s
-        return self._start_ns + round(elapsed_s * self._rate * SECOND_NS)
+        start_ns, started_s = self._start
+        return start_ns + round((time.monotonic() - started_s) * self._rate * SECOND_NS)
 
     def play(self) -> bool:
         """Play to the end; False where it was stopped before or nothing was published."""
         published_before = self.published
         names = {topic.name for topic in self._publishers}
         total = sum(self._bag.counts[topic] for topic in self._publishers)
-        self._start_ns = None
+        self._start = None
         with tqdm(total=total, unit='msg', disable=self._quiet or None) as progress:
             for message in self._bag.messages(names):
                 if message.topic in self._publishers:
@@ -309,21 +312,18 @@ class Player:
         return self.published > published_before
 
     def _publish(self, message: RawMessage) -> None:
-        if self._start_ns is None:
-            self._start_ns = message.stamp_ns + self._offset_ns
-            self._started_s = time.monotonic()
-        publisher = self._publishers[message.topic]
-        ahead_ns = message.stamp_ns - self._start_ns
-        if ahead_ns < 0:
-            if not any(qos.latched for qos in message.topic.qos):
-                return
-            ahead_ns = 0
+        if self._start is None:
+            self._start = max(message.stamp_ns, self._begin_ns), time.monotonic()
+        latched = any(qos.latched for qos in message.topic.qos)
+        if message.stamp_ns < self._begin_ns and not latched:
+            return
+        start_ns, started_s = self._start
         # Each deadline counts from the start: being late once delays nothing that follows.
-        due_s = self._started_s + ahead_ns / SECOND_NS / self._rate
+        due_s = started_s + max(0, message.stamp_ns - start_ns) / SECOND_NS / self._rate
         sleep_until(due_s, self._stop)
         if self._stop():
             return
-        publisher.publish(message.cdr)
+        self._publishers[message.topic].publish(message.cdr)
         self.published += 1
         self.max_late_s = max(self.max_late_s, time.monotonic() - due_s)
 
