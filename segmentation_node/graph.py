@@ -27,6 +27,11 @@ class Preprocessing:
     size_hw: tuple[int, int] | None = None
 
 
+def scale_into(box_hw: tuple[int, int] | None, image_hw: tuple[int, int]) -> float:
+    """The scale at which an image just fits into a box; 1 where there is none."""
+    return min(b / i for b, i in zip(box_hw or image_hw, image_hw, strict=True))
+
+
 @dataclass(frozen=True)
 class Geometry:
     """How an image of one size meets a network: padded to `padded_hw`, scaled to `network_hw`.
@@ -44,7 +49,11 @@ class Geometry:
         cls, image_hw: tuple[int, int], box_hw: tuple[int, int] | None, divisor: int
     ) -> 'Geometry':
         """Plan for an image, the box to fit it into (None: its own size) and a divisor."""
-        scale = min(b / i for b, i in zip(box_hw or image_hw, image_hw, strict=True))
+        return cls.at(image_hw, scale_into(box_hw, image_hw), divisor)
+
+    @classmethod
+    def at(cls, image_hw: tuple[int, int], scale: float, divisor: int) -> 'Geometry':
+        """Plan for an image, pixels of the network per pixel of the image, and a divisor."""
         network = [max(1, math.ceil(round(i * scale) / divisor)) * divisor for i in image_hw]
         padded = [max(i, round(n / scale)) for n, i in zip(network, image_hw, strict=True)]
         return cls(image_hw, (padded[0], padded[1]), (network[0], network[1]))
@@ -75,12 +84,22 @@ class SegmentationGraph(nn.Module):
         self.ids_are_channels = channel_ids.tolist() == list(range(len(channel_ids)))
 
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
-        geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]))
-        scores = self.network(self.preprocess(images_rgb, geometry))  # (B, C, h, w)
-        return self.postprocess(scores, geometry)
+        return self.decide(self.class_scores(images_rgb))
 
-    def geometry(self, image_hw: tuple[int, int]) -> Geometry:
-        """How an image of a size meets this network."""
+    def class_scores(self, images_rgb: Tensor, scale: float | None = None) -> Tensor:
+        """(B, H, W, 3) uint8 RGB to (B, C, H, W) float scores, which `decide` takes.
+
+        `scale` is in pixels of the network per pixel of the image; None fits the image into the
+        checkpoint's box.
+        """
+        geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
+        scores = self.network(self.preprocess(images_rgb, geometry))  # (B, C, h, w)
+        return self.upsample(scores, geometry)
+
+    def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
+        """How an image of a size meets this network, at a scale or fitted into its box."""
+        if scale is not None:
+            return Geometry.at(image_hw, scale, self.network.divisor)
         return Geometry.fit(image_hw, self.size_hw, self.network.divisor)
 
     def preprocess(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
@@ -94,15 +113,26 @@ class SegmentationGraph(nn.Module):
             pixels = F.interpolate(
                 pixels, geometry.network_hw, mode='bilinear', antialias=True, align_corners=False
             )
-        pixels = (pixels - self.shift) * self.scale
-        return pixels.contiguous(memory_format=torch.channels_last)
+        return self.normalize(pixels)
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """(B, 3, h, w) RGB from 0 to 255 as the network expects it, channels last in memory."""
+        return ((pixels - self.shift) * self.scale).contiguous(memory_format=torch.channels_last)
 
     def postprocess(self, scores: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """(B, C, h, w) scores from 0 up to label ids and confidence of the image's size."""
+        return self.decide(self.upsample(scores, geometry))
+
+    def upsample(self, scores: Tensor, geometry: Geometry) -> Tensor:
+        """(B, C, h, w) scores of the network to (B, C, H, W) ones of the image."""
         h, w = geometry.image_hw
         scores = F.interpolate(scores, geometry.padded_hw, mode='bilinear', align_corners=False)
+        return scores[:, :, :h, :w]
+
+    def decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, C, H, W) scores from 0 up to label ids and confidence, (B, H, W) uint8 each."""
         # max, not argmax: the same answer many times faster on a CPU, and the confidence with it.
-        confidence, channels = scores[:, :, :h, :w].max(dim=1)
+        confidence, channels = scores.max(dim=1)
         labels = channels.to(torch.uint8)
         if not self.ids_are_channels:
             labels = self.channel_ids[channels]

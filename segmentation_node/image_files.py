@@ -220,9 +220,14 @@ def _encode(suffix: str, image: npt.NDArray[np.uint8], settings: list[int]) -> b
         )
     try:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if is_rgb else image
-        _, data = cv2.imencode(suffix, bgr, settings)
+        encoded, data = cv2.imencode(suffix, bgr, settings)
     except cv2.error as error:
         raise ImageError(
             f'cannot compress an image of shape {image.shape} as {suffix}: {error.err}'
         ) from error
+    if not encoded:  # as for a JPEG wider than its format can say; the data is empty then
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape} as {suffix}; it is too wide or too '
+            f'high for the format'
+        )
     return bytes(data)

@@ -13,6 +13,7 @@ import torch
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.choices import PRECISIONS, RUNTIMES
 from segmentation_node.errors import ImageError, SettingError
+from segmentation_node.graph import scale_into
 from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 
@@ -92,17 +93,57 @@ class Segmenter:
         Raises:
             ImageError: not such a batch, or an image of no or too many pixels.
         """
+        batch = self._batch(images_rgb, None)
+        with torch.inference_mode(), self._autocast():
+            labels, confidence = self._graph(batch)
+        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+
+    def class_scores(
+        self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None
+    ) -> torch.Tensor:
+        """Score classes, before any is decided for; what several views of an image are added as.
+
+        Args:
+            images_rgb: as for `segment`.
+            scale: pixels of the network per pixel of the image; None is that of `segment`.
+
+        Returns:
+            (B, C, H, W) float32 on the device, from 0 up, a channel for each learned class.
+
+        Raises:
+            ImageError: as `segment`.
+        """
+        batch = self._batch(images_rgb, scale)
+        with torch.inference_mode(), self._autocast():
+            return self._graph.class_scores(batch, scale)
+
+    def decide(self, scores: torch.Tensor) -> Prediction:
+        """Labels and confidence of (B, C, H, W) class scores: `segment` is this of its own."""
+        with torch.inference_mode():
+            labels, confidence = self._graph.decide(scores)
+        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """(height, width) box that images are fitted into; None keeps their own size."""
+        return self._graph.size_hw
+
+    def scale(self, image_hw: tuple[int, int]) -> float:
+        """Pixels of the network per pixel of an image that `segment` is given."""
+        return scale_into(self._graph.size_hw, image_hw)
+
+    def _batch(
+        self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None
+    ) -> torch.Tensor:
         batch = _as_batch(images_rgb)
-        padded_h, padded_w = self._graph.geometry((batch.shape[1], batch.shape[2])).padded_hw
+        padded_h, padded_w = self._graph.geometry(batch.shape[1:3], scale).padded_hw
         if padded_h * padded_w > MAX_PIXELS:
             raise ImageError(
                 f'an image of {batch.shape[2]} x {batch.shape[1]} must be padded to {padded_w} x '
                 f'{padded_h} for the network, more than {MAX_PIXELS} pixels; expected the shape '
                 f'of a camera image'
             )
-        with torch.inference_mode(), self._autocast():
-            labels, confidence = self._graph(torch.from_numpy(batch).to(self.device))
-        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+        return torch.from_numpy(batch).to(self.device)
 
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES[self.precision]
@@ -162,8 +203,13 @@ def _pick_precision(precision: str, device: torch.device) -> str:
         raise SettingError(f'unknown precision {precision!r}; there are {", ".join(PRECISIONS)}')
     if precision != 'auto':
         return precision
-    # On a CPU bf16 pays only where there are matrix units for it; elsewhere it costs time. An
-    # older torch cannot tell.
-    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
-    fast_bf16 = device.type == 'cuda' or bool(capabilities.get('amx_bf16'))
-    return 'bf16' if fast_bf16 else 'fp32'
+    return 'bf16' if computes_in_bf16(device) else 'fp32'
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 on a device: a CPU without units for it emulates it."""
+    if device.type == 'cuda':
+        return True
+    # An older torch cannot tell.
+    found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(found.get('amx_bf16') or found.get('avx512_bf16'))

@@ -30,7 +30,7 @@ from segmentation_node.demo.domain import unused_domain  # noqa: E402
 from segmentation_node.transport import large_frames_environment  # noqa: E402
 
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
-PATIENCE_S = 60.0
+PATIENCE_S = 240.0
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentation_node.codec import (
@@ -24,9 +24,6 @@ from segmentation_node.codec import (
     image_view,
 )
 from segmentation_node.errors import ImageError
-
-settings.register_profile('unhurried', deadline=None)  # a busy machine is no failure
-settings.load_profile('unhurried')
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 
@@ -389,3 +386,8 @@ def test_damaged_files_are_an_image_or_an_image_error(
 def test_only_labels_and_rgb_are_compressed(wrong: Any) -> None:
     with pytest.raises(ImageError, match=r'expected \(H, W\) or \(H, W, 3\) uint8'):
         encode_png(wrong)
+
+
+def test_what_a_format_cannot_hold_is_refused() -> None:
+    with pytest.raises(ImageError, match=r'\(1, 65501, 3\) as .jpg; it is too wide'):
+        encode_jpeg(np.zeros((1, 65501, 3), np.uint8))

@@ -2,6 +2,7 @@
 """The demo as a newcomer runs it: real processes, real DDS, a small street."""
 
 import os
+import platform
 import re
 import signal
 import socket
@@ -17,11 +18,18 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
+from segmentation_node import topics
 from segmentation_node.bags import images_to_bag, messages
+from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import open_bag
+from segmentation_node.bags.writer import BagWriter
+from segmentation_node.demo import __main__ as demo_command_line
+from segmentation_node.demo import results
 from segmentation_node.demo.contact_sheet import SheetRow, draw_contact_sheet
 from segmentation_node.demo.domain import DOMAINS, unused_domain
 from segmentation_node.demo.lettering import shortened, width
+from segmentation_node.demo.processes import DemoError
+from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC, Recording
 from segmentation_node.demo.video import TimedPicture, write_video
 from segmentation_node.image_files import decode_file
 from segmentation_node.labels import load_scheme
@@ -182,6 +190,36 @@ def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path:
     assert complaint in demo.stderr
 
 
+def test_size_that_cannot_be_rendered_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        demo_command_line.main(['--size', '1024x32', '--output', str(tmp_path / 'out')])
+    assert stop.value.code == 2
+    assert '1024x32 is too small' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
+
+
+def test_recording_without_a_camera_image_has_nothing_to_show(tmp_path: Path) -> None:
+    bag = tmp_path / 'busy.mcap'
+    info = messages.string(load_scheme('cityscapes8').to_json())
+    with BagWriter(bag) as writer:
+        for name in ('/image', LABEL_TOPIC, OVERLAY_TOPIC):
+            writer.add_topic(messages.known_topic(name, messages.IMAGE, RELIABLE))
+        name = topics.resolved(topics.LABEL_INFO_JSON)
+        topic = messages.known_topic(name, messages.STRING, LATCHED)
+        writer.write(topic, 0, messages.serialize(info))
+    with pytest.raises(DemoError, match='too busy'):
+        results.contact_sheet(Recording(bag, '/image'), 'A title', None)
+
+
+def test_machine_without_cpuinfo_is_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(results, 'CPU_INFO', tmp_path / 'cpuinfo')
+    assert f'{os.cpu_count()} cores, {platform.machine()}; Python' in results.machine()
+
+
 @pytest.fixture
 def running(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo with much to do, as soon as its node is there."""
@@ -237,10 +275,9 @@ def test_contact_sheet_has_a_column_for_each_picture() -> None:
     pictures = {name: np.full((50, 100, 3), grey, np.uint8) for name, grey in colors.items()}
     sheet = draw_contact_sheet([SheetRow(0.0, pictures)] * 2, 'A title', scheme, sheet_width=800)
     for column, grey in enumerate(colors.values()):
-        inside = sheet[:, 800 * (2 * column + 1) // 6]
-        assert (inside == grey).all(
-            axis=1
-        ).sum() > 100  # two rows of 121 pixels, less their frames
+        middle = sheet[:, 800 * (2 * column + 1) // 6]
+        of_picture = (middle == grey).all(axis=1)
+        assert of_picture.sum() > 100  # two rows of 121 pixels, less their frames
     for c in scheme.classes:
         assert (sheet == c.color).all(axis=2).sum() > 100  # the swatch in the legend
 

@@ -183,11 +183,20 @@ def test_automatic_choices_are_named(tiny_checkpoint: Path) -> None:
     assert segmenter.precision in ('fp32', 'bf16')
 
 
-@pytest.mark.parametrize(('matrix_units', 'precision'), [(True, 'bf16'), (False, 'fp32')])
+@pytest.mark.parametrize(
+    ('found', 'precision'),
+    [
+        ({'amx_bf16': True}, 'bf16'),
+        ({'amx_bf16': False, 'avx512_bf16': True}, 'bf16'),
+        ({'amx_bf16': False, 'avx512_bf16': False}, 'fp32'),
+    ],
+)
 def test_a_cpu_computes_in_bf16_where_it_has_units_for_it(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, matrix_units: bool, precision: str
+    tiny_checkpoint: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    found: dict[str, bool],
+    precision: str,
 ) -> None:
-    found = {'amx_bf16': matrix_units}
     monkeypatch.setattr('torch.cpu.get_capabilities', lambda: found, raising=False)
     assert Segmenter(str(tiny_checkpoint), device='cpu').precision == precision
     monkeypatch.delattr('torch.cpu.get_capabilities')  # an older torch

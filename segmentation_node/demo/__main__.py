@@ -22,6 +22,7 @@ from segmentation_node.demo.results import Outcome, contact_sheet, table, write_
 from segmentation_node.demo.session import Session
 from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import encode_png
+from segmentation_node.scenes.make_scenes import size_wh
 
 STAGES: Final = 5
 
@@ -54,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
         help='for the results',
     )
     parser.add_argument('--frames', type=count, default=100, metavar='N', help='of the street')
-    parser.add_argument('--size', default='1024x512', metavar='WxH', help='of the street')
+    parser.add_argument(
+        '--size', type=size_wh, default='1024x512', metavar='WxH', help='of the street'
+    )
     parser.add_argument(
         '--rate-hz', type=positive, default=10.0, metavar='HZ', help='of the street and of images'
     )

@@ -103,7 +103,7 @@ def _time_mark(band: ImageRgb, text: str, cell_height: int) -> None:
     """Write a frame's time into the lower left corner of its first picture."""
     right = MARGIN + width(text, TEXT_PX) + 16
     top = cell_height - TEXT_PX - 14
-    band[top : cell_height - 1, MARGIN + 1 : right] = 255
+    band[top : cell_height - 1, MARGIN + 1 : right] = PAPER
     write(band, (MARGIN + 8, cell_height - 8), text, TEXT_PX)
 
 

@@ -79,8 +79,9 @@ def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
     return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare)
 
 
-def scenes_footage(frames: int, size: str, work: Path, rate_hz: float) -> Footage:
+def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: float) -> Footage:
     """A drive through procedural streets, with truth; rendered once and kept in `work`."""
+    size = '{}x{}'.format(*size_wh)
     bag = work / f'scenes_{size}_{frames}_frames_{rate_hz:g}_hz_{_renderer_version()}.mcap'
     camera = messages.known_topic(f'/{topics.IMAGE}', messages.IMAGE, CAMERA)
     truth = (

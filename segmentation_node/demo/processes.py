@@ -71,7 +71,7 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """Exit status as the shell counts it, None while it runs."""
+        """Exit status, minus the signal where one ended it; None while it runs."""
         return self._process.poll()
 
     def log_text(self, lines: int = 40) -> str:
@@ -84,16 +84,17 @@ class Child:
         return DemoError(f'{self.name} ended with status {self.exit_status}; its own words:\n'
                          f'{self.log_text() or "(none)"}')  # fmt: skip
 
-    def stop(self) -> int:
-        """End it: politely, then firmly; returns its exit status."""
+    def stop(self) -> None:
+        """End it: politely, then firmly."""
         for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 self._process.send_signal(how)
             try:
-                return self._process.wait(GRACE_S)
+                self._process.wait(GRACE_S)
+                return
             except subprocess.TimeoutExpired:
                 continue
-        return self._process.wait()
+        self._process.wait()
 
     def __enter__(self) -> 'Child':
         return self

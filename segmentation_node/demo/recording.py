@@ -11,6 +11,7 @@ import numpy as np
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
+from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, BagScores, scheme_beside, score_bag
 from segmentation_node.demo.contact_sheet import SheetRow
@@ -22,7 +23,6 @@ from segmentation_node.rendering import colorize
 
 LABEL_TOPIC: Final = topics.resolved(topics.LABEL_MASK)
 OVERLAY_TOPIC: Final = topics.resolved(topics.OVERLAY)
-SECOND_NS: Final = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class Recording:
     def overlays(self) -> Iterator[TimedPicture]:
         """The recorded overlays in order."""
         with open_bag(self.path) as bag:
-            for stamp_ns, message in _messages(bag, {OVERLAY_TOPIC}):
+            for stamp_ns, message, _ in _messages(bag, {OVERLAY_TOPIC}):
                 yield TimedPicture(stamp_ns / SECOND_NS, _decode(message))
 
     @cached_property
@@ -78,6 +78,8 @@ class Recording:
     def rows(self, count: int) -> list[SheetRow]:
         """Complete frames spread evenly over the recording, at most `count`."""
         wanted = self._spread(count)
+        if not wanted:
+            return []
         pictures: dict[int, dict[str, ImageRgb]] = {stamp_ns: {} for stamp_ns in wanted}
         with open_bag(self.path) as bag:
             names = {self.camera.name, LABEL_TOPIC, OVERLAY_TOPIC}
@@ -85,7 +87,7 @@ class Recording:
             if not self.no_truth:
                 luts[TRUTH_TOPIC] = scheme_beside(bag, TRUTH_TOPIC).mapping_to(self.scheme)
                 names.add(TRUTH_TOPIC)
-            for stamp_ns, message, name in _named_messages(bag, names):
+            for stamp_ns, message, name in _messages(bag, names):
                 if stamp_ns in pictures:
                     pictures[stamp_ns][name] = self._picture(message, luts.get(name))
         first_ns = min(self._sent_ns[self.camera.name])
@@ -126,15 +128,10 @@ def _columns(found: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
     return {title: found[name] for name, title in titles.items() if name in found}
 
 
-def _named_messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
+def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
     for raw in bag.messages(names):
         message = messages.deserialize(raw)
         yield messages.stamp_ns_of(message), message, raw.topic.name
-
-
-def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any]]:
-    for stamp_ns, message, _ in _named_messages(bag, names):
-        yield stamp_ns, message
 
 
 def _sent_ns(bag: Bag, names: set[str]) -> dict[str, dict[int, int]]:

@@ -113,9 +113,11 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
 
 def machine() -> str:
     """What kind of machine this is, without which its figures mean nothing."""
-    names = re.findall(r'^model name\s*: (.+)$', CPU_INFO.read_text(), re.MULTILINE)
+    # Linux alone has the file, and names the model in it on some processors only.
+    text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
+    name = re.search(r'^model name\s*: (.+)$', text, re.MULTILINE)
     return (
-        f'{os.cpu_count()} cores, {names[0] if names else platform.machine()}; '
+        f'{os.cpu_count()} cores, {name[1] if name else platform.machine()}; '
         f'Python {platform.python_version()}, torch {metadata.version("torch")}'
     )
 

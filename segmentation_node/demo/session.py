@@ -22,7 +22,6 @@ from segmentation_node.demo.results import Outcome
 from segmentation_node.transport import large_frames_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
-DIAGNOSTICS: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 
 #: A large model is fetched from a hub within this, a bundled one is loaded in seconds.
 START_PATIENCE_S: Final = 300.0
@@ -95,7 +94,7 @@ class Session:
             Topic(LABEL_TOPIC, messages.IMAGE),
             Topic(OVERLAY_TOPIC, messages.IMAGE),
             Topic(LABEL_INFO_TOPIC, messages.STRING, qos=(LATCHED,)),
-            Topic(topics.DIAGNOSTICS, DIAGNOSTICS),
+            Topic(topics.DIAGNOSTICS, messages.DIAGNOSTIC_ARRAY),
         ]
         command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self.bag)]
         for topic in recorded:

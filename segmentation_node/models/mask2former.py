@@ -41,12 +41,27 @@ class Mask2Former(Network):
 
     def forward(self, pixels: Tensor) -> Tensor:
         out = self.model(pixel_values=pixels, output_auxiliary_logits=False)
+        return self.scores(out.class_queries_logits, out.masks_queries_logits)
+
+    def layers(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4) of each decoder layer.
+
+        The last of them is what `forward` scores; training learns from all.
+        """
+        out = self.model.model(pixel_values=pixels, output_hidden_states=True)
+        classes = (
+            self.model.class_predictor(hidden.transpose(0, 1))
+            for hidden in out.transformer_decoder_intermediate_states
+        )
+        return list(zip(classes, out.masks_queries_logits, strict=True))
+
+    def scores(self, classes: Tensor, masks: Tensor) -> Tensor:
+        """Class scores (B, C, H / 4, W / 4) of the logits of one layer."""
         # The last class logit is "no object"; what it takes is nobody's.
-        classes = out.class_queries_logits.float().softmax(dim=-1)[..., :-1]  # (B, Q, C)
-        masks = out.masks_queries_logits.float().sigmoid()  # (B, Q, H / 4, W / 4)
+        shares = classes.float().softmax(dim=-1)[..., :-1]  # (B, Q, C)
         # Class maps first, upsampling later: C maps to upsample instead of Q masks.
-        with _full_precision(pixels.device.type):
-            return torch.einsum('bqc,bqhw->bchw', classes, masks)
+        with _full_precision(masks.device.type):
+            return torch.einsum('bqc,bqhw->bchw', shares, masks.float().sigmoid())
 
     def class_names(self) -> list[str] | None:
         id2label: dict[Any, str] = dict(self.model.config.id2label or {})

@@ -40,8 +40,12 @@ class SmpNetwork(Network):
         logits: Tensor = self.model.segmentation_head[0](features)
         return logits
 
+    def scores(self, logits: Tensor) -> Tensor:
+        """Class scores of logits, as `forward` gives them."""
+        return logits.float().softmax(dim=1)
+
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.logits(pixels).float().softmax(dim=1)
+        return self.scores(self.logits(pixels))
 
     def class_names(self) -> list[str] | None:
         return None

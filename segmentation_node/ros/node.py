@@ -7,7 +7,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +30,7 @@ from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.messages import pick_converter
-from segmentation_node.ros.outputs import CameraOutputs, LabelInfoOutput
+from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.worker import Worker
 
@@ -97,7 +96,9 @@ class SegmentationNode(LifecycleNode):
         self._rates: dict[str, RateLimit] = {}
         self._frame_group = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
+        self._diagnostics = self.create_publisher(
+            DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
+        )
         # On the steady clock: simulated time may stand still, or never come.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup(), steady)
@@ -328,8 +329,14 @@ def main(args: list[str] | None = None) -> None:
         sys.exit(1)
     executor = MultiThreadedExecutor(num_threads=3)
     executor.add_node(node)
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
+    try:
         executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except RuntimeError:  # of rclpy, as all its errors are
+        # An interrupt takes ROS down at once; a callback that was about to publish meets that.
+        if node.context.ok():
+            raise
     node.stop_within(1.0)
     rclpy.try_shutdown()
     sys.stdout.flush()

@@ -23,6 +23,8 @@ LATCHED_QOS = QoSProfile(
     reliability=QoSReliabilityPolicy.RELIABLE,
     durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
 )
+#: What everybody expects of /diagnostics.
+DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
 def output_message(output: Output, rendered: Rendered, header: Header) -> Any:

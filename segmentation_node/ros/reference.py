@@ -21,7 +21,7 @@ from segmentation_node import topics
 from segmentation_node.errors import SettingError
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.ros.node import CAMERA_QOS
-from segmentation_node.ros.outputs import LATCHED_QOS, MASK_QOS
+from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.ros.parameters import Parameters
 
 IMAGE: Final = 'sensor_msgs/Image'
@@ -92,7 +92,7 @@ def topic_rows() -> list[TopicRow]:
             'label scheme, ids, names and colours as JSON',
         ),
         TopicRow(
-            topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', 'reliable, depth 10',
+            topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', _qos_words(DIAGNOSTICS_QOS),
             'once a second: what became of the frames, rates, latencies, model, last error',
         ),
     ]  # fmt: skip

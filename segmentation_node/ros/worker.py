@@ -99,7 +99,7 @@ class Worker:
     def _run(self) -> None:
         try:
             while (frame := self.slots.take(self._idle)) is not None:
-                self._accounts.settle(self._process(frame))
+                self._accounts.settle(self._fate(frame))
                 self._idle.set()
         except BaseException as error:
             # A bug of ours. The node sees it and ends with this as its reason; without the
@@ -107,6 +107,14 @@ class Worker:
             self.failure = error
             self._idle.set()
             raise
+
+    def _fate(self, frame: Frame) -> str:
+        try:
+            return self._process(frame)
+        except RuntimeError:  # of rclpy, as all its errors are
+            if self._is_up():
+                raise
+            return 'failed'  # ROS went down while the frame waited or was worked on
 
     def _process(self, frame: Frame) -> str:
         """Carry one frame through; returns its fate."""
@@ -137,10 +145,9 @@ class Worker:
         try:
             with timings.stage('publish'):
                 outputs.publish(wanted, rendered, frame.message.header)
-        except RuntimeError:  # of rclpy, as all its errors are
-            if self._is_up():
-                raise
-            return 'failed'  # interrupted while the network was at work
+        except ImageError as error:
+            self._report(f'cannot publish a frame: {error}')
+            return 'failed'
         timings.stages['total'].add(1000 * (time.perf_counter() - started))
         timings.latency.add(self._latency_ms(frame.message))
         timings.publications.add(time.monotonic())
