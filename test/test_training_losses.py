@@ -1,58 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
 """Losses: what is not annotated counts for nothing, and fitting one batch works."""
 
+import math
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
-from training_data import street
+from training_data import fields, street, write_folders
 
 from segmentation_node.labels import IGNORE, load_scheme
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.smp import DeepLabV3Plus
+from training.batches import Data
+from training.config import Experiment
 from training.losses import (
-    Loss,
-    PixelLoss,
-    SetLoss,
+    Objective,
+    PixelObjective,
+    SetObjective,
+    class_weights,
     draw_points,
-    loss_of,
+    objective_of,
     pairwise_bce,
     pairwise_dice,
+    soft_dice,
 )
 
-NO_PIXELS = torch.zeros(1, 3, 8, 8)
+LOG2 = 0.6931472
+NO_NETWORK: Any = None
 
 
-def pixel_loss(logits: Tensor, hardest: float = 1.0, weights: Tensor | None = None) -> PixelLoss:
-    """The loss of a network that puts out these logits."""
-    network: Any = SimpleNamespace(logits=lambda pixels: logits)
-    return PixelLoss(network, torch.ones(logits.shape[1]) if weights is None else weights, hardest)
-
-
-class KnownQueries:
-    """A Mask2Former that puts out these masks and classes after each of its layers."""
-
-    def __init__(self, masks: Tensor, classes: Tensor, layers: int = 1) -> None:
-        """Take (B, Q, H, W) mask logits and (B, Q, C + 1) class logits."""
-        self.out = SimpleNamespace(
-            masks_queries_logits=[masks] * layers,
-            transformer_decoder_intermediate_states=[classes.transpose(0, 1)] * layers,
-        )
-        self.model = self
-        self.class_predictor = torch.nn.Identity()
-
-    def __call__(self, **inputs: Any) -> SimpleNamespace:
-        return self.out
+def pixel_loss(
+    logits: Tensor, channels: Tensor, hardest: float = 1.0, dice: float = 0.0,
+    weights: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    weights = torch.ones(logits.shape[1]) if weights is None else weights
+    return PixelObjective(NO_NETWORK, weights, hardest, dice).loss(logits, channels)
 
 
 def set_loss(masks: Tensor, classes: Tensor, channels: Tensor, layers: int = 1) -> Tensor:
+    """The loss of (B, Q, H, W) mask logits and (B, Q, C + 1) class logits of each layer."""
     torch.manual_seed(0)
-    network: Any = KnownQueries(masks, classes, layers)
-    return SetLoss(network, points=64)(torch.zeros(len(masks), 3, 8, 8), channels)
+    return SetObjective(NO_NETWORK, points=64).loss([(classes, masks)] * layers, channels)
 
 
 def half_ignored() -> Tensor:
@@ -64,25 +56,26 @@ def half_ignored() -> Tensor:
 
 
 @pytest.mark.parametrize('hardest', [0.3, 1.0])
-def test_pixel_loss_does_not_see_what_is_not_annotated(hardest: float) -> None:
+@pytest.mark.parametrize('dice', [0.0, 1.0])
+def test_pixel_loss_does_not_see_what_is_not_annotated(hardest: float, dice: float) -> None:
     torch.manual_seed(0)
     logits = torch.randn(1, 3, 8, 8, requires_grad=True)
     channels = half_ignored()
-    loss = pixel_loss(logits, hardest)(NO_PIXELS, channels)
+    loss = pixel_loss(logits, channels, hardest, dice)
     loss.backward()
     assert logits.grad is not None
     assert (logits.grad[..., 4:] == 0).all()
     assert (logits.grad[..., :4] != 0).any()
     changed = logits.detach().clone()
     changed[..., 4:] = 50 * torch.randn(1, 3, 8, 4)
-    assert pixel_loss(changed, hardest)(NO_PIXELS, channels) == loss
+    assert pixel_loss(changed, channels, hardest, dice) == loss
 
 
 def test_pixel_loss_is_a_mean_over_what_is_annotated() -> None:
     torch.manual_seed(0)
     logits, channels = torch.randn(1, 3, 8, 8), half_ignored()
     expected = F.cross_entropy(logits[..., :4], channels[..., :4])
-    assert pixel_loss(logits)(NO_PIXELS, channels) == pytest.approx(float(expected), rel=1e-5)
+    assert pixel_loss(logits, channels) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_pixel_loss_is_that_of_the_hardest() -> None:
@@ -90,20 +83,57 @@ def test_pixel_loss_is_that_of_the_hardest() -> None:
     logits = torch.cat([logits, torch.zeros_like(logits)], dim=1)
     channels = torch.zeros(1, 2, 2, dtype=torch.int64)
     expected = (F.softplus(torch.tensor(-1.0)) + F.softplus(torch.tensor(-2.0))) / 2
-    assert pixel_loss(logits, 0.5)(NO_PIXELS, channels) == pytest.approx(float(expected))
+    assert pixel_loss(logits, channels, 0.5) == pytest.approx(float(expected))
 
 
 def test_pixel_loss_weighs_the_classes() -> None:
     logits = torch.zeros(1, 2, 1, 2)
     channels = torch.tensor([[[0, 1]]])
-    loss = pixel_loss(logits, weights=torch.tensor([1.0, 3.0]))(NO_PIXELS, channels)
+    loss = pixel_loss(logits, channels, weights=torch.tensor([1.0, 3.0]))
     assert loss == pytest.approx((1 + 3) / 2 * float(torch.log(torch.tensor(2.0))))
 
 
+def test_cross_entropy_of_a_literal_picture() -> None:
+    """Logits 0 and log 3 are chances 1/4 and 3/4; the third pixel is not annotated."""
+    logits = torch.tensor([[[[0.0, 0.0, 9.0]], [[1.0986123, 1.0986123, -9.0]]]])  # (1, 2, 1, 3)
+    channels = torch.tensor([[[1, 0, IGNORE]]])
+    expected = (math.log(4 / 3) + math.log(4)) / 2
+    assert pixel_loss(logits, channels) == pytest.approx(expected)
+    assert pixel_loss(logits, channels, hardest=0.5) == pytest.approx(math.log(4))
+
+
+def test_logits_are_enlarged_to_the_labels_about_the_same_centres() -> None:
+    """Between two pixels of -8 and 8, four labels lie at -8, -4, 4 and 8."""
+    logits = torch.tensor([[[[-8.0, 8.0]], [[0.0, 0.0]]]])
+    found = [
+        float(pixel_loss(logits, torch.full((1, 1, 4), IGNORE).index_fill(2, torch.tensor(i), 0)))
+        for i in range(4)
+    ]
+    assert found == pytest.approx([math.log1p(math.exp(-x)) for x in (-8, -4, 4, 8)], rel=1e-4)
+
+
+def test_dice_of_a_literal_picture() -> None:
+    """Chances for class 1 are 3/4 and 1/4, 2 pixels; the truth is class 1 and class 0."""
+    logits = torch.tensor([[[[0.0, 1.0986123, 5.0]], [[1.0986123, 0.0, -5.0]]]])
+    channels = torch.tensor([[[1, 0, IGNORE]]])
+    # Either class: overlap 3/4, sum of chances 1, of truth 1.
+    assert soft_dice(logits, channels) == pytest.approx(1 - 2 * 0.75 / 2)
+    both = pixel_loss(logits, channels, dice=0.5)
+    assert both == pytest.approx(math.log(4 / 3) + 0.5 * 0.25)
+
+
+def test_dice_is_over_the_classes_that_occur() -> None:
+    logits = torch.full((1, 5, 2, 2), -30.0)
+    logits[:, 2] = 30
+    assert soft_dice(logits, torch.full((1, 2, 2), 2)) == pytest.approx(0, abs=1e-6)
+    assert soft_dice(logits, torch.full((1, 2, 2), 3)) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize('dice', [0.0, 1.0])
 @pytest.mark.parametrize('hardest', [0.4, 1.0])
-def test_nothing_annotated_moves_nothing(hardest: float) -> None:
+def test_nothing_annotated_moves_nothing(hardest: float, dice: float) -> None:
     logits = torch.randn(1, 3, 8, 8, requires_grad=True)
-    loss = pixel_loss(logits, hardest)(NO_PIXELS, torch.full((1, 8, 8), IGNORE))
+    loss = pixel_loss(logits, torch.full((1, 8, 8), IGNORE), hardest, dice)
     loss.backward()
     assert loss == 0
     assert logits.grad is not None
@@ -130,8 +160,52 @@ def test_set_loss_of_nothing_annotated_moves_nothing() -> None:
     loss = set_loss(masks, classes, torch.full((2, 8, 8), IGNORE))
     loss.backward()
     assert loss == 0
-    assert classes.grad is not None
-    assert (classes.grad == 0).all()
+    for given in (masks, classes):
+        assert given.grad is not None
+        assert (given.grad == 0).all()
+
+
+def test_set_loss_of_an_image_with_nothing_annotated_beside_another() -> None:
+    torch.manual_seed(0)
+    masks, classes = torch.randn(1, 5, 8, 8), torch.randn(1, 5, 4)
+    alone = set_loss(masks, classes, half_ignored())
+    blank = torch.full((1, 8, 8), IGNORE)
+    pair = set_loss(
+        torch.cat([masks, masks]), torch.cat([classes, classes]),
+        torch.cat([half_ignored(), blank]),
+    )  # fmt: skip
+    assert pair == pytest.approx(alone.item() / 2, rel=1e-5)
+
+
+def test_set_loss_of_a_network_gone_astray_is_no_number() -> None:
+    masks, classes = torch.full((1, 5, 8, 8), float('nan')), torch.zeros(1, 5, 4)
+    assert torch.isnan(set_loss(masks, classes, half_ignored()))
+
+
+def test_set_loss_is_finite_in_16_bits() -> None:
+    torch.manual_seed(0)
+    masks = (200 * torch.randn(1, 5, 8, 8)).bfloat16().requires_grad_()
+    classes = (50 * torch.randn(1, 5, 4)).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = set_loss(masks, classes, half_ignored())
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert torch.isfinite(loss)
+    for given in (masks, classes):
+        assert given.grad is not None
+        assert torch.isfinite(given.grad).all()
+
+
+@pytest.mark.parametrize('hardest', [0.4, 1.0])
+def test_pixel_loss_is_finite_in_16_bits(hardest: float) -> None:
+    torch.manual_seed(0)
+    logits = (100 * torch.randn(1, 3, 4, 4)).bfloat16().requires_grad_()
+    with torch.autocast('cpu', torch.bfloat16):
+        loss = pixel_loss(logits, half_ignored(), hardest, dice=1.0)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert logits.grad is not None
+    assert torch.isfinite(logits.grad).all()
 
 
 def right_answer() -> tuple[Tensor, Tensor, Tensor]:
@@ -225,35 +299,77 @@ def batch() -> tuple[Tensor, Tensor]:
     return pixels / 128 - 1, channels.long()
 
 
-def losses_of_fitting(
-    network: torch.nn.Module, loss: Loss, rate: float, steps: int
-) -> list[float]:
+def losses_of_fitting(objective: Objective, rate: float, steps: int) -> list[float]:
     pixels, channels = batch()
-    optimizer = torch.optim.AdamW(network.parameters(), lr=rate)
+    network: Any = objective
+    optimizer = torch.optim.AdamW(network.network.parameters(), lr=rate)
     found = []
     for _ in range(steps):
-        value = loss(pixels, channels)
+        value = objective.loss(objective.outputs(pixels), channels)
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        torch.nn.utils.clip_grad_norm_(network.network.parameters(), 5.0)
         optimizer.step()
         found.append(value.item())
     return found
 
 
-def test_pixel_loss_falls_when_one_batch_is_fitted() -> None:
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(fields(Path(), **changes))
+
+
+@pytest.mark.parametrize('dice', [0.0, 0.5])
+def test_pixel_loss_falls_when_one_batch_is_fitted(dice: float) -> None:
     torch.manual_seed(0)
     network = DeepLabV3Plus({'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8})
-    loss = loss_of(network.train(), torch.ones(8), hardest=0.5, points=64)
-    assert isinstance(loss, PixelLoss)
-    found = losses_of_fitting(network, loss, rate=2e-3, steps=8)
+    wanted = experiment(hardest=0.5, dice=dice)
+    objective = objective_of(network.train(), wanted, torch.ones(8))
+    assert isinstance(objective, PixelObjective)
+    assert objective.kind == ('cross-entropy + 0.5 Dice' if dice else 'cross-entropy')
+    found = losses_of_fitting(objective, rate=2e-3, steps=8)
     assert found[-1] < 0.6 * found[0]
 
 
 def test_set_loss_falls_when_one_batch_is_fitted(tiny_mask2former: Path) -> None:
     torch.manual_seed(0)
     network = Mask2Former.load(tiny_mask2former)
-    loss = loss_of(network.train(), torch.ones(8), hardest=0.5, points=256)
-    assert isinstance(loss, SetLoss)
-    found = losses_of_fitting(network, loss, rate=2e-3, steps=25)
+    objective = objective_of(network.train(), experiment(points=256), torch.ones(8))
+    assert isinstance(objective, SetObjective)
+    assert objective.kind == 'set loss'
+    found = losses_of_fitting(objective, rate=2e-3, steps=25)
     assert sum(found[-3:]) < 0.7 * sum(found[:3])
+
+
+def test_scores_are_those_that_the_network_gives(tiny_mask2former: Path) -> None:
+    """What is scored in training is what the graph runs afterwards."""
+    torch.manual_seed(0)
+    pixels = torch.randn(2, 3, 64, 96)
+    deeplab = DeepLabV3Plus({'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8})
+    for network in (deeplab.eval(), Mask2Former.load(tiny_mask2former).eval()):
+        objective = objective_of(network, experiment(), torch.ones(8))
+        with torch.inference_mode():
+            found = objective.scores(objective.outputs(pixels))
+            assert torch.allclose(found, network(pixels), atol=1e-6)
+
+
+def test_every_layer_of_mask2former_learns(tiny_mask2former: Path) -> None:
+    network = Mask2Former.load(tiny_mask2former).eval()
+    layers = network.layers(torch.randn(2, 3, 64, 96))
+    assert len(layers) == 2  # the start is one of the library's decoder layers
+    for classes, masks in layers:
+        assert classes.shape == (2, 12, 9)
+        assert masks.shape == (2, 12, 16, 24)
+
+
+def test_rare_classes_weigh_more(tmp_path: Path) -> None:
+    write_folders(tmp_path / 'streets', 'train', 2)
+    write_folders(tmp_path / 'streets', 'val', 1, first=9)
+    sets = Data(Experiment.model_validate(fields(tmp_path))).train
+    weights = class_weights(sets, 8, power=0.5)
+    counts = sets[0].channel_counts()[:8]
+    scheme = load_scheme('cityscapes8')
+    assert weights[scheme.id_of('vehicle')] > weights[scheme.id_of('flat')]
+    assert torch.isfinite(weights).all()  # of classes without a pixel too
+    mean = np.average(weights.numpy(), weights=np.maximum(counts / counts.sum(), 1e-4))
+    assert mean == pytest.approx(1, abs=1e-3)
+    assert torch.equal(class_weights(sets, 8, power=0.0), torch.ones(8))

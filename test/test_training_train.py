@@ -1,7 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs of the trainer on a few small images."""
+"""Whole runs of the trainer on a few small images: what they leave, and what they survive."""
 
+import json
 import math
+import os
+import pickle
+import re
+import time
+from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,249 +15,578 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import training_runs as runs
 import yaml
-from torch import Tensor
-from training_data import street, write_cityscapes, write_folders
+from mlflow import MlflowClient
+from training_data import (
+    DEEPLAB,
+    MASK2FORMER,
+    UNET,
+    fields,
+    street,
+    write_cityscapes,
+    write_experiment,
+    write_folders,
+)
 
 from segmentation_node.checkpoint import load_checkpoint
-from segmentation_node.errors import SettingError
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
 from segmentation_node.segmenter import Segmenter
-from training import train as trainer
-from training.augment import Augment
-from training.config import Experiment, load_experiment
-from training.datasets import open_dataset
-from training.train import Batches, Ema, Run, class_weights, main, rate_at
+from training import provenance
+from training.config import Experiment
+from training.task import Average, rate_at
+from training.tracking import METRICS, client
+from training.train import main
 
 CATEGORIES = load_scheme('cityscapes8')
+VAL = range(90, 95)
+FAMILIES = {
+    'deeplabv3plus': DEEPLAB,
+    'unet': {**UNET, 'encoder_name': 'tu-mobilenetv3_small_050'},
+    'mask2former': MASK2FORMER,
+}
+#: A network without statistics, and steps too small to change a weight: it never scores better.
+STILL = (
+    'family=unet', 'network.encoder_name=mit_b0', 'network.decoder_use_norm=false',
+    'network.decoder_channels=[16, 8, 8, 8, 8]', 'ema=0', 'learning_rate=1e-30',
+)  # fmt: skip
+#: What measures time or memory; no two runs agree in it.
+MEASURED = (
+    'time_ms', 'imgs_per_sec', 'train_imgs_per_sec', 'train_time_sec', 'data_wait_share',
+    'peak_memory_mb',
+)  # fmt: skip
 
 
 @pytest.fixture(scope='module')
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp('data')
-    write_folders(root / 'train', 4)
-    write_folders(root / 'val', 2)
-    write_cityscapes(root, 'train', 2)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the runs of these tests and their store lie; it becomes the working directory."""
+    root = tmp_path_factory.mktemp('place')
+    write_folders(root / 'data' / 'streets', 'train', 6)
+    write_folders(root / 'data' / 'streets', 'val', len(VAL), first=VAL[0])
+    write_cityscapes(root / 'data' / 'towns', 'train', 2)
     return root
 
 
 @pytest.fixture(scope='module')
-def config(data: Path) -> Path:
-    """An experiment of three steps."""
-    folders = {'layout': 'folders', 'scheme': 'camvid11'}
-    content: dict[str, Any] = {
-        'family': 'deeplabv3plus',
-        'label_scheme': 'cityscapes8',
-        'network': {'encoder_name': 'resnet18', 'decoder_channels': 16},
-        'train': [
-            {**folders, 'root': str(data / 'train'), 'share': 2, 'source': 'Small streets.'},
-            {'layout': 'cityscapes', 'root': str(data), 'scheme': 'cityscapes34', 'share': 1},
-        ],
-        'val': {'small val': {**folders, 'root': str(data / 'val')}},
-        'crop_hw': [32, 64],
-        'steps': 3,
-        'evaluate_every': 1,
-        'notes': 'A run for a test.',
-    }
-    path = data / 'experiment.yaml'
-    path.write_text(yaml.safe_dump(content), encoding='utf-8')
-    return path
+def config(place: Path) -> Path:
+    """An experiment of two epochs of three steps."""
+    train = [
+        {'set': 'streets', 'split': 'train', 'share': 2},
+        {'set': 'towns', 'split': 'train', 'share': 1},
+    ]
+    changes = {'train': train, 'data_root': 'data', 'cache': 'prepared'}
+    return write_experiment(place / 'experiment.yaml', place, **changes)
+
+
+@pytest.fixture(autouse=True)
+def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+
+
+def flow(value: object) -> str:
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).strip()
+
+
+@pytest.fixture(scope='module', params=FAMILIES)
+def finished(request: pytest.FixtureRequest, config: Path, place: Path) -> Path:
+    """The folder of a run that went through without an interruption, by family."""
+    return run_once(request.param, config, place)
 
 
 @pytest.fixture(scope='module')
-def finished(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a run that went through without an interruption."""
-    output = tmp_path_factory.mktemp('finished')
-    assert main([str(config), str(output)]) == 0
-    return output
+def deeplab(config: Path, place: Path) -> Path:
+    return run_once('deeplabv3plus', config, place)
 
 
-def test_checkpoint_is_one_that_the_segmenter_loads(finished: Path) -> None:
-    segmenter = Segmenter(str(finished / 'checkpoint'), device='cpu', precision='fp32')
-    labels = segmenter.segment([street(0)[0]]).labels
-    assert labels.shape == (1, 64, 96)
-    assert segmenter.scheme == CATEGORIES
+def run_once(family: str, config: Path, place: Path) -> Path:
+    folder = place / 'runs' / f'whole_{family}'
+    if not folder.exists():
+        network = f'network={flow(FAMILIES[family])}'
+        done, said = runs.run([str(config), str(folder), f'family={family}', network], place)
+        assert done == 0, said
+        (folder / 'said.txt').write_text(said, encoding='utf-8')
+    return folder
 
 
-def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path, data: Path) -> None:
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def run_id(folder: Path) -> str:
+    return str(json.loads((folder / 'run.json').read_text(encoding='utf-8'))['run_id'])
+
+
+def state(folder: Path) -> dict[str, Any]:
+    loaded: dict[str, Any] = torch.load(folder / 'state.ckpt', weights_only=True)
+    return loaded
+
+
+def assert_same_outcome(one: Path, other: Path) -> None:
+    """Figures, weights, averaged weights and optimizer are equal, and so are the checkpoints."""
+    for ours, theirs in zip(rows(one), rows(other), strict=True):
+        assert ours.keys() == theirs.keys()
+        for key in ours.keys() - set(MEASURED):
+            assert ours[key] == pytest.approx(theirs[key], abs=1e-6), key
+    ours, theirs = state(one), state(other)
+    assert ours['global_step'] == theirs['global_step']
+    for part in ('state_dict', 'current_model_state'):
+        for name, tensor in theirs[part].items():
+            assert torch.allclose(ours[part][name], tensor, atol=1e-6), name
+    moments = (s['optimizer_states'][0]['state'] for s in (ours, theirs))
+    for mine, yours in zip(*(m.values() for m in moments), strict=True):
+        assert all(torch.allclose(mine[k], yours[k], atol=1e-6) for k in yours)
+    checkpoints = [load_checkpoint(str(f / 'checkpoint')) for f in (one, other)]
+    assert checkpoints[0].spec.provenance['epoch'] == checkpoints[1].spec.provenance['epoch']
+    weights = (c.network.state_dict().values() for c in checkpoints)
+    assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(*weights, strict=True))
+
+
+def test_every_epoch_has_all_figures(finished: Path) -> None:
+    found = rows(finished)
+    assert [row['epoch'] for row in found] == [0, 1]
+    for row in found:
+        assert set(METRICS) <= set(row)
+        assert {'mIoU/streets val', 'IoU/flat', 'Dice/sky'} <= set(row)
+        assert row['mIoU/streets val'] == row['mIoU']
+        assert 0 <= row['data_wait_share'] <= 1
+    assert 0 < found[-1]['learning_rate'] < 1e-3
+
+
+def test_figures_in_the_store_are_those_of_the_folder(finished: Path) -> None:
+    store = client()
+    of_run = store.get_run(run_id(finished))
+    assert of_run.info.status == 'FINISHED'
+    for key in rows(finished)[0].keys() - {'epoch', 'time_ms'}:
+        history = store.get_metric_history(run_id(finished), key)
+        kept = [(row['epoch'], row['time_ms'], row[key]) for row in rows(finished) if key in row]
+        assert sorted((m.step, m.timestamp, m.value) for m in history) == kept
+    params, tags = of_run.data.params, of_run.data.tags
+    assert params['crop_hw'] == '[32, 64]'
+    assert params['train.1.set'] == 'towns'
+    assert params['val.streets val.split'] == 'val'
+    assert tags['loss_kind'] == ('set loss' if 'mask2former' in finished.name else 'cross-entropy')
+    assert len(tags['git_revision']) == 40
+    assert len(tags['train_fingerprint'].split()) == 2
+    assert tags['version.torch'] == version('torch')
+
+
+def test_files_in_the_store_are_those_of_the_folder(finished: Path, tmp_path: Path) -> None:
+    there = Path(client().download_artifacts(run_id(finished), '', str(tmp_path)))
+    files = {p.relative_to(there).as_posix() for p in there.rglob('*') if p.is_file()}
+    assert {
+        'curves.png', 'confusion.json', 'grid/epoch_0001.png', 'grid/epoch_0002.png',
+        'examples/090_image.png', 'examples/094_truth.png', 'examples/091_prediction.png',
+        'checkpoint/model.safetensors', 'checkpoint/segmentation.yaml', 'checkpoint/README.md',
+    } <= files  # fmt: skip
+    for name in files:
+        assert (there / name).read_bytes() == (finished / 'artifacts' / name).read_bytes(), name
+    confusion = json.loads((there / 'confusion.json').read_text(encoding='utf-8'))
+    assert confusion['classes'] == [c.name for c in CATEGORIES.learned]
+    assert np.array(confusion['counts']).sum() == len(VAL) * (64 - 3) * 96  # but for what is void
+
+
+def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path) -> None:
     """What training reports is what the node will run, but for weights rounded to half."""
     segmenter = Segmenter(str(finished / 'checkpoint'), device='cpu', precision='fp32')
+    assert segmenter.scheme == CATEGORIES
     lut = load_scheme('camvid11').mapping_to(CATEGORIES)
     confusion = Confusion()
-    for seed in range(2):
+    for seed in VAL:
         image, ids = street(seed)
         confusion.add(lut[ids], segmenter.segment([image]).labels[0])
     found = confusion.scores(CATEGORIES)
-    stated = segmenter.checkpoint.spec.provenance['metrics']['small val']
-    assert found.miou() == pytest.approx(stated['miou'], abs=0.01)
-    assert found.pixel_accuracy() == pytest.approx(stated['pixel_accuracy'], abs=0.01)
+    provenance = segmenter.checkpoint.spec.provenance
+    stated = provenance['metrics']['streets val']
+    assert found.miou() == pytest.approx(stated['miou'], abs=0.004)
+    assert found.mean_dice() == pytest.approx(stated['dice'], abs=0.004)
+    assert found.pixel_accuracy() == pytest.approx(stated['pixel_accuracy'], abs=0.004)
+    best = max(rows(finished), key=lambda row: row['mIoU'])
+    assert stated['miou'] == round(best['mIoU'], 4)
+    assert provenance['epoch'] == best['epoch'] + 1
 
 
 def test_provenance_says_how_the_weights_came_about(finished: Path) -> None:
-    provenance = load_checkpoint(str(finished / 'checkpoint')).spec.provenance
-    assert provenance['recipe']['crop_hw'] == [32, 64]
-    assert provenance['recipe']['train'][0]['source'] == 'Small streets.'
-    assert [point['step'] for point in provenance['curve']] == list(
-        range(1, provenance['step'] + 1)
-    )
-    assert provenance['versions']['torch'] == torch.__version__
+    known = load_checkpoint(str(finished / 'checkpoint')).spec.provenance
+    assert known['recipe']['crop_hw'] == [32, 64]
+    assert known['data'][0]['source'] == 'Small streets.'
+    assert known['data'][0]['images'] == 6
+    assert [point['epoch'] for point in known['curve']] == list(range(known['epoch']))
+    assert known['steps'] == 3 * known['epoch']
+    assert known['versions']['torch'] == version('torch')
+    assert known['mlflow_run'] == run_id(finished)
 
 
-def test_model_card_states_data_recipe_and_figures(finished: Path, data: Path) -> None:
+def test_model_card_states_data_recipe_and_figures(finished: Path) -> None:
     card = (finished / 'checkpoint' / 'README.md').read_text(encoding='utf-8')
-    provenance = load_checkpoint(str(finished / 'checkpoint')).spec.provenance
-    assert '# deeplabv3plus on cityscapes8' in card
-    assert '- Small streets.' in card
-    assert f'- {data}' in card  # a set without a source is named by its folder
+    known = load_checkpoint(str(finished / 'checkpoint')).spec.provenance
+    assert re.match(r'# \w+ on cityscapes8\n', card)
+    assert '- streets train, 6 images: Small streets.' in card
+    assert '- towns train, 2 images: data/towns' in card  # without a source, its folder
     assert 'A run for a test.' in card
-    iou = provenance['metrics']['small val']['class_iou']['flat']
+    iou = known['metrics']['streets val']['class_iou']['flat']
     assert f'| flat | {iou:.3f} |' in card
 
 
-def test_run_goes_on_after_an_interruption(
-    config: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_what_is_said_is_for_the_reader(finished: Path) -> None:
+    """On no terminal: a line for each epoch, and where the checkpoint lies."""
+    said = (finished / 'said.txt').read_text(encoding='utf-8').splitlines()
+    assert re.match(r'epoch 1: loss [\d.]+, val [\d.]+, mIoU [\d.]+ \(best\): flat \d', said[0])
+    assert re.match(r'epoch 2: ', said[1])
+    assert re.fullmatch(rf'best mIoU 0\.\d{{4}}; checkpoint in {finished}/checkpoint', said[2])
+    assert len(said) == 3
+
+
+def test_finished_run_has_nothing_left_to_do(
+    deeplab: Path, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    steps: list[int] = []
-    advance = Run.advance
+    before = (deeplab / 'metrics.jsonl').read_bytes(), (deeplab / 'state.ckpt').stat().st_mtime_ns
+    best = max(row['mIoU'] for row in rows(deeplab))
+    assert main([str(config), str(deeplab), f'network={flow(DEEPLAB)}']) == 0
+    assert f'best mIoU {best:.4f}' in capsys.readouterr().out
+    after = (deeplab / 'metrics.jsonl').read_bytes(), (deeplab / 'state.ckpt').stat().st_mtime_ns
+    assert before == after
+    assert client().get_run(run_id(deeplab)).info.status == 'FINISHED'
 
-    def interrupted(self: Run, images: Tensor, channels: Tensor) -> float:
-        if self.step == 2 and 2 not in steps:
-            steps.append(2)
-            raise KeyboardInterrupt
-        steps.append(self.step)
-        return advance(self, images, channels)
 
-    monkeypatch.setattr(Run, 'advance', interrupted)
-    assert main([str(config), str(tmp_path)]) == 130
-    assert main([str(config), str(tmp_path)]) == 0
-    assert steps == [0, 1, 2, 2]
-    ours, theirs = (
-        torch.load(folder / 'state.pt', weights_only=True) for folder in (tmp_path, finished)
+@pytest.mark.parametrize(
+    ('accident', 'epochs'),
+    [
+        (runs.kill_in_mid_epoch, [0]),
+        (runs.kill_in_first_epoch, []),
+        (runs.kill_before_the_state_is_kept, [0]),
+    ],
+)
+def test_killed_run_ends_as_if_nothing_had_happened(
+    accident: runs.Accident, epochs: list[int], config: Path, place: Path, deeplab: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    arguments = [str(config), str(tmp_path / 'run')]
+    assert runs.run(arguments, place, accident)[0] == -9
+    assert [row['epoch'] for row in rows(tmp_path / 'run')] == epochs
+    done, said = runs.run(arguments, place)
+    assert done == 0, said
+    assert_same_outcome(tmp_path / 'run', deeplab)
+    history = client().get_metric_history(run_id(tmp_path / 'run'), 'imgs_per_sec')
+    assert [m.step for m in sorted(history, key=lambda m: m.step)] == [0, 1]
+
+
+def test_killed_mask2former_ends_as_if_nothing_had_happened(
+    config: Path, place: Path, tmp_path: Path
+) -> None:
+    """Its loss draws points, and its decoder drops units."""
+    whole = run_once('mask2former', config, place)
+    overrides = ['family=mask2former', f'network={flow(MASK2FORMER)}']
+    arguments = [str(config), str(tmp_path / 'run'), *overrides]
+    assert runs.run(arguments, place, runs.kill_in_mid_epoch)[0] == -9
+    assert runs.run(arguments, place)[0] == 0
+    assert_same_outcome(tmp_path / 'run', whole)
+
+
+@pytest.mark.parametrize('accident', [runs.interrupt, runs.terminate])
+def test_interrupted_run_says_so_and_goes_on(
+    accident: runs.Accident, config: Path, place: Path, deeplab: Path, tmp_path: Path
+) -> None:
+    arguments = [str(config), str(tmp_path / 'run')]
+    done, said = runs.run(arguments, place, accident)
+    assert done == 130
+    assert said.splitlines()[-1] == (
+        'interrupted; the same command goes on after the last whole epoch'
     )
-    assert ours['step'] == theirs['step'] == 3
-    assert [point['step'] for point in ours['curve']] == [1, 2, 3]
-    for name, weights in theirs['network'].items():
-        assert torch.allclose(ours['network'][name].float(), weights.float(), atol=1e-6), name
-    # A run that is finished has nothing left to do.
-    assert main([str(config), str(tmp_path)]) == 0
-    assert steps == [0, 1, 2, 2]
+    assert len(said.splitlines()) == 2  # the first epoch's line, and this
+    assert client().get_run(run_id(tmp_path / 'run')).info.status == 'KILLED'
+    assert runs.run(arguments, place)[0] == 0
+    assert_same_outcome(tmp_path / 'run', deeplab)
+    assert client().get_run(run_id(tmp_path / 'run')).info.status == 'FINISHED'
 
 
-def test_state_of_another_experiment_is_refused(
-    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_checkpoint_survives_a_kill_while_it_is_replaced(
+    config: Path, place: Path, tmp_path: Path
 ) -> None:
-    (tmp_path / 'state.pt').write_bytes((finished / 'state.pt').read_bytes())
-    network = 'network={encoder_name: resnet18, decoder_channels: 8}'
-    assert main([str(config), str(tmp_path), network]) == 1
+    arguments = [str(config), str(tmp_path / 'run'), 'epochs=4', 'ema=0', 'learning_rate=0.003']
+    assert runs.run(arguments, place, runs.kill_between_the_renames)[0] == -9
+    assert not (tmp_path / 'run' / 'checkpoint').exists()
+    done, said = runs.run(
+        [*arguments, 'notes=x'], place, runs.fill_disk_before_the_first_checkpoint
+    )
+    assert done == 1, said
+    assert load_checkpoint(str(tmp_path / 'run' / 'checkpoint')).spec.provenance['epoch'] == 1
+
+
+@pytest.mark.parametrize(
+    ('accident', 'what', 'epochs'),
+    [
+        (runs.fill_disk_before_the_first_checkpoint, 'checkpoint', 0),
+        (runs.fill_disk_before_the_second_state, 'state.ckpt', 1),
+        (runs.fill_disk_before_the_second_figures, '', 1),
+    ],
+)
+def test_full_disk_is_named_and_costs_nothing_finished(
+    accident: runs.Accident, what: str, epochs: int, config: Path, place: Path, deeplab: Path,
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    folder = tmp_path / 'run'
+    arguments = [str(config), str(folder)]
+    done, said = runs.run(arguments, place, accident)
+    assert done == 1, said
+    assert 'Traceback' not in said
+    assert not re.search('warning: .{400}', said)
+    errors = [line for line in said.splitlines() if line.startswith('error: ')]
+    assert len(errors) == 1, said
+    assert errors[0].startswith(f'error: {folder / what} cannot be written: ')
+    assert 'File too large' in errors[0]
+    assert 'make room there and give the same command again' in errors[0]
+    assert not list(folder.glob('*.new'))
+    assert (folder / 'state.ckpt').exists() == (epochs > 0)
+    if epochs:
+        assert state(folder)['epoch'] == epochs - 1
+        load_checkpoint(str(folder / 'checkpoint'))
+    assert runs.run(arguments, place)[0] == 0
+    assert_same_outcome(folder, deeplab)
+
+
+def small(config: Path, folder: Path, *overrides: str) -> int:
+    """A run of one epoch in this process."""
+    return main([str(config), str(folder), 'epochs=1', *overrides])
+
+
+def test_run_without_a_better_epoch_stops(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = ['epochs=9', 'patience=2', *STILL]
+    assert main([str(config), str(tmp_path), *still]) == 0
+    found = rows(tmp_path)
+    assert [row['epoch'] for row in found] == [0, 1, 2]
+    assert main([str(config), str(tmp_path), *still]) == 0
+    assert rows(tmp_path) == found  # it has stopped for good
+    assert load_checkpoint(str(tmp_path / 'checkpoint')).spec.provenance['epoch'] == 1
+
+
+def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
+    still = ['epochs=9', 'patience=3', 'evaluate_every=2', *STILL]
+    assert main([str(config), str(tmp_path), *still]) == 0
+    assert [row['epoch'] for row in rows(tmp_path)] == [1, 3]
+    assert state(tmp_path)['epoch'] == 4
+
+
+def test_without_an_average_the_newest_weights_are_kept(config: Path, tmp_path: Path) -> None:
+    assert small(config, tmp_path, 'ema=0') == 0
+    found = load_checkpoint(str(tmp_path / 'checkpoint')).network.state_dict()
+    kept = state(tmp_path)
+    assert 'current_model_state' not in kept
+    for name, tensor in found.items():
+        newest = kept['state_dict'][f'graph.network.{name}']
+        assert torch.allclose(tensor, newest.half().to(tensor.dtype)), name
+
+
+def test_with_an_average_it_is_what_is_kept(config: Path, tmp_path: Path) -> None:
+    assert small(config, tmp_path) == 0
+    kept, best = state(tmp_path), load_checkpoint(str(tmp_path / 'checkpoint'))
+    for name, tensor in best.network.state_dict().items():
+        averaged = kept['state_dict'][f'graph.network.{name}']
+        assert torch.allclose(tensor, averaged.half().to(tensor.dtype)), name
+    head = 'graph.network.model.segmentation_head.0.weight'
+    assert not torch.equal(kept['state_dict'][head], kept['current_model_state'][head])
+
+
+def test_another_experiment_in_the_same_folder_is_refused(
+    deeplab: Path, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (deeplab / 'experiment.yaml').read_bytes()
+    assert main([str(config), str(deeplab), 'learning_rate=0.5', 'seed=3']) == 1
     said = capsys.readouterr().err
-    assert 'state.pt is damaged or of another experiment' in said
-    assert 'give another output folder' in said
+    assert 'holds a run of another experiment (different: learning_rate, seed)' in said
+    assert 'give another folder' in said
+    assert (deeplab / 'experiment.yaml').read_bytes() == before
 
 
-def test_damaged_state_is_refused(config: Path, tmp_path: Path) -> None:
-    (tmp_path / 'state.pt').write_bytes(b'garbage')
-    with pytest.raises(SettingError, match='damaged or of another experiment'):
-        trainer.train(load_experiment(config, []), tmp_path)
-
-
-def test_mask2former_starts_from_the_encoder_of_a_checkpoint(
-    config: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_what_does_not_change_the_outcome_may_change(
+    config: Path, tmp_path: Path, place: Path
 ) -> None:
-    backbone = {
-        'model_type': 'resnet', 'layer_type': 'basic', 'depths': [2, 2, 2, 2],
-        'hidden_sizes': [64, 128, 256, 32], 'embedding_size': 64,
-        'out_features': ['stage1', 'stage2', 'stage3', 'stage4'],
+    assert small(config, tmp_path / 'run') == 0
+    assert small(config, tmp_path / 'run', f'cache={tmp_path / "c"}', 'notes=other') == 0
+
+
+def test_mistake_can_be_corrected_in_the_same_folder(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What has not begun is no run yet."""
+    assert small(config, tmp_path / 'run', 'train.0.set=street') == 1
+    assert "unknown data set 'street'" in capsys.readouterr().err
+    assert small(config, tmp_path / 'run') == 0
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize('damage', ['garbage', 'cut', 'empty', 'list', 'evil'])
+def test_damaged_state_is_named(
+    deeplab: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    whole = (deeplab / 'state.ckpt').read_bytes()
+    (tmp_path / 'list').write_bytes(b'')
+    torch.save([1, 2], tmp_path / 'list')
+    torch.save({'epoch': 1, 'x': Evil(tmp_path / 'made')}, tmp_path / 'evil')
+    content = {
+        'garbage': b'garbage', 'cut': whole[: len(whole) // 2], 'empty': b'',
+        'list': (tmp_path / 'list').read_bytes(), 'evil': (tmp_path / 'evil').read_bytes(),
     }  # fmt: skip
-    network = {
-        'backbone_config': backbone, 'feature_size': 32, 'mask_feature_size': 32,
-        'hidden_dim': 32, 'num_attention_heads': 2, 'encoder_layers': 1,
-        'encoder_feedforward_dim': 32, 'decoder_layers': 2, 'dim_feedforward': 32,
-        'num_queries': 12,
-    }  # fmt: skip
-    overrides = {
-        'family': 'mask2former', 'network': network, 'steps': 1, 'points': 64,
-        'initial_encoder': str(finished / 'checkpoint'),
-    }  # fmt: skip
-    arguments = [
-        f'{name}={yaml.safe_dump(v, default_flow_style=True)}' for name, v in overrides.items()
-    ]
-    assert main([str(config), str(tmp_path), *arguments]) == 0
-    assert 'tensors taken over' in capsys.readouterr().out
-    segmenter = Segmenter(str(tmp_path / 'checkpoint'), device='cpu')
-    assert segmenter.checkpoint.spec.family == 'mask2former'
-    assert segmenter.segment([street(0)[0]]).labels.shape == (1, 64, 96)
+    (tmp_path / 'state.ckpt').write_bytes(content[damage])
+    assert small(config, tmp_path) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f'error: {tmp_path}/state.ckpt is damaged (')
+    assert 'remove it to start anew' in said
+    assert len(said.splitlines()) == 1
+    assert not (tmp_path / 'made').exists()
+
+
+def test_state_with_code_in_it_is_not_run_by_the_library_either(
+    deeplab: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Past our own look at it, Lightning too loads nothing but tensors and plain values."""
+    kept = state(deeplab)
+    torch.save(kept | {'epoch': 0, 'x': Evil(tmp_path / 'made')}, tmp_path / 'state.ckpt')
+    monkeypatch.setattr('training.train._epochs_of', lambda _: 1)
+    with pytest.raises(pickle.UnpicklingError, match='weights_only'):
+        main([str(config), str(tmp_path)])
+    assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('family', ['deeplabv3plus', 'mask2former'])
+def test_loss_that_explodes_ends_the_run(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str
+) -> None:
+    network = [f'family={family}', f'network={flow(FAMILIES[family])}']
+    assert small(config, tmp_path, *network, 'learning_rate=1e30', 'warm_up=0') == 1
+    said = capsys.readouterr().err
+    assert re.match(r'error: loss is (nan|inf) at step [12]; lower learning_rate', said)
+    assert client().get_run(run_id(tmp_path)).info.status == 'FAILED'
+
+
+def test_bad_image_is_named_before_anything_begins(
+    place: Path, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folders(tmp_path / 'streets', 'train', 3)
+    write_folders(tmp_path / 'streets', 'val', 1)
+    write_cityscapes(tmp_path / 'towns', 'train', 1)
+    path = tmp_path / 'streets' / 'val' / 'images' / '000.png'
+    path.write_bytes(path.read_bytes()[:-20])
+    assert small(config, tmp_path / 'run', f'data_root={tmp_path}') == 1
+    said = capsys.readouterr().err.splitlines()
+    assert said == [f'error: {path} cannot be read: ' + said[0].partition('cannot be read: ')[2]]
+    assert 'cut short' in said[0]
+    assert not (tmp_path / 'run' / 'state.ckpt').exists()
+
+
+def test_validation_without_labels_is_named(
+    config: Path, place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_folders(tmp_path / 'blank', 'val', 1)
+    from segmentation_node.image_files import encode_png
+
+    labels = encode_png(np.full((64, 96), 11, np.uint8))
+    (tmp_path / 'blank' / 'val' / 'labels' / '000.png').write_bytes(labels)
+    blank = {'layout': 'folders', 'root': str(tmp_path / 'blank'), 'scheme': 'camvid11'}
+    overrides = [f'datasets.blank={flow(blank)}', 'val={v: {set: blank, split: val}}']
+    assert small(config, tmp_path / 'run', *overrides) == 1
+    assert "validation set 'v' has no pixel of a class" in capsys.readouterr().err
+
+
+def test_folder_that_cannot_be_made_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'file').write_text('', encoding='utf-8')
+    assert small(config, tmp_path / 'file') == 1
+    assert capsys.readouterr().err.startswith(f'error: {tmp_path}/file cannot be written')
+
+
+def test_device_that_is_not_there_is_named(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small(config, tmp_path, 'strategy=ddd') == 1
+    assert capsys.readouterr().err.startswith('error: accelerator cpu, devices 1, strategy ddd')
+
+
+def test_store_that_is_down_is_told_at_once(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://127.0.0.1:9')
+    began = time.monotonic()
+    assert small(config, tmp_path / 'run') == 1
+    assert time.monotonic() - began < 40
+    said = capsys.readouterr().err
+    assert 'error: MLflow at http://127.0.0.1:9 cannot be used (' in said
+    assert 'unset MLFLOW_TRACKING_URI' in said
+    assert not (tmp_path / 'run' / 'metrics.jsonl').read_text(encoding='utf-8')
+    monkeypatch.delenv('MLFLOW_TRACKING_URI')
+    assert small(config, tmp_path / 'run') == 0
 
 
 def test_mistakes_are_told_in_one_line(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(config), str(tmp_path), 'speed=3']) == 1
-    assert capsys.readouterr().err.startswith(f'error: {config}: unknown fields speed')
+    assert main([str(config), str(tmp_path / 'run'), 'speed=3']) == 1
+    assert capsys.readouterr().err.startswith(f'error: {config}: unknown field speed')
+    assert not (tmp_path / 'run').exists()
 
 
-def test_loss_that_explodes_ends_the_run(
-    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(trainer, 'loss_of', lambda *_: lambda *_: torch.tensor(float('nan')))
-    assert main([str(config), str(tmp_path)]) == 1
-    assert 'loss is nan at step 0; lower learning_rate' in capsys.readouterr().err
+def experiment(**changes: Any) -> Experiment:
+    return Experiment.model_validate(fields(Path(), **changes))
+
+
+@pytest.mark.parametrize('schedule', ['cosine', 'poly'])
+def test_rate_warms_up_and_falls_to_nearly_nothing(schedule: str) -> None:
+    wanted = experiment(warm_up=0.1, schedule=schedule)
+    rates = [rate_at(step, 100, wanted) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1
+    assert rates[55] == pytest.approx(0.5 if schedule == 'cosine' else 0.5**0.9)
+    assert 0 < rates[99] < 0.03
+    assert all(a >= b for a, b in pairwise(rates[10:]))
+    assert rate_at(0, 1, wanted) == 1
+
+
+def test_average_follows_the_weights() -> None:
+    average = Average(0.9)
+    averaged: Any = torch.optim.swa_utils.AveragedModel(
+        torch.nn.BatchNorm1d(1), use_buffers=True, **average._kwargs
+    )
+    network = torch.nn.BatchNorm1d(1)
+    averaged.update_parameters(network)  # the first is taken as it is
+    with torch.no_grad():
+        network.weight.fill_(2.0)
+    network.running_mean.fill_(5.0)  # type: ignore[union-attr]
+    averaged.update_parameters(network)
+    share = (1 + 1) / (10 + 1)  # at first it follows fast
+    assert averaged.module.weight.item() == pytest.approx(share + 2 * (1 - share))
+    assert averaged.module.running_mean.item() == pytest.approx(5 * (1 - share))
+    averaged.n_averaged.fill_(10_000)
+    before = averaged.module.weight.item()
+    averaged.update_parameters(network)
+    assert averaged.module.weight.item() == pytest.approx(before * 0.9 + 2 * 0.1)
 
 
 def test_without_git_the_revision_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(provenance.revision()) == 40  # though this is no repository
     monkeypatch.setenv('PATH', '')
-    assert trainer.revision() == 'unknown'
+    assert provenance.revision() == 'unknown'
 
 
-def batches(data: Path, start: int, count: int) -> list[tuple[Tensor, Tensor]]:
-    folders = {'layout': 'folders', 'root': str(data / 'train'), 'scheme': 'camvid11'}
-    sets = [open_dataset(folders, CATEGORIES)] * 2
-    endless = iter(Batches(sets, [2, 1], Augment((16, 24), (0.7, 1.6)), seed=3, start=start))
-    return [next(endless) for _ in range(count)]
+def test_curve_leaves_out_what_is_no_number(deeplab: Path) -> None:
+    curve = load_checkpoint(str(deeplab / 'checkpoint')).spec.provenance['curve']
+    assert all(math.isfinite(v) for point in curve for v in point.values())
 
 
-def test_a_batch_depends_on_its_step_alone(data: Path) -> None:
-    all_of_them, later = batches(data, 0, 4), batches(data, 2, 2)
-    for one, other in zip(all_of_them[2:], later, strict=True):
-        assert torch.equal(one[0], other[0])
-        assert torch.equal(one[1], other[1])
-    assert not torch.equal(all_of_them[0][0], all_of_them[1][0])
-    assert all_of_them[0][0].shape == (3, 3, 16, 24)
-
-
-def test_rate_warms_up_and_falls_to_nearly_nothing() -> None:
-    experiment = Experiment('', '', {}, [], {}, steps=100, warm_up=0.1)
-    rates = [rate_at(step, experiment) for step in range(100)]
-    assert rates[0] == pytest.approx(0.1)
-    assert rates[9] == rates[10] == 1
-    assert rates[55] == pytest.approx(0.5)
-    assert 0 < rates[99] < 0.001
-    assert all(a >= b for a, b in pairwise(rates[10:]))
-
-
-def test_rare_classes_weigh_more(data: Path) -> None:
-    folders = {'layout': 'folders', 'root': str(data / 'train'), 'scheme': 'camvid11'}
-    images = open_dataset(folders, CATEGORIES)
-    weights = class_weights([images], 8, power=0.5)
-    counts = images.channel_counts()[:8]
-    assert weights[CATEGORIES.id_of('vehicle')] > weights[CATEGORIES.id_of('flat')]
-    assert torch.isfinite(weights).all()  # of classes without a pixel too
-    mean = np.average(weights.numpy(), weights=np.maximum(counts / counts.sum(), 1e-4))
-    assert mean == pytest.approx(1, abs=1e-3)
-    assert class_weights([images], 8, power=0.0) == pytest.approx(np.ones(8), abs=1e-3)
-
-
-def test_average_follows_the_weights_and_takes_the_buffers() -> None:
-    network: Any = torch.nn.BatchNorm1d(1)
-    ema = Ema(network, 0.9)
-    with torch.no_grad():
-        network.weight.fill_(2.0)
-    network.running_mean.fill_(5.0)
-    ema.update(network, 0)
-    averaged: Any = ema.network
-    assert averaged.weight.item() == pytest.approx(1 + 0.9)  # at first it follows fast
-    ema.update(network, 10_000)
-    assert averaged.weight.item() == pytest.approx(1.9 + 0.1 * 0.1)
-    assert averaged.running_mean.item() == 5.0
-    assert math.isclose(network.weight.item(), 2.0)
+def test_store_is_the_embedded_one(place: Path, deeplab: Path) -> None:
+    assert (place / 'runs' / 'mlflow.db').is_file()
+    assert isinstance(client(), MlflowClient)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data sets on disk for the tests of training."""
+"""Small data sets on disk, and experiments on them, for the tests of training."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 
 from segmentation_node.image_files import encode_png
 
@@ -12,6 +14,30 @@ Image = npt.NDArray[np.uint8]
 
 #: CamVid ids and the colours that show them here: sky, building, road, car, unlabelled.
 COLORS = {0: (90, 150, 240), 1: (120, 40, 30), 3: (70, 70, 75), 8: (220, 210, 40), 11: (0, 0, 0)}
+
+DEEPLAB: dict[str, Any] = {
+    'encoder_name': 'tu-mobilenetv3_small_100', 'decoder_channels': 16,
+}  # fmt: skip
+UNET: dict[str, Any] = {
+    'encoder_name': 'tu-efficientnet_lite0', 'decoder_channels': [16, 8, 8, 8, 8],
+}  # fmt: skip
+MASK2FORMER: dict[str, Any] = {
+    'backbone_config': {
+        'model_type': 'resnet', 'layer_type': 'basic', 'depths': [1, 1, 1, 1],
+        'hidden_sizes': [8, 8, 16, 16], 'embedding_size': 8,
+        'out_features': ['stage1', 'stage2', 'stage3', 'stage4'],
+    },
+    'feature_size': 32, 'mask_feature_size': 32, 'hidden_dim': 32, 'num_attention_heads': 2,
+    'encoder_layers': 1, 'encoder_feedforward_dim': 32, 'decoder_layers': 2,
+    'dim_feedforward': 32, 'num_queries': 12,
+}  # fmt: skip
+TIMM_MASK2FORMER: dict[str, Any] = {
+    **MASK2FORMER,
+    'backbone_config': {
+        'model_type': 'timm_backbone', 'backbone': 'efficientnet_lite0',
+        'out_indices': [1, 2, 3, 4],
+    },
+}  # fmt: skip
 
 
 def street(seed: int, height: int = 64, width: int = 96) -> tuple[Image, Image]:
@@ -30,15 +56,24 @@ def street(seed: int, height: int = 64, width: int = 96) -> tuple[Image, Image]:
     return np.clip(lut[ids] + noise, 0, 255).astype(np.uint8), ids
 
 
-def write_folders(root: Path, count: int) -> Path:
-    """A data set in the layout `folders`."""
-    for kind in ('images', 'labels'):
-        (root / kind).mkdir(parents=True)
-    for seed in range(count):
+def write_folders(root: Path, split: str, count: int, first: int = 0) -> Path:
+    """A data set in the layout `folders`; returns the folder of the split."""
+    _write(root / split / 'images', root / split / 'labels', count, first)
+    return root / split
+
+
+def write_annot(root: Path, split: str, count: int) -> None:
+    """A data set in the layout `annot`."""
+    _write(root / split, root / f'{split}annot', count, 0)
+
+
+def _write(images: Path, labels: Path, count: int, first: int) -> None:
+    images.mkdir(parents=True)
+    labels.mkdir(parents=True)
+    for seed in range(first, first + count):
         image, ids = street(seed)
-        (root / 'images' / f'{seed:03}.png').write_bytes(encode_png(image))
-        (root / 'labels' / f'{seed:03}.png').write_bytes(encode_png(ids))
-    return root
+        (images / f'{seed:03}.png').write_bytes(encode_png(image))
+        (labels / f'{seed:03}.png').write_bytes(encode_png(ids))
 
 
 def write_cityscapes(root: Path, split: str, count: int) -> Path:
@@ -56,3 +91,36 @@ def write_cityscapes(root: Path, split: str, count: int) -> Path:
         (truth / f'{stem}_gtFine_labelIds.png').write_bytes(encode_png(ids))
         (truth / f'{stem}_gtFine_color.png').write_bytes(encode_png(image))
     return root
+
+
+def fields(root: Path, **changes: Any) -> dict[str, Any]:
+    """Fields of a small experiment on the data set `streets` (layout `folders`) in `root`."""
+    return {
+        'family': 'deeplabv3plus',
+        'label_scheme': 'cityscapes8',
+        'network': DEEPLAB,
+        'train': [{'set': 'streets', 'split': 'train', 'share': 2}],
+        'val': {'streets val': {'set': 'streets', 'split': 'val'}},
+        'datasets': {
+            'streets': {
+                'layout': 'folders', 'root': 'streets', 'scheme': 'camvid11',
+                'source': 'Small streets.',
+            },
+            'towns': {'layout': 'cityscapes', 'root': 'towns', 'scheme': 'cityscapes34'},
+        },
+        'data_root': str(root),
+        'cache': str(root / 'prepared'),
+        'crop_hw': [32, 64],
+        'epochs': 2,
+        'points': 64,
+        'precision': 'fp32',
+        'accelerator': 'cpu',
+        'workers': 0,
+        'notes': 'A run for a test.',
+    } | changes  # fmt: skip
+
+
+def write_experiment(path: Path, root: Path, **changes: Any) -> Path:
+    """An experiment as a file."""
+    path.write_text(yaml.safe_dump(fields(root, **changes)), encoding='utf-8')
+    return path

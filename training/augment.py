@@ -9,16 +9,38 @@ from torchvision import tv_tensors  # type: ignore[import-untyped]
 from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
 from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped]
 
+from segmentation_node.labels import IGNORE
+
+#: Tries for a crop that no class fills; then the last one is taken as it is.
+TRIES = 10
+
+
+class Cover:
+    """No augmentation: the image scaled to cover the crop, and cut at its centre."""
+
+    def __init__(self, crop_hw: tuple[int, int]) -> None:
+        self.crop_hw = crop_hw
+
+    def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """(3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64 of the crop's size."""
+        height, width = channels.shape
+        h, w = _window_hw((height, width), self.crop_hw, 0)
+        window = _window((height - h) // 2, (width - w) // 2, h, w)
+        return _resized(image, channels, window, self.crop_hw)
+
 
 class Augment:
     """Random scale, crop, flip and colour, the same geometry for image and labels.
 
-    The crop is taken at the size it has before scaling, so only what is used is resampled.
+    A crop in which one class takes more than `class_share` is drawn anew, as mmsegmentation does
+    with `cat_max_ratio`. The crop is taken at the size it has before scaling, so that only what
+    is used is resampled. All randomness comes from torch's global generator.
     """
 
-    def __init__(self, crop_hw: tuple[int, int], scale: tuple[float, float]) -> None:
-        self.crop_hw = crop_hw
-        self.scale = scale
+    def __init__(
+        self, crop_hw: tuple[int, int], scale: tuple[float, float], class_share: float = 1.0
+    ) -> None:
+        self.crop_hw, self.scale, self.class_share = crop_hw, scale, class_share
         self.flip = v2.RandomHorizontalFlip()
         self.color = v2.Compose(
             [
@@ -30,25 +52,52 @@ class Augment:
 
     def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
         """(3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64 of the crop's size."""
-        top, left, height, width = self._window(image.shape[1], image.shape[2])
-        window = (slice(top, top + height), slice(left, left + width))
-        pair = (
-            tv_tensors.Image(resize(image[(slice(None), *window)], list(self.crop_hw))),
-            # Plain "nearest" would shift the labels by half a pixel against the image.
-            tv_tensors.Mask(
-                resize(channels[window][None], list(self.crop_hw), InterpolationMode.NEAREST_EXACT)
-            ),
-        )
-        pair = self.flip(*pair)
-        return self.color(pair[0]).as_subclass(Tensor), pair[1].as_subclass(Tensor)[0].long()
+        window = self._draw(channels)
+        for _ in range(TRIES - 1):
+            if largest_share(channels[window]) <= self.class_share:
+                break
+            window = self._draw(channels)
+        image, channels = _resized(image, channels, window, self.crop_hw)
+        pair = self.flip(tv_tensors.Image(image), tv_tensors.Mask(channels[None]))
+        return self.color(pair[0]).as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
 
-    def _window(self, height: int, width: int) -> tuple[int, int, int, int]:
+    def _draw(self, channels: Tensor) -> tuple[slice, slice]:
         low, high = map(math.log, self.scale)
         scale = math.exp(low + (high - low) * float(torch.rand(())))
-        # An image smaller than the window would need padding; a larger scale keeps the aspect.
-        scale = max(scale, self.crop_hw[0] / height, self.crop_hw[1] / width)
-        h = max(1, min(height, round(self.crop_hw[0] / scale)))
-        w = max(1, min(width, round(self.crop_hw[1] / scale)))
+        height, width = channels.shape
+        h, w = _window_hw((height, width), self.crop_hw, scale)
         top = int(torch.randint(height - h + 1, ()))
         left = int(torch.randint(width - w + 1, ()))
-        return top, left, h, w
+        return _window(top, left, h, w)
+
+
+def largest_share(channels: Tensor) -> float:
+    """Share of the most frequent channel among the annotated pixels of (H, W) uint8; 1 if none."""
+    counts = torch.bincount(channels.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    return float(counts.max() / counts.sum()) if counts.sum() else 1.0
+
+
+def _window_hw(
+    image_hw: tuple[int, int], crop_hw: tuple[int, int], scale: float
+) -> tuple[int, int]:
+    """Size of the window that becomes the crop at a scale, the smallest that covers it or more."""
+    height, width = image_hw
+    # An image smaller than the window would need padding; a larger scale keeps the aspect.
+    scale = max(scale, crop_hw[0] / height, crop_hw[1] / width)
+    h, w = (max(1, min(i, round(c / scale))) for i, c in zip(image_hw, crop_hw, strict=True))
+    return h, w
+
+
+def _window(top: int, left: int, h: int, w: int) -> tuple[slice, slice]:
+    return slice(top, top + h), slice(left, left + w)
+
+
+def _resized(
+    image: Tensor, channels: Tensor, window: tuple[slice, slice], crop_hw: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    # Plain "nearest" would shift the labels by half a pixel against the image.
+    nearest = InterpolationMode.NEAREST_EXACT
+    return (
+        resize(image[(slice(None), *window)], list(crop_hw), antialias=True),
+        resize(channels[window][None], list(crop_hw), nearest)[0].long(),
+    )

@@ -1,35 +1,98 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh networks to train, and what they start from."""
+"""Networks to train: fresh ones, and what they start from."""
 
+import difflib
+import inspect
 import re
-from typing import Any, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, cast
 
+from huggingface_hub.errors import StrictDataclassError
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from transformers import AutoConfig, Mask2FormerConfig
 
+from segmentation_node.checkpoint import load_checkpoint
 from segmentation_node.errors import SettingError
 from segmentation_node.labels import LabelScheme
 from segmentation_node.models import Network, network_class
 from segmentation_node.models.mask2former import Mask2Former
+from segmentation_node.models.network import one_line
 from segmentation_node.models.smp import SmpNetwork
 from training.config import Experiment
+from training.pretrained import efficientnet_lite
+
+#: What the libraries raise where a configuration is none of theirs.
+_REFUSALS: Final = (
+    AssertionError, AttributeError, IndexError, KeyError, RuntimeError, StrictDataclassError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 
-def build_network(family: str, config: dict[str, Any], scheme: LabelScheme) -> Network:
-    """A network with random weights and one channel per learned class of `scheme`."""
-    if family != 'mask2former':
-        smp_class = cast('type[SmpNetwork]', network_class(family))
-        return smp_class({**config, 'classes': len(scheme.learned)})
-    backbone = dict(config['backbone_config'])
+def build_network(experiment: Experiment, scheme: LabelScheme) -> Network:
+    """The network that an experiment starts with, one channel per learned class of `scheme`.
+
+    Raises:
+        SettingError: the configuration is none of the family's, or what it is to start from does
+            not fit or cannot be had.
+        CheckpointError: a checkpoint to start from cannot be loaded.
+    """
+    network = _fresh(experiment, scheme)
+    if experiment.initial:
+        source = load_checkpoint(experiment.initial).network
+        _take_over(network, source.state_dict(), f'initial {experiment.initial}')
+    if experiment.initial_encoder:
+        _start_encoder(network, experiment)
+    return network
+
+
+def _fresh(experiment: Experiment, scheme: LabelScheme) -> Network:
+    build = _mask2former if experiment.family == 'mask2former' else _smp
+    try:
+        return build(experiment, scheme)
+    except _REFUSALS as error:
+        raise SettingError(
+            f'network {experiment.network} cannot be built as {experiment.family}: '
+            f'{one_line(error)}; see the configurations in training/configs for what its library '
+            f'takes'
+        ) from error
+
+
+def _smp(experiment: Experiment, scheme: LabelScheme) -> Network:
+    kind = cast('type[SmpNetwork]', network_class(experiment.family))
+    _check_known(experiment.network, inspect.signature(kind.library_class).parameters)
+    return kind({**experiment.network, 'classes': len(scheme.learned)})
+
+
+def _mask2former(experiment: Experiment, scheme: LabelScheme) -> Network:
+    config = dict(experiment.network)
+    _check_known(config, Mask2FormerConfig().to_dict())
+    backbone = dict(config.pop('backbone_config'))
+    kind = backbone.pop('model_type')
+    _check_known(backbone, AutoConfig.for_model(kind).to_dict())
+    if kind == 'timm_backbone':
+        # Release 4 of transformers downloads weights unless it reads this; 5 never does.
+        backbone['use_pretrained_backbone'] = False
+    backbone_config = AutoConfig.for_model(kind, **backbone)
     names = {i: c.name for i, c in enumerate(scheme.learned)}
     return Mask2Former(
         Mask2FormerConfig(
-            **{k: v for k, v in config.items() if k != 'backbone_config'},
-            backbone_config=AutoConfig.for_model(backbone.pop('model_type'), **backbone),
+            **config,
+            backbone_config=backbone_config,
             id2label=names,
             label2id={name: i for i, name in names.items()},
         )
     )
+
+
+def _check_known(given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuse what the libraries would take and never look at."""
+    for name in given:
+        if name not in known:
+            close = ''.join(difflib.get_close_matches(name, list(known), 1))
+            raise ValueError(
+                f'unknown field {name}' + (f', did you mean {close}?' if close else '')
+            )
 
 
 def encoder_of(network: Network) -> nn.Module:
@@ -40,57 +103,89 @@ def encoder_of(network: Network) -> nn.Module:
 
 
 def parameter_groups(network: Network, experiment: Experiment) -> list[dict[str, Any]]:
-    """Encoder and the rest at their own rates; norms, biases and embeddings without decay."""
-    inside = {id(p) for p in encoder_of(network).parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    """Parameters by learning rate; norms, biases and embeddings go without weight decay.
+
+    The encoder learns at `encoder_rate`, and each of its stages, from the last to the first, at
+    `layer_decay` of the one behind it (Clark et al., "ELECTRA", ICLR 2020).
+    """
+    stages = {id(p): _stage(name) for name, p in encoder_of(network).named_parameters()}
+    from_last = sorted(set(stages.values()), reverse=True)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
+        rate = experiment.learning_rate
+        if id(parameter) in stages:
+            depth = from_last.index(stages[id(parameter)])
+            rate *= experiment.encoder_rate * experiment.layer_decay**depth
         embeds = any('embed' in part or 'queries' in part for part in name.split('.')[-2:])
-        plain = parameter.ndim <= 1 or embeds
-        groups.setdefault((id(parameter) in inside, plain), []).append(parameter)
-    rates = {True: experiment.learning_rate * experiment.encoder_rate,
-             False: experiment.learning_rate}  # fmt: skip
+        groups.setdefault((rate, parameter.ndim <= 1 or embeds), []).append(parameter)
     return [
-        {'params': parameters, 'lr': rates[encoder], 'initial_lr': rates[encoder]}
-        | ({'weight_decay': 0.0} if plain else {})
-        for (encoder, plain), parameters in groups.items()
+        {'params': parameters, 'lr': rate} | ({'weight_decay': 0.0} if plain else {})
+        for (rate, plain), parameters in groups.items()
     ]
 
 
-def copy_encoder(source: Network, target: Network) -> None:
-    """Start a ResNet backbone of Mask2Former from the ResNet encoder of a trained SMP network.
+def _stage(name: str) -> int:
+    """Number of the stage in the name of an encoder's parameter; -1 is the stem."""
+    found = re.search(r'(?:blocks|layers|layer|stages)[._]?(\d+)', name)
+    return int(found[1]) if found else -1
 
-    Stages of another shape keep their random start; raises SettingError if none fits.
-    """
-    if not isinstance(source, SmpNetwork) or not isinstance(target, Mask2Former):
+
+def _start_encoder(network: Network, experiment: Experiment) -> None:
+    encoder = encoder_of(network)
+    source = experiment.initial_encoder
+    if source in ('imagenet', 'imagenet_package'):
+        name = _timm_name(experiment)
+        weights = efficientnet_lite(name) if source == 'imagenet_package' else _download(name)
+    else:
+        weights = encoder_of(load_checkpoint(source).network).state_dict()
+    _take_over(encoder, weights, f'initial_encoder {source}')
+
+
+def _timm_name(experiment: Experiment) -> str:
+    """Timm's name of an experiment's encoder."""
+    if experiment.family == 'mask2former':
+        name = experiment.network['backbone_config'].get('backbone', '')
+    else:
+        name = str(experiment.network.get('encoder_name', 'resnet34')).removeprefix('tu-')
+    if not name:
         raise SettingError(
-            f'initial_encoder takes the encoder of DeepLabV3+ or U-Net to Mask2Former, not that '
-            f'of {type(source).__name__} to {type(target).__name__}; leave it out'
+            'initial_encoder: imagenet needs a backbone of timm; give backbone_config '
+            '"model_type: timm_backbone", or a hub checkpoint as initial'
         )
-    wanted = encoder_of(target).state_dict()
-    given = {_transformers_name(k): v for k, v in encoder_of(source).state_dict().items()}
-    fitting: dict[str, Tensor] = {
-        k: v for k, v in given.items() if k in wanted and wanted[k].shape == v.shape
+    return str(name)
+
+
+def _download(name: str) -> dict[str, Tensor]:
+    """ImageNet weights by the library's own download."""
+    import timm
+
+    try:
+        model: Any = timm.create_model(name, pretrained=True)
+    except (RuntimeError, OSError) as error:
+        raise SettingError(
+            f'ImageNet weights of {name!r} cannot be downloaded: {error}; check the network, or '
+            f'use initial_encoder: imagenet_package'
+        ) from error
+    return cast('dict[str, Tensor]', model.state_dict())
+
+
+def _take_over(target: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
+    """Load the weights whose names and shapes fit; wrapping prefixes do not count.
+
+    Raises:
+        SettingError: less than half of the target's tensors are among them.
+    """
+    wanted = target.state_dict()
+    # The libraries wrap the same encoder in modules of their own.
+    bare = {re.sub(r'^(model|_backbone|backbone)\.', '', k): k for k in wanted}
+    given = {re.sub(r'^(model|_backbone|backbone)\.', '', k): v for k, v in weights.items()}
+    fitting = {
+        bare[k]: v for k, v in given.items() if k in bare and wanted[bare[k]].shape == v.shape
     }
     if len(fitting) < len(wanted) // 2:
         raise SettingError(
-            f'only {len(fitting)} of {len(wanted)} encoder tensors fit; the backbone must be a '
-            f'ResNet with basic layers as the source has'
+            f'{what}: only {len(fitting)} of {len(wanted)} tensors fit the network; give one of '
+            f'the same kind, or leave it out'
         )
-    encoder_of(target).load_state_dict(fitting, strict=False)
-    print(f'encoder: {len(fitting)} of {len(wanted)} tensors taken over')
-
-
-def _transformers_name(name: str) -> str:
-    """Name in transformers' ResNet of a tensor of torchvision's."""
-    name = re.sub(r'^conv1\.', 'embedder.embedder.convolution.', name)
-    name = re.sub(r'^bn1\.', 'embedder.embedder.normalization.', name)
-    name = re.sub(
-        r'^layer(\d)\.(\d)\.',
-        lambda m: f'encoder.stages.{int(m[1]) - 1}.layers.{m[2]}.',
-        name,
-    )
-    parts = {'conv': 'convolution', 'bn': 'normalization'}
-    name = re.sub(r'\.(conv|bn)(\d)\.', lambda m: f'.layer.{int(m[2]) - 1}.{parts[m[1]]}.', name)
-    return name.replace('.downsample.0.', '.shortcut.convolution.').replace(
-        '.downsample.1.', '.shortcut.normalization.'
-    )
+    target.load_state_dict(fitting, strict=False)
+    rank_zero_only(print)(f'{what}: {len(fitting)} of {len(wanted)} tensors taken over')

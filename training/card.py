@@ -1,48 +1,82 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards, made from a checkpoint's own provenance and never typed."""
+"""Model cards, made from a checkpoint's own provenance and never typed.
 
-from segmentation_node.checkpoint import Spec
+    python -m training.card runs/deeplabv3plus/checkpoint
+
+writes the card of a checkpoint anew.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from segmentation_node.checkpoint import SPEC_FILE, Spec
+from segmentation_node.errors import SegmentationError
 
 
 def model_card(spec: Spec) -> str:
     """Markdown that states data, recipe and measured figures."""
-    recipe = spec.provenance['recipe']
-    lines = [
-        f'# {spec.family} on {spec.label_scheme}',
-        '',
-        (
-            f'{spec.provenance["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. '
-            f'Step {spec.provenance["step"]} of {recipe["steps"]}.'
-        ),
-        '',
-        '## Data',
-        '',
-        *(f'- {d.get("source", d["root"])}' for d in recipe['train']),
-        '',
-        '## Figures',
-        '',
-    ]
-    for name, metrics in spec.provenance['metrics'].items():
-        lines += [
-            f'### {name}',
-            '',
-            (
-                f'mIoU {metrics["miou"]:.3f} without void, {metrics["miou_with_void"]:.3f} with '
-                f'void as a class; pixel accuracy {metrics["pixel_accuracy"]:.3f}.'
-            ),
-            '',
-            '| class | IoU |',
-            '|---|---|',
-            *(f'| {c} | {iou:.3f} |' for c, iou in metrics['class_iou'].items()),
-            '',
-        ]
-    hidden = ('train', 'val', 'network', 'notes')
-    lines += [
-        '## Recipe',
-        '',
-        recipe['notes'].strip(),
-        '',
-        *(f'- {key}: {value}' for key, value in recipe.items() if key not in hidden),
-        '',
-    ]
-    return '\n'.join(lines)
+    return '\n'.join(_lines(spec, spec.provenance)) + '\n'
+
+
+def _lines(spec: Spec, known: dict[str, Any]) -> Iterator[str]:
+    recipe = known['recipe']
+    yield f'# {spec.family} on {spec.label_scheme}'
+    yield ''
+    yield (
+        f'{known["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. The averaged '
+        f'weights after epoch {known["epoch"]} ({known["steps"]} steps), the best by mIoU on the '
+        f'first set below.'
+    )
+    yield from ('', '## Data', '')
+    for row in known['data']:
+        yield f'- {row["name"]}, {row["images"]} images: {row["source"]}'
+    yield from ('', '## Figures', '')
+    for name, metrics in known['metrics'].items():
+        yield from _figures(name, metrics)
+    yield from ('## Recipe', '')
+    if recipe['notes']:
+        yield recipe['notes'].strip()
+        yield ''
+    hidden = ('val', 'notes', 'datasets', 'data_root', 'cache')
+    for key, value in recipe.items():
+        if key not in hidden:
+            yield f'- {key}: {json.dumps(value) if isinstance(value, dict | list) else value}'
+    versions = ', '.join(f'{name} {number}' for name, number in known['versions'].items())
+    yield f'- trained on: {known["machine"]}; {versions}; revision {known["revision"]}'
+
+
+def _figures(name: str, metrics: dict[str, Any]) -> Iterator[str]:
+    yield f'### {name}'
+    yield ''
+    yield (
+        f'mIoU {metrics["miou"]:.3f} without void, {metrics["miou_with_void"]:.3f} with void as a '
+        f'class; mean Dice {metrics["dice"]:.3f}; pixel accuracy {metrics["pixel_accuracy"]:.3f}.'
+    )
+    yield ''
+    yield '| class | IoU |'
+    yield '|---|---|'
+    for class_name, iou in metrics['class_iou'].items():
+        yield f'| {class_name} | {iou:.3f} |'
+    yield ''
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: write a checkpoint's card anew."""
+    parser = argparse.ArgumentParser(description="Write a checkpoint's model card anew.")
+    parser.add_argument('checkpoint', type=Path, help='folder of the checkpoint')
+    folder = parser.parse_args(argv).checkpoint
+    try:
+        card = model_card(Spec.read(folder / SPEC_FILE))
+        (folder / 'README.md').write_text(card, encoding='utf-8')
+    except (SegmentationError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,22 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images on disk, as channels of one label scheme."""
+"""Labelled images on disk: which files belong together, and what is wrong with them."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
-from tqdm import tqdm
 
 from segmentation_node.errors import DatasetError, ImageError
 from segmentation_node.image_files import ImageRgb, decode_file, decode_label_file
-from segmentation_node.labels import LabelScheme, Lut, load_scheme
+from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
+from training.config import Experiment, Use
 
 
 @dataclass(frozen=True)
@@ -26,85 +24,128 @@ class Pair:
     image: Path
     labels: Path
 
-
-def pairs_of_folders(root: Path) -> list[Pair]:
-    """Pairs of `root/images/NAME.*` and `root/labels/NAME.png`, the layout CamVid has here."""
-    images = sorted(path for path in (root / 'images').glob('*') if path.is_file())
-    return _checked(root, [Pair(path, root / 'labels' / f'{path.stem}.png') for path in images])
-
-
-def pairs_of_cityscapes(root: Path, split: str) -> list[Pair]:
-    """Pairs of the official Cityscapes layout below `root`, for one split."""
-    images = sorted((root / 'leftImg8bit' / split).glob('*/*_leftImg8bit.png'))
-    stems = [re.sub('_leftImg8bit$', '', path.stem) for path in images]
-    truth = root / 'gtFine' / split
-    return _checked(
-        root,
-        [
-            Pair(path, truth / path.parent.name / f'{stem}_gtFine_labelIds.png')
-            for path, stem in zip(images, stems, strict=True)
-        ],
-    )
+    @property
+    def name(self) -> str:
+        """The image's own name."""
+        return self.image.stem
 
 
-def _checked(root: Path, pairs: list[Pair]) -> list[Pair]:
+@dataclass(frozen=True)
+class LabelledFiles:
+    """The pairs of one split of one data set; `source` says where it comes from."""
+
+    pairs: tuple[Pair, ...]
+    scheme: LabelScheme
+    source: str
+
+    def read(self, pair: Pair) -> tuple[ImageRgb, LabelImage]:
+        """Image (H, W, 3) uint8 RGB and label ids (H, W) uint8; raises DatasetError.
+
+        The error names the file that cannot be read, is of another size than its partner, or has
+        ids that the data set's scheme does not know.
+        """
+        image_rgb = _decoded(pair.image, decode_file)
+        ids = _decoded(pair.labels, decode_label_file)
+        if ids.shape != image_rgb.shape[:2]:
+            raise DatasetError(
+                f'{pair.labels} is {ids.shape} but its image {image_rgb.shape[:2]}; both must be '
+                f'of one size'
+            )
+        unknown = self.scheme.unknown_ids(ids)
+        if unknown:
+            raise DatasetError(
+                f'{pair.labels} has ids {unknown} that label scheme {self.scheme.name} lacks; '
+                f'correct "scheme" or the labels'
+            )
+        return image_rgb, ids
+
+
+def open_files(experiment: Experiment, use: Use) -> LabelledFiles:
+    """The files that an experiment means by one use of a data set.
+
+    Raises:
+        DatasetError: no images, images without labels, or fewer than were asked for.
+        SettingError, SchemeError: the data set or its scheme is not known.
+    """
+    dataset = experiment.dataset(use.set)
+    if dataset.layout not in LAYOUTS:
+        raise DatasetError(
+            f'data set {use.set} has layout {dataset.layout!r}; there are {", ".join(LAYOUTS)}'
+        )
+    root = Path(dataset.root)
+    pairs = _checked(root, use.split, LAYOUTS[dataset.layout](root, use.split))
+    if use.count is not None:
+        if use.count > len(pairs):
+            raise DatasetError(
+                f'a subset of {use.count} images was asked for of {use.set} {use.split}, there '
+                f'are {len(pairs)}'
+            )
+        pairs = subset(pairs, use.count, use.seed)
+    return LabelledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
+
+
+def subset(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
+    """`count` of the pairs, the same ones for the same seed, in the order of their names."""
+    chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
+    return [pairs[i] for i in sorted(chosen)]
+
+
+def _folders(root: Path, split: str) -> 'Found':
+    return _of_one_stem(root / split / 'images', root / split / 'labels')
+
+
+def _annot(root: Path, split: str) -> 'Found':
+    return _of_one_stem(root / split, root / f'{split}annot')
+
+
+def _of_one_stem(images: Path, labels: Path) -> 'Found':
+    paths = [p for p in images.glob('*') if not p.is_dir() and not p.name.startswith('.')]
+    return [Pair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
+
+
+def _cityscapes(root: Path, split: str) -> 'Found':
+    images, truth = root / 'leftImg8bit' / split, root / 'gtFine' / split
+    pairs = [
+        Pair(p, truth / p.parent.name / re.sub('_leftImg8bit$', '_gtFine_labelIds.png', p.stem))
+        for p in images.glob('*/*_leftImg8bit.png')
+    ]
+    return pairs, truth.glob('*/*_gtFine_labelIds.png')
+
+
+#: The pairs by their images, and all label images there are.
+Found: TypeAlias = tuple[list[Pair], Iterable[Path]]
+
+#: How the files of a split are found below a root: SPLIT/images and SPLIT/labels, or SPLIT and
+#: SPLITannot (the SegNet tutorial's CamVid), or the official layout of Cityscapes.
+LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
+    'folders': _folders,
+    'annot': _annot,
+    'cityscapes': _cityscapes,
+}
+
+
+def _checked(root: Path, split: str, found: Found) -> list[Pair]:
+    """The pairs by name, none of them without its other half; raises DatasetError."""
+    pairs = sorted(found[0], key=lambda pair: pair.image)
     if not pairs:
-        raise DatasetError(f'no images below {root}; expected images/ or leftImg8bit/SPLIT/CITY/')
+        raise DatasetError(
+            f'no images of split {split!r} below {root}; expected {split}/images/ and '
+            f'{split}/labels/, {split}/ and {split}annot/, or leftImg8bit/{split}/CITY/, by its '
+            f'layout'
+        )
     unpaired = [pair for pair in pairs if not pair.labels.is_file()]
     if unpaired:
         raise DatasetError(
-            f'{len(unpaired)} images have no labels, the first {unpaired[0].image} '
-            f'(expected {unpaired[0].labels})'
+            f'{len(unpaired)} of {len(pairs)} images have no labels, the first '
+            f'{unpaired[0].image} (expected {unpaired[0].labels})'
+        )
+    spare = sorted(set(found[1]) - {pair.labels for pair in pairs})
+    if spare:
+        raise DatasetError(
+            f'{len(spare)} label images have no image, the first {spare[0]}; complete the images, '
+            f'or take it away'
         )
     return pairs
-
-
-class LabelledImages:
-    """Image and label pairs, held in memory as decoded.
-
-    `channels_of_id` maps stored label ids to the channels that are learned, IGNORE elsewhere.
-    """
-
-    def __init__(self, pairs: list[Pair], source: LabelScheme, target: LabelScheme) -> None:
-        self.channels_of_id: Lut = target.channels_from(source)
-        self.names = [pair.image.stem for pair in pairs]
-        self._items = [_read(pair, source) for pair in tqdm(pairs, 'reading', unit='image')]
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """(3, H, W) uint8 RGB and (H, W) uint8 channels."""
-        image_rgb, ids = self._items[index]
-        channels = self.channels_of_id[ids]
-        return torch.from_numpy(image_rgb).permute(2, 0, 1), torch.from_numpy(channels)
-
-    def channel_counts(self) -> npt.NDArray[np.int64]:
-        """Pixels of each channel over the whole set, (256,) int64."""
-        counts = (
-            np.bincount(self.channels_of_id[ids].ravel(), minlength=256) for _, ids in self._items
-        )
-        return np.asarray(np.sum(list(counts), axis=0), np.int64)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (self[i] for i in range(len(self)))
-
-
-def _read(pair: Pair, source: LabelScheme) -> tuple[ImageRgb, LabelImage]:
-    image_rgb = _decoded(pair.image, decode_file)
-    ids = _decoded(pair.labels, decode_label_file)
-    if ids.shape != image_rgb.shape[:2]:
-        raise DatasetError(
-            f'{pair.labels} is {ids.shape} but its image {image_rgb.shape[:2]}; both must be of '
-            f'one size'
-        )
-    unknown = source.unknown_ids(ids)
-    if unknown:
-        raise DatasetError(
-            f'{pair.labels} has ids {unknown} that label scheme {source.name} lacks; correct '
-            f'"scheme" or the labels'
-        )
-    return image_rgb, ids
 
 
 def _decoded(
@@ -114,22 +155,3 @@ def _decoded(
         return decode(path.read_bytes())
     except (OSError, ImageError) as error:
         raise DatasetError(f'{path} cannot be read: {error}') from error
-
-
-def open_dataset(description: dict[str, Any], target: LabelScheme) -> LabelledImages:
-    """Open `{layout: folders|cityscapes, root:, scheme:, split:}` as channels of `target`.
-
-    `split` is of Cityscapes only, train unless given.
-    """
-    missing = ', '.join(sorted({'layout', 'root', 'scheme'} - set(description)))
-    if missing:
-        raise DatasetError(f'data set {description} lacks {missing}')
-    root = Path(description['root'])
-    match description['layout']:
-        case 'folders':
-            pairs = pairs_of_folders(root)
-        case 'cityscapes':
-            pairs = pairs_of_cityscapes(root, description.get('split', 'train'))
-        case other:
-            raise DatasetError(f'unknown layout {other!r}; there are folders and cityscapes')
-    return LabelledImages(pairs, load_scheme(description['scheme']), target)

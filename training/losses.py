@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the networks are trained on; IGNORE pixels count for nothing in either loss."""
 
-from typing import Protocol, cast
+from collections.abc import Sequence
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -13,39 +14,81 @@ from segmentation_node.labels import IGNORE
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.network import Network
 from segmentation_node.models.smp import SmpNetwork
+from training.config import Experiment
+from training.prepare import PreparedImages
 
 
-class Loss(Protocol):
-    """A loss of one network on a batch."""
+class Objective(Protocol):
+    """What a network is trained for: its outputs, their loss, and the class scores in them."""
 
-    def __call__(self, pixels: Tensor, channels: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised pixels and (B, H, W) int64 channels to a scalar."""
+    #: Only losses of one kind may be compared.
+    kind: str
+
+    def outputs(self, pixels: Tensor) -> Any:
+        """What the network makes of (B, 3, H, W) normalised pixels, as `loss` takes it."""
+        ...
+
+    def loss(self, outputs: Any, channels: Tensor) -> Tensor:
+        """Outputs and (B, H, W) int64 channels to a scalar; IGNORE pixels count for nothing."""
+        ...
+
+    def scores(self, outputs: Any) -> Tensor:
+        """The (B, C, h, w) class scores that the network itself would have given."""
         ...
 
 
-class PixelLoss:
-    """Class-weighted cross-entropy over the hardest share of the pixels (OHEM).
+class PixelObjective:
+    """Class-weighted cross-entropy over the hardest share of the pixels, plus Dice.
 
-    Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example Mining",
-    CVPR 2016, on pixels. Thin things such as poles are few and hard: an average over all pixels
-    never learns them.
+    The hardest pixels: Shrivastava et al., "Training Region-based Object Detectors with Online
+    Hard Example Mining", CVPR 2016. Thin things such as poles are few and hard: an average over
+    all pixels hardly sees them. Dice: Milletari et al., "V-Net", 3DV 2016, on all annotated pixels
+    of the batch at once.
     """
 
-    def __init__(self, network: SmpNetwork, class_weights: Tensor, hardest: float) -> None:
-        self.network, self.class_weights, self.hardest = network, class_weights, hardest
+    def __init__(
+        self, network: SmpNetwork, class_weights: Tensor, hardest: float = 1.0, dice: float = 0.0
+    ) -> None:
+        self.network, self.class_weights = network, class_weights
+        self.hardest, self.dice = hardest, dice
+        self.kind = 'cross-entropy' + (f' + {dice:g} Dice' if dice else '')
 
-    def __call__(self, pixels: Tensor, channels: Tensor) -> Tensor:
-        logits = self.network.logits(pixels).float()
-        logits = F.interpolate(logits, channels.shape[-2:], mode='bilinear', align_corners=False)
+    def outputs(self, pixels: Tensor) -> Tensor:
+        return self.network.logits(pixels)
+
+    def scores(self, outputs: Tensor) -> Tensor:
+        return self.network.scores(outputs)
+
+    def loss(self, outputs: Tensor, channels: Tensor) -> Tensor:
+        size_hw = channels.shape[-2:]
+        logits = F.interpolate(outputs.float(), size_hw, mode='bilinear', align_corners=False)
+        weights = self.class_weights.to(logits.device)
         losses = F.cross_entropy(
-            logits, channels, self.class_weights, ignore_index=IGNORE, reduction='none'
+            logits, channels, weights, ignore_index=IGNORE, reduction='none'
         ).flatten()
         # An ignored pixel has loss 0, so none is among the hardest of the annotated ones.
         count = max(1, int(self.hardest * int((channels != IGNORE).sum())))
-        return losses.topk(count, sorted=False).values.mean()
+        total = losses.topk(count, sorted=False).values.mean()
+        return total + self.dice * soft_dice(logits, channels) if self.dice else total
 
 
-class SetLoss:
+def soft_dice(logits: Tensor, channels: Tensor) -> Tensor:
+    """1 - Dice of (B, C, H, W) logits and (B, H, W) channels, mean over the classes present."""
+    annotated = channels != IGNORE
+    probability = logits.softmax(1) * annotated[:, None]
+    truth = F.one_hot(channels.where(annotated, 0), logits.shape[1]).movedim(-1, 1)
+    truth = truth * annotated[:, None]
+    overlap = (probability * truth).sum((0, 2, 3))
+    total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
+    present = truth.sum((0, 2, 3)) > 0
+    return (1 - (2 * overlap / total.clamp(min=1e-6))[present]).sum() / present.sum().clamp(min=1)
+
+
+#: Class logits (B, Q, C + 1) and mask logits (B, Q, h, w) after one decoder layer.
+LayerOutputs = tuple[Tensor, Tensor]
+
+
+class SetObjective:
     """Mask2Former's set loss for semantic classes, on points drawn from annotated pixels only.
 
     transformers' own loss takes void pixels as negatives of every mask; here they cannot be
@@ -54,31 +97,38 @@ class SetLoss:
     """
 
     CLASS, MASK, DICE, NO_OBJECT = 2.0, 5.0, 5.0, 0.1
+    kind = 'set loss'
 
     def __init__(self, network: Mask2Former, points: int) -> None:
         self.network, self.points = network, points
 
-    def __call__(self, pixels: Tensor, channels: Tensor) -> Tensor:
-        out = self.network.model.model(pixel_values=pixels, output_hidden_states=True)
-        masks_by_layer = out.masks_queries_logits  # each (B, Q, h, w)
-        classes_by_layer = [
-            self.network.model.class_predictor(hidden.transpose(0, 1))
-            for hidden in out.transformer_decoder_intermediate_states
-        ]
-        # Zero, but with a gradient: a batch without an annotated pixel moves nothing.
-        total: Tensor = 0 * classes_by_layer[-1].sum()
-        for image in range(len(pixels)):
-            drawn = draw_points(channels[image], 3 * self.points)
+    def outputs(self, pixels: Tensor) -> list[LayerOutputs]:
+        return self.network.layers(pixels)
+
+    def scores(self, outputs: list[LayerOutputs]) -> Tensor:
+        return self.network.scores(*outputs[-1])
+
+    def loss(self, outputs: list[LayerOutputs], channels: Tensor) -> Tensor:
+        # In 16 bits the costs overflow and the matching has no solution.
+        with torch.autocast(channels.device.type, enabled=False):
+            return self._loss(outputs, channels)
+
+    def _loss(self, outputs: list[LayerOutputs], channels: Tensor) -> Tensor:
+        # Zero, but with a gradient for all: where nothing is annotated, nothing moves, and other
+        # processes do not wait for gradients that never come.
+        total = sum((0 * (c.float().sum() + m.float().sum()) for c, m in outputs), torch.zeros(()))
+        for image, of_image in enumerate(channels):
+            drawn = draw_points(of_image, 3 * self.points)
             if drawn is None:
                 continue
             grid, truth = drawn
             present = torch.unique(truth)
             targets = (truth[None] == present[:, None]).float()  # (K, P)
-            for classes, masks in zip(classes_by_layer, masks_by_layer, strict=True):
+            for classes, masks in outputs:
                 sampled = F.grid_sample(masks[image][None].float(), grid, align_corners=False)
                 at_points = sampled[0, :, 0]  # (Q, P)
                 total = total + self._layer(classes[image].float(), at_points, present, targets)
-        return total / len(pixels)
+        return total / len(channels)
 
     def _layer(self, classes: Tensor, masks: Tensor, present: Tensor, targets: Tensor) -> Tensor:
         with torch.no_grad():
@@ -87,12 +137,12 @@ class SetLoss:
                 + self.DICE * pairwise_dice(masks, targets)
                 - self.CLASS * classes.softmax(-1)[:, present]
             )
-            queries, order = (
-                torch.as_tensor(np.asarray(side)) for side in linear_sum_assignment(cost.numpy())
-            )
-        wanted = torch.full((len(classes),), classes.shape[1] - 1)
+            # A network that has gone astray is told of by its loss, not by the matching.
+            pairs = linear_sum_assignment(cost.nan_to_num().cpu().numpy())
+            queries, order = (torch.as_tensor(side, device=cost.device) for side in pairs)
+        wanted = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
         wanted[queries] = present[order]
-        weights = torch.ones(classes.shape[1])
+        weights = torch.ones(classes.shape[1], device=classes.device)
         weights[-1] = self.NO_OBJECT
         matched, target = self._uncertain(masks[queries], targets[order])
         bce = F.binary_cross_entropy_with_logits(matched, target)
@@ -109,7 +159,9 @@ class SetLoss:
         """Keep per mask the 3/4 of its points nearest to its border, and 1/4 at random."""
         hard = int(0.75 * self.points)
         nearest = masks.detach().abs().topk(hard, dim=1, largest=False).indices
-        random = torch.randint(masks.shape[1], (len(masks), self.points - hard))
+        random = torch.randint(
+            masks.shape[1], (len(masks), self.points - hard), device=masks.device
+        )
         chosen = torch.cat([nearest, random], dim=1)
         return masks.gather(1, chosen), targets.gather(1, chosen)
 
@@ -124,7 +176,7 @@ def draw_points(channels: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
     annotated = (channels.flatten() != IGNORE).nonzero()[:, 0]
     if not len(annotated):
         return None
-    chosen = annotated[torch.randint(len(annotated), (count,))]
+    chosen = annotated[torch.randint(len(annotated), (count,), device=channels.device)]
     h, w = channels.shape
     x = (chosen % w + 0.5) * (2 / w) - 1
     y = (chosen // w + 0.5) * (2 / h) - 1
@@ -145,8 +197,20 @@ def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - overlap / (probability.sum(1)[:, None] + targets.sum(1)[None] + 1)
 
 
-def loss_of(network: Network, class_weights: Tensor, hardest: float, points: int) -> Loss:
-    """The loss that belongs to a network."""
+def objective_of(network: Network, experiment: Experiment, class_weights: Tensor) -> Objective:
+    """The objective that belongs to a network."""
     if isinstance(network, Mask2Former):
-        return SetLoss(network, points)
-    return PixelLoss(cast('SmpNetwork', network), class_weights, hardest)
+        return SetObjective(network, experiment.points)
+    return PixelObjective(
+        cast('SmpNetwork', network), class_weights, experiment.hardest, experiment.dice
+    )
+
+
+def class_weights(sets: Sequence[PreparedImages], channels: int, power: float) -> Tensor:
+    """Weights of the classes, frequency ** -power, with a mean of 1 over the pixels."""
+    if not power:
+        return torch.ones(channels)
+    counts = np.sum([images.channel_counts() for images in sets], axis=0)[:channels]
+    share = np.maximum(counts / max(1, counts.sum()), 1e-4)
+    weights = share**-power
+    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)

@@ -1,303 +1,175 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train a network and write a checkpoint that the node loads.
 
-    python -m training.train training/configs/deeplabv3plus.yaml runs/deeplabv3plus
+    python -m training.train training/configs/deeplabv3plus_camvid8.yaml runs/deeplabv3plus
 
-A run that was interrupted goes on where it last saved its state when the same command is given
-again; the checkpoint folder is written at each evaluation that is the best so far.
+The same command goes on after the last whole epoch of a run that was interrupted, and ends with
+the figures that the run would have had. `checkpoint/` in the run's folder holds the best epoch so
+far, `artifacts/` its pictures; both and all figures go to MLflow as well.
 """
 
 import argparse
-import copy
-import json
-import math
-import subprocess
+import os
+import signal
 import sys
-import time
-from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Final, TextIO
 
-import numpy as np
+import lightning.pytorch as pl
 import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
-from tqdm import tqdm
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import SegmentationError, SettingError
-from segmentation_node.graph import Preprocessing, SegmentationGraph
-from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
-from segmentation_node.metrics import Confusion, Scores
-from segmentation_node.models import Network
+from segmentation_node.labels import load_scheme
 from segmentation_node.models.network import one_line
-from training.augment import Augment
-from training.build import build_network, copy_encoder, parameter_groups
-from training.card import model_card
-from training.config import Experiment, load_experiment
-from training.datasets import LabelledImages, open_dataset
-from training.losses import Loss, loss_of
+from segmentation_node.segmenter import computes_in_bf16
+from training import provenance
+from training.batches import Data
+from training.build import build_network
+from training.config import Experiment, load_experiment, save_experiment
+from training.epochs import Bar, Ending, Keeper, Report, Stopwatch, close, state_file, told_where
+from training.losses import class_weights, objective_of
+from training.task import Average, Task
+from training.tracking import Run
+
+EXPERIMENT_FILE: Final = 'experiment.yaml'
+#: Fields that say where and how fast a run goes, not what comes out; they may change on the way.
+_OUTER: Final = ('data_root', 'cache', 'workers', 'notes')
 
 
-def step_seed(seed: int, step: int) -> int:
-    """Seed of all that is random in one step of a run."""
-    return seed * 1_000_003 + step
+def train(
+    experiment: Experiment,
+    folder: Path,
+    *,
+    name: str = '',
+    tags: dict[str, str] | None = None,
+    report: Report | None = None,
+) -> float:
+    """Run one experiment into a folder, or go on with it.
 
+    Args:
+        experiment: what to train.
+        folder: of the run; made where there is none.
+        name: of the MLflow run; the folder's without it.
+        tags: of the MLflow run, beside the usual ones.
+        report: called after each evaluation.
 
-class Batches(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches that hold each set's share; batch `i` depends on the seed and `i` alone."""
+    Returns:
+        The best score, mIoU on the first of the experiment's validation sets.
 
-    def __init__(
-        self,
-        sets: list[LabelledImages],
-        shares: list[int],
-        augment: Augment,
-        seed: int,
-        start: int,
-    ) -> None:
-        self.sets, self.shares, self.augment = sets, shares, augment
-        self.seed, self.start = seed, start
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        step = self.start
-        while True:
-            torch.manual_seed(step_seed(self.seed, step))
-            items = [
-                self.augment(*images[int(torch.randint(len(images), ()))])
-                for images, share in zip(self.sets, self.shares, strict=True)
-                for _ in range(share)
-            ]
-            images, channels = zip(*items, strict=True)
-            yield torch.stack(images), torch.stack(channels)
-            step += 1
-
-
-class Ema:
-    """Exponential moving average of a network's weights; its buffers are taken as they are."""
-
-    def __init__(self, network: Network, decay: float) -> None:
-        self.network, self.decay = copy.deepcopy(network).eval(), decay
-
-    @torch.no_grad()
-    def update(self, network: Network, step: int) -> None:
-        """Move towards `network`, faster at the start, when the average means little."""
-        decay = min(self.decay, (step + 1) / (step + 10))
-        pairs = zip(self.network.parameters(), network.parameters(), strict=True)
-        for average, current in pairs:
-            average.lerp_(current, 1 - decay)
-        for buffer, newest in zip(self.network.buffers(), network.buffers(), strict=True):
-            buffer.copy_(newest)
-
-
-def rate_at(step: int, experiment: Experiment) -> float:
-    """Share of the learning rate at a step: linear warm-up, then half a cosine to zero."""
-    warm = max(1, round(experiment.warm_up * experiment.steps))
-    if step < warm:
-        return (step + 1) / warm
-    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, experiment.steps - warm)))
-
-
-def class_weights(sets: list[LabelledImages], channels: int, power: float) -> Tensor:
-    """Weights of the classes, frequency ** -power, with a mean of 1 over the pixels."""
-    counts = np.sum([images.channel_counts() for images in sets], axis=0)[:channels]
-    share = np.maximum(counts / counts.sum(), 1e-4)
-    weights = share**-power
-    return torch.tensor(weights / (weights * share).sum(), dtype=torch.float32)
-
-
-@torch.inference_mode()
-def evaluate(network: Network, images: LabelledImages, scheme: LabelScheme) -> Scores:
-    """Scores at the images' own size, through the graph that the node runs."""
-    ids = np.append(scheme.channel_ids, np.zeros(256 - len(scheme.channel_ids), np.uint8))
-    graph = SegmentationGraph(network, Preprocessing(), torch.from_numpy(scheme.channel_ids))
-    confusion = Confusion()
-    for image, channels in images:
-        labels, _ = graph.eval()(image.permute(1, 2, 0)[None].contiguous())
-        annotated = channels.numpy() != IGNORE
-        truth = ids[channels.numpy()[annotated]]
-        confusion.add(truth, labels[0].numpy()[annotated])
-    return confusion.scores(scheme)
-
-
-class Run:
-    """A network in training: its weights, their average, the optimizer, and how far it is.
-
-    `best` is the highest score so far and `curve` the figures of each evaluation.
+    Raises:
+        SegmentationError: a mistake in the experiment or its data, a store that is not there at
+            the start, a loss that is not a number, or a disk that is full.
+        KeyboardInterrupt: the process was asked to end.
     """
-
-    def __init__(self, experiment: Experiment, network: Network, loss: Loss) -> None:
-        self.experiment, self.network, self.loss = experiment, network, loss
-        self.ema = Ema(network, experiment.ema)
-        self.optimizer = torch.optim.AdamW(
-            parameter_groups(network, experiment), weight_decay=experiment.weight_decay
-        )
-        self.step, self.best = 0, -1.0
-        self.curve: list[dict[str, Any]] = []
-
-    def advance(self, images: Tensor, channels: Tensor) -> float:
-        """Learn from (B, 3, H, W) uint8 images and (B, H, W) int64 channels; returns the loss."""
-        # Dropout and drawn points depend on the step alone, as batches do, so that a run that was
-        # interrupted ends with the same weights.
-        torch.manual_seed(step_seed(self.experiment.seed, self.step))
-        self.network.train()
-        loss = self.loss(normalized(images), channels)
-        if not torch.isfinite(loss):
-            raise SegmentationError(
-                f'loss is {loss.item()} at step {self.step}; lower learning_rate or gradient_clip'
-            )
-        for group in self.optimizer.param_groups:
-            group['lr'] = group['initial_lr'] * rate_at(self.step, self.experiment)
-        self.optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.experiment.gradient_clip)
-        self.optimizer.step()
-        self.ema.update(self.network, self.step)
-        self.step += 1
-        return loss.item()
-
-    def is_due(self) -> bool:
-        """Whether the network is to be evaluated now."""
-        last = self.step == self.experiment.steps
-        return last or self.step % self.experiment.evaluate_every == 0
-
-    def save(self, path: Path) -> None:
-        """Write all that `restore` needs to go on as if nothing had happened."""
-        state = {
-            'network': self.network.state_dict(),
-            'ema': self.ema.network.state_dict(),
-            'optimizer': self.optimizer.state_dict(),
-            'step': self.step,
-            'best': self.best,
-            'curve': self.curve,
-        }
-        # Written aside and renamed, so that a kill leaves the old state or the new one whole.
-        torch.save(state, path.with_suffix('.new'))
-        path.with_suffix('.new').replace(path)
-
-    def restore(self, path: Path) -> None:
-        """Go on from a saved state; raises SettingError where it is of another experiment."""
-        try:
-            saved = torch.load(path, weights_only=True)
-            self.network.load_state_dict(saved['network'])
-            self.ema.network.load_state_dict(saved['ema'])
-            self.optimizer.load_state_dict(saved['optimizer'])
-        except (RuntimeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
-            raise SettingError(
-                f'{path} is damaged or of another experiment ({one_line(error)}); give another '
-                f'output folder, or remove the file to start anew'
-            ) from error
-        self.step, self.best, self.curve = saved['step'], saved['best'], saved['curve']
-
-
-def normalized(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 RGB as the networks expect it, float."""
-    shift = torch.tensor(Preprocessing().mean).view(1, 3, 1, 1)
-    scale = torch.tensor(Preprocessing().std).view(1, 3, 1, 1)
-    return ((images.float() / 255 - shift) / scale).contiguous(memory_format=torch.channels_last)
-
-
-def fresh_network(experiment: Experiment, scheme: LabelScheme) -> Network:
-    """The network that an experiment starts with."""
-    network = build_network(experiment.family, experiment.network, scheme)
-    if experiment.initial_encoder:
-        copy_encoder(load_checkpoint(experiment.initial_encoder).network, network)
-    return network.to(memory_format=torch.channels_last)
-
-
-def train(experiment: Experiment, output: Path) -> None:
-    """Run one experiment into a folder."""
-    output.mkdir(parents=True, exist_ok=True)
+    state = state_file(folder)
+    _check_same(experiment, folder)
+    epochs = _epochs_of(state) if state.is_file() else 0
     torch.manual_seed(experiment.seed)
     scheme = load_scheme(experiment.label_scheme)
-    network = fresh_network(experiment, scheme)
-    sets = [open_dataset(description, scheme) for description in experiment.train]
-    validation = {name: open_dataset(d, scheme) for name, d in experiment.val.items()}
-    weights = class_weights(sets, len(scheme.learned), experiment.class_balance)
-    run = Run(
-        experiment, network, loss_of(network, weights, experiment.hardest, experiment.points)
-    )
-    state = output / 'state.pt'
-    if state.exists():
-        run.restore(state)
-    batches = batches_of(experiment, sets, run.step)
-    started, losses = time.monotonic(), []
-    with tqdm(desc='training', initial=run.step, total=experiment.steps, unit='step') as bar:
-        while run.step < experiment.steps:
-            losses.append(run.advance(*next(batches)))
-            bar.update()
-            bar.set_postfix(loss=f'{np.mean(losses[-50:]):.3f}')
-            if run.is_due():
-                evaluate_and_keep(run, validation, scheme, float(np.mean(losses[-200:])), output)
-                run.save(state)
-    minutes = (time.monotonic() - started) / 60
-    print(
-        f'{experiment.family}: best mIoU {run.best:.4f} on {next(iter(validation))}, '
-        f'{minutes:.0f} min; checkpoint in {output / "checkpoint"}'
-    )
-
-
-def batches_of(
-    experiment: Experiment, sets: list[LabelledImages], start: int
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches from one step on, made by a process of their own."""
-    shares = [description['share'] for description in experiment.train]
-    augment = Augment(experiment.crop_hw, experiment.scale)
-    batches = Batches(sets, shares, augment, experiment.seed, start)
-    return iter(DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=4))
-
-
-def evaluate_and_keep(
-    run: Run,
-    validation: dict[str, LabelledImages],
-    scheme: LabelScheme,
-    loss: float,
-    output: Path,
-) -> None:
-    """Score the averaged network and, if it is the best so far, write its checkpoint."""
-    scores = {n: evaluate(run.ema.network, images, scheme) for n, images in validation.items()}
-    figures = {name: s.miou() for name, s in scores.items()}
-    run.curve.append({'step': run.step, 'loss': loss, **figures})
-    first = next(iter(scores.values()))
-    by_class = {name: round(iou, 3) for name, iou in first.class_iou().items()}
-    tqdm.write(f'{json.dumps(run.curve[-1])} {json.dumps(by_class)}')
-    if first.miou() > run.best:
-        run.best = first.miou()
-        provenance = describe(run, scores)
-        spec = Spec(run.experiment.family, scheme.name, Preprocessing(), provenance)
-        save_checkpoint(output / 'checkpoint', run.ema.network, spec, model_card(spec))
-
-
-def describe(run: Run, scores: dict[str, Scores]) -> dict[str, Any]:
-    """Provenance of a checkpoint: recipe, figures, versions."""
-    recipe = asdict(run.experiment)
-    return {
-        'parameters': sum(p.numel() for p in run.network.parameters()),
-        'step': run.step,
-        'recipe': {k: list(v) if isinstance(v, tuple) else v for k, v in recipe.items()},
-        'metrics': {
-            name: {
-                'miou': round(s.miou(), 4),
-                'miou_with_void': round(s.miou_with_void(), 4),
-                'pixel_accuracy': round(s.pixel_accuracy(), 4),
-                'class_iou': {k: round(v, 4) for k, v in s.class_iou().items()},
-            }
-            for name, s in scores.items()
-        },
-        'curve': run.curve,
-        'versions': {'torch': str(torch.__version__), 'revision': revision()},
-    }
-
-
-def revision() -> str:
-    """The repository's commit, or 'unknown' outside a repository."""
-    command = ['git', 'rev-parse', 'HEAD']
+    data = Data(experiment)
+    network = build_network(experiment, scheme).to(memory_format=torch.channels_last)
+    weights = class_weights(data.train, len(scheme.learned), experiment.class_balance)
+    objective = objective_of(network, experiment, weights)
+    task = Task(experiment, scheme, network, objective)
+    with told_where(folder):
+        run, watch = Run(folder), Stopwatch()
+    keeper = Keeper(run, data, watch, experiment.patience, report)
+    callbacks: list[pl.Callback] = [watch, keeper, Bar(), Ending()]
+    if experiment.ema:
+        callbacks.append(Average(experiment.ema))
+    trainer = _trainer(experiment, callbacks)
+    if trainer.is_global_zero:
+        with told_where(folder):
+            run.keep(epochs)
+            run.start(
+                experiment.study,
+                name or folder.name,
+                provenance.params(experiment),
+                provenance.tags(data, objective) | (tags or {}),
+            )
+            save_experiment(experiment, folder / EXPERIMENT_FILE)
+    status = 'FAILED'
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    except OSError:  # no git on this machine
-        return 'unknown'
-    return found.stdout.strip() or 'unknown'
+        trainer.fit(task, data, ckpt_path=state if epochs else None, weights_only=True)
+        status = 'FINISHED'
+    except SystemExit as error:  # what Lightning makes of SIGINT and SIGTERM
+        status = 'KILLED'
+        raise KeyboardInterrupt from error
+    finally:
+        if trainer.is_global_zero:
+            if status != 'FINISHED':
+                _end_others(trainer)
+            close(run, status)
+    return keeper.best
+
+
+def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer:
+    try:
+        return pl.Trainer(
+            accelerator=experiment.accelerator,
+            devices=experiment.devices,
+            strategy=experiment.strategy,
+            precision=precision_of(experiment),
+            max_epochs=experiment.epochs,
+            check_val_every_n_epoch=experiment.evaluate_every,
+            gradient_clip_val=experiment.gradient_clip or None,
+            reload_dataloaders_every_n_epochs=1,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            callbacks=callbacks,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+        )
+    except (ValueError, RuntimeError, MisconfigurationException) as error:
+        raise SettingError(
+            f'accelerator {experiment.accelerator}, devices {experiment.devices}, strategy '
+            f'{experiment.strategy} cannot be had here: {one_line(error)}'
+        ) from error
+
+
+def _end_others(trainer: pl.Trainer) -> None:
+    """End the processes that were started beside this one; they would wait for it."""
+    kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
+    if kill is not None:
+        kill(signal.SIGKILL)
+
+
+def _check_same(experiment: Experiment, folder: Path) -> None:
+    """Refuse to go on with another experiment than the one a folder was begun with."""
+    kept = folder / EXPERIMENT_FILE
+    if not kept.is_file():
+        return
+    before, now = load_experiment(kept, []).model_dump(), experiment.model_dump()
+    changed = [k for k, v in before.items() if k not in _OUTER and v != now[k]]
+    if changed:
+        raise SettingError(
+            f'{folder} holds a run of another experiment (different: {", ".join(changed)}); give '
+            f'another folder, or remove it'
+        )
+
+
+def _epochs_of(state: Path) -> int:
+    """Whole epochs that a state has behind it; raises SettingError where it is damaged."""
+    try:
+        loaded: dict[str, Any] = torch.load(state, map_location='cpu', weights_only=True)
+        return int(loaded['epoch']) + 1
+    except (RuntimeError, TypeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
+        raise SettingError(
+            f'{state} is damaged ({one_line(error)}); remove it to start anew: the best '
+            f'checkpoint so far stays until a better one is there'
+        ) from error
+
+
+def precision_of(experiment: Experiment) -> Any:
+    """Lightning's word for an experiment's precision."""
+    wanted = experiment.precision
+    if wanted == 'auto':
+        gpu = experiment.accelerator != 'cpu' and torch.cuda.is_available()
+        wanted = 'bf16' if computes_in_bf16(torch.device('cuda' if gpu else 'cpu')) else 'fp32'
+    return {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}[wanted]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -307,16 +179,23 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('output', type=Path, help='folder of the run; continued if it exists')
     parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
     arguments = parser.parse_args(argv)
+    provenance.quiet_libraries()
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)
-        train(experiment, arguments.output)
+        best = train(experiment, arguments.output)
     except SegmentationError as error:
-        print(f'error: {error}', file=sys.stderr)
+        _say(f'error: {error}', sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print('interrupted; the same command goes on from the last evaluation', file=sys.stderr)
+        _say('interrupted; the same command goes on after the last whole epoch', sys.stderr)
         return 130
+    _say(f'best mIoU {best:.4f}; checkpoint in {arguments.output / "checkpoint"}', sys.stdout)
     return 0
+
+
+def _say(text: str, stream: TextIO) -> None:
+    if os.environ.get('LOCAL_RANK', '0') == '0':  # else several processes say the same
+        print(text, file=stream)
 
 
 if __name__ == '__main__':

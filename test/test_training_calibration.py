@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibration error: figures by hand, and Guo et al.'s formula written out."""
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from segmentation_node.metrics import UNCOUNTED
+from training.calibration import Calibration
+
+Bytes = npt.NDArray[np.uint8]
+
+
+def calibration(target: list[int], predicted: list[int], confidence: list[int]) -> Calibration:
+    found = Calibration()
+    found.add(
+        np.array([target], np.int16), np.array([predicted], np.uint8),
+        np.array([confidence], np.uint8),
+    )  # fmt: skip
+    return found
+
+
+def test_error_by_hand() -> None:
+    # 51 / 255 = 0.2 and 204 / 255 = 0.8: one right of two at 0.2, none right of two at 0.8.
+    found = calibration([1, 1, 1, 1], [1, 2, 2, 2], [51, 51, 204, 204])
+    assert found.ece() == pytest.approx(0.5 * abs(0.5 - 0.2) + 0.5 * abs(0 - 0.8))
+
+
+def test_right_and_certain_is_no_error_wrong_and_certain_is_all() -> None:
+    assert calibration([1, 1], [1, 1], [255, 255]).ece() == 0
+    assert calibration([1, 1], [2, 2], [255, 255]).ece() == 1
+
+
+def test_surer_and_less_sure_cancel_only_within_a_bin() -> None:
+    # In one bin of all confidences: 1 of 2 is right, at 0.5 on average.
+    found = calibration([1, 1], [1, 2], [0, 255])
+    assert found.ece(bins=1) == pytest.approx(0)
+    assert found.ece() == 1
+
+
+def test_uncounted_truth_does_not_count() -> None:
+    found = calibration([UNCOUNTED, 1], [1, 1], [51, 255])
+    assert found.pixels.sum() == 1
+    assert found.ece() == 0
+
+
+def test_nothing_counted_has_no_error() -> None:
+    assert math.isnan(Calibration().ece())
+
+
+def test_table_has_a_row_a_bin_closed_above() -> None:
+    # 17 / 255 is 1 / 15 just so: the first bin's end.
+    table = calibration([1, 1, 1, 1], [1, 1, 1, 2], [0, 17, 18, 255]).table()
+    assert len(table) == 15
+    assert [b.pixels for b in table] == [2, 1, *[0] * 12, 1]
+    assert table[0].confidence == pytest.approx(17 / 255 / 2)
+    assert table[0].accuracy == 1
+    assert table[14].low == pytest.approx(14 / 15)
+    assert table[14].high == 1
+    assert table[14].accuracy == 0
+    assert math.isnan(table[5].accuracy)
+
+
+@pytest.mark.parametrize('bins', range(1, 21))
+def test_every_value_is_in_the_bin_that_holds_it(bins: int) -> None:
+    for value in range(256):
+        table = calibration([1], [1], [value]).table(bins)
+        (held,) = [i for i, b in enumerate(table) if b.pixels]
+        assert held * 255 < value * bins <= (held + 1) * 255 or held == value == 0
+
+
+rows = st.integers(1, 40).flatmap(
+    lambda n: st.tuples(
+        hnp.arrays(np.uint8, n, elements=st.integers(0, 1)), hnp.arrays(np.uint8, n)
+    )
+)
+
+
+@given(rows, st.integers(1, 20))
+def test_error_is_that_of_the_formula(row: tuple[Bytes, Bytes], bins: int) -> None:
+    right, confidence = row
+    expected = 0.0
+    for m in range(bins):
+        of_bin = [
+            i for i, value in enumerate(confidence.tolist())
+            if m * 255 < value * bins <= (m + 1) * 255 or (m == 0 and value == 0)
+        ]  # fmt: skip
+        if of_bin:
+            accuracy = sum(int(right[i]) for i in of_bin) / len(of_bin)
+            mean = sum(int(confidence[i]) / 255 for i in of_bin) / len(of_bin)
+            expected += len(of_bin) / len(right) * abs(accuracy - mean)
+    found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
+    assert found.ece(bins) == pytest.approx(expected, abs=1e-12)
+    assert 0 <= found.ece(bins) <= 1
+    assert sum(b.pixels for b in found.table(bins)) == len(right)
+
+
+@given(rows)
+def test_finer_bins_hide_no_more(row: tuple[Bytes, Bytes]) -> None:
+    right, confidence = row
+    found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
+    assert found.ece(15) >= found.ece(5) - 1e-12  # each bin of 5 is 3 of 15

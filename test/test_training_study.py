@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The study from nothing to its report, and the experiments that differ on purpose."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from segmentation_node.labels import IGNORE, load_scheme
+from training import study
+from training.build import build_network
+from training.config import load_experiment
+from training.search_space import load_space, variants
+from training.study import HERE, MODELS, SPACE, config_of, main
+
+CONFIGS = HERE / 'configs'
+
+
+@pytest.fixture(autouse=True)
+def _in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tracked in a store of the test's own, and fewer frames."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+    monkeypatch.setattr(study, 'STREETS', (('seed1', 'train', 4), ('seed9', 'val', 2)))
+    monkeypatch.setattr(study, 'EPOCHS', 1)
+
+
+def test_study_ends_in_a_report_and_repeats_nothing(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(['--output', 'small', '--models', 'unet']) == 0
+    first = capfd.readouterr().out
+    assert 'python -m training.search' in first
+    page = (tmp_path / 'small/report.html').read_text(encoding='utf-8')
+    assert 'unet' in page
+    assert (tmp_path / 'small/search/unet/best.yaml').is_file()
+    assert (tmp_path / 'small/unet/checkpoint/segmentation.yaml').is_file()
+    assert list((tmp_path / 'small/unet/artifacts/evaluation').glob('*/scores.json'))
+
+    assert main(['--output', 'small', '--models', 'unet']) == 0
+    again = capfd.readouterr().out
+    assert again.count('finished before') == first.count('took')
+    assert 'took' not in again
+
+
+def test_step_that_fails_ends_the_study_and_is_done_again(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    answers = [0, 1]
+    plan = [
+        study.Step('first', (), lambda _: answers[0]),
+        study.Step('second', (), lambda _: answers[1]),
+    ]
+    monkeypatch.setattr(study, 'steps', lambda *_: plan)
+    assert main(['--output', 'small']) == 1
+    assert 'goes on' in capfd.readouterr().err
+    answers[:] = [1, 0]  # the first step is not asked again
+    assert main(['--output', 'small']) == 0
+
+
+def test_folder_of_something_else_is_left_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / 'mine').mkdir()
+    (tmp_path / 'mine/precious').write_text('work', encoding='utf-8')
+    assert main(['--output', 'mine', '--overwrite']) == 1
+    assert 'something else than a study' in capfd.readouterr().err
+    assert (tmp_path / 'mine/precious').is_file()
+
+
+@pytest.mark.parametrize('model', MODELS)
+def test_space_of_the_study_fits_its_experiments(model: str) -> None:
+    assert load_experiment(config_of(model), []).family == model
+    space = load_space(SPACE, variants(config_of(model), []))
+    assert set(space) == {'learning_rate', 'weight_decay'}
+
+
+def differing(a: str, b: str) -> set[str]:
+    first, second = (load_experiment(CONFIGS / f'{name}.yaml', []).model_dump() for name in (a, b))
+    return {key for key in first if first[key] != second[key]}
+
+
+@pytest.mark.parametrize(
+    ('a', 'b', 'fields'),
+    [
+        ('unet_camvid8', 'unet_camvid8_noaug', {'augment'}),
+        ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug', {'augment'}),
+        ('unet_camvid8', 'unet_camvid11', {'label_scheme', 'train', 'val'}),
+        ('mask2former_camvid8', 'mask2former_camvid11', {'label_scheme', 'train', 'val'}),
+        ('deeplabv3plus_cityscapes8', 'unet_cityscapes8', {'family', 'network'}),
+        (
+            'deeplabv3plus_cityscapes8', 'deeplabv3plus_cityscapes19', {'label_scheme', 'study'},
+        ),
+    ],
+)  # fmt: skip
+def test_experiments_differ_in_what_they_compare_alone(a: str, b: str, fields: set[str]) -> None:
+    assert differing(a, b) == fields
+
+
+@pytest.mark.parametrize('path', sorted(CONFIGS.glob('*.yaml')), ids=lambda path: path.stem)
+def test_data_of_every_experiment_can_be_had_in_its_scheme(path: Path) -> None:
+    experiment = load_experiment(path, [])
+    target = load_scheme(experiment.label_scheme)
+    uses: list[Any] = [*experiment.train, *experiment.val.values()]
+    for use in uses:
+        channels = target.channels_from(load_scheme(experiment.dataset(use.set).scheme))
+        assert len({*channels.tolist()} - {IGNORE}) >= 7
+
+
+def test_hub_checkpoint_has_as_many_weights_as_the_network_it_starts() -> None:
+    path = CONFIGS / 'mask2former_cityscapes19.yaml'
+    network = build_network(load_experiment(path, ["initial=''"]), load_scheme('cityscapes19'))
+    # The paper's model zoo gives 47 million for Swin-T.
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(47.4e6, rel=0.01)

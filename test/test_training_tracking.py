@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run's folder and its mirror in MLflow: nothing is lost, nothing is told twice."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from training_data import DEEPLAB, fields, write_folders
+
+from training.config import Experiment
+from training.tracking import Run, TrackingError, client, experiment_id, main
+from training.train import train
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the embedded store lies."""
+    return tmp_path_factory.mktemp('place')
+
+
+@pytest.fixture(autouse=True)
+def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+
+
+def begun(folder: Path) -> Run:
+    run = Run(folder)
+    run.start('tests', 'one', {'a.b': 1, 'list': [1, 2]}, {'kind': 'x'})
+    return run
+
+
+def sent(run: Run, key: str) -> list[tuple[int, float]]:
+    history = client().get_metric_history(run.id, key)
+    return sorted((m.step, m.value) for m in history)
+
+
+def test_what_is_logged_arrives(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    run.log(0, {'loss': 2.0, 'iou': float('nan')})
+    run.log(1, {'loss': 1.0, 'iou': 0.5})
+    (run.artifacts / 'deep' / 'down').mkdir(parents=True)
+    (run.artifacts / 'deep' / 'down' / 'a.txt').write_text('a', encoding='utf-8')
+    run.sync()
+    run.sync()
+    assert sent(run, 'loss') == [(0, 2.0), (1, 1.0)]
+    assert sent(run, 'iou') == [(1, 0.5)]
+    found = client().get_run(run.id)
+    assert found.data.params == {'a.b': '1', 'list': '[1, 2]'}
+    assert found.data.tags['kind'] == 'x'
+    assert found.info.status == 'RUNNING'
+    assert [f.path for f in client().list_artifacts(run.id, 'deep/down')] == ['deep/down/a.txt']
+    run.finish('FINISHED')
+    assert client().get_run(run.id).info.status == 'FINISHED'
+
+
+def test_run_goes_on_under_its_id(tmp_path: Path) -> None:
+    first = begun(tmp_path)
+    first.log(0, {'loss': 2.0})
+    first.finish('KILLED')
+    second = begun(tmp_path)
+    assert second.id == first.id
+    assert client().get_run(second.id).info.status == 'RUNNING'
+    second.log(1, {'loss': 1.0})
+    second.sync()
+    assert sent(second, 'loss') == [(0, 2.0), (1, 1.0)]
+
+
+def test_epochs_that_will_be_run_again_are_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.keep(0)
+    for epoch in range(3):
+        run.log(epoch, {'loss': 1.0})
+    run.keep(2)
+    assert [row['epoch'] for row in run.history()] == [0, 1]
+    run.keep(0)
+    assert run.history() == []
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['artifacts', 'metrics.jsonl']
+
+
+def test_line_that_was_cut_short_is_forgotten(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log(0, {'loss': 1.0})
+    whole = (tmp_path / 'metrics.jsonl').read_text(encoding='utf-8')
+    (tmp_path / 'metrics.jsonl').write_text(whole + whole[:20], encoding='utf-8')
+    assert [row['epoch'] for row in run.history()] == [0]
+    run.keep(1)
+    run.log(1, {'loss': 1.0})
+    assert [row['epoch'] for row in run.history()] == [0, 1]
+
+
+def test_run_that_its_store_has_lost_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / 'run')
+    run.log(0, {'loss': 2.0})
+    run.sync()
+    before = run.id
+    (tmp_path / 'elsewhere').mkdir()
+    monkeypatch.chdir(tmp_path / 'elsewhere')
+    again = begun(tmp_path / 'run')
+    assert again.id != before
+    again.sync()
+    assert sent(again, 'loss') == [(0, 2.0)]
+    assert client().get_run(again.id).data.params['a.b'] == '1'
+
+
+def test_names_and_numbers_that_the_store_refuses_are_brought_into_form(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    params = {f'network.field_{i}': i for i in range(230)} | {'val.a (b)': 'x' * 7000}
+    run.start('tests', 'many', params, {'a*b': 'c'})
+    run.log(0, {'IoU/car+van': 0.5})
+    run.sync()
+    found = client().get_run(run.id).data
+    assert len(found.params) == 231
+    assert found.params['val.a _b_'] == 'x' * 6000
+    assert found.tags['a_b'] == 'c'
+    assert found.metrics == {'IoU/car_van': 0.5}
+
+
+def test_a_study_is_made_once() -> None:
+    assert experiment_id(client(), 'twice') == experiment_id(client(), 'twice')
+    found = client().get_experiment_by_name('twice')
+    assert found is not None
+    assert found.artifact_location.endswith('/runs/mlflow_artifacts')
+
+
+def test_command_sends_what_is_left_and_how_it_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path)
+    run.log(0, {'loss': 2.0})
+    with monkeypatch.context() as away:
+        away.setenv('MLFLOW_TRACKING_URI', 'http://127.0.0.1:9')
+        with pytest.raises(TrackingError, match=r'MLflow at http://127\.0\.0\.1:9 cannot be used'):
+            run.finish('KILLED')
+    assert sent(run, 'loss') == []
+    assert main([str(tmp_path)]) == 0
+    assert sent(run, 'loss') == [(0, 2.0)]
+    assert client().get_run(run.id).info.status == 'KILLED'
+
+
+def test_command_leaves_a_run_running_that_is(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    assert main([str(tmp_path)]) == 0
+    assert client().get_run(run.id).info.status == 'RUNNING'
+
+
+def test_command_for_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path)]) == 1
+    assert 'is no folder of a run' in capsys.readouterr().err
+    (tmp_path / 'run.json').write_text('{', encoding='utf-8')
+    assert main([str(tmp_path)]) == 1
+    assert 'run.json is damaged' in capsys.readouterr().err
+
+
+def test_store_that_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / 'runs').mkdir()
+    (tmp_path / 'runs' / 'mlflow.db').write_text('nothing like a database' * 99, encoding='utf-8')
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(TrackingError, match='not a database'):
+        begun(tmp_path / 'run')
+
+
+class Server:
+    """A real MLflow server on a port of its own, which can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as free:
+            free.bind(('127.0.0.1', 0))
+            self.port = free.getsockname()[1]
+        self.uri = f'http://127.0.0.1:{self.port}'
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [
+            sys.executable, '-m', 'mlflow', 'server', '--port', str(self.port), '--workers', '1',
+            '--backend-store-uri', f'sqlite:///{self.folder}/server.db',
+            '--artifacts-destination', str(self.folder / 'files'),
+        ]  # fmt: skip
+        with (self.folder / 'server.log').open('ab') as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
+            )
+        for _ in range(600):
+            if self._answers():
+                return
+            time.sleep(0.1)
+        raise TimeoutError((self.folder / 'server.log').read_text(encoding='utf-8'))
+
+    def _answers(self) -> bool:
+        try:
+            urllib.request.urlopen(f'{self.uri}/health', timeout=2).close()  # noqa: S310
+        except OSError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Kill the server and its workers."""
+        if self.process is not None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+            self.process = None
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    found = Server(tmp_path)
+    found.start()
+    yield found
+    found.stop()
+
+
+def test_server_that_dies_costs_nothing(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', server.uri)
+    write_folders(tmp_path / 'streets', 'train', 4)
+    write_folders(tmp_path / 'streets', 'val', 4, first=9)
+    experiment = Experiment.model_validate(fields(tmp_path, network=DEEPLAB))
+    folder = tmp_path / 'run'
+    best = train(experiment, folder, report=lambda epoch, _: server.stop() if epoch == 0 else None)
+    said = capsys.readouterr()
+    assert 'warning: MLflow at' in said.out
+    assert f'the figures are kept in {folder} and sent later' in said.out
+    assert f'Nothing is lost: "python -m training.tracking {folder}" sends it' in said.err
+    lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+    scores = [json.loads(line)['mIoU'] for line in lines]
+    assert max(scores) == best
+    assert main([str(folder)]) == 1  # it is still down
+    server.start()
+    run = Run(folder)
+    assert sent(run, 'mIoU') == [(0, scores[0])]
+    assert main([str(folder)]) == 0
+    assert sent(run, 'mIoU') == list(enumerate(scores))
+    assert client().get_run(run.id).info.status == 'FINISHED'
+    there = {f.path for f in client().list_artifacts(run.id, 'checkpoint')}
+    assert 'checkpoint/model.safetensors' in there

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Write a report that compares tracked runs, as one HTML page that needs nothing else.
+
+python -m training.compare runs/unet runs/deeplabv3plus --output report.html
+python -m training.compare --study segmentation --output report.html
+python -m training.compare --study segmentation unet deeplabv3plus --output report.html
+"""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from segmentation_node.errors import SegmentationError, SettingError
+from training.report.page import render
+from training.report.records import read_records
+from training.report.selection import choose
+from training.tracking import client, tracking_uri
+
+
+def write_page(page: str, path: Path) -> None:
+    """Write the whole page or nothing; raises SettingError where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.report') as aside:
+            written = Path(aside, path.name)
+            written.write_text(page, encoding='utf-8')
+            written.replace(path)
+    except OSError as error:
+        raise SettingError(
+            f'{path} cannot be written ({error}); name another file as --output'
+        ) from error
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: choose runs, write their report."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        'runs', nargs='*', metavar='RUN',
+        help='id of a run, folder of a run, or its name within --study',
+    )  # fmt: skip
+    parser.add_argument('--study', help='MLflow experiment; alone: all its finished runs')
+    parser.add_argument(
+        '--trials', action='store_true', help='with --study alone: trials of searches, too'
+    )
+    parser.add_argument('--output', type=Path, required=True, help='the page to write')
+    arguments = parser.parse_args(argv)
+    if not arguments.runs and arguments.study is None:
+        parser.error('name the runs to compare, or a study with --study')
+    try:
+        store = client()
+        choice = choose(store, arguments.runs, arguments.study, trials=arguments.trials)
+        records = read_records(store, choice.runs)
+        write_page(render(records, choice.left_out, tracking_uri()), arguments.output)
+    except SegmentationError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    for sentence in choice.left_out:
+        print(sentence)
+    print(f'{arguments.output}: {", ".join(record.title for record in records)}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens while epochs pass: they are timed, scored, drawn, kept and told."""
+
+import resource
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import TQDMProgressBar
+from safetensors import SafetensorError
+from tqdm import tqdm
+
+from segmentation_node.checkpoint import Spec, save_checkpoint
+from segmentation_node.errors import SegmentationError
+from segmentation_node.labels import IGNORE
+from segmentation_node.metrics import Scores
+from segmentation_node.models.network import one_line
+from training import figures, provenance
+from training.batches import Data
+from training.card import model_card
+from training.task import Task
+from training.tracking import Run, TrackingError
+
+#: Called with an epoch, counted from 0, and its score; may raise to end the run.
+Report = Callable[[int, float], None]
+
+
+class Stopwatch(pl.Callback):
+    """Times an epoch of training, and how much of it the steps waited for data."""
+
+    def __init__(self) -> None:
+        self.seconds = self.waited = 0.0
+        self._began = self._idle_since = 0.0
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self.seconds = self.waited = 0.0
+        self._began = self._idle_since = time.perf_counter()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.waited += time.perf_counter() - self._idle_since
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._idle_since = time.perf_counter()
+
+    def on_validation_start(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self._began
+
+
+class Keeper(pl.Callback):
+    """Scores each epoch, keeps its figures, the best checkpoint, and the state to go on from.
+
+    Stands before the average among the callbacks: when a validation ends, the averaged weights
+    are still in place.
+    """
+
+    def __init__(
+        self, run: Run, data: Data, watch: Stopwatch, patience: int, report: Report | None
+    ) -> None:
+        self.run, self.data, self.watch = run, data, watch
+        self.patience, self.report = patience, report
+        self.best, self.best_epoch = -1.0, -1
+        self._score: float | None = None  # of this epoch, where it is evaluated
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        # A run that has stopped early does not go on when its command is given again.
+        self._stop_early(trainer, trainer.current_epoch - 1)
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._score = None
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        task = cast('Task', pl_module)
+        names = list(self.data.val)
+        results = [task.scores(i) for i in range(len(names))]
+        by_set = {name: scores for name, (scores, _, _) in zip(names, results, strict=True)}
+        scores, val_loss, seconds = results[0]
+        losses = {'train_loss': task.train_loss(), 'val_loss': val_loss}
+        self._score = scores.miou()
+        if self._score != self._score:  # NaN
+            raise SegmentationError(
+                f'validation set {names[0]!r} has no pixel of a class that is scored, so no epoch '
+                f'is better than another; give a set with labels first under "val"'
+            )
+        is_best = self._score > self.best
+        if is_best:
+            self.best, self.best_epoch = self._score, trainer.current_epoch
+        if trainer.is_global_zero:
+            row = losses | self._figures(task, scores, seconds)
+            row |= {f'mIoU/{name}': s.miou() for name, s in by_set.items()}
+            with told_where(self.run.folder):
+                self.run.log(trainer.current_epoch, row)
+                if is_best:
+                    self._keep_best(task, by_set)
+                self._draw(trainer.current_epoch, task)
+                provenance.write_confusion(self.run.artifacts / 'confusion.json', scores)
+            self._tell(trainer.current_epoch, row, scores)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        # Written aside and renamed, so that a kill leaves the old state or the new one whole.
+        path = state_file(self.run.folder)
+        aside = path.with_suffix('.new')
+        with told_where(path, aside):
+            trainer.save_checkpoint(aside)
+            if trainer.is_global_zero:
+                aside.replace(path)
+        self._stop_early(trainer, trainer.current_epoch)
+        if trainer.is_global_zero and self._score is not None:
+            # Sent after the state is kept: what a kill makes undone has not been told to anybody.
+            deliver(self.run)
+            if self.report is not None:
+                self.report(trainer.current_epoch, self._score)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {'best': self.best, 'best_epoch': self.best_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_epoch = state_dict['best'], state_dict['best_epoch']
+
+    def _stop_early(self, trainer: pl.Trainer, epoch: int) -> None:
+        if self.patience and epoch - self.best_epoch >= self.patience:
+            trainer.should_stop = True
+
+    def _figures(self, task: Task, scores: Scores, seconds: float) -> dict[str, float]:
+        steps = len(task.losses)
+        row = {
+            'pixel_acc': scores.pixel_accuracy(),
+            'mIoU': scores.miou(),
+            'Dice': scores.mean_dice(),
+            'imgs_per_sec': 1 / seconds,
+            'train_imgs_per_sec': steps * task.experiment.batch_size / self.watch.seconds,
+            'train_time_sec': self.watch.seconds,
+            'data_wait_share': self.watch.waited / self.watch.seconds,
+            'learning_rate': task.rate,
+            'peak_memory_mb': peak_memory_mb(task.device),
+        }
+        row |= {f'IoU/{name}': iou for name, iou in scores.class_iou().items()}
+        return row | {f'Dice/{name}': dice for name, dice in scores.class_dice().items()}
+
+    def _keep_best(self, task: Task, by_set: Mapping[str, Scores]) -> None:
+        described = provenance.describe(task, self.data, by_set, self.run)
+        spec = Spec(task.spec.family, task.spec.label_scheme, task.spec.preprocessing, described)
+        write_checkpoint(self.run.folder / 'checkpoint', task, spec)
+
+    def _draw(self, epoch: int, task: Task) -> None:
+        images = next(iter(self.data.val.values()))
+        columns = []
+        places = sorted({round(i * (len(images) - 1) / 3) for i in range(4)})
+        for place in places:
+            image, channels = images[place]
+            predicted = task.predict(image)
+            predicted[channels.numpy() == IGNORE] = IGNORE
+            column = [
+                image.permute(1, 2, 0).numpy(),
+                figures.draw_channels(channels.numpy(), task.scheme),
+                figures.draw_channels(predicted, task.scheme),
+            ]
+            columns.append(column)
+            for kind, picture in zip(('image', 'truth', 'prediction'), column, strict=True):
+                path = self.run.artifacts / 'examples' / f'{images.names[place]}_{kind}.png'
+                figures.write_picture(path, picture)
+        grid = self.run.artifacts / 'grid' / f'epoch_{epoch + 1:04}.png'
+        figures.write_picture(grid, figures.draw_grid(columns))
+        figures.write_curves(self.run.artifacts / 'curves.png', self.run.history())
+
+    def _tell(self, epoch: int, row: dict[str, float], scores: Scores) -> None:
+        by_class = ' '.join(f'{name} {100 * iou:.0f}' for name, iou in scores.class_iou().items())
+        best = ' (best)' if self.best_epoch == epoch else ''
+        tqdm.write(
+            f'epoch {epoch + 1}: loss {row["train_loss"]:.3f}, val {row["val_loss"]:.3f}, '
+            f'mIoU {100 * row["mIoU"]:.2f}{best}: {by_class}'
+        )
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's bar for training on a terminal; one for each validation would only flicker."""
+
+    def init_train_tqdm(self) -> Any:
+        return tqdm(dynamic_ncols=True, unit='step', file=sys.stdout, leave=False, disable=None)
+
+    def init_validation_tqdm(self) -> Any:
+        return tqdm(disable=True)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        self.train_progress_bar.reset(trainer.num_training_batches)
+        self.train_progress_bar.initial = 0
+        self.train_progress_bar.set_description(
+            f'epoch {trainer.current_epoch + 1} of {trainer.max_epochs}'
+        )
+
+    def get_metrics(self, _: pl.Trainer, pl_module: pl.LightningModule) -> dict[str, Any]:
+        newest = cast('Task', pl_module).losses[-20:]
+        return {'loss': f'{float(torch.stack(newest).mean()):.3f}'} if newest else {}
+
+
+class Ending(pl.Callback):
+    """SIGTERM ends a run as Ctrl-C does, and the first process ends the others.
+
+    Lightning would tell the others by a broadcast, for which they may not be there.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # signals are not for us
+        if trainer.is_global_zero:
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+        else:  # Ctrl-C reaches all of them
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def state_file(folder: Path) -> Path:
+    """What a run goes on from."""
+    return folder / 'state.ckpt'
+
+
+def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
+    """Replace a checkpoint folder by a newer one, whole or not at all."""
+    aside, before = folder.with_suffix('.new'), folder.with_suffix('.old')
+    if before.exists() and not folder.exists():  # a kill came between the two renames below
+        before.replace(folder)
+    with told_where(folder, aside):
+        for leftover in (aside, before):
+            shutil.rmtree(leftover, ignore_errors=True)
+        save_checkpoint(aside, task.network, spec, model_card(spec))
+        if folder.exists():
+            folder.replace(before)
+        aside.replace(folder)
+        shutil.rmtree(before, ignore_errors=True)
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Most memory so far: the device's where it has its own, else the process's."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+@contextmanager
+def told_where(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """Name what cannot be written, and take away what was written of it `aside`."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if aside is not None and aside.is_dir():
+            shutil.rmtree(aside, ignore_errors=True)
+        elif aside is not None:
+            aside.unlink(missing_ok=True)
+        raise SegmentationError(
+            f'{path} cannot be written: {one_line(error)}; make room there and give the same '
+            f'command again, it goes on after the last whole epoch'
+        ) from error
+
+
+def deliver(run: Run) -> None:
+    """Send what is new; what cannot be sent stays in the run's folder until it can."""
+    try:
+        run.sync()
+    except (TrackingError, OSError) as error:
+        tqdm.write(f'warning: {error}; the figures are kept in {run.folder} and sent later')
+
+
+def close(run: Run, status: str) -> None:
+    """Send the rest and say how to do it by hand where that fails."""
+    checkpoint = run.folder / 'checkpoint'
+    try:
+        for path in checkpoint.glob('*'):
+            (run.artifacts / 'checkpoint').mkdir(exist_ok=True)
+            shutil.copy2(path, run.artifacts / 'checkpoint')
+        run.finish(status)
+    except (TrackingError, OSError) as error:
+        print(
+            f'warning: {one_line(error)}. Nothing is lost: "python -m training.tracking '
+            f'{run.folder}" sends it',
+            file=sys.stderr,
+        )

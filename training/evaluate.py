@@ -1,0 +1,307 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Score a checkpoint as the robot runs it, on a data set or on a bag with truth in it.
+
+    python -m training.evaluate deeplabv3plus --set camvid --split val
+    python -m training.evaluate --run runs/unet_camvid8 --set camvid --split val --flip
+    python -m training.evaluate mask2former --bag drive.mcap
+    python -m training.evaluate --bag drive.mcap --predicted /segmentation_node/label_mask
+
+writes a folder: all figures as scores.json, the same to read as report.md, the confusion table
+and the worst frames as pictures.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from segmentation_node import topics
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_quiet_option,
+    count,
+    share,
+    topic_name,
+)
+from segmentation_node.bags.score_bag import TRUTH_TOPIC
+from segmentation_node.choices import PRECISIONS
+from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.segmenter import Segmenter
+from training.boundary import TOLERANCE
+from training.config import Experiment, Use, catalogue, load_experiment
+from training.datasets import open_files
+from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded
+from training.evaluation_folder import REPORT_FILE, check_free, write_folder
+from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
+from training.labelled_frames import BagFrames, FileFrames, Frames
+
+RUNS: Final = Path('runs')
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        _check(args)
+        folder = _folder(args)
+        check_free(folder)
+        found = _evaluated(args)
+        # Told before anything is written: a full disk shall not cost the figures.
+        shown = {name: value for name, value in found.figures().items() if '/' not in name}
+        print(', '.join(f'{name} {value:.4f}' for name, value in shown.items()))
+        write_folder(found, folder)
+    except (SegmentationError, OSError) as error:
+        print(f'evaluate: {error}', file=sys.stderr)
+        return 1
+    print(f'{found.frames} frames of {found.data}; report in {folder / REPORT_FILE}')
+    if args.run is not None:
+        print(f'python -m training.tracking {args.run} sends it to MLflow')
+    return 0
+
+
+def _evaluated(args: argparse.Namespace) -> Evaluation:
+    tolerance, worst, scheme = args.boundary_tolerance, args.worst, args.label_scheme
+    if args.predicted is not None:
+        return evaluate_recorded(
+            _bag(args), label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet
+        )
+    # What is wrong about the data is told before the seconds in which a model loads.
+    mode, frames = _mode(args), _frames(args)
+    segmenter = Segmenter(
+        _model(args),
+        device=args.device,
+        precision=args.precision,
+        input_size=None if args.input_size is None else tuple(args.input_size),
+    )
+    return evaluate(
+        segmenter, frames, mode,
+        label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet,
+    )  # fmt: skip
+
+
+def _model(args: argparse.Namespace) -> str:
+    return args.model or str(args.run / 'checkpoint')
+
+
+def _mode(args: argparse.Namespace) -> InferenceMode:
+    return InferenceMode(
+        None if args.window is None else tuple(args.window),
+        USUAL_OVERLAP if args.overlap is None else args.overlap,
+        args.scales or WHOLE.scales,
+        args.flip,
+    )
+
+
+def _frames(args: argparse.Namespace) -> Frames:
+    if args.bag is not None:
+        return _bag(args)
+    if args.experiment is not None:
+        experiment = load_experiment(args.experiment, [])
+    else:
+        # Only its data sets are asked for, and those are the catalogue's.
+        experiment = Experiment.model_construct()
+    if args.data_root is not None:
+        experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
+    use = Use(set=args.set, split=args.split, count=args.count, seed=args.seed)
+    part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
+    return FileFrames(open_files(experiment, use), f'{args.set} {args.split}{part}')
+
+
+def _bag(args: argparse.Namespace) -> BagFrames:
+    return BagFrames(
+        args.bag, args.topic, args.truth or TRUTH_TOPIC, args.predicted, args.truth_bag,
+        args.salvage,
+    )  # fmt: skip
+
+
+def _folder(args: argparse.Namespace) -> Path:
+    if args.output is not None:
+        return Path(args.output)
+    name = args.name or _name(args)
+    return (
+        RUNS / 'evaluation' / name
+        if args.run is None
+        else (args.run / 'artifacts' / 'evaluation' / name)
+    )
+
+
+def _name(args: argparse.Namespace) -> str:
+    """A name that says what was evaluated on what and how.
+
+    In a run's own folder it does not say what: evaluations of several runs are compared by name.
+    """
+    if args.predicted is not None:
+        what = args.predicted
+    elif args.model is None:
+        what = ''
+    else:
+        path = Path(re.sub(r'/checkpoint/?$', '', args.model))
+        what = path.name if path.is_dir() else args.model
+    data = args.bag.stem if args.bag is not None else f'{args.set}-{args.split}'
+    box = '' if args.input_size is None else 'x'.join(map(str, args.input_size))
+    how = _mode(args).name.replace(WHOLE.name, '')
+    parts = [re.sub(r'[^A-Za-z0-9.]+', '_', part).strip('_') for part in (what, data, box, how)]
+    return '-'.join(filter(None, parts))
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise SettingError where options do not go together."""
+    if (args.set is None) == (args.bag is None):
+        raise SettingError('say what to evaluate on: --set NAME --split NAME, or --bag BAG')
+    if args.set is not None and args.split is None:
+        raise SettingError(f'--set {args.set} needs --split, such as --split val')
+    for_sets = ('split', 'count', 'experiment', 'data_root')
+    for_bags = ('topic', 'truth', 'predicted', 'truth_bag', 'salvage')
+    for names, other in ((for_sets, 'set'), (for_bags, 'bag')):
+        for name in names:
+            if getattr(args, name) and getattr(args, other) is None:
+                raise SettingError(
+                    f'--{name.replace("_", "-")} belongs to --{other}, which is not given'
+                )
+    models = [args.model is not None or args.run is not None, args.predicted is not None]
+    if sum(models) != 1:
+        raise SettingError(
+            'say what to evaluate, one of: a model (bundled name, folder or hub id), --run with '
+            'its checkpoint, or the masks that a bag holds by --predicted TOPIC'
+        )
+    if args.predicted is not None:
+        for name in ('window', 'scales', 'flip', 'input_size'):
+            if getattr(args, name):
+                raise SettingError(
+                    f'--{name.replace("_", "-")} is for a model to run; the masks of '
+                    f'{args.predicted} are scored as they were recorded'
+                )
+    if args.overlap is not None and args.window is None:
+        raise SettingError(f'--overlap {args.overlap:g} is that of windows; give --window H W')
+    if args.output is not None and args.name is not None:
+        raise SettingError('--name is for the usual folder; leave it out where --output is given')
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no list of scales; expected one like 0.5,1,1.5'
+        ) from None
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='evaluate',
+        description='Score a checkpoint through what the robot runs, on a data set or on a bag '
+        'with truth in it: IoU by class and category, Dice, pixel accuracy, boundary F-score, '
+        'calibration, and the worst frames as pictures.',
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument(
+        'model', nargs='?', metavar='MODEL', help='bundled name, checkpoint folder, or hub id'
+    )
+    parser.add_argument(
+        '--run', type=Path, metavar='FOLDER',
+        help='a training run: its checkpoint is evaluated, and what is written becomes one of '
+        'its artifacts',
+    )  # fmt: skip
+    parser.add_argument(
+        '--input-size', type=count, nargs=2, metavar=('H', 'W'),
+        help="box that images are fitted into; the checkpoint's without it",
+    )  # fmt: skip
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
+    parser.add_argument(
+        '--label-scheme', metavar='NAME',
+        help='scheme to score in, where model and truth have only coarser classes in common; '
+        'that of the model without it',
+    )  # fmt: skip
+    _add_data(parser)
+    _add_modes(parser)
+    parser.add_argument(
+        '--boundary-tolerance', type=share, default=TOLERANCE, metavar='SHARE',
+        help="how far a boundary may be off, as a share of the image's diagonal",
+    )  # fmt: skip
+    out = parser.add_argument_group('output')
+    out.add_argument(
+        '--output', type=Path, metavar='FOLDER',
+        help=f'{RUNS}/evaluation/NAME without it, or artifacts/evaluation/NAME of --run',
+    )  # fmt: skip
+    out.add_argument('--name', help='of the folder; without it one that says what and how')
+    out.add_argument(
+        '--worst', type=_number_from_0, default=WORST, metavar='N', help='frames to draw'
+    )
+    add_quiet_option(parser)
+    return parser
+
+
+def _number_from_0(text: str) -> int:
+    return 0 if text == '0' else count(text)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    sets = parser.add_argument_group('on a data set')
+    sets.add_argument('--set', metavar='NAME', help=f'one of {", ".join(catalogue())}')
+    sets.add_argument('--split', metavar='NAME', help='train, val, ...')
+    sets.add_argument(
+        '--count', type=count, metavar='N', help='only N frames, drawn by --seed; all without it'
+    )
+    sets.add_argument('--seed', type=_number_from_0, default=0, metavar='N', help='for --count')
+    sets.add_argument(
+        '--data-root', type=Path, metavar='FOLDER', help='where data sets lie; data without it'
+    )
+    sets.add_argument(
+        '--experiment', type=Path, metavar='FILE', help='whose own data sets can be named as well'
+    )
+    bags = parser.add_argument_group('on a bag')
+    bags.add_argument(
+        '--bag', type=Path, metavar='BAG',
+        help='a folder with metadata.yaml, or a .mcap or .db3 file, with a camera and its truth',
+    )  # fmt: skip
+    bags.add_argument(
+        '--topic', type=topic_name, metavar='TOPIC',
+        help='camera; needed where the bag has several',
+    )  # fmt: skip
+    bags.add_argument(
+        '--truth', type=topic_name, metavar='TOPIC',
+        help=f'ground truth, with {topics.LABEL_INFO_JSON} beside it; {TRUTH_TOPIC} without it',
+    )  # fmt: skip
+    bags.add_argument(
+        '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; the same without it'
+    )
+    bags.add_argument(
+        '--predicted', type=topic_name, metavar='TOPIC',
+        help=f'score these label masks, such as {topics.resolved(topics.LABEL_MASK)}, and run '
+        f'no model',
+    )  # fmt: skip
+    bags.add_argument(
+        '--salvage', action='store_true',
+        help='read an MCAP file that was cut short, as far as it goes',
+    )  # fmt: skip
+
+
+def _add_modes(parser: argparse.ArgumentParser) -> None:
+    modes = parser.add_argument_group(
+        'how to look at an image (as the node does, whole and once, without these)'
+    )
+    modes.add_argument(
+        '--window', type=count, nargs=2, metavar=('H', 'W'),
+        help='slide a window of so many pixels of the network over it, such as the crop it was '
+        'trained on',
+    )  # fmt: skip
+    modes.add_argument(
+        '--overlap', type=share, metavar='SHARE',
+        help=f'of neighbouring windows; {USUAL_OVERLAP:.2f} without it',
+    )  # fmt: skip
+    scales = modes.add_mutually_exclusive_group()
+    scales.add_argument(
+        '--scales', type=_scales, metavar='S,S', help='average over several scales'
+    )
+    scales.add_argument(
+        '--multi-scale', dest='scales', action='store_const', const=USUAL_SCALES,
+        help='those of the papers, ' + ','.join(f'{s:g}' for s in USUAL_SCALES),
+    )  # fmt: skip
+    modes.add_argument('--flip', action='store_true', help='average with the mirrored image, too')
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of an evaluation: the confusion table, and a frame with what is wrong in it."""
+
+import math
+from pathlib import Path
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from segmentation_node.demo.lettering import BOLD, GREY, shortened, width, write
+from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.labels import LabelScheme
+from segmentation_node.metrics import UNCOUNTED, LabelImage, Scores, Target
+from segmentation_node.rendering import colorize
+from training.evaluation import JudgedFrame
+
+#: Predictions that are no scored class.
+OTHER: Final = 'other'
+WRONG: Final = (255, 128, 0)
+NOT_SCORED: Final = (40, 70, 130)
+PANEL_WIDTH: Final = 480
+GAP: Final = 10
+TEXT_PX: Final = 13
+PAPER: Final = 255
+
+
+def confusion_table(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
+    """Names of the K scored classes and OTHER, and pixels (K, K + 1), rows are the truth."""
+    ids = [c.id for c in scores.scored]
+    rows = scores.counts[ids]  # (K, 256)
+    others = rows.sum(axis=1) - rows[:, ids].sum(axis=1)
+    return [*(c.name for c in scores.scored), OTHER], np.column_stack([rows[:, ids], others])
+
+
+def write_confusion(scores: Scores, path: Path) -> None:
+    """Draw the confusion table in % of the pixels of each true class, as a PNG."""
+    names, counts = confusion_table(scores)
+    totals = counts.sum(axis=1, keepdims=True)
+    percent = 100 * counts / np.where(totals, totals, 1)  # (K, K + 1)
+    side = 2.5 + 0.55 * len(names)
+    figure = Figure(figsize=(side + 1.5, side), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
+    figure.colorbar(image, ax=axes, label='% of the pixels of the true class', shrink=0.8)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
+    axes.set_yticks(range(len(names) - 1), names[:-1])
+    axes.set_xlabel('predicted')
+    axes.set_ylabel('truth')
+    axes.set_title(f'Confusion in % by true class ({scores.scheme.name})')
+    for (row, column), value in np.ndenumerate(percent):
+        if value >= 0.5:
+            # At 75 % of these colours black and white are as easy to read, 4.5 : 1 each.
+            color = 'white' if value > 75 else 'black'
+            axes.text(column, row, f'{value:.0f}', ha='center', va='center', color=color, size=9)
+    for row in np.flatnonzero(totals[:, 0] == 0):
+        axes.text(0, int(row), 'not in the truth', va='center', color='dimgray', size=8)
+    figure.savefig(path, dpi=110)
+
+
+def draw_frame(frame: JudgedFrame, scheme: LabelScheme) -> bytes:
+    """Image, truth, prediction and errors side by side, with a legend, as a PNG."""
+    shown = np.where(frame.target == UNCOUNTED, scheme.void_id, frame.target).astype(np.uint8)
+    panels = {
+        'image': frame.image_rgb,
+        'truth': colorize(shown, scheme),
+        'prediction': colorize(frame.labels, scheme),
+        'errors: orange wrong, blue not scored': draw_errors(
+            frame.image_rgb, frame.target, frame.labels
+        ),
+    }
+    height, width_px = frame.labels.shape
+    size_wh = (PANEL_WIDTH, max(1, round(PANEL_WIDTH * height / width_px)))
+    sheet_width = GAP + len(panels) * (PANEL_WIDTH + GAP)
+    head = np.full((2 * TEXT_PX + 46, sheet_width, 3), PAPER, np.uint8)
+    title = f'{frame.name}   mIoU {frame.miou:.3f}   pixel accuracy {frame.pixel_accuracy:.3f}'
+    title = shortened(title, sheet_width - 2 * GAP, TEXT_PX + 2, BOLD)
+    write(head, (GAP, TEXT_PX + 14), title, TEXT_PX + 2, font=BOLD)
+    row = np.full((size_wh[1] + GAP, sheet_width, 3), PAPER, np.uint8)
+    for i, (name, picture) in enumerate(panels.items()):
+        left = GAP + i * (PANEL_WIDTH + GAP)
+        write(head, (left, head.shape[0] - 10), name, TEXT_PX)
+        # Labels shrink without new colours; a photograph by its means.
+        how = cv2.INTER_AREA if i == 0 else cv2.INTER_NEAREST_EXACT
+        row[: size_wh[1], left : left + PANEL_WIDTH] = cv2.resize(
+            picture, size_wh, interpolation=how
+        )
+    present = {int(i) for i in np.unique(shown)} | {int(i) for i in np.unique(frame.labels)}
+    legend = _legend(scheme, present, sheet_width)
+    return encode_png(np.ascontiguousarray(np.vstack([head, row, legend])))
+
+
+def draw_errors(image_rgb: ImageRgb, target: Target, labels: LabelImage) -> ImageRgb:
+    """The image in grey, wrong pixels and those that are not scored in a colour each."""
+    grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
+    picture = np.asarray(cv2.cvtColor(grey // 2 + 90, cv2.COLOR_GRAY2RGB), np.uint8)
+    picture[target == UNCOUNTED] = NOT_SCORED
+    picture[(target != UNCOUNTED) & (target != labels)] = WRONG
+    return picture
+
+
+def _legend(scheme: LabelScheme, present: set[int], sheet_width: int) -> ImageRgb:
+    """Swatch and name of each class that is in the pictures."""
+    classes = [c for c in scheme.classes if c.id in present]
+    entry = 60 + max((width(c.name, TEXT_PX) for c in classes), default=0)
+    per_line = max(1, (sheet_width - GAP) // entry)
+    band = np.full(
+        (math.ceil(len(classes) / per_line) * 26 + GAP, sheet_width, 3), PAPER, np.uint8
+    )
+    for i, c in enumerate(classes):
+        line, column = divmod(i, per_line)
+        left, top = GAP + column * entry, line * 26
+        cv2.rectangle(band, (left, top), (left + 26, top + 18), c.color, cv2.FILLED)
+        cv2.rectangle(band, (left, top), (left + 26, top + 18), GREY, 1)
+        write(band, (left + 34, top + 15), c.name, TEXT_PX)
+    return band

@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a run: the same validation images each time, and its curves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.labels import IGNORE, LabelScheme
+
+#: Width of a picture in the grid.
+TILE = 320
+
+
+def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> ImageRgb:
+    """(H, W) channels in the scheme's colours, (H, W, 3) uint8 RGB; IGNORE is black."""
+    colors = np.zeros((256, 3), np.uint8)
+    colors[: len(scheme.channel_ids)] = scheme.palette[scheme.channel_ids]
+    colors[IGNORE] = 0
+    return colors[channels]
+
+
+def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
+    """Columns of pictures of one size each, side by side, (H, W, 3) uint8 RGB."""
+    tiles = []
+    for column in columns:
+        height, width = column[0].shape[:2]
+        size_wh = (TILE, max(1, round(TILE * height / width)))
+        tiles.append([cv2.resize(p, size_wh, interpolation=cv2.INTER_AREA) for p in column])
+    tallest = max(tile.shape[0] for column in tiles for tile in column)
+    padded = [
+        [np.pad(t, ((0, tallest - t.shape[0] + 4), (0, 4), (0, 0))) for t in column]
+        for column in tiles
+    ]
+    return np.concatenate([np.concatenate(column) for column in padded], axis=1)
+
+
+def write_picture(path: Path, image_rgb: ImageRgb) -> None:
+    """Write a PNG, and the folders it lies in."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(encode_png(np.ascontiguousarray(image_rgb)))
+
+
+def write_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
+    """Loss, scores and IoU by class over the epochs, as one PNG."""
+    figure = Figure(figsize=(13, 4), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 3)
+    by_class = sorted({key for row in history for key in row if key.startswith('IoU/')})
+    panels = (
+        ('loss', ('train_loss', 'val_loss')),
+        ('score', ('mIoU', 'Dice', 'pixel_acc')),
+        ('IoU by class', by_class),
+    )
+    for axis, (title, keys) in zip(axes, panels, strict=True):
+        for key in keys:
+            points = [(row['epoch'] + 1, row[key]) for row in history if key in row]
+            axis.plot(*np.array(points).reshape(-1, 2).T, marker='.', label=key.split('/')[-1])
+        axis.set_title(title)
+        axis.set_xlabel('epoch')
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize='small')
+    for axis in axes[1:]:
+        axis.set_ylim(0, 1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=100)

@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames with truth to evaluate on: the files of a data set, or the messages of a bag."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from segmentation_node import topics
+from segmentation_node.bags import messages
+from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
+from segmentation_node.errors import BagError
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme
+from segmentation_node.metrics import LabelImage
+from training.datasets import LabelledFiles
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 ids.
+
+    `labels` and `confidence`, (H, W) uint8, are what was recorded for it, where something was.
+    """
+
+    name: str
+    image_rgb: ImageRgb
+    truth: LabelImage
+    labels: LabelImage | None = None
+    confidence: LabelImage | None = None
+
+
+class Frames(Protocol):
+    """Frames to go through; `scheme` is that of the truth, `source` says where they are from."""
+
+    @property
+    def scheme(self) -> LabelScheme: ...
+    @property
+    def source(self) -> str: ...
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Frame]: ...
+
+
+@dataclass(frozen=True)
+class FileFrames:
+    """The files of one split of a data set; raises DatasetError where one is bad."""
+
+    files: LabelledFiles
+    source: str
+
+    @property
+    def scheme(self) -> LabelScheme:
+        """What the ids of the truth mean."""
+        return self.files.scheme
+
+    def __len__(self) -> int:
+        return len(self.files.pairs)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for pair in self.files.pairs:
+            image_rgb, truth = self.files.read(pair)
+            yield Frame(pair.name, image_rgb, truth)
+
+
+class BagFrames:
+    """Camera images of a bag that have truth of the same stamp, in the order of time.
+
+    Frames are named by their stamps in nanoseconds. `recorded_scheme` is that of the label masks
+    that were asked for, None without them.
+
+    Raises:
+        BagError: a topic or scheme is missing, no stamp has all, or a message is bad.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        camera: str | None = None,
+        truth_topic: str = TRUTH_TOPIC,
+        predicted_topic: str | None = None,
+        truth_path: Path | None = None,
+        salvage: bool = False,
+    ) -> None:
+        """Look through the bag.
+
+        Args:
+            path: bag with the camera.
+            camera: Image or CompressedImage; None is the only camera there is.
+            truth_topic: ground truth, mono8.
+            predicted_topic: label masks to read as well, mono8; their confidence is read from
+                the topic `confidence` beside them where there is one.
+            truth_path: bag with the truth; the same bag where None.
+            salvage: read a bag that was cut short as far as it goes.
+        """
+        self._path, self._truth_path, self._salvage = path, truth_path or path, salvage
+        self._truth_topic, self._predicted_topic = truth_topic, predicted_topic
+        self.source = f'{path}, truth {truth_topic}'
+        self.recorded_scheme: LabelScheme | None = None
+        with open_bag(path, salvage) as bag, open_bag(self._truth_path, salvage) as truth_bag:
+            self._camera = find_camera(bag, camera)
+            self.scheme: LabelScheme = scheme_beside(truth_bag, truth_topic)
+            names = [self._camera.name]
+            if predicted_topic is not None:
+                self.recorded_scheme = scheme_beside(bag, predicted_topic)
+                self.source += f', masks {predicted_topic}'
+                names.append(predicted_topic)
+            self._confidence_topic = _confidence_beside(bag, predicted_topic)
+            if self._confidence_topic is not None:
+                names.append(self._confidence_topic)
+            stamps = [(name, stamps_ns(bag, name)) for name in names]
+            stamps.append((truth_topic, stamps_ns(truth_bag, truth_topic)))
+        self._common = set.intersection(*(set(found) for _, found in stamps))
+        if not self._common:
+            found = ', '.join(f'{name} ({len(ns)} frames)' for name, ns in stamps)
+            raise BagError(
+                f'no stamp of {path} is common to {found}; truth and masks must keep the stamps '
+                f'of the camera images'
+            )
+
+    def __len__(self) -> int:
+        return len(self._common)
+
+    def __iter__(self) -> Iterator[Frame]:
+        with ExitStack() as bags:
+            bag = bags.enter_context(open_bag(self._path, self._salvage))
+            truth_bag = bags.enter_context(open_bag(self._truth_path, self._salvage))
+            labels = messages.decode_labels
+            streams = [
+                decoded(
+                    bag, self._camera.name, self._common, messages.DECODERS[self._camera.msgtype]
+                ),
+                decoded(truth_bag, self._truth_topic, self._common, labels),
+                *(
+                    decoded(bag, name, self._common, labels)
+                    for name in (self._predicted_topic, self._confidence_topic)
+                    if name is not None
+                ),
+            ]
+            for stamp_ns, pictures in by_stamp(*streams):
+                sizes = {picture.shape[:2] for picture in pictures}
+                if len(sizes) > 1:
+                    raise BagError(
+                        f'the pictures of {self._path} at {stamp_ns} ns are of sizes '
+                        f'{sorted(sizes)}; image, truth and masks must be of one size'
+                    )
+                yield Frame(str(stamp_ns), *pictures)
+
+
+def _confidence_beside(bag: Bag, predicted_topic: str | None) -> str | None:
+    if predicted_topic is None:
+        return None
+    name = f'{predicted_topic.rpartition("/")[0]}/{topics.CONFIDENCE}'
+    there = any(topic.name == name and count for topic, count in bag.counts.items())
+    return name if there else None

@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decode, resize and remap the images of an experiment once, into a cache that training maps.
+
+    python -m training.prepare training/configs/deeplabv3plus_camvid8.yaml
+
+Training does the same where the cache is missing or the files have changed since. Every file is
+checked on the way, and a bad one is named before any training begins.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from segmentation_node.errors import DatasetError, SegmentationError
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.metrics import LabelImage
+from segmentation_node.models.network import one_line
+from training.config import Experiment, Use, load_experiment
+from training.datasets import LabelledFiles, open_files
+
+#: Changes whenever what is written changes, so that nothing older is read.
+FORMAT: Final = 1
+
+
+@dataclass(frozen=True)
+class PreparedImages:
+    """Images and channels of one label scheme, mapped from a cache folder.
+
+    `fingerprint` is the SHA-256 of all pixels and channels; IGNORE stands where a pixel says
+    nothing.
+    """
+
+    names: tuple[str, ...]
+    sizes_hw: tuple[tuple[int, int], ...]
+    offsets: tuple[int, ...]  # in pixels
+    fingerprint: str
+    source: str
+    _images: npt.NDArray[np.uint8]
+    _channels: npt.NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """(3, H, W) uint8 RGB and (H, W) uint8 channels, both views of the mapped files."""
+        image_rgb, channels = self.arrays(index)
+        return torch.from_numpy(image_rgb).permute(2, 0, 1), torch.from_numpy(channels)
+
+    def arrays(self, index: int) -> tuple[ImageRgb, LabelImage]:
+        """(H, W, 3) uint8 RGB and (H, W) uint8 channels."""
+        height, width = self.sizes_hw[index]
+        pixels = slice(self.offsets[index], self.offsets[index] + height * width)
+        image_rgb = self._images[pixels].reshape(height, width, 3)
+        return image_rgb, self._channels[pixels].reshape(height, width)
+
+    def channel_counts(self) -> npt.NDArray[np.int64]:
+        """Pixels of each channel over the whole set, (256,) int64."""
+        counts = (np.bincount(self.arrays(i)[1].ravel(), minlength=256) for i in range(len(self)))
+        return np.asarray(np.sum(list(counts), axis=0), np.int64)
+
+
+def prepared(experiment: Experiment, use: Use, target: LabelScheme) -> PreparedImages:
+    """The images of one use, from the cache, which is filled first where it has to be.
+
+    Raises:
+        DatasetError: a file is unpaired, unreadable, of the wrong size, or has unknown ids; or
+            the cache cannot be written.
+        SettingError, SchemeError: the data set or its scheme is not known.
+    """
+    files = open_files(experiment, use)
+    folder = Path(experiment.cache) / f'{use.set}-{use.split}-{_key(files, target, experiment)}'
+    if not folder.exists():
+        _fill(folder, files, target, experiment.fit_hw)
+    return _map(folder, files.source)
+
+
+def _key(files: LabelledFiles, target: LabelScheme, experiment: Experiment) -> str:
+    """A short digest of all that decides the content of a cache folder."""
+    stats = [
+        (str(p.resolve()), p.stat()) for pair in files.pairs for p in (pair.image, pair.labels)
+    ]
+    content = {
+        'format': FORMAT,
+        'files': [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
+        'schemes': [asdict_of(files.scheme), asdict_of(target)],
+        'fit_hw': experiment.fit_hw,
+    }
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def asdict_of(scheme: LabelScheme) -> list[Any]:
+    """The rows of a scheme as plain values."""
+    return [asdict(c) for c in scheme.classes]
+
+
+def _fill(
+    folder: Path, files: LabelledFiles, target: LabelScheme, fit_hw: tuple[int, int] | None
+) -> None:
+    channel_of_id = target.channels_from(files.scheme)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Written aside and renamed, so that a folder with this name is always whole.
+        with tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.parent) as name:
+            aside = Path(name, 'whole')
+            aside.mkdir()
+            with (
+                (aside / 'images.bin').open('wb') as images,
+                (aside / 'channels.bin').open('wb') as channels,
+            ):
+                index = _write(files, channel_of_id, fit_hw, images, channels)
+            (aside / 'index.json').write_text(json.dumps(index), encoding='utf-8')
+            try:
+                aside.rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first
+                    raise
+    except OSError as error:
+        raise DatasetError(
+            f'the prepared images cannot be written to {folder}: {error}; make room there, or '
+            f'name another folder as "cache"'
+        ) from error
+
+
+def _write(
+    files: LabelledFiles,
+    channel_of_id: npt.NDArray[np.uint8],
+    fit_hw: tuple[int, int] | None,
+    images: BinaryIO,
+    channels: BinaryIO,
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    sizes: list[tuple[int, int]] = []
+    what = f'preparing {files.pairs[0].image.parent}'
+    for pair in tqdm(files.pairs, what, unit='image', disable=None):
+        image_rgb, ids = files.read(pair)
+        image_rgb, ids = _fitted(image_rgb, ids, fit_hw)
+        for stream, array in ((images, image_rgb), (channels, channel_of_id[ids])):
+            data = np.ascontiguousarray(array).tobytes()
+            digest.update(data)
+            stream.write(data)
+        sizes.append((ids.shape[0], ids.shape[1]))
+    names = [pair.name for pair in files.pairs]
+    return {'names': names, 'sizes_hw': sizes, 'fingerprint': digest.hexdigest()}
+
+
+def _fitted(
+    image_rgb: ImageRgb, ids: LabelImage, fit_hw: tuple[int, int] | None
+) -> tuple[ImageRgb, LabelImage]:
+    """Both scaled down to fit into a box, aspect kept; never scaled up."""
+    if fit_hw is None:
+        return image_rgb, ids
+    height, width = ids.shape
+    scale = min(1.0, fit_hw[0] / height, fit_hw[1] / width)
+    if scale == 1:
+        return image_rgb, ids
+    size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return (
+        np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8),
+        # Plain "nearest" would shift the labels by half a pixel against the image.
+        np.asarray(cv2.resize(ids, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
+    )
+
+
+def _map(folder: Path, source: str) -> PreparedImages:
+    try:
+        index = json.loads((folder / 'index.json').read_text(encoding='utf-8'))
+        sizes = tuple((int(h), int(w)) for h, w in index['sizes_hw'])
+        ends = np.cumsum([h * w for h, w in sizes]).tolist()
+        return PreparedImages(
+            tuple(index['names']), sizes, (0, *ends[:-1]), index['fingerprint'], source,
+            _mapped(folder / 'images.bin', 3 * ends[-1]).reshape(-1, 3),
+            _mapped(folder / 'channels.bin', ends[-1]),
+        )  # fmt: skip
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(
+            f'the prepared images in {folder} are damaged ({one_line(error)}); remove it and '
+            f'start again'
+        ) from error
+
+
+def _mapped(path: Path, size: int) -> npt.NDArray[np.uint8]:
+    # Copy on write: torch asks for writable memory even where it only reads.
+    mapped = np.memmap(path, np.uint8, 'c')
+    if mapped.size != size:
+        raise ValueError(f'{path.name} has {mapped.size} bytes, expected {size}')
+    return mapped
+
+
+def prepare_all(experiment: Experiment) -> Iterator[tuple[str, PreparedImages]]:
+    """All data sets of an experiment, each under the name it goes by."""
+    target = load_scheme(experiment.label_scheme)
+    for use in experiment.train:
+        yield f'{use.set} {use.split}', prepared(experiment, use, target)
+    for name, val in experiment.val.items():
+        yield name, prepared(experiment, val, target)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line: prepare and list what is there."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('experiment', type=Path, help='YAML file in training/configs')
+    parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
+    arguments = parser.parse_args(argv)
+    try:
+        experiment = load_experiment(arguments.experiment, arguments.overrides)
+        for name, images in prepare_all(experiment):
+            print(f'{name}: {len(images)} images, fingerprint {images.fingerprint[:12]}')
+    except SegmentationError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run can say of itself: parameters, versions, data, machine, figures."""
+
+import json
+import logging
+import platform
+import subprocess
+import warnings
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from segmentation_node.metrics import Scores
+from training.batches import Data
+from training.config import Experiment
+from training.losses import Objective
+from training.task import Task
+from training.tracking import Run
+
+PACKAGES: Final = ('torch', 'lightning', 'transformers', 'segmentation-models-pytorch', 'timm')
+
+
+def params(experiment: Experiment) -> dict[str, object]:
+    """All fields of an experiment, nested ones by dotted names."""
+    return dict(_flat('', experiment.model_dump(mode='json')))
+
+
+def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, Mapping) and value:
+        pairs: Any = value.items()
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        pairs = enumerate(value)
+    else:
+        yield prefix, value
+        return
+    for key, inner in pairs:
+        yield from _flat(f'{prefix}.{key}' if prefix else str(key), inner)
+
+
+def tags(data: Data, objective: Objective) -> dict[str, str]:
+    """What else a run should be found by, or not be compared across."""
+    return {
+        'git_revision': revision(),
+        'machine': machine(),
+        'loss_kind': objective.kind,
+        'train_fingerprint': ' '.join(images.fingerprint[:12] for images in data.train),
+        'val_fingerprint': ' '.join(images.fingerprint[:12] for images in data.val.values()),
+    } | {f'version.{package}': version(package) for package in PACKAGES}
+
+
+def machine() -> str:
+    """The kind of machine that figures of speed belong to."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f'{torch.get_num_threads()} threads, {_processor()}'
+
+
+def _processor() -> str:
+    try:
+        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
+    return names[0] if names else platform.machine()
+
+
+def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> dict[str, Any]:
+    """Provenance of a checkpoint as plain values: recipe, data, figures, curve, versions."""
+    experiment = task.experiment
+    return {
+        'parameters': sum(p.numel() for p in task.network.parameters()),
+        'epoch': task.current_epoch + 1,
+        'steps': task.global_step,
+        'recipe': experiment.model_dump(mode='json'),
+        'data': [
+            {'name': f'{use.set} {use.split}', 'source': images.source, 'images': len(images),
+             'fingerprint': images.fingerprint}
+            for use, images in zip(experiment.train, data.train, strict=True)
+        ],
+        'metrics': {
+            name: {
+                'miou': round(s.miou(), 4),
+                'miou_with_void': round(s.miou_with_void(), 4),
+                'dice': round(s.mean_dice(), 4),
+                'pixel_accuracy': round(s.pixel_accuracy(), 4),
+                'class_iou': {k: round(v, 4) for k, v in s.class_iou().items()},
+            }
+            for name, s in by_set.items()
+        },
+        'curve': [
+            {k: round(row[k], 4) for k in ('epoch', 'train_loss', 'val_loss', 'mIoU') if k in row}
+            for row in run.history()
+        ],
+        'machine': machine(),
+        'versions': {package: version(package) for package in PACKAGES},
+        'revision': revision(),
+        'mlflow_run': run.id,
+    }  # fmt: skip
+
+
+def write_confusion(path: Path, scores: Scores) -> None:
+    """The confusion table of the learned classes as JSON, rows are the truth."""
+    classes = scores.scheme.learned
+    ids = [c.id for c in classes]
+    content = {
+        'classes': [c.name for c in classes],
+        'counts': scores.counts[ids][:, ids].tolist(),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content), encoding='utf-8')
+
+
+def revision() -> str:
+    """The repository's commit, 'unknown' outside of one, with '+changes' where there are some."""
+    commit = _git('rev-parse', 'HEAD')
+    if commit is None:
+        return 'unknown'
+    return commit + ('+changes' if _git('status', '--porcelain', '-uno') else '')
+
+
+def _git(*arguments: str) -> str | None:
+    command = ['git', '-C', str(Path(__file__).parent), *arguments]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    except OSError:  # no git on this machine
+        return None
+    return None if found.returncode else found.stdout.strip()
+
+
+def quiet_libraries() -> None:
+    """Keep what libraries tell their own developers off the terminal."""
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    for name in ('lightning.pytorch', 'lightning.fabric'):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        'The .* does not have many workers',
+        'The number of training batches',
+        'Checkpoint directory',
+        r'.*isinstance\(treespec, LeafSpec\)',
+    ):
+        warnings.filterwarnings('ignore', text)

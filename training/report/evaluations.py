@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `training.evaluate` found out about the runs' checkpoints, side by side."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from training.report.records import Record
+from training.report.summary import ABSENT, score
+
+FOLDER: Final = 'evaluation'
+FILE: Final = 'scores.json'
+#: Keys of scores.json that two evaluations must have in common to be comparable.
+CONDITIONS: Final = ('data', 'mode', 'label_scheme', 'frames')
+FIGURES: Final = 'figures'
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Evaluations of one name; `rows` hold a figure of each run, `caveats` forbid comparisons."""
+
+    name: str
+    rows: tuple[tuple[str, tuple[str, ...]], ...]
+    caveats: tuple[str, ...]
+
+
+def evaluations(records: Sequence[Record]) -> tuple[list[Evaluation], list[str]]:
+    """The evaluations that any run has; and sentences on what is missing."""
+    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    missing = []
+    for record in records:
+        names = [path.removeprefix(f'{FOLDER}/') for path in record.artifacts.names(FOLDER)]
+        if not names:
+            missing.append(f'{record.title} has no evaluation of its checkpoint among its files.')
+        for name in names:
+            content = _read(record, f'{FOLDER}/{name}/{FILE}')
+            if content is None:
+                missing.append(f'{record.title} has no readable {FOLDER}/{name}/{FILE}.')
+            else:
+                found.setdefault(name, {})[record.letter] = content
+    letters = [record.letter for record in records]
+    return [_evaluation(name, of, letters) for name, of in sorted(found.items())], missing
+
+
+def _read(record: Record, path: str) -> Mapping[str, Any] | None:
+    try:
+        content = record.artifacts.read_json(path)
+    except ValueError:
+        return None
+    is_one = isinstance(content, dict) and isinstance(content.get(FIGURES), dict)
+    return content if is_one else None
+
+
+def _evaluation(
+    name: str, of: Mapping[str, Mapping[str, Any]], letters: Sequence[str]
+) -> Evaluation:
+    keys = dict.fromkeys(key for content in of.values() for key in content[FIGURES])
+    conditions = {key: [_word(of, letter, key) for letter in letters] for key in CONDITIONS}
+    figures = {key: [_figure(of, letter, key) for letter in letters] for key in keys}
+    caveats = (
+        f'The evaluations differ in {key.replace("_", " ")} and may not be compared.'
+        for key in CONDITIONS
+        if len({str(content.get(key)) for content in of.values()}) > 1
+    )
+    rows = {**conditions, **figures}
+    return Evaluation(
+        name, tuple((key, tuple(values)) for key, values in rows.items()), tuple(caveats)
+    )
+
+
+def _word(of: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
+    return str(of[letter].get(key, ABSENT)) if letter in of else ABSENT
+
+
+def _figure(of: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
+    value = of[letter][FIGURES].get(key) if letter in of else None
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return ABSENT
+    return score(value)

@@ -1,0 +1,218 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report as one HTML page that loads nothing: no script, no font, no file."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from training.report import augmentation, comparability, pictures, settings
+from training.report.charts import (
+    Chart,
+    bar_chart,
+    curve_chart,
+    scatter_chart,
+    unbeaten,
+)
+from training.report.comparability import Caveat, Topic, loss_kind, of_topics
+from training.report.confusion import ConfusionTable, read_confusion
+from training.report.drawing import Drawing, Style, sample
+from training.report.evaluations import evaluations
+from training.report.records import Record, class_names
+from training.report.summary import ABSENT, COLUMNS, in_brief, rate, restricted, score, summarize
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How the curve of a metric is shown."""
+
+    title: str
+    text: Callable[[float], str]
+    from_zero: bool = True
+
+
+@dataclass(frozen=True)
+class Part:
+    """Charts that belong together, and what is to be minded about them."""
+
+    title: str
+    caveats: Sequence[Caveat]
+    charts: Sequence[Chart]
+
+
+def _plain(value: float) -> str:
+    return f'{value:.4g}'
+
+
+def _whole(value: float) -> str:
+    return f'{value:.0f}'
+
+
+#: Metrics by their names in `training.tracking`, in the order of the page.
+SCORES: Final = {
+    'mIoU': Metric('mIoU', score, from_zero=False),
+    'Dice': Metric('Dice', score, from_zero=False),
+    'pixel_acc': Metric('Pixel accuracy', score, from_zero=False),
+}
+LOSSES: Final = {
+    'train_loss': Metric('Training loss', score),
+    'val_loss': Metric('Validation loss', score),
+}
+SPEEDS: Final = {
+    'imgs_per_sec': Metric('Inference, images per second', rate),
+    'train_imgs_per_sec': Metric('Training, images per second', rate),
+    'train_time_sec': Metric('Training time of an epoch, s', _plain),
+    'data_wait_share': Metric('Share of time waiting for data', score),
+    'peak_memory_mb': Metric('Peak memory, MB', _whole),
+    'learning_rate': Metric('Learning rate', _plain),
+}
+BY_CLASS: Final = ('IoU', 'Dice')
+
+
+def render(records: Sequence[Record], left_out: Sequence[str], store: str) -> str:
+    """Write the page.
+
+    Args:
+        records: at least one run; their letters are used all over the page.
+        left_out: sentences on runs that could have been expected here.
+        store: where the runs are tracked.
+    """
+    folder = Path(__file__).parent
+    # All that runs are called and tagged with is text from elsewhere: everything is escaped.
+    environment = Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters['score'] = score
+    return environment.get_template('page.html.jinja').render(_content(records, left_out, store))
+
+
+def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> dict[str, Any]:
+    found = comparability.caveats(records)
+    progress, no_progress = pictures.progress(records)
+    evaluated, not_evaluated = evaluations(records)
+    tables = [(record, read_confusion(record)) for record in records]
+    return {
+        'records': records,
+        'left_out': left_out,
+        'store': store,
+        'written': datetime.now(timezone.utc),
+        'key': [(record, sample(Style(i), Style(i).words)) for i, record in enumerate(records)],
+        'caveats': found,
+        'about': _by_topic(found),
+        'in_brief': in_brief(records),
+        'columns': COLUMNS,
+        'summary': summarize(records),
+        'restricted': restricted(records),
+        'val_sets': _by_val_set(records),
+        'pairs': augmentation.pairs(records),
+        'speed_chart': scatter_chart('Inference speed against mIoU', records),
+        'unbeaten': unbeaten(records),
+        'curves': _curves(records, found),
+        'class_bars': [chart for metric in BY_CLASS for chart in _class_bars(records, metric)],
+        'class_curves': [chart for metric in BY_CLASS for chart in _class_curves(records, metric)],
+        'gallery': pictures.gallery(records),
+        'legend': _legend(records),
+        'progress': progress,
+        'no_progress': no_progress,
+        'confusions': [(r, t) for r, t in tables if isinstance(t, ConfusionTable)],
+        'no_confusions': [t for _, t in tables if isinstance(t, str)],
+        'evaluations': evaluated,
+        'no_evaluations': not_evaluated,
+        'settings': settings.sheet([record.params for record in records]),
+        'origins': settings.sheet([settings.origins(record) for record in records]),
+        'absent': ABSENT,
+    }
+
+
+def _by_topic(found: Sequence[Caveat]) -> dict[str, list[Caveat]]:
+    """The caveats that stand beside each part of the page."""
+    return {
+        'scores': of_topics(found, Topic.QUALITY),
+        'speed': of_topics(found, Topic.QUALITY, Topic.INFERENCE),
+        'epochs': of_topics(found, Topic.EPOCHS),
+        'origin': of_topics(found, Topic.ORIGIN),
+    }
+
+
+def _curves(records: Sequence[Record], found: Sequence[Caveat]) -> list[Part]:
+    styled = list(enumerate(records))
+    parts = [
+        Part('Scores', of_topics(found, Topic.QUALITY), _charts(styled, SCORES)),
+        Part('Losses', of_topics(found, Topic.LOSS), list(_loss_charts(records))),
+        Part(
+            'Speed, time and memory',
+            of_topics(found, Topic.INFERENCE, Topic.COST),
+            _charts(styled, SPEEDS),
+        ),
+    ]
+    return [part for part in parts if part.charts]
+
+
+def _charts(
+    records: Sequence[tuple[int, Record]], metrics: Mapping[str, Metric], of: str = ''
+) -> list[Chart]:
+    charts = [
+        curve_chart(m.title + of, records, name, m.text, from_zero=m.from_zero)
+        for name, m in metrics.items()
+    ]
+    return [chart for chart in charts if chart is not None]
+
+
+def _loss_charts(records: Sequence[Record]) -> Iterator[Chart]:
+    """Losses of one kind in one chart; on one scale, different kinds would say nothing."""
+    kinds = list(dict.fromkeys(map(loss_kind, records)))
+    for kind in kinds:
+        alike = [(i, record) for i, record in enumerate(records) if loss_kind(record) == kind]
+        yield from _charts(alike, LOSSES, f': {kind}' if len(kinds) > 1 else '')
+
+
+def _class_bars(records: Sequence[Record], metric: str) -> Iterator[Chart]:
+    names = class_names(records, metric)
+    if names:
+        groups = {name: [r.at_best(f'{metric}/{name}') for r in records] for name in names}
+        yield bar_chart(f'{metric} by class, at the best epoch', records, groups)
+
+
+def _class_curves(records: Sequence[Record], metric: str) -> Iterator[Chart]:
+    for name in class_names(records, metric):
+        title = f'{metric} of {name}'
+        chart = curve_chart(
+            title, list(enumerate(records)), f'{metric}/{name}', score, from_zero=False
+        )
+        if chart is not None:
+            yield chart
+
+
+def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
+    """The mIoU at the best epoch by validation set, where there are several."""
+    names = class_names(records, 'mIoU')
+    rows = [(name, [r.at_best(f'mIoU/{name}') for r in records]) for name in names]
+    return [
+        (name, [ABSENT if v is None else score(v) for v in values])
+        for name, values in rows
+        if len(names) > 1
+    ]
+
+
+def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, Drawing]]]]:
+    """Class names and colours of each label scheme that occurs."""
+    schemes = {r.scheme.name: r.scheme for r in records if r.scheme is not None}
+    return [
+        (name, [(c.name, _swatch(c.name, c.color)) for c in scheme.classes])
+        for name, scheme in schemes.items()
+    ]
+
+
+def _swatch(name: str, color: tuple[int, int, int]) -> Drawing:
+    drawing = Drawing(22, 14, f'Colour of {name}')
+    drawing.svg.set('class', 'swatch')
+    drawing.rect((0, 0), 22, 14, 'frame')
+    drawing.svg[-1].set('style', f'fill:rgb{color}')
+    return drawing

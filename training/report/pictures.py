@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of the runs as data URIs, each with words that say what it shows."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.errors import ImageError
+from segmentation_node.image_files import ImageRgb, decode_file, encode_jpeg, encode_png
+from segmentation_node.labels import LabelScheme
+from training.report.records import Record
+
+#: Width that pictures are scaled down to.
+PICTURE_WIDTH: Final = 480
+GRID_WIDTH: Final = 1000
+#: Validation images that are shown.
+SHOWN: Final = 8
+GRID: Final = re.compile(r'grid/epoch_\d+\.png')
+KINDS: Final = ('image', 'truth', 'prediction')
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that the page holds itself."""
+
+    uri: str
+    alt: str
+    width: int
+    height: int
+
+
+@dataclass
+class Example:
+    """One validation image, its truth, and what the runs made of it by their index."""
+
+    name: str
+    image: Picture
+    truth: Picture
+    predictions: dict[int, Picture] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Validation images side by side; sentences tell what is missing."""
+
+    examples: tuple[Example, ...]
+    missing: tuple[str, ...]
+
+
+def photograph(image_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+    """A camera image, scaled down to at most `width`."""
+    small = _scaled(image_rgb, width, cv2.INTER_AREA)
+    return _picture('jpeg', encode_jpeg(small, 82), alt, small)
+
+
+def label_picture(color_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+    """Labels in their colours, scaled down to at most `width`; no new colours appear."""
+    small = _scaled(color_rgb, width, cv2.INTER_NEAREST_EXACT)
+    return _picture('png', encode_png(small), alt, small)
+
+
+def _picture(codec: str, data: bytes, alt: str, image: ImageRgb) -> Picture:
+    uri = f'data:image/{codec};base64,{base64.b64encode(data).decode("ascii")}'
+    return Picture(uri, alt, image.shape[1], image.shape[0])
+
+
+def _scaled(image: ImageRgb, width: int, interpolation: int) -> ImageRgb:
+    if image.shape[1] <= width:
+        return np.ascontiguousarray(image)
+    height = max(1, round(image.shape[0] * width / image.shape[1]))
+    return np.asarray(cv2.resize(image, (width, height), interpolation=interpolation), np.uint8)
+
+
+def gallery(records: Sequence[Record]) -> Gallery:
+    """The validation images that the runs kept, those that most runs share first.
+
+    Pictures stand side by side only where image and truth are the same to the pixel.
+    """
+    found: dict[tuple[str, str], Example] = {}
+    missing = []
+    for index, record in enumerate(records):
+        names = _example_names(record)
+        if not names:
+            missing.append(f'{record.title} has no example pictures among its files.')
+        for name in names:
+            pictures = _read_example(record, name)
+            if isinstance(pictures, str):
+                missing.append(pictures)
+                continue
+            image, truth, prediction = pictures
+            key = (name, _digest(image, truth))
+            if key not in found:
+                found[key] = Example(
+                    name,
+                    photograph(image, f'Validation image {name}.'),
+                    label_picture(truth, _truth_alt(name, truth, record.scheme)),
+                )
+            alt = _prediction_alt(record, name, truth, prediction)
+            found[key].predictions[index] = label_picture(prediction, alt)
+    examples = sorted(found.values(), key=lambda example: -len(example.predictions))
+    if len(examples) > SHOWN:
+        missing.append(f'{len(examples) - SHOWN} more examples are in MLflow, not here.')
+    return Gallery(tuple(examples[:SHOWN]), tuple(missing))
+
+
+def _example_names(record: Record) -> list[str]:
+    ending = f'_{KINDS[-1]}.png'
+    paths = record.artifacts.names('examples')
+    return [
+        path.removeprefix('examples/').removesuffix(ending)
+        for path in paths
+        if path.endswith(ending)
+    ]
+
+
+def _read_example(record: Record, name: str) -> tuple[ImageRgb, ImageRgb, ImageRgb] | str:
+    read = []
+    for kind in KINDS:
+        path = f'examples/{name}_{kind}.png'
+        picture = _decoded(record, path)
+        if picture is None:
+            return f'{record.title} has no readable {path}; example {name} is left out there.'
+        read.append(picture)
+    image, truth, prediction = read
+    if not image.shape == truth.shape == prediction.shape:
+        return f'{record.title} has pictures of different sizes for {name}; they are left out.'
+    return image, truth, prediction
+
+
+def _decoded(record: Record, path: str) -> ImageRgb | None:
+    data = record.artifacts.read(path)
+    try:
+        return None if data is None else decode_file(data)
+    except ImageError:
+        return None
+
+
+def _digest(*images: ImageRgb) -> str:
+    digest = hashlib.sha256()
+    for image in images:
+        digest.update(str(image.shape).encode())
+        digest.update(np.ascontiguousarray(image).tobytes())
+    return digest.hexdigest()
+
+
+def class_shares(color_rgb: ImageRgb, scheme: LabelScheme) -> Mapping[str, float]:
+    """Share of each class in a picture in the scheme's colours, largest first.
+
+    Empty where the picture has any other colour. Black is told as void, for pixels without an
+    annotation are black, too.
+    """
+    codes, counts = np.unique(_codes(color_rgb), return_counts=True)
+    name_of = _names_by_code(scheme)
+    if not set(codes.tolist()) <= set(name_of):
+        return {}
+    shares: dict[str, float] = {}
+    for code, pixels in zip(codes.tolist(), counts.tolist(), strict=True):
+        shares[name_of[code]] = shares.get(name_of[code], 0) + pixels / counts.sum()
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _codes(color_rgb: ImageRgb) -> npt.NDArray[np.int32]:
+    """(H, W) colours as single numbers."""
+    return color_rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
+
+
+def _names_by_code(scheme: LabelScheme) -> dict[int, str]:
+    void = next(c.name for c in scheme.classes if c.void)
+    return {0: void} | {
+        (c.color[0] << 16) + (c.color[1] << 8) + c.color[2]: c.name for c in scheme.classes
+    }
+
+
+def _truth_alt(name: str, truth: ImageRgb, scheme: LabelScheme | None) -> str:
+    shares = class_shares(truth, scheme) if scheme is not None else {}
+    told = ', '.join(f'{100 * share:.0f} % {name}' for name, share in shares.items())
+    return f'Truth of {name}: {told}.' if told else f'Truth of {name}, a colour for each class.'
+
+
+def _prediction_alt(record: Record, name: str, truth: ImageRgb, prediction: ImageRgb) -> str:
+    true, predicted = _codes(truth), _codes(prediction)
+    counted = true != 0
+    if not counted.any():
+        return f'Prediction of {record.title} for {name}; its truth is all void.'
+    right = (true == predicted)[counted].mean()
+    text = f'Prediction of {record.title} for {name}: {100 * right:.1f} % of the pixels are right'
+    wrong = counted & (true != predicted)
+    if record.scheme is None or not wrong.any():
+        return f'{text}.'
+    pairs, counts = np.unique(
+        np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True
+    )
+    names = _names_by_code(record.scheme)
+    was, taken = pairs[:, counts.argmax()].tolist()
+    return (
+        f'{text}; the most frequent mistake is {names.get(was, "another class")} taken for '
+        f'{names.get(taken, "another class")}, {100 * counts.max() / counted.sum():.1f} %.'
+    )
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The first and the last grid of validation images of a run."""
+
+    record: Record
+    grids: tuple[tuple[str, Picture], ...]
+
+
+def progress(records: Sequence[Record]) -> tuple[list[Progress], list[str]]:
+    """How the predictions of each run came along; and sentences on what is missing."""
+    found, missing = [], []
+    for record in records:
+        grids = tuple(_grids(record))
+        if grids:
+            found.append(Progress(record, grids))
+        else:
+            missing.append(f'{record.title} has no grid of validation images among its files.')
+    return found, missing
+
+
+def _grids(record: Record) -> Iterator[tuple[str, Picture]]:
+    paths = [path for path in record.artifacts.names('grid') if GRID.fullmatch(path)]
+    for path in dict.fromkeys(paths[:1] + paths[-1:]):
+        grid = _decoded(record, path)
+        if grid is not None:
+            title = f'epoch {int(path[len("grid/epoch_") : -len(".png")])}'
+            alt = (
+                f'Validation images after {title} of {record.title}: the rows are image, truth '
+                f'and prediction.'
+            )
+            yield title, photograph(grid, alt, GRID_WIDTH)

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tracked runs as plain values: settings, curves and files."""
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from statistics import fmean, median
+from typing import Any, Final
+
+import yaml
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from segmentation_node.checkpoint import SPEC_FILE
+from segmentation_node.errors import SchemeError
+from segmentation_node.labels import LabelScheme, load_scheme
+from training.report.selection import reading
+
+#: Decides which epoch is a run's best, as in training.
+SCORE: Final = 'mIoU'
+
+Curve = Mapping[int, float]
+
+
+class Artifacts:
+    """The files of one run in MLflow; what is not there or cannot be fetched is None."""
+
+    def __init__(self, store: MlflowClient, run_id: str) -> None:
+        self._store, self._run_id = store, run_id
+
+    def names(self, folder: str) -> list[str]:
+        """Paths of the files and folders in a folder, sorted; empty where there is none."""
+        try:
+            return sorted(f.path for f in self._store.list_artifacts(self._run_id, folder or None))
+        except (MlflowException, OSError):
+            return []
+
+    def read(self, path: str) -> bytes | None:
+        """The content of a file."""
+        folder, _, _ = path.rpartition('/')
+        if path not in self.names(folder):
+            return None
+        # The library draws a bar for every file otherwise.
+        os.environ.setdefault('MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR', 'false')
+        with tempfile.TemporaryDirectory() as aside:
+            try:
+                return Path(self._store.download_artifacts(self._run_id, path, aside)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def read_json(self, path: str) -> Any:
+        """The content of a JSON file; raises ValueError where it is none."""
+        data = self.read(path)
+        return None if data is None else json.loads(data)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run; `letter` stands for it wherever its name would not fit.
+
+    `curves` are by metric, then by epoch counted from 1. `params` are the fields of the
+    experiment, an inner field as `train.0.set`.
+    """
+
+    letter: str
+    name: str
+    id: str
+    study: str
+    status: str
+    started: datetime
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    curves: Mapping[str, Curve]
+    artifacts: Artifacts
+
+    @property
+    def title(self) -> str:
+        """Letter and name, for running text."""
+        return f'{self.letter} ({self.name})'
+
+    @cached_property
+    def epochs(self) -> int:
+        """How many epochs were run."""
+        return max((epoch for curve in self.curves.values() for epoch in curve), default=0)
+
+    @cached_property
+    def best_epoch(self) -> int | None:
+        """The first epoch with the highest mIoU; None where it was never measured."""
+        curve = self.curves.get(SCORE, {})
+        return max(curve, key=lambda epoch: (curve[epoch], -epoch), default=None)
+
+    def at_best(self, metric: str) -> float | None:
+        """A figure at the best epoch, or where there is none, at the last."""
+        curve = self.curves.get(metric, {})
+        epoch = self.best_epoch if self.best_epoch is not None else max(curve, default=0)
+        return curve.get(epoch)
+
+    def median(self, metric: str) -> float | None:
+        """The median of a figure over the epochs."""
+        values = self.curves.get(metric, {}).values()
+        return median(values) if values else None
+
+    def greatest(self, metric: str) -> float | None:
+        """The largest value of a figure over the epochs."""
+        return max(self.curves.get(metric, {}).values(), default=None)
+
+    def total(self, metric: str) -> float | None:
+        """The sum of a figure over all epochs; one not measured counts as the mean of the rest."""
+        values = self.curves.get(metric, {}).values()
+        return fmean(values) * self.epochs if values else None
+
+    def param(self, key: str, default: str = '') -> str:
+        """A field of the experiment as text."""
+        return self.params.get(key, default)
+
+    def number(self, key: str, default: float) -> float:
+        """A field of the experiment as a number; the default where it is none."""
+        try:
+            return float(self.params[key])
+        except (KeyError, ValueError):
+            return default
+
+    def inner(self, key: str) -> dict[str, str]:
+        """The fields of the experiment below `key`, by the rest of their names."""
+        below = f'{key}.'
+        return {
+            name.removeprefix(below): value
+            for name, value in sorted(self.params.items())
+            if name.startswith(below)
+        }
+
+    @cached_property
+    def scheme(self) -> LabelScheme | None:
+        """The label scheme, None where it is not known here."""
+        try:
+            return load_scheme(self.params['label_scheme'])
+        except (KeyError, SchemeError):
+            return None
+
+    @cached_property
+    def parameters(self) -> float | None:
+        """How many weights the network has, as the run or its checkpoint tells."""
+        known = {**self._provenance, **self.tags, **self.params}
+        try:
+            return float(known['parameters'])
+        except (KeyError, ValueError, TypeError):
+            return None
+
+    @cached_property
+    def _provenance(self) -> Mapping[str, Any]:
+        data = self.artifacts.read(f'checkpoint/{SPEC_FILE}')
+        try:
+            content = yaml.safe_load(data or b'')
+            found = content['provenance']
+        except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+def read_records(store: MlflowClient, runs: Sequence[Run]) -> list[Record]:
+    """Fetch settings and curves of the runs; raises TrackingError."""
+    with reading():
+        studies = {
+            i: store.get_experiment(i).name for i in {run.info.experiment_id for run in runs}
+        }
+        return [
+            Record(
+                letter=_letter(index),
+                name=run.info.run_name or run.info.run_id[:8],
+                id=run.info.run_id,
+                study=studies[run.info.experiment_id],
+                status=run.info.status,
+                started=datetime.fromtimestamp(run.info.start_time / 1000, tz=timezone.utc),
+                params=dict(run.data.params),
+                tags={k: v for k, v in run.data.tags.items() if not k.startswith('mlflow.')},
+                curves={name: _curve(store, run, name) for name in sorted(run.data.metrics)},
+                artifacts=Artifacts(store, run.info.run_id),
+            )
+            for index, run in enumerate(runs)
+        ]
+
+
+def _letter(index: int) -> str:
+    """A to Z, then AA, AB and so on."""
+    tens, ones = divmod(index, 26)
+    return (_letter(tens - 1) if tens else '') + chr(ord('A') + ones)
+
+
+def _curve(store: MlflowClient, run: Run, metric: str) -> Curve:
+    """Value by epoch from 1; of an epoch that was run again after a stop, the newest value."""
+    history = sorted(
+        store.get_metric_history(run.info.run_id, metric), key=lambda m: (m.step, m.timestamp)
+    )
+    return {m.step + 1: m.value for m in history if math.isfinite(m.value)}
+
+
+def class_names(records: Sequence[Record], metric: str) -> list[str]:
+    """Classes that `metric/CLASS` exists of, in the order of the label schemes."""
+    found = {
+        name.removeprefix(f'{metric}/')
+        for record in records
+        for name in record.curves
+        if name.startswith(f'{metric}/')
+    }
+    return [name for name in dict.fromkeys(_in_order(records, found)) if name in found]
+
+
+def _in_order(records: Sequence[Record], found: set[str]) -> Iterator[str]:
+    for record in records:
+        if record.scheme is not None:
+            yield from (c.name for c in record.scheme.classes)
+    yield from sorted(found)

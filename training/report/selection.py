@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tracked runs are meant: by id, by name, by folder, or all of a study."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment, Run
+from mlflow.exceptions import MlflowException
+
+from segmentation_node.models.network import one_line
+from training.tracking import TrackingError, tracking_uri
+
+#: Tag by which MLflow knows a run inside another one, as a trial lies inside its search.
+PARENT_TAG: Final = 'mlflow.parentRunId'
+#: `training.search` gives it to the parent of its trials.
+SEARCH_TAG: Final = 'search.trials'
+RUN_ID: Final = re.compile('[0-9a-f]{32}')
+#: Runs that an error names, at most.
+NAMED: Final = 20
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The runs of a report, and a sentence for each run of the study that is left out."""
+
+    runs: tuple[Run, ...]
+    left_out: tuple[str, ...] = ()
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Turn what MLflow and the network throw into a TrackingError that names the store."""
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f'MLflow at {tracking_uri()} cannot be read ({one_line(error)}); start the server, '
+            f'or set MLFLOW_TRACKING_URI to where the runs are'
+        ) from error
+
+
+def choose(
+    store: MlflowClient, wanted: Sequence[str], study: str | None, *, trials: bool = False
+) -> Choice:
+    """Find the runs: those wanted, in their order, or all finished ones of the study.
+
+    Args:
+        store: where the runs are tracked.
+        wanted: run ids, folders of runs, or names of runs of `study`; none means the whole study.
+        study: name of an MLflow experiment.
+        trials: whether a whole study means the trials of its searches, too.
+
+    Raises:
+        TrackingError: a run or the study does not exist (the error names those that do), or the
+            name is not unique.
+    """
+    with reading():
+        runs = _runs_of(store, [_study(store, study)]) if study is not None else []
+        if not wanted:
+            return _whole(study or '', runs, trials=trials)
+        found = {run.info.run_id: run for run in (_find(store, w, study, runs) for w in wanted)}
+        return Choice(tuple(found.values()))
+
+
+def _study(store: MlflowClient, name: str) -> Experiment:
+    found = store.get_experiment_by_name(name)
+    if found is None:
+        there_are = ', '.join(repr(e.name) for e in store.search_experiments())
+        raise TrackingError(f'no study {name!r} in {tracking_uri()}; there are {there_are}')
+    return found
+
+
+def _runs_of(store: MlflowClient, studies: Sequence[Experiment]) -> list[Run]:
+    """All runs that are not deleted, the oldest first."""
+    found: list[Run] = []
+    token = None
+    while True:
+        page = store.search_runs(
+            [e.experiment_id for e in studies],
+            order_by=['attributes.start_time ASC'],
+            page_token=token,
+        )
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _whole(study: str, runs: list[Run], *, trials: bool) -> Choice:
+    chosen, left_out = [], []
+    for run in runs:
+        if PARENT_TAG in run.data.tags and not trials:
+            left_out.append(f'{run.info.run_name} is a trial of a search; --trials includes it.')
+        elif SEARCH_TAG in run.data.tags:
+            left_out.append(f'{run.info.run_name} is a search, not a model.')
+        elif run.info.status != 'FINISHED':
+            left_out.append(f'{run.info.run_name} is not finished ({run.info.status.lower()}).')
+        elif not run.data.metrics:
+            left_out.append(f'{run.info.run_name} has no figures.')
+        else:
+            chosen.append(run)
+    if not chosen:
+        raise TrackingError(
+            f'study {study!r} has no finished run with figures; {_there_are(runs)}'
+        )
+    return Choice(tuple(chosen), tuple(left_out))
+
+
+def _find(store: MlflowClient, wanted: str, study: str | None, runs: list[Run]) -> Run:
+    state = Path(wanted) / 'run.json'
+    if state.is_file():
+        return _by_id(store, _id_in(state), f'{wanted} names')
+    if RUN_ID.fullmatch(wanted):
+        return _by_id(store, wanted, 'there is')
+    return _by_name(store, wanted, study, runs)
+
+
+def _id_in(state: Path) -> str:
+    try:
+        content = json.loads(state.read_text(encoding='utf-8'))
+        run_id = content['run_id']
+    except (ValueError, KeyError, TypeError) as error:
+        raise TrackingError(
+            f'{state} cannot be read ({error!r}); give the id of the run instead'
+        ) from error
+    if not isinstance(run_id, str) or not run_id:
+        raise TrackingError(
+            f'the run in {state.parent} has not arrived in MLflow yet; send it with '
+            f'"python -m training.tracking {state.parent}"'
+        )
+    return run_id
+
+
+def _by_id(store: MlflowClient, run_id: str, who: str) -> Run:
+    try:
+        run = store.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != 'RESOURCE_DOES_NOT_EXIST':
+            raise
+    else:
+        if run.info.lifecycle_stage == 'active':
+            return run
+    everything = _runs_of(store, store.search_experiments())
+    raise TrackingError(
+        f'{who} no run {run_id} in {tracking_uri()}; {_there_are(everything)}'
+        if who == 'there is'
+        else f'{who} run {run_id}, which is not in {tracking_uri()}; {_there_are(everything)}'
+    )
+
+
+def _by_name(store: MlflowClient, name: str, study: str | None, runs: list[Run]) -> Run:
+    if study is None:
+        everything = _runs_of(store, store.search_experiments())
+        raise TrackingError(
+            f'{name!r} is neither the id of a run nor a folder with a run.json; for the name of a '
+            f'run say --study, too; {_there_are(everything)}'
+        )
+    named = [run for run in runs if run.info.run_name == name]
+    finished = [run for run in named if run.info.status == 'FINISHED']
+    match finished or named:
+        case [only]:
+            return only
+        case []:
+            raise TrackingError(f'study {study!r} has no run {name!r}; {_there_are(runs)}')
+        case several:
+            raise TrackingError(
+                f'study {study!r} has {len(several)} runs named {name!r}; give an id: '
+                + ', '.join(run.info.run_id for run in several)
+            )
+
+
+def _there_are(runs: Sequence[Run]) -> str:
+    """The newest runs by name, id and status, for an error."""
+    if not runs:
+        return 'there are no runs at all'
+    newest = sorted(runs, key=lambda run: -run.info.start_time)
+    named = [
+        f'{run.info.run_name!r} ({run.info.run_id}, {run.info.status.lower()})'
+        for run in newest[:NAMED]
+    ]
+    more = f' and {len(runs) - NAMED} older ones' if len(runs) > NAMED else ''
+    return f'there are {", ".join(named)}{more}'

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search has found: a table, a picture, and the best experiment as a file."""
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from optuna.trial import FrozenTrial, TrialState
+
+from training.config import Experiment, save_experiment
+from training.search_space import Choices, Range, Space
+
+#: Files in the folder of a search.
+BEST_FILE: Final = 'best.yaml'
+TABLE_FILE: Final = 'trials.csv'
+PICTURE_FILE: Final = 'trials.png'
+
+STATES: Final = {
+    TrialState.COMPLETE: 'finished',
+    TrialState.PRUNED: 'pruned',
+    TrialState.FAIL: 'failed',
+    TrialState.RUNNING: 'open',
+    TrialState.WAITING: 'open',
+}
+#: Marker and colour by state; told apart without colours, too.
+MARKS: Final = {'finished': ('o', '#0072b2'), 'pruned': ('x', '#d55e00')}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trial; `miou` is None where there is none, `values` are the fields it tried.
+
+    `seconds` are those from its first start to its end, an interruption counted in.
+    """
+
+    number: int
+    state: str
+    miou: float | None
+    values: dict[str, Any]
+    seconds: float | None
+    run_id: str
+    error: str
+
+
+def row_of(trial: FrozenTrial, space: Space) -> Row:
+    """What Optuna keeps of a trial."""
+    duration = trial.duration
+    return Row(
+        trial.number,
+        STATES[trial.state],
+        trial.value if trial.state in (TrialState.COMPLETE, TrialState.PRUNED) else None,
+        {name: space[name].value_of(value) for name, value in trial.params.items()},
+        None if duration is None else duration.total_seconds(),
+        trial.user_attrs.get('run_id', ''),
+        trial.user_attrs.get('error', ''),
+    )
+
+
+def best_of(rows: Sequence[Row]) -> Row | None:
+    """The finished trial with the highest mIoU, the first of equal ones."""
+    finished = [row for row in rows if row.state == 'finished' and row.miou is not None]
+    return max(finished, key=lambda row: (row.miou, -row.number), default=None)
+
+
+def write_best(path: Path, experiment: Experiment, best: Row, rows: Sequence[Row]) -> None:
+    """Write the best experiment as a file that `training.train` takes."""
+    aside = path.with_suffix('.new')
+    save_experiment(experiment, aside)
+    ended = sum(row.state != 'open' for row in rows)
+    head = f'# The best of {ended} trials: trial {best.number}, mIoU {best.miou:.4f}\n'
+    aside.write_text(head + aside.read_text(encoding='utf-8'), encoding='utf-8')
+    aside.replace(path)
+
+
+def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
+    """Write all trials as comma-separated values."""
+    aside = path.with_suffix('.new')
+    with aside.open('w', encoding='utf-8', newline='') as stream:
+        writer = csv.writer(stream)
+        writer.writerow(['trial', 'state', 'mIoU', *space, 'seconds', 'mlflow_run', 'error'])
+        for row in rows:
+            values = [row.values.get(name, '') for name in space]
+            seconds = '' if row.seconds is None else round(row.seconds, 1)
+            miou = '' if row.miou is None else row.miou
+            writer.writerow([row.number, row.state, miou, *values, seconds, row.run_id, row.error])
+    aside.replace(path)
+
+
+def table(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[str]:
+    """The lines of a table for a terminal, the best trial first."""
+    order = sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0), row.number))
+    cells = [['trial', 'mIoU', *fields, 'state', 'time']]
+    for row in order:
+        miou = '' if row.miou is None else f'{row.miou:.4f}'
+        values = [_shown(row.values.get(name, '')) for name in fields]
+        time = '' if row.seconds is None else f'{row.seconds:.0f} s'
+        cells.append([str(row.number), miou, *values, row.state, time])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    for line in cells:
+        yield '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+
+
+def shown(values: dict[str, Any]) -> str:
+    """Values of fields on one line."""
+    return ', '.join(f'{name} {_shown(value)}' for name, value in values.items())
+
+
+def _shown(value: Any) -> str:
+    return f'{value:.3g}' if isinstance(value, float) else str(value)
+
+
+def write_picture(path: Path, rows: Sequence[Row], space: Space) -> None:
+    """Write a PNG: for each field, its values against mIoU."""
+    figure = Figure(figsize=(3.4 * len(space), 3.6), layout='constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
+    best = best_of(rows)
+    for axis, (name, dimension) in zip(axes, space.items(), strict=True):
+        _scatter(axis, name, dimension, rows, best)
+    axes[0].set_ylabel('mIoU')
+    if any(row.miou is not None for row in rows):
+        axes[0].legend(fontsize='small')
+    failed = [str(row.number) for row in rows if row.state == 'failed']
+    if failed:
+        figure.suptitle(f'without a score, since failed: trial {", ".join(failed)}', fontsize=9)
+    aside = path.with_suffix('.new')
+    figure.savefig(aside, dpi=100, format='png')
+    aside.replace(path)
+
+
+def _scatter(
+    axis: Axes, name: str, dimension: Choices | Range, rows: Sequence[Row], best: Row | None
+) -> None:
+    for state, (marker, color) in MARKS.items():
+        scored = [r for r in rows if r.state == state and r.miou is not None]
+        if not scored:
+            continue
+        places = [_place(dimension, row.values[name]) for row in scored]
+        mious = np.array([row.miou for row in scored], float)
+        axis.plot(places, mious, marker, color=color, label=state, linestyle='none')
+        for place, miou, row in zip(places, mious, scored, strict=True):
+            axis.annotate(
+                str(row.number), (place, miou), textcoords='offset points', xytext=(5, 4),
+                fontsize=8,
+            )  # fmt: skip
+    if best is not None:
+        place = _place(dimension, best.values[name])
+        axis.plot(
+            [place], np.array([best.miou], float), 'o', color='black', markersize=13,
+            fillstyle='none', label='best', linestyle='none',
+        )  # fmt: skip
+    axis.set_xlabel(name)
+    axis.grid(alpha=0.3)
+    axis.margins(y=0.12)
+    if isinstance(dimension, Range):
+        if dimension.log:
+            axis.set_xscale('log')
+            ticks = np.geomspace(dimension.low, dimension.high, 3)
+            axis.set_xticks(ticks, [f'{tick:.2g}' for tick in ticks])
+            axis.minorticks_off()
+        axis.set_xlim(*_padded(dimension))
+    else:
+        labels = [str(value) for value in dimension.values]
+        axis.set_xticks(np.arange(len(labels)), labels)
+        axis.set_xlim(-0.5, len(labels) - 0.5)
+
+
+def _place(dimension: Choices | Range, value: Any) -> float:
+    return dimension.values.index(value) if isinstance(dimension, Choices) else float(value)
+
+
+def _padded(dimension: Range) -> tuple[float, float]:
+    """A little more than the range, so that no mark lies on the border."""
+    if dimension.log:
+        margin = (dimension.high / dimension.low) ** 0.05
+        return dimension.low / margin, dimension.high * margin
+    margin = 0.05 * (dimension.high - dimension.low)
+    return dimension.low - margin, dimension.high + margin

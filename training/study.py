@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole study on a small scale: drawn streets, a search, training, scores, one report.
+
+    python -m training.study --output runs/study
+
+shows every command it runs, so that each can be given by hand, on data of one's own and with more
+patience. What is finished is not done again when the same command is given again.
+"""
+
+import argparse
+import hashlib
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.scenes import make_scenes
+from training import compare, evaluate, search, tracking, train
+from training.search_results import BEST_FILE
+
+HERE: Final = Path(__file__).parent
+MODELS: Final = ('unet', 'deeplabv3plus', 'mask2former')
+SPACE: Final = HERE / 'study_space.yaml'
+DONE_FILE: Final = 'done.json'
+REPORT_FILE: Final = 'report.html'
+TRIALS: Final = 2
+#: The best experiment is trained for longer than the trials it was found by.
+EPOCHS: Final = 4
+#: What is drawn: name of the city, split, frames.
+STREETS: Final = (('seed1', 'train', 12), ('seed2', 'train', 12), ('seed9', 'val', 8))
+
+
+#: What a command calls with its arguments; returns its exit status.
+Main = Callable[[list[str]], int]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One command: how it is written, and what runs it in this process."""
+
+    program: str
+    arguments: tuple[str, ...]
+    main: Main
+
+    def __str__(self) -> str:
+        return f'{self.program} {shlex.join(self.arguments)}'
+
+
+def config_of(model: str) -> Path:
+    """The experiment of a model, as small as it is."""
+    return HERE / 'configs' / f'study_{model}.yaml'
+
+
+def steps(output: Path, models: Sequence[str]) -> Iterator[Step]:
+    """All commands of the study, in their order."""
+    scenes = output / 'data' / 'scenes'
+    for city, split, frames in STREETS:
+        yield Step(
+            'make_scenes',
+            (str(scenes), '--split', split, '--city', city, '--seed', city.removeprefix('seed'),
+             '--frames', str(frames), '--rate-hz', '2', '--size', '256x128', '--overwrite'),
+            make_scenes.main,
+        )  # fmt: skip
+    for model in models:
+        yield from _of_model(output, model)
+    runs = [str(output / model) for model in models]
+    yield _python(compare.main, *runs, '--output', str(output / REPORT_FILE))
+
+
+def _of_model(output: Path, model: str) -> Iterator[Step]:
+    found, run = output / 'search' / model, output / model
+    where = (f'data_root={output / "data"}', f'cache={output / "prepared"}')
+    yield _python(
+        search.main, str(config_of(model)), str(found), *where,
+        '--space', str(SPACE), '--trials', str(TRIALS),
+    )  # fmt: skip
+    yield _python(train.main, str(found / BEST_FILE), str(run), f'epochs={EPOCHS}')
+    yield _python(
+        evaluate.main, '--run', str(run), '--set', 'scenes', '--split', 'val',
+        '--experiment', str(run / train.EXPERIMENT_FILE),
+    )  # fmt: skip
+    yield _python(tracking.main, str(run))
+
+
+def _python(main: Main, *arguments: str) -> Step:
+    return Step(f'python -m {main.__module__}', arguments, main)
+
+
+def study(output: Path, models: Sequence[str], *, overwrite: bool = False) -> int:
+    """Run what is not finished; returns the exit status of the last command.
+
+    Raises:
+        SettingError: the folder holds something else than a study.
+    """
+    done_file = output / DONE_FILE
+    if output.is_dir() and any(output.iterdir()) and not done_file.is_file():
+        raise SettingError(f'{output} holds something else than a study; give another folder')
+    if overwrite:
+        shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True, exist_ok=True)
+    done: list[str] = json.loads(done_file.read_text('utf-8')) if done_file.is_file() else []
+    _write(done_file, done)
+    plan = list(steps(output, models))
+    for number, step in enumerate(plan, 1):
+        place = f'[{number}/{len(plan)}]'
+        if _key(step) in done:
+            print(f'{place} finished before: {step}', flush=True)
+            continue
+        print(f'\n{place} {step}', flush=True)
+        began = time.monotonic()
+        status = step.main(list(step.arguments))
+        if status:
+            return status
+        print(f'{place} took {time.monotonic() - began:.0f} s', flush=True)
+        done.append(_key(step))
+        _write(done_file, done)
+    return 0
+
+
+def _key(step: Step) -> str:
+    """What a finished step is known by: its command, and the files that decide the study."""
+    digest = hashlib.sha256(str(step).encode())
+    for path in (*(config_of(model) for model in MODELS), SPACE):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, done: list[str]) -> None:
+    aside = path.with_suffix('.new')
+    aside.write_text(json.dumps(done), encoding='utf-8')
+    aside.replace(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the study."""
+    parser = argparse.ArgumentParser(
+        description='Search, train, score and compare three models on a small scale.'
+    )
+    parser.add_argument(
+        '--output', type=Path, default=Path('runs/study'), help='folder (runs/study)'
+    )
+    parser.add_argument(
+        '--models', nargs='+', choices=MODELS, default=MODELS, metavar='MODEL',
+        help=f'some of {", ".join(MODELS)}; all without it',
+    )  # fmt: skip
+    parser.add_argument('--overwrite', action='store_true', help='start anew')
+    arguments = parser.parse_args(argv)
+    began = time.monotonic()
+    try:
+        status = study(arguments.output, arguments.models, overwrite=arguments.overwrite)
+    except (SegmentationError, OSError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        status = 130
+    if status:
+        print('the same command goes on here; --overwrite starts anew', file=sys.stderr)
+        return status
+    report = (arguments.output / REPORT_FILE).resolve()
+    print(f'\n{time.monotonic() - began:.0f} s; report in {report}')
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A network in training, as Lightning runs it: steps, optimizer, validation."""
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F  # noqa: N812
+from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor
+
+from segmentation_node.checkpoint import Spec
+from segmentation_node.errors import SegmentationError
+from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.labels import IGNORE, LabelScheme
+from segmentation_node.metrics import Confusion, Scores
+from segmentation_node.models import Network
+from training.build import parameter_groups
+from training.config import Experiment
+from training.losses import Objective
+
+#: Images of a validation that pass before inference is timed, where there are more.
+WARM_UP = 3
+
+
+@dataclass
+class Validation:
+    """What one pass over one validation set adds up to."""
+
+    confusion: Confusion = field(default_factory=Confusion)
+    loss: float = 0.0
+    images: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+
+class Task(pl.LightningModule):
+    """Learns an objective; scores through the graph's own pre- and postprocessing."""
+
+    def __init__(
+        self, experiment: Experiment, scheme: LabelScheme, network: Network, objective: Objective
+    ) -> None:
+        super().__init__()
+        self.experiment, self.scheme, self.objective = experiment, scheme, objective
+        preprocessing = Preprocessing(experiment.mean, experiment.std)
+        self.spec = Spec(experiment.family, scheme.name, preprocessing)
+        # Channels, not published ids: what is compared here are channels on both sides.
+        channels = torch.arange(len(scheme.learned), dtype=torch.uint8)
+        self.graph = SegmentationGraph(network, preprocessing, channels)
+        self.losses: list[Tensor] = []
+        self.rate = 0.0  # of the newest step
+        self.validations: list[Validation] = []
+
+    @property
+    def network(self) -> Network:
+        """The network that learns."""
+        return self.graph.network
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        """(B, 3, h, w) uint8 RGB and (B, h, w) int64 channels to the loss."""
+        images, channels = batch
+        # Dropout and drawn points depend on the step alone, as batches do, so that a run that was
+        # interrupted ends with the same weights.
+        step = self.global_step * self.trainer.world_size + self.global_rank
+        torch.manual_seed(self.experiment.seed * 1_000_003 + step)
+        pixels = self.graph.normalize(images)
+        loss = self.objective.loss(self.objective.outputs(pixels), channels)
+        if not torch.isfinite(loss):
+            raise SegmentationError(
+                f'loss is {loss.item()} at step {self.global_step}; lower learning_rate or '
+                f'gradient_clip'
+            )
+        self.losses.append(loss.detach())
+        self.rate = max(group['lr'] for group in self.trainer.optimizers[0].param_groups)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self.losses.clear()
+
+    def on_validation_epoch_start(self) -> None:
+        self.validations = [Validation() for _ in self.experiment.val]
+
+    def validation_step(
+        self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """(1, 3, H, W) uint8 RGB and (1, H, W) int64 channels, at the image's own size."""
+        images, channels = batch
+        into = self.validations[dataloader_idx]
+        # The points of a set loss depend on the image alone, not on who validates it.
+        torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
+        synchronize(self.device)
+        began = time.perf_counter()
+        outputs, predicted = self._infer(images)
+        synchronize(self.device)
+        into.seconds.append(time.perf_counter() - began)
+        padded_h, padded_w = self.graph.geometry((images.shape[2], images.shape[3])).padded_hw
+        border = (0, padded_w - images.shape[3], 0, padded_h - images.shape[2])
+        padded = F.pad(channels, border, value=IGNORE)
+        into.loss += float(self.objective.loss(outputs, padded))
+        into.images += 1
+        into.confusion.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
+
+    def predict(self, image: Tensor) -> npt.NDArray[np.uint8]:
+        """(3, H, W) uint8 RGB to (H, W) uint8 channels."""
+        with torch.inference_mode():
+            return np.asarray(self._infer(image[None].to(self.device))[1][0].cpu().numpy())
+
+    def _infer(self, images: Tensor) -> tuple[Any, Tensor]:
+        """Outputs as the objective takes them, and the channels they mean, (B, H, W) uint8."""
+        images_rgb = images.permute(0, 2, 3, 1)
+        geometry = self.graph.geometry((images_rgb.shape[1], images_rgb.shape[2]))
+        outputs = self.objective.outputs(self.graph.preprocess(images_rgb, geometry))
+        return outputs, self.graph.postprocess(self.objective.scores(outputs), geometry)[0]
+
+    def scores(self, index: int) -> tuple[Scores, float, float]:
+        """Scores, mean loss and seconds an image of one validation set, over all processes."""
+        own = self.validations[index]
+        sums = torch.tensor([own.loss, own.images], dtype=torch.float64, device=self.device)
+        counts = torch.from_numpy(own.confusion.counts).to(self.device)
+        counts, sums = (self.trainer.strategy.reduce(t, reduce_op='sum') for t in (counts, sums))
+        of_ids = np.zeros((256, 256), np.int64)
+        ids = self.scheme.channel_ids
+        known = counts.cpu().numpy()[: len(ids), : len(ids)]
+        of_ids[np.ix_(ids, ids)] = known  # what is not annotated falls out here
+        warm = own.seconds[min(WARM_UP, len(own.seconds) - 1) :]
+        return (
+            Confusion(of_ids).scores(self.scheme),
+            float(sums[0] / sums[1]),
+            float(np.median(warm)),
+        )
+
+    def train_loss(self) -> float:
+        """Mean loss of this epoch's steps, over all processes."""
+        own = torch.stack(self.losses).mean()
+        return float(self.trainer.strategy.reduce(own, reduce_op='mean'))
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        experiment = self.experiment
+        groups = parameter_groups(self.network, experiment)
+        decay = experiment.weight_decay
+        optimizer: torch.optim.Optimizer
+        if experiment.optimizer == 'sgd':
+            optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=decay)
+        else:
+            optimizer = torch.optim.AdamW(groups, weight_decay=decay)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: rate_at(step, steps, experiment)
+        )
+        return {
+            'optimizer': optimizer,
+            'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
+        }
+
+
+def rate_at(step: int, steps: int, experiment: Experiment) -> float:
+    """Share of the learning rate at a step: linear warm-up, then down to zero.
+
+    `cosine`: half a cosine. `poly`: the power 0.9 of what is left (Chen et al., "DeepLab").
+    """
+    warm = max(1, round(experiment.warm_up * steps))
+    if step < warm:
+        return (step + 1) / warm
+    done = min(1.0, (step - warm) / max(1, steps - warm))
+    if experiment.schedule == 'poly':
+        return float((1 - done) ** 0.9)
+    return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for what the device still has to do, so that a clock means something."""
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
+
+class Average(WeightAveraging):
+    """Exponential average of weights and buffers; validation and checkpoints use it.
+
+    At first it follows fast, so that it does not drag the random start along.
+    """
+
+    def __init__(self, decay: float) -> None:
+        def average(averaged: Tensor, newest: Tensor, updates: Tensor | int) -> Tensor:
+            share = min(decay, (1 + float(updates)) / (10 + float(updates)))
+            return averaged * share + newest * (1 - share)
+
+        super().__init__(avg_fn=average)
