@@ -18,6 +18,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from test_imports import imports_of
 
 import segmentation_node
 from segmentation_node import topics
@@ -68,22 +69,12 @@ def test_every_library_imported_is_required(project: dict[str, Any], manifest: E
     required = {re.split(r'[\[<>=~! ]', line)[0].replace('_', '-').lower() for line in wanted}
     ros_packages = {element.text for element in manifest.iter('exec_depend')}
     distributions = packages_distributions()
-    for module in sorted(_imported(ROOT / 'segmentation_node') - {'segmentation_node'}):
+    package = (ROOT / 'segmentation_node').rglob('*.py')
+    imported = set().union(*map(imports_of, package)) - sys.stdlib_module_names
+    for module in sorted(imported - {'segmentation_node'}):
         names = {name.replace('_', '-').lower() for name in distributions.get(module, [module])}
         names |= {name.replace('ros-', 'ros-jazzy-') for name in names}
         assert module in ros_packages or names & required, f'{module} is required nowhere'
-
-
-def _imported(folder: Path) -> set[str]:
-    """Top-level names of the modules outside the standard library that a folder imports."""
-    found = set()
-    for path in folder.rglob('*.py'):
-        for statement in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
-            if isinstance(statement, ast.Import):
-                found |= {alias.name.partition('.')[0] for alias in statement.names}
-            elif isinstance(statement, ast.ImportFrom) and statement.module:
-                found.add(statement.module.partition('.')[0])
-    return found - sys.stdlib_module_names
 
 
 def test_every_command_can_be_called(project: dict[str, Any]) -> None:
