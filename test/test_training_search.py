@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from training_data import write_experiment, write_folders
@@ -45,10 +47,17 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracked in a store of the test's own."""
+def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tracked in a store of the test's own, and on one thread, as the processes it starts.
+
+    Sums over more threads are added up in another order, and round to other figures.
+    """
     monkeypatch.chdir(place)
     monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def command(folder: str, *options: str) -> list[str]:
