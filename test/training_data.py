@@ -21,10 +21,12 @@ DEEPLAB: dict[str, Any] = {
 UNET: dict[str, Any] = {
     'encoder_name': 'tu-efficientnet_lite0', 'decoder_channels': [16, 8, 8, 8, 8],
 }  # fmt: skip
+# 16 channels at least: below, oneDNN's gradient of strided 1 x 1 convolutions writes past its
+# workspace where there are several threads (uxlfoundation/oneDNN issue 6035).
 MASK2FORMER: dict[str, Any] = {
     'backbone_config': {
         'model_type': 'resnet', 'layer_type': 'basic', 'depths': [1, 1, 1, 1],
-        'hidden_sizes': [8, 8, 16, 16], 'embedding_size': 8,
+        'hidden_sizes': [16, 16, 16, 16], 'embedding_size': 16,
         'out_features': ['stage1', 'stage2', 'stage3', 'stage4'],
     },
     'feature_size': 32, 'mask_feature_size': 32, 'hidden_dim': 32, 'num_attention_heads': 2,
