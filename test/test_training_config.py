@@ -74,10 +74,10 @@ def test_overrides_replace_fields(tmp_path: Path) -> None:
     overrides = ['epochs=7', 'learning_rate=2e-4', 'scale=[1, 2]', 'notes=a: b=c']
     with pytest.raises(SettingError, match='notes'):
         load_experiment(path, overrides)
-    experiment = load_experiment(path, [*overrides[:3], 'notes="a: b=c"'])
+    experiment = load_experiment(path, [*overrides[:3], 'notes="a: b=c"', 'initial='])
     assert (experiment.epochs, experiment.scale) == (7, (1, 2))
     assert experiment.learning_rate == pytest.approx(2e-4)
-    assert experiment.notes == 'a: b=c'
+    assert (experiment.notes, experiment.initial) == ('a: b=c', '')
 
 
 def test_overrides_reach_inside_fields(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from segmentation_node.errors import SettingError
 from segmentation_node.graph import IMAGENET_MEAN, IMAGENET_STD
 
 CATALOGUE = Path(__file__).with_name('datasets.yaml')
+#: Fields that say where and how fast a run goes, not what comes out; they may change on the way.
+OUTER = ('data_root', 'cache', 'workers', 'notes')
 
 Side = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -249,7 +251,7 @@ def _override(content: dict[str, Any], text: str) -> None:
     if not equals:
         raise SettingError(f'override {text!r} must read field=value')
     try:
-        new = yaml.safe_load(value)
+        new = yaml.safe_load(value) if value else ''  # null is written out
     except yaml.YAMLError as error:
         raise SettingError(f'override {text!r} is not valid YAML: {error}') from error
     *outer, last = key.split('.')

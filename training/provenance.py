@@ -92,7 +92,8 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
             for name, s in by_set.items()
         },
         'curve': [
-            {k: round(row[k], 4) for k in ('epoch', 'train_loss', 'val_loss', 'mIoU') if k in row}
+            {'epoch': row['epoch'] + 1}
+            | {k: round(row[k], 4) for k in ('train_loss', 'val_loss', 'mIoU') if k in row}
             for row in run.history()
         ],
         'machine': machine(),

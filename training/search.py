@@ -32,7 +32,7 @@ from segmentation_node.labels import load_scheme
 from segmentation_node.models.network import one_line
 from training import provenance
 from training.build import build_network
-from training.config import Experiment, load_experiment, save_experiment
+from training.config import OUTER, Experiment, load_experiment, save_experiment
 from training.epochs import close, state_file
 from training.prepare import prepare_all
 from training.search_locks import Locks
@@ -64,8 +64,6 @@ USUAL_SPACE: Final = Path(__file__).with_name('search_space.yaml')
 SAMPLERS: Final = ('random', 'tpe')
 #: MLflow's tag for a run inside another one.
 PARENT_TAG: Final = 'mlflow.parentRunId'
-#: Fields that may differ from machine to machine: they say where and how fast, not what comes out.
-OUTER: Final = ('data_root', 'cache', 'workers', 'notes')
 #: Seconds to wait for others who write to the database.
 PATIENCE_S: Final = 120
 

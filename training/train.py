@@ -27,15 +27,13 @@ from segmentation_node.segmenter import computes_in_bf16
 from training import provenance
 from training.batches import Data
 from training.build import build_network
-from training.config import Experiment, load_experiment, save_experiment
+from training.config import OUTER, Experiment, load_experiment, save_experiment
 from training.epochs import Bar, Ending, Keeper, Report, Stopwatch, close, state_file, told_where
 from training.losses import class_weights, objective_of
 from training.task import Average, Task
 from training.tracking import Run
 
 EXPERIMENT_FILE: Final = 'experiment.yaml'
-#: Fields that say where and how fast a run goes, not what comes out; they may change on the way.
-_OUTER: Final = ('data_root', 'cache', 'workers', 'notes')
 
 
 def train(
@@ -143,7 +141,7 @@ def _check_same(experiment: Experiment, folder: Path) -> None:
     if not kept.is_file():
         return
     before, now = load_experiment(kept, []).model_dump(), experiment.model_dump()
-    changed = [k for k, v in before.items() if k not in _OUTER and v != now[k]]
+    changed = [k for k, v in before.items() if k not in OUTER and v != now[k]]
     if changed:
         raise SettingError(
             f'{folder} holds a run of another experiment (different: {", ".join(changed)}); give '
