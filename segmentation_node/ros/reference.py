@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: write the tables of parameters and topics, taken from the code, into README.md.
+"""Command: write the tables of parameters, topics and models into README.md.
 
-With --figures it also writes the figures of a run of the demo.
+They are taken from the code and from what the bundled checkpoints say of themselves. With
+--figures it also writes the figures of a run of the demo.
 
 A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 """
@@ -18,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 from segmentation_node import topics
+from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.ros.node import CAMERA_QOS
@@ -68,6 +70,18 @@ def topic_table() -> str:
     """All topics of the node as Markdown."""
     rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
     return _markdown(['topic', 'type', 'QoS', 'content'], rows)
+
+
+def model_table() -> str:
+    """Sizes and scores of the bundled models as Markdown, IoU in per cent."""
+    rows = []
+    for name in bundled_models():
+        known = Spec.read(locate(name) / SPEC_FILE).provenance
+        scores = next(iter(known['metrics'].values()))
+        ious = {'mIoU': scores['miou'], **scores['class_iou']}
+        size = f'{known["parameters"] / 1e6:.1f} M'
+        rows.append([f'`{name}`', size, *(f'{100 * iou:.1f}' for iou in ious.values())])
+    return _markdown(['model', 'parameters', *ious], rows)
 
 
 def topic_rows() -> list[TopicRow]:
@@ -139,7 +153,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
-    {'topics': topic_table, 'parameters': parameter_table}
+    {'topics': topic_table, 'parameters': parameter_table, 'models': model_table}
 )
 
 
