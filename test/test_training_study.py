@@ -83,8 +83,8 @@ def differing(a: str, b: str) -> set[str]:
 @pytest.mark.parametrize(
     ('a', 'b', 'fields'),
     [
-        ('unet_camvid8', 'unet_camvid8_noaug', {'augment'}),
-        ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug', {'augment'}),
+        ('unet_camvid8', 'unet_camvid8_noaug', {'augment', 'crop_hw'}),
+        ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug', {'augment', 'crop_hw'}),
         ('unet_camvid8', 'unet_camvid11', {'label_scheme', 'train', 'val'}),
         ('mask2former_camvid8', 'mask2former_camvid11', {'label_scheme', 'train', 'val'}),
         ('deeplabv3plus_cityscapes8', 'unet_cityscapes8', {'family', 'network'}),
