@@ -113,6 +113,25 @@ def test_run_that_its_store_has_lost_is_made_anew(
     assert client().get_run(again.id).data.params['a.b'] == '1'
 
 
+def test_folder_is_all_that_another_store_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = begun(tmp_path / 'run')
+    run.log(0, {'loss': 2.0})
+    (run.artifacts / 'a.txt').write_text('a', encoding='utf-8')
+    run.finish('FINISHED')
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/other.db')
+    assert main([str(tmp_path / 'run')]) == 0
+    moved = Run(tmp_path / 'run')
+    assert moved.id != run.id
+    found = client().get_run(moved.id)
+    assert (found.info.run_name, found.info.status) == ('one', 'FINISHED')
+    assert found.data.params == {'a.b': '1', 'list': '[1, 2]'}
+    assert found.data.tags['kind'] == 'x'
+    assert sent(moved, 'loss') == [(0, 2.0)]
+    assert [f.path for f in client().list_artifacts(moved.id)] == ['a.txt']
+
+
 def test_names_and_numbers_that_the_store_refuses_are_brought_into_form(tmp_path: Path) -> None:
     run = Run(tmp_path)
     params = {f'network.field_{i}': i for i in range(230)} | {'val.a (b)': 'x' * 7000}

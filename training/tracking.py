@@ -3,8 +3,9 @@
 
     python -m training.tracking runs/deeplabv3plus
 
-sends what a run could not deliver, for instance because the server was down. Without the variable
-MLFLOW_TRACKING_URI everything goes to an embedded store, `runs/mlflow.db`; look at it with
+sends what a run could not deliver, for instance because the server was down; all of it, where the
+store has never heard of the run. Without the variable MLFLOW_TRACKING_URI everything goes to an
+embedded store, `runs/mlflow.db`; look at it with
 `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`.
 """
 
@@ -99,7 +100,8 @@ class Run:
     """One run: `metrics.jsonl`, `artifacts/` and `run.json` in a folder, mirrored to MLflow.
 
     `sync` sends all that has not arrived yet, so a server that is away for a while costs nothing;
-    `run.json` knows what has arrived. An interrupted run goes on under its MLflow run.
+    `run.json` knows what the run is and what has arrived. An interrupted run goes on under its
+    MLflow run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,6 +110,7 @@ class Run:
         self.artifacts.mkdir(parents=True, exist_ok=True)
         self._state_file = folder / 'run.json'
         self._state: dict[str, Any] = {'run_id': '', 'metrics': 0, 'files': {}, 'status': ''}
+        self._state |= {'study': '', 'name': '', 'params': {}, 'tags': {}}
         if self._state_file.is_file():
             self._state |= _read_state(self._state_file)
 
@@ -116,23 +119,41 @@ class Run:
         """MLflow's id of the run, empty before `start`."""
         return str(self._state['run_id'])
 
+    @property
+    def status(self) -> str:
+        """How the run ended, in MLflow's words; empty while it has not."""
+        return str(self._state['status'])
+
+    def description(self) -> dict[str, Any]:
+        """What the run is and how it ended, without what a certain store has of it."""
+        kept = ('study', 'name', 'params', 'tags', 'status')
+        return {key: self._state[key] for key in kept}
+
     def start(
         self, study: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]
     ) -> None:
         """Make the MLflow run, or take up the one there is; raises TrackingError."""
+        self._state |= {
+            'study': study, 'name': name, 'tags': dict(tags), 'status': '',
+            'params': {k: str(v) for k, v in params.items()},
+        }  # fmt: skip
         store = client()
         with _named(tracking_uri()):
-            if not self.id or not _knows(store, self.id):
-                made = store.create_run(experiment_id(store, study), run_name=name)
-                rows = [Param(_name(k), str(v)[:PARAM_LENGTH]) for k, v in params.items()]
-                for first in range(0, len(rows), PARAMS_AT_A_TIME):
-                    part = rows[first : first + PARAMS_AT_A_TIME]
-                    store.log_batch(made.info.run_id, params=part)
-                self._state |= {'run_id': made.info.run_id, 'metrics': 0, 'files': {}}
-            store.log_batch(self.id, tags=[RunTag(_name(k), v) for k, v in tags.items()])
+            self._begin(store)
             store.update_run(self.id, status='RUNNING')
-        self._state['status'] = ''
         self._save()
+
+    def _begin(self, store: MlflowClient) -> None:
+        """Have a run in the store, with its parameters and the newest tags."""
+        known = self._state
+        if not self.id or not _knows(store, self.id):
+            made = store.create_run(experiment_id(store, known['study']), run_name=known['name'])
+            rows = [Param(_name(k), v[:PARAM_LENGTH]) for k, v in known['params'].items()]
+            for first in range(0, len(rows), PARAMS_AT_A_TIME):
+                part = rows[first : first + PARAMS_AT_A_TIME]
+                store.log_batch(made.info.run_id, params=part)
+            self._state |= {'run_id': made.info.run_id, 'metrics': 0, 'files': {}}
+        store.log_batch(self.id, tags=[RunTag(_name(k), v) for k, v in known['tags'].items()])
 
     def keep(self, epochs: int) -> None:
         """Forget figures of epochs from `epochs` on; they will be run again."""
@@ -163,6 +184,7 @@ class Run:
         store = client()
         try:
             with _named(tracking_uri()):
+                self._begin(store)
                 self._send_figures(store)
                 self._send_files(store)
                 if self._state['status']:
