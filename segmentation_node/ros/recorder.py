@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -21,11 +20,13 @@ from typing import Any, Final, NamedTuple
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
+from rclpy.signals import SignalHandlerOptions
 
 from segmentation_node import topics
+from segmentation_node.bags.interrupt import StopRequest, stop_on_signal
 from segmentation_node.bags.messages import DIAGNOSTIC_ARRAY, known_topic
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import Topic
@@ -119,10 +120,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted({qos for _, _, qos in args.topic} - set(QOS))
     if unknown:
         parser.error(f'unknown QOS {", ".join(unknown)}; there are {", ".join(QOS)}')
-    rclpy.init()
+    # Signals end the recording first and ROS after: a context that is taken down while a message
+    # is being received brings the process down with it.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        with BagWriter(args.output, overwrite=True) as writer:
-            _record(writer, [Wanted(*topic) for topic in args.topic])
+        with stop_on_signal() as stop, BagWriter(args.output, overwrite=True) as writer:
+            _record(writer, [Wanted(*topic) for topic in args.topic], stop)
     except BagError as error:
         print(f'recorder: {error}', file=sys.stderr)
         return 1
@@ -131,12 +134,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _record(writer: BagWriter, wanted: Sequence[Wanted]) -> None:
-    # rclpy turns SIGINT and SIGTERM into the end of spinning; the writer then finishes the bag.
-    executor = SingleThreadedExecutor()
-    executor.add_node(Recorder(writer, wanted))
-    with suppress(KeyboardInterrupt, ExternalShutdownException):
-        executor.spin()
+def _record(writer: BagWriter, wanted: Sequence[Wanted], stop: StopRequest) -> None:
+    recorder, executor = Recorder(writer, wanted), SingleThreadedExecutor()
+    executor.add_node(recorder)
+    try:
+        while not stop:
+            executor.spin_once(timeout_sec=REPORT_PERIOD_S)
+    finally:
+        executor.shutdown()
+        recorder.destroy_node()
 
 
 if __name__ == '__main__':
