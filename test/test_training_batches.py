@@ -94,16 +94,27 @@ def test_drawing_crops_leaves_the_random_state_alone(root: Path) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    Crops(data.train, data.augment)[0, 1, 99]
+    Crops(data.train, data.augments)[0, 1, 99]
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_without_augmentation_an_image_is_always_the_same(root: Path) -> None:
     data = data_of(root, augment=False)
-    crops = Crops(data.train, data.augment)
+    crops = Crops(data.train, data.augments)
     assert same(crops[0, 2, 1], crops[0, 2, 2])
-    varied = Crops(data.train, data_of(root).augment)
+    varied = Crops(data.train, data_of(root).augments)
     assert not same(varied[0, 2, 1], varied[0, 2, 2])
+
+
+def test_a_set_may_have_a_scale_of_its_own(root: Path) -> None:
+    train = [
+        {'set': 'streets', 'split': 'train', 'share': 3},
+        {'set': 'towns', 'split': 'train', 'share': 1, 'scale': [4, 4]},
+    ]
+    plain, own = data_of(root), Data(Experiment.model_validate(fields(root, train=train)))
+    before, now = Crops(plain.train, plain.augments), Crops(own.train, own.augments)
+    assert same(before[0, 1, 7], now[0, 1, 7])
+    assert not same(before[1, 1, 7], now[1, 1, 7])
 
 
 @pytest.mark.parametrize('world', [2, 4])

@@ -132,6 +132,10 @@ def test_number_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({'crop_hw': [32, 'b']}, r"crop_hw\.1 is 'b': "),
         ({'crop_hw': [32, -1]}, r'crop_hw\.1 is -1: .*greater than 0'),
         ({'scale': [2, 0.5]}, r'scale is .*smallest first'),
+        (
+            {'train': [LEAST['train'][0] | {'scale': [2, 0.5]}]},
+            r'train\.0\.scale is .*smallest first',
+        ),
         ({'family': 3}, 'family is 3: '),
         ({'val': {}}, 'val is {}: .*at least 1'),
         ({'train': []}, r'train is \[\]: .*at least 1'),

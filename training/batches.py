@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from segmentation_node.errors import DatasetError
 from segmentation_node.labels import load_scheme
 from training.augment import Augment, Cover
-from training.config import Experiment
+from training.config import Experiment, TrainUse
 from training.prepare import PreparedImages, prepared
 
 #: One image of a batch: its data set, its place there, and the seed of its augmentation.
@@ -56,17 +56,19 @@ class Plan:
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops by pick."""
+    """Crops by pick; each data set has an augmentation of its own."""
 
-    def __init__(self, sets: Sequence[PreparedImages], augment: Augment | Cover) -> None:
-        self.sets, self.augment = sets, augment
+    def __init__(
+        self, sets: Sequence[PreparedImages], augments: Sequence[Augment | Cover]
+    ) -> None:
+        self.sets, self.augments = sets, augments
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor]:
         """(3, h, w) uint8 RGB and (h, w) int64 channels."""
         index, place, seed = pick
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.augment(*self.sets[index][place])
+            return self.augments[index](*self.sets[index][place])
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -103,12 +105,7 @@ class Data(pl.LightningDataModule):
                 )
         shares = tuple(use.share for use in experiment.train)
         self.plan = Plan(tuple(map(len, self.train)), shares, experiment.seed)
-        if experiment.augment:
-            self.augment: Augment | Cover = Augment(
-                experiment.crop_hw, experiment.scale, experiment.class_share
-            )
-        else:
-            self.augment = Cover(experiment.crop_hw)
+        self.augments = [_augment(experiment, use) for use in experiment.train]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = self._place
@@ -118,7 +115,7 @@ class Data(pl.LightningDataModule):
         batches: Any = [self.plan.batch(step)[rank::world] for step in steps]
         workers = self.experiment.workers
         return DataLoader(
-            Crops(self.train, self.augment),
+            Crops(self.train, self.augments),
             batch_sampler=batches,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
@@ -137,3 +134,9 @@ class Data(pl.LightningDataModule):
     @property
     def _trainer(self) -> pl.Trainer:
         return cast('pl.Trainer', self.trainer)
+
+
+def _augment(experiment: Experiment, use: TrainUse) -> Augment | Cover:
+    if not experiment.augment:
+        return Cover(experiment.crop_hw)
+    return Augment(experiment.crop_hw, use.scale or experiment.scale, experiment.class_share)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -29,6 +30,15 @@ Side = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Rgb = tuple[float, float, float]
+
+
+def _ascending(value: tuple[float, float]) -> tuple[float, float]:
+    if value[0] > value[1]:
+        raise ValueError('input should have the smallest first')
+    return value
+
+
+Scale = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
 class _Strict(BaseModel):
@@ -67,9 +77,14 @@ class Use(_Strict):
 
 
 class TrainUse(Use):
-    """What is trained on; `share` is its number of images in every batch."""
+    """What is trained on.
+
+    `share` is its number of images in every batch. `scale` stands in for the experiment's where
+    the images of a set are larger or smaller than the others'.
+    """
 
     share: Annotated[int, Field(gt=0)]
+    scale: Scale | None = None
 
 
 class Experiment(_Strict):
@@ -124,7 +139,7 @@ class Experiment(_Strict):
     fit_hw: tuple[Side, Side] | None = None
     crop_hw: tuple[Side, Side] = (256, 352)
     augment: bool = True
-    scale: tuple[Positive, Positive] = (0.5, 2.0)
+    scale: Scale = (0.5, 2.0)
     class_share: Share = 0.75
 
     epochs: Annotated[int, Field(gt=0)] = 20
@@ -153,13 +168,6 @@ class Experiment(_Strict):
     seed: Annotated[int, Field(ge=0)] = 0
     study: str = 'segmentation'
     notes: str = ''
-
-    @field_validator('scale')
-    @classmethod
-    def _ascending(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if value[0] > value[1]:
-            raise ValueError('input should have the smallest first')
-        return value
 
     @model_validator(mode='after')
     def _parted_evenly(self) -> Self:

@@ -60,7 +60,7 @@ class Bench:
         workers = self.experiment.workers
         picks = [self.data.plan.batch(step) for step in range(start, start + count)]
         loader: DataLoader[Batch] = DataLoader(
-            Crops(self.data.train, self.data.augment),
+            Crops(self.data.train, self.data.augments),
             batch_sampler=picks,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
