@@ -62,6 +62,38 @@ def test_what_is_logged_arrives(tmp_path: Path) -> None:
     assert client().get_run(run.id).info.status == 'FINISHED'
 
 
+def test_two_processes_may_be_the_first(tmp_path: Path) -> None:
+    """Both find no tables and no study in the store, and both would make them."""
+    code = (
+        'import sys; from pathlib import Path; from training.tracking import Run; '
+        'print("ready", flush=True); input(); run = Run(Path(sys.argv[1])); '
+        'run.start("tests", sys.argv[1], {}, {})'
+    )
+    environment = os.environ | {'PYTHONPATH': str(Path(__file__).parents[1])}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', code, name],
+            cwd=tmp_path,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in ('one', 'other')
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == 'ready\n'
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write('\n')
+        process.stdin.flush()
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+
+
 def test_run_goes_on_under_its_id(tmp_path: Path) -> None:
     first = begun(tmp_path)
     first.log(0, {'loss': 2.0})

@@ -10,6 +10,7 @@ embedded store, `runs/mlflow.db`; look at it with
 """
 
 import argparse
+import fcntl
 import json
 import logging
 import math
@@ -58,15 +59,25 @@ def tracking_uri() -> str:
 def client() -> MlflowClient:
     """A client of the store; raises TrackingError where it cannot be reached."""
     uri = tracking_uri()
-    if uri.startswith('sqlite:'):
-        RUNS.mkdir(exist_ok=True)
-        # Making the tables is told line by line otherwise.
-        for name in ('alembic', 'mlflow.store.db.utils', 'mlflow.tracking'):
-            logging.getLogger(name).setLevel(logging.WARNING)
-    with _named(uri):
+    with _named(uri), _one_at_a_time(uri):
         found = MlflowClient(tracking_uri=uri)
         found.search_experiments(max_results=1)
     return found
+
+
+@contextmanager
+def _one_at_a_time(uri: str) -> Iterator[None]:
+    """Keep others from an embedded store meanwhile: whoever comes first makes its tables."""
+    if not uri.startswith('sqlite:'):
+        yield
+        return
+    # Making the tables is told line by line otherwise.
+    for name in ('alembic', 'mlflow.store.db.utils', 'mlflow.tracking'):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    RUNS.mkdir(exist_ok=True)
+    with (RUNS / 'mlflow.lock').open('w') as lock:  # closing it lets go
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def experiment_id(store: MlflowClient, study: str) -> str:
@@ -77,7 +88,12 @@ def experiment_id(store: MlflowClient, study: str) -> str:
             return str(found.experiment_id)
         local = tracking_uri().startswith('sqlite:')
         place = (RUNS / 'mlflow_artifacts').resolve().as_uri() if local else None
-        return str(store.create_experiment(study, artifact_location=place))
+        try:
+            return str(store.create_experiment(study, artifact_location=place))
+        except MlflowException as error:
+            if error.error_code != 'RESOURCE_ALREADY_EXISTS':
+                raise
+        return experiment_id(store, study)  # another process was first
 
 
 @contextmanager
