@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fresh networks, what they start from, and at which rates they learn."""
 
+import copy
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 import timm
 import torch
+from torch import nn
 from training_data import MASK2FORMER, TIMM_MASK2FORMER, UNET, fields, street
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
@@ -17,7 +19,7 @@ from segmentation_node.models import Network
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.smp import DeepLabV3Plus, UNet
 from segmentation_node.segmenter import Segmenter
-from training.build import build_network, encoder_of, parameter_groups
+from training.build import DepthwiseConv2d, build_network, encoder_of, parameter_groups
 from training.config import Experiment
 from training.pretrained import efficientnet_lite
 
@@ -277,3 +279,18 @@ def test_norms_biases_and_embeddings_do_not_decay(mask2former: Network) -> None:
         'transformer_module.queries_embedder.weight',
         'transformer_module.queries_features.weight',
     }
+
+
+def test_depthwise_convolutions_compute_in_fp32_on_a_cpu() -> None:
+    layer = nn.Conv2d(4, 4, 3, padding=1, groups=4)
+    own = copy.deepcopy(layer)
+    own.__class__ = DepthwiseConv2d
+    images = torch.rand(2, 4, 8, 8, dtype=torch.bfloat16)
+    with torch.autocast('cpu', torch.bfloat16):
+        found = own(images)
+    assert torch.equal(found, layer(images.float()).bfloat16())
+    built = encoder_of(build('unet', UNET)).modules()
+    assert any(type(module) is DepthwiseConv2d for module in built)
+    found.sum().backward()
+    assert own.weight.grad is not None
+    assert own.weight.grad.dtype == torch.float32

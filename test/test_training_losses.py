@@ -117,7 +117,7 @@ def test_dice_of_a_literal_picture() -> None:
     logits = torch.tensor([[[[0.0, 1.0986123, 5.0]], [[1.0986123, 0.0, -5.0]]]])
     channels = torch.tensor([[[1, 0, IGNORE]]])
     # Either class: overlap 3/4, sum of chances 1, of truth 1.
-    assert soft_dice(logits, channels) == pytest.approx(1 - 2 * 0.75 / 2)
+    assert soft_dice(logits.softmax(1), channels) == pytest.approx(1 - 2 * 0.75 / 2)
     both = pixel_loss(logits, channels, dice=0.5)
     assert both == pytest.approx(math.log(4 / 3) + 0.5 * 0.25)
 
@@ -125,8 +125,8 @@ def test_dice_of_a_literal_picture() -> None:
 def test_dice_is_over_the_classes_that_occur() -> None:
     logits = torch.full((1, 5, 2, 2), -30.0)
     logits[:, 2] = 30
-    assert soft_dice(logits, torch.full((1, 2, 2), 2)) == pytest.approx(0, abs=1e-6)
-    assert soft_dice(logits, torch.full((1, 2, 2), 3)) == pytest.approx(1, abs=1e-6)
+    assert soft_dice(logits.softmax(1), torch.full((1, 2, 2), 2)) == pytest.approx(0, abs=1e-6)
+    assert soft_dice(logits.softmax(1), torch.full((1, 2, 2), 3)) == pytest.approx(1, abs=1e-6)
 
 
 @pytest.mark.parametrize('dice', [0.0, 1.0])

@@ -60,27 +60,32 @@ class PixelObjective:
         return self.network.scores(outputs)
 
     def loss(self, outputs: Tensor, channels: Tensor) -> Tensor:
-        size_hw = channels.shape[-2:]
-        logits = F.interpolate(outputs.float(), size_hw, mode='bilinear', align_corners=False)
+        # Contiguous: the kernels for what follows would copy anything else, each for itself.
+        logits = F.interpolate(
+            outputs.float().contiguous(), channels.shape[-2:], mode='bilinear', align_corners=False
+        )
+        log_probability = logits.log_softmax(1)
         weights = self.class_weights.to(logits.device)
-        losses = F.cross_entropy(
-            logits, channels, weights, ignore_index=IGNORE, reduction='none'
+        losses = F.nll_loss(
+            log_probability, channels, weights, ignore_index=IGNORE, reduction='none'
         ).flatten()
         # An ignored pixel has loss 0, so none is among the hardest of the annotated ones.
         count = max(1, int(self.hardest * int((channels != IGNORE).sum())))
         total = losses.topk(count, sorted=False).values.mean()
-        return total + self.dice * soft_dice(logits, channels) if self.dice else total
+        if not self.dice:
+            return total
+        return total + self.dice * soft_dice(log_probability.exp(), channels)
 
 
-def soft_dice(logits: Tensor, channels: Tensor) -> Tensor:
-    """1 - Dice of (B, C, H, W) logits and (B, H, W) channels, mean over the classes present."""
+def soft_dice(probability: Tensor, channels: Tensor) -> Tensor:
+    """1 - Dice of (B, C, H, W) and (B, H, W) channels, mean over the classes present."""
     annotated = channels != IGNORE
-    probability = logits.softmax(1) * annotated[:, None]
-    truth = F.one_hot(channels.where(annotated, 0), logits.shape[1]).movedim(-1, 1)
-    truth = truth * annotated[:, None]
-    overlap = (probability * truth).sum((0, 2, 3))
-    total = probability.sum((0, 2, 3)) + truth.sum((0, 2, 3))
-    present = truth.sum((0, 2, 3)) > 0
+    truth = channels[annotated]
+    of_truth = probability.gather(1, channels.where(annotated, 0)[:, None])[:, 0][annotated]
+    overlap = probability.new_zeros(probability.shape[1]).index_add(0, truth, of_truth)
+    count = truth.bincount(minlength=probability.shape[1])
+    total = torch.einsum('bchw,bhw->c', probability, annotated.to(probability.dtype)) + count
+    present = count > 0
     return (1 - (2 * overlap / total.clamp(min=1e-6))[present]).sum() / present.sum().clamp(min=1)
 
 
