@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -75,6 +76,23 @@ def bench() -> Iterator[Bench]:
 def test_a_frame_that_waited_when_ros_went_down_is_lost_in_peace(bench: Bench) -> None:
     bench.context.shutdown()
     assert bench.fate() == 'failed'
+
+
+@pytest.mark.parametrize('error', [RuntimeError('no memory'), MemoryError(), cv2.error('lost')])
+def test_what_a_decoder_raises_costs_its_frame_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(bench.outputs, 'wanted', lambda: ['label_mask'])
+    monkeypatch.setattr(bench.outputs, 'publish', lambda *_: None)
+
+    def refuse(_message: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.worker, '_decode', refuse)
+        assert bench.fate() == 'failed'
+    assert type(error).__name__ in bench.reports[0]
+    assert bench.fate() == 'published'
 
 
 def test_a_picture_that_cannot_be_compressed_costs_its_frame_alone(

@@ -129,14 +129,13 @@ class Worker:
         try:
             with timings.stage('decode'):
                 image_rgb = self._decode(frame.message)
+            with timings.stage('infer'):
+                found = segmenter.segment([image_rgb])
         except ImageError as error:
             self._report(f'malformed frame: {error}')
             return 'malformed'
-        try:
-            with timings.stage('infer'):
-                found = segmenter.segment([image_rgb])
         except (RuntimeError, MemoryError, cv2.error) as error:
-            # What torch raises where memory runs out or a device is lost.
+            # What cv_bridge and torch raise where memory runs out or a device is lost.
             self._report(f'{type(error).__name__} while segmenting: {error}')
             return 'failed'
         rendered = Rendered(
