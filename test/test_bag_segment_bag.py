@@ -185,6 +185,23 @@ def test_malformed_frames_are_named_and_the_rest_is_done(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ('shape', 'says'),
+    [((1, 3_000_000, 3), 'must be padded'), ((1, 70_000, 3), 'too wide or too high')],
+)
+def test_a_frame_of_no_cameras_shape_costs_itself_alone(
+    tmp_path: Path, run: Any, capsys: Any, shape: tuple[int, ...], says: str
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write(image_topic(), stamp_ns(0), image_cdr(0, np.zeros(shape, np.uint8)))
+        bag.write(image_topic(), stamp_ns(1), image_cdr(1))
+    options = ('--outputs', 'label_mask,overlay/compressed')
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == EXIT_MALFORMED
+    assert says in capsys.readouterr().err
+    for topic in (MASK, f'{OVERLAY}/compressed'):
+        assert [stamp for stamp, _ in decoded(tmp_path / 'out', topic)] == [stamp_ns(1)]
+
+
 def test_only_the_first_frames(tmp_path: Path, run: Any) -> None:
     path = write_camera_bag(tmp_path / 'bag')
     assert run(path, '-o', tmp_path / 'out', '--limit', 2) == 0

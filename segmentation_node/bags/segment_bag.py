@@ -202,19 +202,30 @@ class OutputTopics:
         stamp_ns: int,
         out: BagWriter,
     ) -> None:
-        """Segment one frame and write its outputs with the header of its camera message."""
+        """Segment one frame and write its outputs with the header of its camera message.
+
+        Raises:
+            ImageError: the frame cannot be segmented or an output compressed; none is written.
+        """
         prediction = segmenter.segment([image_rgb])
         rendered = Rendered(
             image_rgb, prediction.labels[0], prediction.confidence[0], segmenter.scheme,
             self._overlay_alpha,
         )  # fmt: skip
-        for topic, output in self._topics.items():
-            pixels = output.pixels(rendered)
-            if output.encode is None:
-                message = messages.image(pixels, output.encoding, header)
-            else:
-                message = messages.compressed_image(output.encode(pixels), output.format, header)
-            out.write(topic, stamp_ns, messages.serialize(message))
+        # All are made before the first is written: a frame has all its outputs or none.
+        made = [
+            (topic, messages.serialize(_message(output, rendered, header)))
+            for topic, output in self._topics.items()
+        ]
+        for topic, cdr in made:
+            out.write(topic, stamp_ns, cdr)
+
+
+def _message(output: Output, rendered: Rendered, header: Any) -> Any:
+    pixels = output.pixels(rendered)
+    if output.encode is None:
+        return messages.image(pixels, output.encoding, header)
+    return messages.compressed_image(output.encode(pixels), output.format, header)
 
 
 def segment_bag(
@@ -264,12 +275,12 @@ def _segment_frame(
     try:
         image = messages.deserialize(message)
         image_rgb = messages.DECODERS[message.topic.msgtype](image)
+        sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
     except (messages.MessageError, ImageError) as error:
         index = report.segmented + len(report.malformed)
         report.malformed.append(f'frame {index} at {message.stamp_ns} ns: {error}')
-        return
-    sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
-    report.segmented += 1
+    else:
+        report.segmented += 1
 
 
 if __name__ == '__main__':
