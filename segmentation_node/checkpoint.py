@@ -154,10 +154,17 @@ def locate(model: str) -> Path:
     """
     if model in bundled_models():
         return bundled_models_dir() / model
-    path = Path(model).expanduser()
-    if model and path.is_dir():
-        return path
-    if path.is_file():
+    try:
+        path = Path(model).expanduser()
+        if model and path.is_dir():
+            return path
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # no such user, no permission, a name too long
+        raise CheckpointError(
+            f'model {model!r} cannot be looked up ({error}); give a bundled name, a folder that '
+            f'may be read, or a hub id'
+        ) from error
+    if is_file:
         raise CheckpointError(f'model {model!r} is a file; give the folder that holds it')
     if HUB_ID.fullmatch(model):
         return _download(model)

@@ -287,6 +287,11 @@ def test_neither_bundled_nor_folder_nor_hub_id(model: str) -> None:
     refused(model, repr(model), 'neither bundled', 'existing folder', '"owner/name"')
 
 
+@pytest.mark.parametrize('model', ['~no-such-user/model', 'x' * 300])
+def test_a_path_that_cannot_be_looked_up(model: str) -> None:
+    refused(model, repr(model), 'hub id')
+
+
 def test_file_instead_of_its_folder(deeplab: Path) -> None:
     refused(deeplab / 'model.safetensors', 'is a file', 'give the folder')
 
@@ -370,6 +375,7 @@ def test_smp_config_for_mask2former(deeplab: Path, mask2former: Path) -> None:
     [
         {'encoder_name': 'resnet34'},
         {'encoder_name': 'resnet9000'},
+        {'encoder_name': 18},
         {'decoder_channels': 32},
     ],
 )
@@ -386,6 +392,9 @@ def test_smp_config_of_other_weights(deeplab: Path, changes: dict[str, Any]) -> 
         ({'decoder_layers': 4}, 'less than config.json asks for'),
         ({'encoder_layers': 3}, 'less than config.json asks for'),
         ({'decoder_layers': 1}, 'more than config.json asks for'),
+        ({'common_stride': 0}, 'infinity'),
+        ({'id2label': ['road']}, "no attribute 'items'"),
+        ({'num_attention_heads': 0}, 'by zero'),
         ({'feature_size': 'many'}, "expected int, got str (value: 'many')"),
     ],
 )

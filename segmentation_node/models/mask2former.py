@@ -18,15 +18,13 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.models.network import Network, one_line
+from segmentation_node.models.network import MISFITS, Network, one_line
 
 library_log: Any = transformers_logging  # annotated in parts
 
 #: The library builds Swin's last norm into the backbone but never reads it; the hub's checkpoints
 #: are older than that and lack it.
 _UNREAD: Final = re.compile(r'\.encoder\.swin\.layernorm\.')
-#: What the library raises where a configuration is wrong in itself or for the weights.
-_MISFITS: Final = (StrictDataclassError, TypeError, KeyError, ValueError, RuntimeError)
 
 
 class Mask2Former(Network):
@@ -119,7 +117,7 @@ def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
         raise CheckpointError(
             f'{folder} cannot be read ({one_line(error)}); copy the folder again'
         ) from error
-    except _MISFITS as error:
+    except (StrictDataclassError, *MISFITS) as error:
         raise CheckpointError(
             f'{folder}: config.json and model.safetensors do not belong together '
             f'({one_line(error)}); copy both from the same model'

@@ -3,9 +3,20 @@
 
 from abc import ABC, abstractmethod
 from pathlib import Path
+from typing import Final
 
 from torch import Tensor, nn
 from typing_extensions import Self
+
+#: What a library raises where a configuration is wrong in itself or for the weights.
+MISFITS: Final = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
 
 
 class Network(nn.Module, ABC):

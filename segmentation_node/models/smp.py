@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.models.network import Network, one_line
+from segmentation_node.models.network import MISFITS, Network, one_line
 
 
 class SmpNetwork(Network):
@@ -72,7 +72,7 @@ class SmpNetwork(Network):
                 f'{folder / "model.safetensors"} is damaged or missing ({one_line(error)}); copy '
                 f'it again'
             ) from error
-        except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        except MISFITS as error:
             raise CheckpointError(
                 f'{folder}: config.json and model.safetensors do not belong together '
                 f'({one_line(error)}); copy both from the same model'
