@@ -16,6 +16,7 @@ from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.graph import scale_into
 from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.models.network import one_line
 
 _DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -69,8 +70,14 @@ class Segmenter:
         self.device = _pick_device(device)
         self.precision = _pick_precision(precision, self.device)
         self.checkpoint: Checkpoint = load_checkpoint(model)
-        self._graph = self.checkpoint.graph(input_size).to(self.device)
-        self._graph.to(memory_format=torch.channels_last)
+        try:
+            self._graph = self.checkpoint.graph(input_size).to(self.device)
+            self._graph.to(memory_format=torch.channels_last)
+        except RuntimeError as error:  # of torch: no memory left, or a driver that fails
+            raise SettingError(
+                f'device {str(self.device)!r} does not take model {model!r} ({one_line(error)}); '
+                f'free its memory, or say another device or a smaller model'
+            ) from error
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
 

@@ -11,7 +11,7 @@ import torch
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import CheckpointError, ImageError, SchemeError, SettingError
-from segmentation_node.graph import Preprocessing
+from segmentation_node.graph import Preprocessing, SegmentationGraph
 from segmentation_node.labels import load_scheme
 from segmentation_node.models.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter
@@ -280,3 +280,14 @@ def test_cuda_without_a_gpu_says_what_to_do(
 def test_model_that_is_not_there() -> None:
     with pytest.raises(CheckpointError, match='neither bundled'):
         Segmenter('no such model', device='cpu')
+
+
+def test_a_device_that_has_no_room_is_named(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.cuda.OutOfMemoryError('tried to allocate 2 GiB')
+
+    monkeypatch.setattr(SegmentationGraph, 'to', full)
+    with pytest.raises(SettingError, match=r"'cpu' does not take .*2 GiB.*another device"):
+        Segmenter(str(tiny_checkpoint), device='cpu')
