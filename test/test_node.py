@@ -325,6 +325,23 @@ def test_a_managed_start(tiny_checkpoint: Path, tmp_path: Path) -> None:
         probe.close()
 
 
+def test_an_activation_that_fails_is_reported_until_one_succeeds(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        '-p', f'model:={tiny_checkpoint}',
+        '-p', 'qos_overrides./misled/image.subscription.reliability:=often',
+    )  # fmt: skip
+    with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='misled'):
+        probe = Probe('misled')
+        probe.wait_for(
+            'a report', lambda: probe.diagnostics and probe.diagnostics[-1]['last_error']
+        )
+        assert probe.next_diagnostics()['message'].startswith('unconfigured: RuntimeError: ')
+        assert '`often`' in probe.next_diagnostics()['message']
+        probe.close()
+
+
 def nothing_subscribed_nothing_computed(probe: Probe) -> None:
     camera = Camera(probe, probe.publisher(), [])
 

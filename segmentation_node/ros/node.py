@@ -64,12 +64,13 @@ def _reported(transition: Transition) -> Transition:
             self.health.refuse(str(error))
             self.get_logger().error(f'{transition.__name__}: {error}')
             return FAILURE
-        except Exception:
-            self.health.refuse(traceback.format_exc())
-            self.get_logger().error(f'{transition.__name__}: {self.health.last_error}')
+        except Exception as error:
+            self.health.refuse(f'{type(error).__name__}: {error}')
+            self.get_logger().error(f'{transition.__name__}: {traceback.format_exc()}')
             raise
         self._state = _STATE_AFTER[transition.__name__]
-        self.health.refused = ''
+        if transition.__name__ != 'on_error':  # it follows upon what must not be forgotten
+            self.health.refused = ''
         return outcome
 
     return reporting
