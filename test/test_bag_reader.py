@@ -57,22 +57,27 @@ def test_what_rosbags_wrote(tmp_path: Path, plugin: StoragePlugin, version: int)
         assert 'uint32 height' in bag.topic('/image').definition
 
 
-@pytest.mark.parametrize(
-    ('plugin', 'mode'),
-    [
-        (StoragePlugin.SQLITE3, CompressionMode.FILE),
-        (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
-        (StoragePlugin.MCAP, CompressionMode.FILE),
-        (StoragePlugin.MCAP, CompressionMode.STORAGE),
-    ],
-)
-def test_compressed_bags(tmp_path: Path, plugin: StoragePlugin, mode: CompressionMode) -> None:
-    writer = Writer(tmp_path / 'bag', version=9, storage_plugin=plugin)
+COMPRESSIONS = [
+    (StoragePlugin.SQLITE3, CompressionMode.FILE),
+    (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+    (StoragePlugin.MCAP, CompressionMode.FILE),
+    (StoragePlugin.MCAP, CompressionMode.STORAGE),
+]
+
+
+def compressed_bag(path: Path, plugin: StoragePlugin, mode: CompressionMode) -> Path:
+    writer = Writer(path, version=9, storage_plugin=plugin)
     writer.set_compression(mode, CompressionFormat.ZSTD)
     with writer as bag:
         camera = bag.add_connection('/image', messages.IMAGE, typestore=messages.typestore())
         bag.write(camera, stamp_ns(0), image_cdr(0))
-    assert content(tmp_path / 'bag') == [('/image', stamp_ns(0), image_cdr(0))]
+    return path
+
+
+@pytest.mark.parametrize(('plugin', 'mode'), COMPRESSIONS)
+def test_compressed_bags(tmp_path: Path, plugin: StoragePlugin, mode: CompressionMode) -> None:
+    path = compressed_bag(tmp_path / 'bag', plugin, mode)
+    assert content(path) == [('/image', stamp_ns(0), image_cdr(0))]
 
 
 @pytest.mark.parametrize('options', [
@@ -235,6 +240,23 @@ def test_one_wrong_byte_in_a_chunk_is_noticed(tmp_path: Path) -> None:
     whole[len(whole) // 2] ^= 0xFF
     path.write_bytes(whole)
     with pytest.raises(BagError, match=r'\d messages before that are readable'):
+        content(path)
+
+
+@pytest.mark.parametrize(('plugin', 'mode'), COMPRESSIONS)
+def test_compressed_bags_with_damage(
+    tmp_path: Path, plugin: StoragePlugin, mode: CompressionMode
+) -> None:
+    path = compressed_bag(tmp_path / 'bag', plugin, mode)
+    (file,) = (p for p in path.iterdir() if p.name != 'metadata.yaml')
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(BagError, match='damaged or'):
+        content(path)
+    # A message's compression has no checksum: only where its frame begins is damage noticed.
+    at = whole.rindex(b'\x28\xb5\x2f\xfd')
+    file.write_bytes(whole[:at] + b'\0' + whole[at + 1 :])
+    with pytest.raises(BagError, match='damaged or'):
         content(path)
 
 

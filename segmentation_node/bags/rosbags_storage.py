@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads sqlite3 bags of every version, and compressed bags, with the rosbags library."""
 
+import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Final
@@ -18,6 +19,8 @@ try:
 except ImportError:  # older versions of rosbags read databases with the standard library
     from sqlite3 import Error as DatabaseError  # type: ignore[assignment]
 
+#: rosbags has loaded one of these, which one depends on the versions of it and of Python.
+_ZSTD: Final = ('zstandard', 'backports.zstd', 'compression.zstd')
 #: What the library raises on damaged data: its own errors and those of whatever it calls.
 DAMAGED: Final = (
     ReaderError,
@@ -27,6 +30,9 @@ DAMAGED: Final = (
     TypeError,
     AttributeError,
     OSError,
+    EOFError,
+    MemoryError,
+    *(sys.modules[name].ZstdError for name in _ZSTD if name in sys.modules),
 )
 _FORMATS = {
     MessageDefinitionFormat.MSG: 'ros2msg',
@@ -95,6 +101,6 @@ def _qos(qos: RosbagsQos) -> Qos:
 
 def _damaged(path: Path, error: Exception) -> BagError:
     return BagError(
-        f'{path} is damaged or no bag ({type(error).__name__}: {error}); '
-        f'"sqlite3 FILE .recover" saves what a damaged .db3 file still holds'
+        f'{path} is damaged or no bag ({type(error).__name__}: {error}); copy it again, or let '
+        f'"sqlite3 FILE .recover" save what a damaged .db3 file still holds'
     )
