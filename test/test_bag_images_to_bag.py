@@ -4,6 +4,7 @@
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -162,6 +163,23 @@ def test_trouble_can_be_left_out(tmp_path: Path, capsys: Any) -> None:
     assert len(seen['/image']) == 4
     assert len(seen['/ground_truth/label_mask']) == 1
     assert 'left out 6 files' in capsys.readouterr().err
+
+
+def test_a_tiff_that_lacks_its_last_pixels_is_left_out(tmp_path: Path, capsys: Any) -> None:
+    images = write_pictures(tmp_path / 'images', ['a.png'])
+    # One strip behind the tags, as most programs write it.
+    tags = {256: 32, 257: 24, 258: 8, 259: 1, 262: 1, 273: 134, 277: 1, 278: 24, 279: 32 * 24}
+    entries = (struct.pack('<HHII', tag, 4, 1, value) for tag, value in tags.items())
+    whole = b'II*\0' + struct.pack('<IH', 8, len(tags)) + b''.join(entries) + bytes(4)
+    whole = whole.ljust(134, b'\0') + bytes(32 * 24)
+    (images / 'b.tif').write_bytes(whole)
+    assert run('--images', images, '-o', tmp_path / 'whole') == 0
+    (images / 'b.tif').write_bytes(whole[:-100])
+    assert run('--images', images, '-o', tmp_path / 'bag') == 1
+    assert not (tmp_path / 'bag').exists()
+    assert run('--images', images, '-o', tmp_path / 'bag', '--skip-bad') == 0
+    assert len(seen_in(tmp_path / 'bag')['/image']) == 1
+    assert f'{images / "b.tif"}: ' in capsys.readouterr().err
 
 
 def test_only_the_first_frames(tmp_path: Path) -> None:

@@ -210,9 +210,11 @@ def _checked_size(
     frame: SourceFrame, first_wh: tuple[int, int] | None
 ) -> tuple[tuple[int, int], str]:
     try:
-        frame_wh = image_size(frame.image.read_bytes())
+        # Decoded, since the header of a TIFF or a JPEG does not tell whether the rest is sound.
+        height, width, _ = decode_file(frame.image.read_bytes()).shape
     except (ImageError, OSError) as error:
         return (0, 0), str(error)
+    frame_wh = (width, height)
     if first_wh not in (None, frame_wh):
         return frame_wh, f'is {_wh(frame_wh)}, but the frames before are {_wh(first_wh)}'
     return frame_wh, ''
