@@ -190,13 +190,21 @@ def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path:
     assert complaint in demo.stderr
 
 
-def test_size_that_cannot_be_rendered_is_refused_at_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ('arguments', 'complaint'),
+    [
+        (['--size', '1024x32'], '1024x32 is too small'),
+        (['--topic', '/front'], '--topic goes with --bag'),
+        (['--topic', '/front', '--images', '.'], '--topic goes with --bag'),
+    ],
+)
+def test_what_cannot_be_shown_is_refused_at_once(
+    arguments: list[str], complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        demo_command_line.main(['--size', '1024x32', '--output', str(tmp_path / 'out')])
+        demo_command_line.main([*arguments, '--output', str(tmp_path / 'out')])
     assert stop.value.code == 2
-    assert '1024x32 is too small' in capsys.readouterr().err
+    assert complaint in capsys.readouterr().err
     assert not (tmp_path / 'out').exists()
 
 

@@ -70,7 +70,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.topic is not None and args.bag is None:
+        parser.error('--topic goes with --bag')
     try:
         with end_on_signals():
             _check_rclpy()
