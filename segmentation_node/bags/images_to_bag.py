@@ -17,7 +17,7 @@ from segmentation_node.bags.options import (
     HelpFormatter,
     add_output_options,
     count,
-    positive,
+    rate_hz,
     stamp_s,
     topic_name,
 )
@@ -107,7 +107,7 @@ def _parser() -> argparse.ArgumentParser:
         '--encoding', choices=ENCODINGS, default=Settings.encoding, help='of raw images'
     )
     parser.add_argument(
-        '--rate-hz', type=positive, default=10.0, metavar='HZ',
+        '--rate-hz', type=rate_hz, default=10.0, metavar='HZ',
         help='frames per second where no timestamp files say otherwise',
     )  # fmt: skip
     parser.add_argument(

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from segmentation_node.bags.messages import MAX_STAMP_S
+from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.writer import STORAGE_FILES
 
 
@@ -56,6 +56,11 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
 def positive(text: str) -> float:
     """Parse a number above 0."""
     return _number(text, lambda value: 0 < value < math.inf, 'number above 0')
+
+
+def rate_hz(text: str) -> float:
+    """Parse how many a second; beyond 1e9 their stamps, in nanoseconds, would be the same."""
+    return _number(text, lambda value: 1e-12 <= value <= SECOND_NS, 'rate from 1e-12 to 1e9 Hz')
 
 
 def not_negative(text: str) -> float:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from segmentation_node.bags.options import HelpFormatter, count, positive, topic_name
+from segmentation_node.bags.options import HelpFormatter, count, rate_hz, topic_name
 from segmentation_node.demo.domain import DOMAINS, unused_domain
 from segmentation_node.demo.footage import Footage, bag_footage, images_footage, scenes_footage
 from segmentation_node.demo.processes import DemoError, end_on_signals
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         '--size', type=size_wh, default='1024x512', metavar='WxH', help='of the street'
     )
     parser.add_argument(
-        '--rate-hz', type=positive, default=10.0, metavar='HZ', help='of the street and of images'
+        '--rate-hz', type=rate_hz, default=10.0, metavar='HZ', help='of the street and of images'
     )
     parser.add_argument(
         '--domain-id', type=int, metavar='ID', choices=DOMAINS,

@@ -33,6 +33,7 @@ from segmentation_node.bags.options import (
     add_quiet_option,
     not_negative,
     positive,
+    rate_hz,
     topic_name,
 )
 from segmentation_node.bags.qos import RELIABLE
@@ -68,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
         help='leave out this much of the beginning; latched messages in it are published at once',
     )  # fmt: skip
     parser.add_argument(
-        '--clock', type=positive, nargs='?', const=DEFAULT_CLOCK_HZ, metavar='HZ',
+        '--clock', type=rate_hz, nargs='?', const=DEFAULT_CLOCK_HZ, metavar='HZ',
         help=f'publish the time of the bag on {CLOCK_TOPIC}, {DEFAULT_CLOCK_HZ:g} times a second '
         'unless told; for nodes with use_sim_time',
     )  # fmt: skip
