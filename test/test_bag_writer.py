@@ -132,6 +132,19 @@ def test_a_definition_that_is_no_utf8_is_written(tmp_path: Path, name: str, stor
         assert 'float32 heat' in again.topic('/heat').definition
 
 
+@pytest.mark.parametrize(('name', 'storage'), FORMS)
+def test_a_topic_without_definition_takes_none_from_others_of_its_type(
+    tmp_path: Path, name: str, storage: str
+) -> None:
+    old = Topic('/image', image_topic().msgtype)
+    with BagWriter(tmp_path / name, storage) as bag:
+        bag.add_topic(old)
+        bag.add_topic(image_topic('/mask'))
+        bag.write(old, stamp_ns(0), image_cdr(0))
+    with open_bag(tmp_path / name) as again:
+        assert 'uint32 height' in again.topic('/mask').definition
+
+
 @pytest.mark.parametrize('wrong', [-1, 2**63])
 def test_impossible_stamps_are_refused(tmp_path: Path, wrong: int) -> None:
     with (

@@ -46,7 +46,7 @@ class McapFile:
     def __init__(self, path: Path) -> None:
         # Unbuffered, since a buffer would write again and again what does not fit.
         self._file = path.open('xb', buffering=0)
-        self._schemas: dict[str, Schema] = {}
+        self._schemas: dict[tuple[str, str, str], Schema] = {}
         self._channels: dict[Topic, Channel] = {}
         self._chunks: list[_Written] = []
         self._pending = _Pending()
@@ -69,14 +69,16 @@ class McapFile:
         )
 
     def add_topic(self, topic: Topic) -> None:
-        schema = self._schemas.get(topic.msgtype)
+        # A topic copied from an older bag may come without the definition, or with another.
+        key = (topic.msgtype, topic.definition_format, topic.definition)
+        schema = self._schemas.get(key)
         if schema is None:
             definition = topic.definition.encode(errors='surrogateescape')
             schema = Schema(
                 len(self._schemas) + 1, definition, topic.definition_format, topic.msgtype
             )
             self._append(_record(schema))
-            self._schemas[topic.msgtype] = schema
+            self._schemas[key] = schema
         metadata = {
             'offered_qos_profiles': dump_qos(topic.qos),
             'topic_type_hash': topic.type_hash,

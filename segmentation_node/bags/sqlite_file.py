@@ -55,9 +55,13 @@ class SqliteFile:
         return start_ns or 0, end_ns or 0
 
     def add_topic(self, topic: Topic) -> None:
-        if all(topic.msgtype != other.msgtype for other in self._ids):
+        # A row for each type; a topic copied from an older bag may come without the definition.
+        if all(topic.msgtype != other.msgtype or not other.definition for other in self._ids):
             # TEXT is UTF-8; a comment in a definition may be anything.
             definition = topic.definition.encode(errors='replace').decode()
+            self._database.execute(
+                'DELETE FROM message_definitions WHERE topic_type = ?', (topic.msgtype,)
+            )
             self._database.execute(
                 'INSERT INTO message_definitions VALUES (NULL, ?, ?, ?, ?)',
                 (topic.msgtype, topic.definition_format, definition, topic.type_hash),
