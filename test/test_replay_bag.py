@@ -7,8 +7,10 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ros_process import LATCHED, PATIENCE_S, Probe, isolated_environment  # isort: skip
@@ -30,8 +32,10 @@ from std_msgs.msg import String
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import Qos
-from segmentation_node.bags.topic import Topic
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.ros import replay_bag
 from segmentation_node.ros.replay_bag import main, publisher_qos
 
 RELIABLE = QoSProfile(depth=100, reliability=QoSReliabilityPolicy.RELIABLE)
@@ -147,6 +151,31 @@ def test_the_beginning_can_be_left_out_but_for_what_is_latched(
     assert [m.header.stamp.nanosec for m in images.messages] == [
         stamp_ns(index) % 10**9 for index in (7, 8, 9)
     ]
+
+
+def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s, published_s = 0.0, []
+
+    def sleep(duration_s: float) -> None:
+        nonlocal now_s
+        now_s += duration_s
+
+    class SlowBag(Bag):
+        def messages(self, names: Any = None) -> Iterator[RawMessage]:
+            for message in super().messages(names):
+                sleep(1.0 if message.stamp_ns < stamp_ns(5) else 0.0)
+                yield message
+
+    fake_time = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep)
+    monkeypatch.setattr(replay_bag, 'time', fake_time)
+    publisher: Any = SimpleNamespace(publish=lambda _: published_s.append(now_s))
+    with open_bag(write_camera_bag(tmp_path / 'bag.mcap', frames=8)) as bag:
+        slow = SlowBag(bag.path, bag._storage)
+        publishers = {bag.topic('/image'): publisher}
+        replay_bag.Player(slow, publishers, 1.0, 0.5, lambda: False, quiet=True).play()
+    assert np.diff(published_s) == pytest.approx([0.1, 0.1])
 
 
 def test_the_beginning_is_that_of_the_bag_whatever_topics_are_chosen(

@@ -313,15 +313,18 @@ class Player:
         return self.published > published_before
 
     def _publish(self, message: RawMessage) -> None:
-        if self._start is None:
-            self._start = max(message.stamp_ns, self._begin_ns), time.monotonic()
-        latched = any(qos.latched for qos in message.topic.qos)
-        if message.stamp_ns < self._begin_ns and not latched:
-            return
-        start_ns, started_s = self._start
-        # Each deadline counts from the start: being late once delays nothing that follows.
-        due_s = started_s + max(0, message.stamp_ns - start_ns) / SECOND_NS / self._rate
-        sleep_until(due_s, self._stop)
+        if message.stamp_ns < self._begin_ns:
+            if not any(qos.latched for qos in message.topic.qos):
+                return
+            due_s = time.monotonic()
+        else:
+            # Not before: to read what is left out takes its time.
+            if self._start is None:
+                self._start = self._begin_ns or message.stamp_ns, time.monotonic()
+            start_ns, started_s = self._start
+            # Each deadline counts from the start: being late once delays nothing that follows.
+            due_s = started_s + max(0, message.stamp_ns - start_ns) / SECOND_NS / self._rate
+            sleep_until(due_s, self._stop)
         if self._stop():
             return
         self._publishers[message.topic].publish(message.cdr)
