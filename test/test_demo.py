@@ -115,10 +115,15 @@ def test_street_bag_holds_what_the_node_says_about_itself(
     street: tuple[Path, subprocess.CompletedProcess[str]],
 ) -> None:
     with open_bag(street[0] / 'segmentation.mcap') as bag:
+        *_, last = map(messages.deserialize, bag.messages({topics.DIAGNOSTICS}))
         info = messages.deserialize(bag.first('/segmentation_node/label_info_json'))
         counts = {topic.name: count for topic, count in bag.counts.items()}
     assert info.data == load_scheme('cityscapes8').to_json()
-    assert counts['/diagnostics'] > 0
+    status = {value.key: value.value for value in last.status[0].values}
+    assert int(status['published']) == counts['/segmentation_node/label_mask']
+    hour_ms = 3_600_000.0  # the stamps are of years ago, and so must be the clock
+    assert abs(float(status['latency_p99_ms'])) < hour_ms
+    assert abs(messages.stamp_ns_of(last) - images_to_bag.START_NS) < hour_ms * 1e6
 
 
 def test_street_is_drawn(street: tuple[Path, subprocess.CompletedProcess[str]]) -> None:

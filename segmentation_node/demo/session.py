@@ -83,6 +83,8 @@ class Session:
             # JSON strings are YAML strings: no path can be taken for anything else.
             '-p', f'model:={json.dumps(self._model)}',
             '-p', f'image_transport:={transport}',
+            # The time of the bag, or latencies would count from when it was recorded.
+            '-p', 'use_sim_time:=true',
             # The node puts the suffix behind the remapped name, where it is remapped once more.
             '-r', f'{topics.IMAGE}{suffix}:={camera}',
         ]  # fmt: skip
@@ -189,7 +191,7 @@ class Session:
         awaited = [self._footage.camera.name, *names]
         return [
             sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
-            '--topics', *names, '--wait-for-subscribers', *awaited, '--quiet',
+            '--topics', *names, '--wait-for-subscribers', *awaited, '--clock', '--quiet',
         ]  # fmt: skip
 
 
