@@ -27,7 +27,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from segmentation_node import topics
 from segmentation_node.bags.interrupt import StopRequest, stop_on_signal
-from segmentation_node.bags.messages import DIAGNOSTIC_ARRAY, known_topic
+from segmentation_node.bags.messages import known_topic
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
@@ -77,17 +77,17 @@ class Recorder(Node):
         self.create_subscription(
             kind,
             topic.name,
-            partial(self._on_message, topic),
+            partial(self._on_message, topic, kind),
             publisher_qos(topic),
             raw=True,
         )
 
-    def _on_message(self, topic: Topic, cdr: bytes, info: Mapping[str, int]) -> None:
+    def _on_message(self, topic: Topic, kind: Any, cdr: bytes, info: Mapping[str, int]) -> None:
         received_ns = info['received_timestamp'] or time.time_ns()
         self._writer.write(topic, received_ns, cdr, info['source_timestamp'] or received_ns)
         self._counts[topic.name] += 1
-        if topic.msgtype == DIAGNOSTIC_ARRAY:
-            self._note(deserialize_message(cdr, DiagnosticArray))
+        if kind is DiagnosticArray:
+            self._note(deserialize_message(cdr, kind))
 
     def _note(self, message: Any) -> None:
         for status in message.status:
