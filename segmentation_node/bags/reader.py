@@ -8,7 +8,7 @@ with open_bag('drive.mcap') as bag:
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType, TracebackType
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import yaml
@@ -102,12 +102,7 @@ class Bag:
     def __enter__(self) -> 'Bag':
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def listing(self) -> str:

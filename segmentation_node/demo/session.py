@@ -5,7 +5,6 @@ import json
 import sys
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from tqdm import tqdm
@@ -59,12 +58,7 @@ class Session:
             raise
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, _kind: object, error: object, _trace: object) -> None:
         self._stack.close()
         if error is None and self._recorder.exit_status != 0:
             raise self._recorder.failure()
