@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users can choose from, importable without the libraries behind the choices."""
+"""What users can choose from and what holds if they do not, without the libraries behind it."""
 
 from typing import Final
 
 RUNTIMES: Final = ('auto', 'torch')
 PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'fp16')
+
+DEFAULT_MODEL: Final = 'deeplabv3plus'
+DEFAULT_OVERLAY_ALPHA: Final = 0.5

@@ -26,7 +26,7 @@ from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
-from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS, RUNTIMES
 from segmentation_node.errors import BagError, ImageError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
@@ -77,9 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     model = parser.add_argument_group('model')
     model.add_argument(
-        '--model', default='deeplabv3plus',
-        help='bundled name (deeplabv3plus, mask2former), checkpoint folder, or hub id',
-    )  # fmt: skip
+        '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
+    )
     model.add_argument(
         '--label-scheme', metavar='NAME', help="classes to publish; the checkpoint's without it"
     )
@@ -91,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help='pixels of less confidence (0 to 1) become void',
     )  # fmt: skip
     parser.add_argument(
-        '--overlay-alpha', type=share, default=0.5, metavar='SHARE',
+        '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
         help='how much of the colours shows in the overlay, 0 to 1',
     )  # fmt: skip
     return parser

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.options import HelpFormatter, count, rate_hz, topic_name
+from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.demo.domain import DOMAINS, unused_domain
 from segmentation_node.demo.footage import Footage, bag_footage, images_footage, scenes_footage
 from segmentation_node.demo.processes import DemoError, end_on_signals
@@ -35,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
-        '--model', default='deeplabv3plus', help='bundled name, checkpoint folder, or hub id'
+        '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(

@@ -10,7 +10,7 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS, RUNTIMES
 from segmentation_node.errors import SettingError
 from segmentation_node.labels import available_schemes
 
@@ -46,7 +46,7 @@ class Parameters:
     """Typed values of all parameters; the fields are their declarations."""
 
     model: str = declared(
-        'deeplabv3plus', 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
+        DEFAULT_MODEL, 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
     )
     runtime: str = declared(
         'auto', 'What runs the network; auto takes the fastest installed', RELOADS,
@@ -72,7 +72,10 @@ class Parameters:
         0.0, 'Pixels below this confidence are published as void', ANY_TIME, range_=(0.0, 1.0)
     )
     overlay_alpha: float = declared(
-        0.5, 'Share of the colour mask in the overlay', ANY_TIME, range_=(0.0, 1.0)
+        DEFAULT_OVERLAY_ALPHA,
+        'Share of the colour mask in the overlay',
+        ANY_TIME,
+        range_=(0.0, 1.0),
     )
     max_rate_hz: float = declared(
         0.0, 'Frames per second and camera at most, 0 is no limit', ANY_TIME,
