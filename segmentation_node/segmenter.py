@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
-from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.choices import DEFAULT_MODEL, PRECISIONS, RUNTIMES
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.graph import scale_into
 from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
@@ -40,7 +40,7 @@ class Segmenter:
 
     def __init__(
         self,
-        model: str = 'deeplabv3plus',
+        model: str = DEFAULT_MODEL,
         *,
         runtime: str = 'auto',
         device: str = 'auto',
