@@ -3,7 +3,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,8 +24,8 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from segmentation_node.demo.domain import unused_domain  # noqa: E402
-from segmentation_node.transport import large_frames_environment  # noqa: E402
+from segmentation_node.demo.domain import environment_of, unused_domain  # noqa: E402
+from segmentation_node.demo.processes import Child  # noqa: E402
 
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
 PATIENCE_S = 240.0
@@ -38,46 +37,32 @@ DOMAIN_ID = unused_domain()
 
 def isolated_environment() -> dict[str, str]:
     """Environment of one test run: its own domain, this machine only, one thread per network."""
-    return {
-        **os.environ,
-        'ROS_DOMAIN_ID': str(DOMAIN_ID),
-        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-        'OMP_NUM_THREADS': '1',
-        **large_frames_environment(),
-    }
+    return {**os.environ, **environment_of(DOMAIN_ID), 'OMP_NUM_THREADS': '1'}
 
 
-class NodeProcess:
+class NodeProcess(Child):
     """The segmentation node, started by its console script; stopped on leaving the context.
 
     Each has a name space of its own, since several may run at a time.
     """
 
     def __init__(self, log: Path, *arguments: str, namespace: str = 'vehicle') -> None:
-        self.log = log
         script = Path(sys.executable).parent / 'segmentation_node'
-        with log.open('wb') as output:
-            self.process = subprocess.Popen(
-                [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments],
-                stdout=output, stderr=subprocess.STDOUT, env=isolated_environment(),
-            )  # fmt: skip
+        command = [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments]
+        super().__init__('the node', command, log, isolated_environment())
 
     def interrupt(self) -> int:
         """Send SIGINT and return the exit status."""
-        self.process.send_signal(signal.SIGINT)
-        return self.process.wait(PATIENCE_S)
+        self._process.send_signal(signal.SIGINT)
+        return self.ended()
 
-    def __enter__(self) -> 'NodeProcess':
-        return self
+    def ended(self) -> int:
+        """Wait for its end and return the exit status."""
+        return self._process.wait(PATIENCE_S)
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-        print(self.log.read_text(encoding='utf-8', errors='replace'))
+        self.stop()
+        print(self.log_text())
 
 
 class Probe:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from ros_process import (
-    PATIENCE_S,
     Camera,
     NodeProcess,
     Probe,
@@ -435,6 +434,6 @@ def test_a_bad_start_value_ends_the_process_with_the_reason(
 ) -> None:
     log = tmp_path / 'log.txt'
     with NodeProcess(log, '-p', parameter) as node:
-        assert node.process.wait(PATIENCE_S) == 1
+        assert node.ended() == 1
     assert said in log.read_text()
     assert 'Traceback' not in log.read_text()

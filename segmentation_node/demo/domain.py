@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from segmentation_node.demo.processes import DemoError
+from segmentation_node.transport import large_frames_environment
 
 #: Domains whose ports lie below those that Linux gives to outgoing connections.
 DOMAINS: Final[Sequence[int]] = range(1, 101)
@@ -22,6 +23,15 @@ def unused_domain() -> int:
         f'all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use; end some ROS programs, '
         f'or share a domain with --domain-id'
     )
+
+
+def environment_of(domain_id: int) -> dict[str, str]:
+    """What processes need in their environment to meet in a domain, on this machine only."""
+    return {
+        **large_frames_environment(),
+        'ROS_DOMAIN_ID': str(domain_id),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
 
 
 def _is_used(domain_id: int) -> bool:

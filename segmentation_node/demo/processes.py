@@ -15,6 +15,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
+from typing_extensions import Self
+
 from segmentation_node.errors import SegmentationError
 
 #: How long a child may take to end by itself once it is asked to.
@@ -96,7 +98,7 @@ class Child:
                 continue
         self._process.wait()
 
-    def __enter__(self) -> 'Child':
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -14,11 +14,11 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.qos import LATCHED
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
+from segmentation_node.demo.domain import environment_of
 from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
 from segmentation_node.demo.results import Outcome
-from segmentation_node.transport import large_frames_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 
@@ -40,9 +40,7 @@ class Session:
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
         self.environment = {
-            **large_frames_environment(),
-            'ROS_DOMAIN_ID': str(domain_id),
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            **environment_of(domain_id),
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
