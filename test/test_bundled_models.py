@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models
+from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
 from segmentation_node.paths import bundled_models_dir
@@ -30,7 +31,7 @@ def folder_of(model: str) -> Path:
 
 
 def test_the_default_model_is_bundled() -> None:
-    assert 'deeplabv3plus' in MODELS
+    assert DEFAULT_MODEL in MODELS
 
 
 @pytest.mark.parametrize('model', MODELS)
