@@ -130,6 +130,7 @@ def test_what_is_no_label_mask_is_named(tmp_path: Path, capsys: Any, option: str
     ('text', 'says'),
     [
         ('', 'describes no label scheme'),
+        ('{"scheme": "kitchen", "classes": []}', "scheme 'kitchen'.*copy its file to"),
         ('{"scheme": "cityscapes8"}', 'describes no label scheme'),
         ('{"scheme": "cityscapes8", "classes": []}', 'another cityscapes8 than is installed'),
     ],

@@ -21,9 +21,10 @@ from segmentation_node.bags.options import (
     topic_name,
 )
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.errors import BagError, SegmentationError
+from segmentation_node.errors import BagError, SchemeError, SegmentationError
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import Confusion, Scores, truth_lut_of
+from segmentation_node.paths import config_dir
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
@@ -119,6 +120,11 @@ def scheme_beside(bag: Bag, topic: str) -> LabelScheme:
         ids = {row['id']: row['name'] for row in content['classes']}
     except (ValueError, KeyError, TypeError) as error:
         raise BagError(f'{name} of {bag.path} describes no label scheme: {error!r}') from error
+    except SchemeError as error:
+        raise BagError(
+            f'{name} of {bag.path} names a label scheme that is not here ({error}): copy '
+            f'its file to {config_dir() / "labels"}'
+        ) from error
     if ids != {c.id: c.name for c in scheme.classes}:
         raise BagError(
             f'{name} of {bag.path} describes another {scheme.name} than is installed here; '
