@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -271,14 +272,32 @@ def test_whatever_ends_the_demo_ends_its_processes(
     wait_for('the end of all processes', lambda: processes_of(tmp_path) == {})
 
 
-def test_video_holds_a_picture_while_others_are_missing(tmp_path: Path) -> None:
-    path = tmp_path / 'video.mp4'
-    red, blue = (np.full((64, 96, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
-    write_video([TimedPicture(1.0, red), TimedPicture(1.5, blue)], path, rate_hz=10)
+def frames_of(path: Path) -> list[np.ndarray[Any, Any]]:
+    """Frames of a video, BGR."""
     video = cv2.VideoCapture(str(path))
     frames = []
     while (read := video.read())[0]:
         frames.append(read[1])
+    return frames
+
+
+@pytest.mark.parametrize('without_av', [False, True])
+def test_video_keeps_its_size_where_the_camera_changes_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, without_av: bool
+) -> None:
+    if without_av:
+        monkeypatch.setitem(sys.modules, 'av', None)
+    pictures = [np.full((height, 96, 3), 200, np.uint8) for height in (64, 64, 128, 64)]
+    timed = [TimedPicture(index / 10, picture) for index, picture in enumerate(pictures)]
+    write_video(timed, tmp_path / 'video.mp4', rate_hz=10)
+    assert [frame.shape for frame in frames_of(tmp_path / 'video.mp4')] == [(64, 96, 3)] * 4
+
+
+def test_video_holds_a_picture_while_others_are_missing(tmp_path: Path) -> None:
+    path = tmp_path / 'video.mp4'
+    red, blue = (np.full((64, 96, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
+    write_video([TimedPicture(1.0, red), TimedPicture(1.5, blue)], path, rate_hz=10)
+    frames = frames_of(path)
     assert [frame[32, 48].argmax() for frame in frames] == [2] * 5 + [0]  # of BGR
 
 

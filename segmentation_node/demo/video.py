@@ -123,12 +123,15 @@ class _OpenCv:
     def __init__(self, path: Path, rate_hz: float, shape: tuple[int, ...]) -> None:
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
         fourcc = cv2.VideoWriter.fourcc(*'mp4v')
-        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, (shape[1], shape[0]))
+        self._size_wh = (shape[1], shape[0])
+        self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, self._size_wh)
         if not self._writer.isOpened():
             raise DemoError(f'cannot write {path}: this OpenCV has no MPEG-4; "pip install av"')
 
     def write(self, picture: ImageRgb) -> None:
-        self._writer.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        # A camera may change its size; a frame of another one than the first would be dropped.
+        bgr = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), self._size_wh)
+        self._writer.write(bgr)
 
     def close(self) -> None:
         self._writer.release()
