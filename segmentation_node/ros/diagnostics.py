@@ -48,12 +48,12 @@ class Health:
     def _verdict(self, state: str, counts: dict[str, int]) -> tuple[bytes, str]:
         troubled = counts['malformed'] + counts['failed']
         fresh, self.troubled_frames = troubled - self.troubled_frames, troubled
+        if state in ('unconfigured', 'inactive') and self.refused:
+            return DiagnosticStatus.ERROR, f'{state}: {self.refused}'
+        if state in ('unconfigured', 'inactive'):
+            return DiagnosticStatus.WARN, f'{state}: waits to be activated'
         if state != 'active':
-            return (
-                (DiagnosticStatus.ERROR, f'{state}: {self.refused}')
-                if self.refused
-                else (DiagnosticStatus.WARN, f'{state}: waits to be activated')
-            )
+            return DiagnosticStatus.WARN, f'{state} ...'
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} frames went wrong: {self.last_error}'
         now_s = time.monotonic()

@@ -41,13 +41,14 @@ if TYPE_CHECKING:
 CAMERA_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
-_STATE_AFTER = {
-    'on_configure': 'inactive',
-    'on_activate': 'active',
-    'on_deactivate': 'inactive',
-    'on_cleanup': 'unconfigured',
-    'on_shutdown': 'finalized',
-    'on_error': 'unconfigured',
+#: States in and after a transition, as the life cycle calls them.
+_STATES = {
+    'on_configure': ('configuring', 'inactive'),
+    'on_activate': ('activating', 'active'),
+    'on_deactivate': ('deactivating', 'inactive'),
+    'on_cleanup': ('cleaningup', 'unconfigured'),
+    'on_shutdown': ('shuttingdown', 'finalized'),
+    'on_error': ('errorprocessing', 'unconfigured'),
 }
 
 Transition = Callable[['SegmentationNode', LifecycleState], TransitionCallbackReturn]
@@ -58,9 +59,12 @@ def _reported(transition: Transition) -> Transition:
 
     @wraps(transition)
     def reporting(self: 'SegmentationNode', state: LifecycleState) -> TransitionCallbackReturn:
+        before = self._state
+        self._state, after = _STATES[transition.__name__]
         try:
             outcome = transition(self, state)
         except SegmentationError as error:
+            self._state = before
             self.health.refuse(str(error))
             self.get_logger().error(f'{transition.__name__}: {error}')
             return FAILURE
@@ -68,7 +72,7 @@ def _reported(transition: Transition) -> Transition:
             self.health.refuse(f'{type(error).__name__}: {error}')
             self.get_logger().error(f'{transition.__name__}: {traceback.format_exc()}')
             raise
-        self._state = _STATE_AFTER[transition.__name__]
+        self._state = after
         if transition.__name__ != 'on_error':  # it follows upon what must not be forgotten
             self.health.refused = ''
         return outcome
