@@ -70,7 +70,6 @@ setup(
             'ros-jazzy-rosgraph-msgs',
             'ros-jazzy-sensor-msgs',
             'ros-jazzy-std-msgs',
-            'ros-jazzy-std-srvs',
         ],
         'demo': ['av'],  # for a video that browsers play
         'training': [
