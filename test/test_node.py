@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from ros_process import (
     Camera,
     NodeProcess,
@@ -21,6 +22,7 @@ from ros_process import (
     stamp_ns,
 )
 from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
 
 from segmentation_node.codec import ENCODINGS, decode_image
 from segmentation_node.image_files import decode_file, encode_jpeg
@@ -29,6 +31,7 @@ from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
 
+LATCHED_QOS = QoSProfile(depth=50, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 RNG = np.random.default_rng(7)
 
 
@@ -307,8 +310,10 @@ def test_a_managed_start(tiny_checkpoint: Path, tmp_path: Path) -> None:
 
         assert probe.set_parameter('model', str(tiny_checkpoint)).successful
         assert probe.transition(Transition.TRANSITION_CONFIGURE)
+        announced = probe.collect('label_info_json', String, LATCHED_QOS)
         assert probe.transition(Transition.TRANSITION_ACTIVATE)
         nothing_subscribed_nothing_computed(probe)
+        assert len(announced) == 1  # not once more for each qos_override that is declared
 
         camera = probe.connect()
         assert probe.transition(Transition.TRANSITION_DEACTIVATE)

@@ -278,7 +278,7 @@ class SegmentationNode(LifecycleNode):
     def _apply(self, wanted: Parameters) -> None:
         """Make changed values effective; raises SegmentationError and changes nothing."""
         worker = self._worker
-        if worker is None:
+        if worker is None or wanted == self._values:  # it is a parameter of ROS's own
             return
         fixed = wanted.changed(self._values, UNCONFIGURED)
         if fixed:
