@@ -7,8 +7,13 @@ once the right one is active.
 
 from pathlib import Path
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, GroupAction, IncludeLaunchDescription
+from launch import LaunchContext, LaunchDescription
+from launch.actions import (
+    DeclareLaunchArgument,
+    GroupAction,
+    IncludeLaunchDescription,
+    OpaqueFunction,
+)
 from launch.substitutions import LaunchConfiguration
 
 SEG = str(Path(__file__).with_name('seg.launch.py'))
@@ -42,7 +47,15 @@ def generate_launch_description() -> LaunchDescription:
                 description='Not to be set: the nodes are called left and right',
                 choices=[''],
             ),
+            OpaqueFunction(function=_set_the_clock),
             GroupAction([IncludeLaunchDescription(SEG, launch_arguments=left.items())]),
             IncludeLaunchDescription(SEG, launch_arguments=right.items()),
         ]
     )
+
+
+def _set_the_clock(context: LaunchContext) -> None:
+    """Let both nodes follow the clock of a bag, of which only the right one is told."""
+    given = context.launch_configurations
+    if given.get('bag') and not given.get('use_sim_time'):
+        given['use_sim_time'] = 'true'

@@ -238,6 +238,36 @@ def test_topics_given_are_remapped(arguments: dict[str, str], rules: list[Any]) 
 
 @needs_launch
 @pytest.mark.parametrize(
+    ('arguments', 'follows'),
+    [
+        ({}, None),
+        ({'bag': '.'}, True),
+        ({'bag': '.', 'use_sim_time': 'false'}, False),
+        ({'use_sim_time': 'true'}, True),
+    ],
+)
+def test_both_compared_nodes_follow_one_clock(
+    arguments: dict[str, str], follows: bool | None
+) -> None:
+    from launch import LaunchContext
+    from launch.actions import ExecuteProcess
+
+    context = LaunchContext()
+    context.launch_configurations.update({**arguments, 'rviz': 'false'})
+    entities = list(_description(ROOT / 'launch' / 'compare.launch.py').entities)
+    found: dict[str, Any] = {}
+    while entities:
+        entity = entities.pop(0)
+        if isinstance(entity, ExecuteProcess):
+            values = _performed(entity, context)
+            found[entity.node_name] = values.get('use_sim_time')
+        else:
+            entities[:0] = entity.visit(context) or []
+    assert found == {'/left': follows, '/right': follows}
+
+
+@needs_launch
+@pytest.mark.parametrize(
     ('arguments', 'message'),
     [
         ({'runtime': 'abacus'}, 'abacus'),
@@ -270,6 +300,16 @@ def _launched(arguments: dict[str, str]) -> list[Any]:
     for argument in declared:
         argument.execute(context)
     actions = start.execute(context)
-    with mock.patch('launch_ros.substitutions.ExecutableInPackage.perform', return_value='node'):
-        actions[-1]._perform_substitutions(context)
+    _performed(actions[-1], context)
     return list(actions)
+
+
+def _performed(node: Any, context: Any) -> dict[str, Any]:
+    """Perform a node's substitutions; returns the values of its parameters."""
+    with mock.patch('launch_ros.substitutions.ExecutableInPackage.perform', return_value='node'):
+        node._perform_substitutions(context)
+    values: dict[str, Any] = {}
+    for file, _ in node._Node__expanded_parameter_arguments or []:
+        for content in yaml.safe_load(Path(file).read_text(encoding='utf-8')).values():
+            values.update(content['ros__parameters'])
+    return values
