@@ -55,7 +55,7 @@ class Spec:
         """Read and check; raises CheckpointError naming what is wrong."""
         try:
             content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise CheckpointError(f'{path} cannot be read: {error}') from error
         _check_fields(path, content, cls, required=('family', 'label_scheme'))
         preprocessing = content.pop('preprocessing', None) or {}

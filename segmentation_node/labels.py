@@ -239,7 +239,7 @@ def load_scheme(name: str | Path) -> LabelScheme:
         path = config_dir() / 'labels' / f'{name}.yaml'
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SchemeError(
             f'cannot read label scheme {path}: {error}; give the path of a scheme file, or one of '
             f'{", ".join(available_schemes())}'

@@ -151,6 +151,7 @@ def test_no_metadata(tmp_path: Path) -> None:
     [
         ('', 'is no rosbag2 metadata.*reindex'),
         ('{', 'is no rosbag2 metadata.*reindex'),
+        ('2020-02-30', 'is no rosbag2 metadata.*reindex'),  # no date, though it looks like one
         ('rosbag2_bagfile_information: 3', 'is no rosbag2 metadata'),
         ('rosbag2_bagfile_information: {storage_identifier: mcap}', 'relative_file_paths'),
         (

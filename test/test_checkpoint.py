@@ -477,6 +477,7 @@ def test_spec_with_a_wrong_field(deeplab: Path, changes: dict[str, Any], says: s
         ('- a', "holds ['a'], expected fields"),
         ('family: unet', 'lacks label_scheme'),
         ('family: [', 'cannot be read'),
+        ('family: 2020-02-30', 'cannot be read'),
         ('!!python/object/apply:os.getcwd []', 'cannot be read'),
     ],
 )

@@ -244,7 +244,9 @@ def test_malformed_file_is_named_with_what_is_wrong(
         load_scheme(path)
 
 
-@pytest.mark.parametrize('text', ['', '[]', 'classes: 3', 'classes', '{classes: [', 'a: b: c'])
+@pytest.mark.parametrize(
+    'text', ['', '[]', 'classes: 3', 'classes', '{classes: [', 'a: b: c', 'classes: 2020-02-30']
+)
 def test_file_that_is_no_scheme(tmp_path: Path, text: str) -> None:
     path = tmp_path / 'own.yaml'
     path.write_text(text, encoding='utf-8')

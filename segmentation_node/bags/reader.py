@@ -182,7 +182,7 @@ def _read_metadata(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding='utf-8'))
         information: dict[str, Any] = content['rosbag2_bagfile_information']
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         reason = ' '.join(str(error).split())
         raise BagError(
             f'{file} is no rosbag2 metadata ({reason}); "ros2 bag reindex {path}" writes it anew'

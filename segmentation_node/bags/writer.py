@@ -278,7 +278,7 @@ def _listed_files(metadata: Path) -> set[str]:
         content = yaml.safe_load(metadata.read_text(encoding='utf-8'))
         names = content['rosbag2_bagfile_information']['relative_file_paths']
         return {metadata.name, f'{metadata.name}.new', *map(str, names)}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError):
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
         return set()
 
 
