@@ -81,3 +81,20 @@ def tiny_mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('tiny_mask2former')
     save_checkpoint(folder, network, Spec('mask2former', 'cityscapes8'), '# Tiny\n')
     return folder
+
+
+@pytest.fixture
+def other_scheme(tmp_path: Path) -> Path:
+    """File of a scheme "driveable": void is 9, the other 7 categories are 20 to 26 in order."""
+    scheme = tmp_path / 'driveable.yaml'
+    scheme.write_text(
+        'classes:\n'
+        '  - {id: 9, name: rest, color: [0, 0, 0], category: void, void: true}\n'
+        + ''.join(
+            f'  - {{id: {20 + i}, name: {name}, color: [1, 2, {i}], category: {name}}}\n'
+            for i, name in enumerate(
+                ('flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle')
+            )
+        )
+    )
+    return scheme

@@ -155,7 +155,19 @@ def test_compressed_cameras(tmp_path: Path, run: Any, segmenter: Segmenter) -> N
     assert np.array_equal(pixels(mask), segmenter.segment([rgb]).labels[0])
 
 
-def test_another_scheme_and_a_threshold(tmp_path: Path, run: Any) -> None:
+def test_another_scheme(
+    tmp_path: Path, run: Any, segmenter: Segmenter, other_scheme: Path
+) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=1)
+    assert run(path, '-o', tmp_path / 'out', '--label-scheme', other_scheme) == 0
+    ((_, mask),) = decoded(tmp_path / 'out', MASK)
+    labels = segmenter.segment([picture(0)]).labels[0]
+    assert np.array_equal(pixels(mask), np.where(labels == 0, 9, labels + 19))
+    ((_, info),) = decoded(tmp_path / 'out', INFO)
+    assert json.loads(info.data)['scheme'] == 'driveable'
+
+
+def test_a_threshold_makes_void(tmp_path: Path, run: Any) -> None:
     path = write_camera_bag(tmp_path / 'bag', frames=1)
     assert run(path, '-o', tmp_path / 'out', '--min-confidence', 1) == 0
     ((_, mask),) = decoded(tmp_path / 'out', MASK)

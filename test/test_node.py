@@ -277,21 +277,12 @@ def test_min_confidence_makes_uncertain_pixels_void(camera: Camera) -> None:
     assert camera.probe.set_parameter('min_confidence', 0.0).successful
 
 
-def test_another_scheme_is_announced_to_late_subscribers(camera: Camera, tmp_path: Path) -> None:
-    scheme = tmp_path / 'driveable.yaml'
-    scheme.write_text(
-        'classes:\n'
-        '  - {id: 9, name: rest, color: [0, 0, 0], category: void, void: true}\n'
-        + ''.join(
-            f'  - {{id: {20 + i}, name: {name}, color: [1, 2, {i}], category: {name}}}\n'
-            for i, name in enumerate(
-                ('flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle')
-            )
-        )
-    )
+def test_another_scheme_is_announced_to_late_subscribers(
+    camera: Camera, other_scheme: Path
+) -> None:
     frame = random_frame()
     labels = pixels_of(camera.segment(image_message(frame)))
-    assert camera.probe.set_parameter('label_scheme', str(scheme)).successful
+    assert camera.probe.set_parameter('label_scheme', str(other_scheme)).successful
     info = json.loads(camera.probe.latched('label_info_json').data)
     assert (info['scheme'], info['void_id']) == ('driveable', 9)
     mapped = pixels_of(camera.segment(image_message(frame)))
