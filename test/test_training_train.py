@@ -367,8 +367,14 @@ def test_run_without_a_better_epoch_stops(
 def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
     still = ['epochs=9', 'patience=3', 'evaluate_every=2', *STILL]
     assert main([str(config), str(tmp_path), *still]) == 0
-    assert [row['epoch'] for row in rows(tmp_path)] == [1, 3]
+    # The epoch in which patience ends is evaluated: it may be the better one.
+    assert [row['epoch'] for row in rows(tmp_path)] == [1, 3, 4]
     assert state(tmp_path)['epoch'] == 4
+
+
+def test_last_epoch_is_evaluated(config: Path, tmp_path: Path) -> None:
+    assert main([str(config), str(tmp_path), 'epochs=3', 'evaluate_every=2']) == 0
+    assert [row['epoch'] for row in rows(tmp_path)] == [1, 2]
 
 
 def test_without_an_average_the_newest_weights_are_kept(config: Path, tmp_path: Path) -> None:

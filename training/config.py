@@ -118,7 +118,7 @@ class Experiment(_Strict):
         points: points a mask is compared in, in Mask2Former's loss.
         precision: auto is bf16 where the machine has units for it.
         devices, strategy, accelerator: Lightning's.
-        evaluate_every: epochs between two evaluations.
+        evaluate_every: epochs from one evaluation to the next; the last epoch is evaluated anyway.
         study: name of the MLflow experiment.
     """
 

@@ -61,11 +61,10 @@ class Keeper(pl.Callback):
     are still in place.
     """
 
-    def __init__(
-        self, run: Run, data: Data, watch: Stopwatch, patience: int, report: Report | None
-    ) -> None:
-        self.run, self.data, self.watch = run, data, watch
-        self.patience, self.report = patience, report
+    def __init__(self, run: Run, data: Data, watch: Stopwatch, report: Report | None) -> None:
+        self.run, self.data, self.watch, self.report = run, data, watch, report
+        self.patience = data.experiment.patience
+        self.evaluate_every = data.experiment.evaluate_every
         self.best, self.best_epoch = -1.0, -1
         self._score: float | None = None  # of this epoch, where it is evaluated
 
@@ -73,8 +72,12 @@ class Keeper(pl.Callback):
         # A run that has stopped early does not go on when its command is given again.
         self._stop_early(trainer, trainer.current_epoch - 1)
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._score = None
+        # An epoch that may be the last is evaluated, whatever its number.
+        epoch = trainer.current_epoch
+        may_end = epoch + 1 == trainer.max_epochs or self._has_no_patience(epoch)
+        trainer.check_val_every_n_epoch = 1 if may_end else self.evaluate_every
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         task = cast('Task', pl_module)
@@ -125,8 +128,11 @@ class Keeper(pl.Callback):
         self.best, self.best_epoch = state_dict['best'], state_dict['best_epoch']
 
     def _stop_early(self, trainer: pl.Trainer, epoch: int) -> None:
-        if self.patience and epoch - self.best_epoch >= self.patience:
+        if self._has_no_patience(epoch):
             trainer.should_stop = True
+
+    def _has_no_patience(self, epoch: int) -> bool:
+        return 0 < self.patience <= epoch - self.best_epoch
 
     def _figures(self, task: Task, scores: Scores, seconds: float) -> dict[str, float]:
         steps = len(task.losses)

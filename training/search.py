@@ -225,19 +225,13 @@ class Search:
             if trial.should_prune():
                 raise optuna.TrialPruned
 
-        score = train(
+        return train(
             experiment,
             self._folder_of(trial.number),
             name=f'{self.folder.name} trial {trial.number}',
             tags={PARENT_TAG: Run(self.folder).id, 'search': self.folder.name},
             report=report,
         )
-        if score < 0:
-            raise SettingError(
-                f'no epoch of {experiment.epochs} was evaluated; lower evaluate_every, which is '
-                f'{experiment.evaluate_every}'
-            )
-        return score
 
     def _folder_of(self, number: int) -> Path:
         return self.folder / f'trial_{number:03}'

@@ -73,7 +73,7 @@ def train(
     task = Task(experiment, scheme, network, objective)
     with told_where(folder):
         run, watch = Run(folder), Stopwatch()
-    keeper = Keeper(run, data, watch, experiment.patience, report)
+    keeper = Keeper(run, data, watch, report)
     callbacks: list[pl.Callback] = [watch, keeper, Bar(), Ending()]
     if experiment.ema:
         callbacks.append(Average(experiment.ema))
@@ -111,7 +111,6 @@ def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer
             strategy=experiment.strategy,
             precision=precision_of(experiment),
             max_epochs=experiment.epochs,
-            check_val_every_n_epoch=experiment.evaluate_every,
             gradient_clip_val=experiment.gradient_clip or None,
             reload_dataloaders_every_n_epochs=1,
             use_distributed_sampler=False,
