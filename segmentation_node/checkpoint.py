@@ -234,6 +234,8 @@ def save_checkpoint(folder: Path, network: Network, spec: Spec, card: str) -> No
     """Write a checkpoint folder, floating point weights as fp16, with its model card."""
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(network).half().save(folder)
+    for path in folder.glob('*.safetensors'):  # the library lets nobody else read them
+        path.chmod((folder / 'config.json').stat().st_mode)
     spec.write(folder / SPEC_FILE)
     (folder / 'README.md').write_text(card, encoding='utf-8')
 

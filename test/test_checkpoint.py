@@ -2,6 +2,7 @@
 """Checkpoints: every layout that loads, and a clear answer to every one that does not."""
 
 import json
+import os
 import pickle
 import re
 import shutil
@@ -257,6 +258,17 @@ def test_spec_is_read_as_written(tmp_path: Path) -> None:
 def test_least_spec_is_family_and_scheme(tmp_path: Path) -> None:
     (tmp_path / SPEC_FILE).write_text('family: unet\nlabel_scheme: camvid11\n', encoding='utf-8')
     assert Spec.read(tmp_path / SPEC_FILE) == Spec('unet', 'camvid11')
+
+
+def test_saved_weights_may_be_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    network = DeepLabV3Plus({'encoder_name': 'tu-mobilenetv3_small_050', 'classes': 8})
+    before = os.umask(0o027)
+    try:
+        save_checkpoint(tmp_path, network, Spec('deeplabv3plus', 'cityscapes8'), '')
+    finally:
+        os.umask(before)
+    modes = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()}
+    assert set(modes.values()) == {'0o640'}, modes
 
 
 def test_saving_stores_half_precision_and_leaves_the_network_alone(tmp_path: Path) -> None:
