@@ -35,6 +35,7 @@ from segmentation_node.metrics import Confusion
 from segmentation_node.segmenter import Segmenter
 from training import provenance
 from training.config import Experiment
+from training.epochs import peak_memory_mb
 from training.task import Average, rate_at
 from training.tracking import METRICS, client
 from training.train import main
@@ -233,8 +234,9 @@ def test_model_card_states_data_recipe_and_figures(finished: Path) -> None:
 def test_what_is_said_is_for_the_reader(finished: Path) -> None:
     """On no terminal: a line for each epoch, and where the checkpoint lies."""
     said = (finished / 'said.txt').read_text(encoding='utf-8').splitlines()
-    assert re.match(r'epoch 1: loss [\d.]+, val [\d.]+, mIoU [\d.]+ \(best\): flat \d', said[0])
-    assert re.match(r'epoch 2: ', said[1])
+    losses = r'loss [\d.]+, val [\d.]+, mIoU [\d.]+ \(best\): flat \d'
+    assert re.match(rf'epoch 1 of 2: \d+ s, {losses}', said[0])
+    assert re.match(r'epoch 2 of 2: ', said[1])
     assert re.fullmatch(rf'best mIoU 0\.\d{{4}}; checkpoint in {finished}/checkpoint', said[2])
     assert len(said) == 3
 
@@ -375,6 +377,21 @@ def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
 def test_last_epoch_is_evaluated(config: Path, tmp_path: Path) -> None:
     assert main([str(config), str(tmp_path), 'epochs=3', 'evaluate_every=2']) == 0
     assert [row['epoch'] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_each_evaluation_is_told_at_once(config: Path, place: Path, tmp_path: Path) -> None:
+    """Where output goes into a file, a line must not wait for the thousands behind it."""
+    arguments = [str(config), str(tmp_path / 'run')]
+    assert runs.run(arguments, place, runs.kill_in_mid_epoch)[1].startswith('epoch 1 of 2: ')
+
+
+def test_peak_memory_is_that_of_the_run(config: Path, tmp_path: Path) -> None:
+    """What the process held before, such as the trial before of a search, does not count."""
+    before_mb = 500 + peak_memory_mb(torch.device('cpu'))
+    np.ones(round(before_mb * 2**20 / 8))
+    assert peak_memory_mb(torch.device('cpu')) > before_mb
+    assert small(config, tmp_path) == 0
+    assert 0 < rows(tmp_path)[0]['peak_memory_mb'] < before_mb
 
 
 def test_without_an_average_the_newest_weights_are_kept(config: Path, tmp_path: Path) -> None:

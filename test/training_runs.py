@@ -37,7 +37,8 @@ def _child(arguments: list[str], place: Path, said: Path, accident: Accident | N
     with said.open('w', encoding='utf-8') as stream:
         for standard in (1, 2):
             os.dup2(stream.fileno(), standard)
-    sys.stdout = open(1, 'w', encoding='utf-8', buffering=1, closefd=False)  # noqa: SIM115
+    # Buffered, as Python does where output goes into a file.
+    sys.stdout = open(1, 'w', encoding='utf-8', closefd=False)  # noqa: SIM115
     sys.stderr = open(2, 'w', encoding='utf-8', buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(place)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may have been started aside

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -104,7 +104,7 @@ class Keeper(pl.Callback):
                     self._keep_best(task, by_set)
                 self._draw(trainer.current_epoch, task)
                 provenance.write_confusion(self.run.artifacts / 'confusion.json', scores)
-            self._tell(trainer.current_epoch, row, scores)
+            self._tell(trainer.current_epoch, task, row, scores)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # Written aside and renamed, so that a kill leaves the old state or the new one whole.
@@ -176,13 +176,15 @@ class Keeper(pl.Callback):
         figures.write_picture(grid, figures.draw_grid(columns))
         figures.write_curves(self.run.artifacts / 'curves.png', self.run.history())
 
-    def _tell(self, epoch: int, row: dict[str, float], scores: Scores) -> None:
+    def _tell(self, epoch: int, task: Task, row: dict[str, float], scores: Scores) -> None:
         by_class = ' '.join(f'{name} {100 * iou:.0f}' for name, iou in scores.class_iou().items())
         best = ' (best)' if self.best_epoch == epoch else ''
         tqdm.write(
-            f'epoch {epoch + 1}: loss {row["train_loss"]:.3f}, val {row["val_loss"]:.3f}, '
+            f'epoch {epoch + 1} of {task.experiment.epochs}: {row["train_time_sec"]:.0f} s, '
+            f'loss {row["train_loss"]:.3f}, val {row["val_loss"]:.3f}, '
             f'mIoU {100 * row["mIoU"]:.2f}{best}: {by_class}'
         )
+        sys.stdout.flush()  # a file or a pipe would get it with some thousand others
 
 
 class Bar(TQDMProgressBar):
@@ -242,8 +244,19 @@ def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
+def forget_peak_memory() -> None:
+    """Have `peak_memory_mb` count from now on, not from what ran in this process before.
+
+    Where the system has no such switch (only Linux has), it counts from the process's start.
+    """
+    with suppress(OSError):
+        Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory so far: the device's where it has its own, else the process's."""
+    """Most memory of this run: the device's where it has its own, else the process's."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

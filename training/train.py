@@ -28,7 +28,17 @@ from training import provenance
 from training.batches import Data
 from training.build import build_network
 from training.config import OUTER, Experiment, load_experiment, save_experiment
-from training.epochs import Bar, Ending, Keeper, Report, Stopwatch, close, state_file, told_where
+from training.epochs import (
+    Bar,
+    Ending,
+    Keeper,
+    Report,
+    Stopwatch,
+    close,
+    forget_peak_memory,
+    state_file,
+    told_where,
+)
 from training.losses import class_weights, objective_of
 from training.task import Average, Task
 from training.tracking import Run
@@ -65,6 +75,7 @@ def train(
     _check_same(experiment, folder)
     epochs = _epochs_of(state) if state.is_file() else 0
     torch.manual_seed(experiment.seed)
+    forget_peak_memory()
     scheme = load_scheme(experiment.label_scheme)
     data = Data(experiment)
     network = build_network(experiment, scheme).to(memory_format=torch.channels_last)
