@@ -37,13 +37,16 @@ WEIGHTS_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')
 #: Nothing else is fetched from a hub: neither pickles nor code.
-HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', SPEC_FILE,
+HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', '*.yaml',
              'preprocessor_config.json', 'README.md']  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Content of `segmentation.yaml`; what is not the library's to know."""
+    """Content of `segmentation.yaml`; what is not the library's to know.
+
+    `label_scheme` is the name of a scheme, or of a scheme file that lies beside.
+    """
 
     family: str
     label_scheme: str
@@ -218,7 +221,8 @@ def _scheme_of_names(
 
 
 def _scheme_of_spec(folder: Path, spec: Spec, network: Network) -> tuple[LabelScheme, Lut]:
-    scheme = load_scheme(spec.label_scheme)
+    beside = folder / spec.label_scheme
+    scheme = load_scheme(beside if beside.is_file() else spec.label_scheme)
     if network.channels() != len(scheme.channel_ids):
         raise CheckpointError(
             f'{folder}: the network has {network.channels()} classes but label scheme '

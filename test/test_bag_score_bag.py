@@ -14,6 +14,7 @@ from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, SchemeError
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
+from segmentation_node.paths import config_dir
 
 TRUTH, MASK = '/ground_truth', '/segmentation_node'
 Labels = dict[int, list[list[int]]]
@@ -108,6 +109,19 @@ def test_finer_masks_are_scored_in_a_scheme_both_have(tmp_path: Path) -> None:
     assert score_bag(path, label_scheme='cityscapes8').scores.miou() == 1
 
 
+def test_scheme_that_is_not_installed_is_given_as_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / 'mine.yaml'
+    own.write_text((config_dir() / 'labels' / 'cityscapes8.yaml').read_text(encoding='utf-8'))
+    path = bag_with(tmp_path / 'bag', {0: [[3, 8]]}, {0: [[1, 7]]}, mask_scheme=str(own))
+    assert main([str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "unknown label scheme 'mine'" in said
+    assert 'give the path of a .yaml file as the label scheme to score in' in said
+    assert score_bag(path, label_scheme=str(own)).scores.miou() == 1
+
+
 def test_what_cannot_be_scored(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'no stamp of .*label_mask .1 frames'):
         score_bag(bag_with(tmp_path / 'apart', {0: [[3]]}, {1: [[1]]}))
@@ -130,7 +144,7 @@ def test_what_is_no_label_mask_is_named(tmp_path: Path, capsys: Any, option: str
     ('text', 'says'),
     [
         ('', 'describes no label scheme'),
-        ('{"scheme": "kitchen", "classes": []}', "scheme 'kitchen'.*copy its file to"),
+        ('{"scheme": "kitchen", "classes": []}', "scheme 'kitchen'.*to score in"),
         ('{"scheme": "cityscapes8"}', 'describes no label scheme'),
         ('{"scheme": "cityscapes8", "classes": []}', 'another cityscapes8 than is installed'),
     ],

@@ -32,6 +32,7 @@ from training_data import (
 from segmentation_node.checkpoint import load_checkpoint
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
+from segmentation_node.paths import config_dir
 from segmentation_node.segmenter import Segmenter
 from training import provenance
 from training.config import Experiment
@@ -377,6 +378,17 @@ def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
 def test_last_epoch_is_evaluated(config: Path, tmp_path: Path) -> None:
     assert main([str(config), str(tmp_path), 'epochs=3', 'evaluate_every=2']) == 0
     assert [row['epoch'] for row in rows(tmp_path)] == [1, 2]
+
+
+def test_label_scheme_of_ones_own_goes_with_the_checkpoint(
+    config: Path, place: Path, tmp_path: Path
+) -> None:
+    own = place / 'mine.yaml'
+    own.write_text((config_dir() / 'labels' / 'cityscapes8.yaml').read_text(encoding='utf-8'))
+    assert small(config, tmp_path, 'label_scheme=mine.yaml') == 0
+    own.unlink()
+    scheme = load_checkpoint(str(tmp_path / 'checkpoint')).scheme
+    assert (scheme.name, scheme.learned) == ('mine', CATEGORIES.learned)
 
 
 def test_each_evaluation_is_told_at_once(config: Path, place: Path, tmp_path: Path) -> None:

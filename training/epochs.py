@@ -238,6 +238,9 @@ def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
         for leftover in (aside, before):
             shutil.rmtree(leftover, ignore_errors=True)
         save_checkpoint(aside, task.network, spec, model_card(spec))
+        own_scheme = Path(task.experiment.label_scheme)
+        if own_scheme.suffix in ('.yaml', '.yml'):
+            shutil.copyfile(own_scheme, aside / own_scheme.name)
         if folder.exists():
             folder.replace(before)
         aside.replace(folder)

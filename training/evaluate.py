@@ -28,6 +28,7 @@ from segmentation_node.bags.options import (
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
 from training.config import Experiment, Use, catalogue, load_experiment
@@ -112,7 +113,7 @@ def _frames(args: argparse.Namespace) -> Frames:
 def _bag(args: argparse.Namespace) -> BagFrames:
     return BagFrames(
         args.bag, args.topic, args.truth or TRUTH_TOPIC, args.predicted, args.truth_bag,
-        args.salvage,
+        args.salvage, None if args.label_scheme is None else load_scheme(args.label_scheme),
     )  # fmt: skip
 
 
@@ -211,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
     parser.add_argument(
-        '--label-scheme', metavar='NAME',
+        '--label-scheme', metavar='NAME|FILE',
         help='scheme to score in, where model and truth have only coarser classes in common; '
         'that of the model without it',
     )  # fmt: skip

@@ -84,6 +84,7 @@ class BagFrames:
         predicted_topic: str | None = None,
         truth_path: Path | None = None,
         salvage: bool = False,
+        given: LabelScheme | None = None,
     ) -> None:
         """Look through the bag.
 
@@ -95,6 +96,7 @@ class BagFrames:
                 the topic `confidence` beside them where there is one.
             truth_path: bag with the truth; the same bag where None.
             salvage: read a bag that was cut short as far as it goes.
+            given: a scheme that is not installed and that the bag may name.
         """
         self._path, self._truth_path, self._salvage = path, truth_path or path, salvage
         self._truth_topic, self._predicted_topic = truth_topic, predicted_topic
@@ -102,10 +104,10 @@ class BagFrames:
         self.recorded_scheme: LabelScheme | None = None
         with open_bag(path, salvage) as bag, open_bag(self._truth_path, salvage) as truth_bag:
             self._camera = find_camera(bag, camera)
-            self.scheme: LabelScheme = scheme_beside(truth_bag, truth_topic)
+            self.scheme: LabelScheme = scheme_beside(truth_bag, truth_topic, given)
             names = [self._camera.name]
             if predicted_topic is not None:
-                self.recorded_scheme = scheme_beside(bag, predicted_topic)
+                self.recorded_scheme = scheme_beside(bag, predicted_topic, given)
                 self.source += f', masks {predicted_topic}'
                 names.append(predicted_topic)
             self._confidence_topic = _confidence_beside(bag, predicted_topic)

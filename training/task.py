@@ -4,6 +4,7 @@
 import math
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
@@ -48,7 +49,8 @@ class Task(pl.LightningModule):
         super().__init__()
         self.experiment, self.scheme, self.objective = experiment, scheme, objective
         preprocessing = Preprocessing(experiment.mean, experiment.std)
-        self.spec = Spec(experiment.family, scheme.name, preprocessing)
+        label_scheme = Path(experiment.label_scheme).name  # a file of one's own goes with it
+        self.spec = Spec(experiment.family, label_scheme, preprocessing)
         # Channels, not published ids: what is compared here are channels on both sides.
         channels = torch.arange(len(scheme.learned), dtype=torch.uint8)
         self.graph = SegmentationGraph(network, preprocessing, channels)

@@ -24,7 +24,6 @@ from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.errors import BagError, SchemeError, SegmentationError
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import Confusion, Scores, truth_lut_of
-from segmentation_node.paths import config_dir
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
@@ -57,7 +56,7 @@ def score_bag(
         path: bag with the label masks.
         predicted_topic: label masks, mono8.
         truth_topic: ground truth, mono8.
-        label_scheme: scheme to score in; that of the label masks where None.
+        label_scheme: scheme to score in, by name or file; that of the label masks where None.
         truth_path: bag with the truth; the same bag where None.
         salvage: read a bag that was cut short as far as it goes.
         quiet: show no progress bar.
@@ -67,9 +66,10 @@ def score_bag(
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
     """
     with open_bag(path, salvage) as bag, open_bag(truth_path or path, salvage) as truth_bag:
-        predicted_scheme = scheme_beside(bag, predicted_topic)
-        truth_scheme = scheme_beside(truth_bag, truth_topic)
-        scheme = predicted_scheme if label_scheme is None else load_scheme(label_scheme)
+        given = None if label_scheme is None else load_scheme(label_scheme)
+        predicted_scheme = scheme_beside(bag, predicted_topic, given)
+        truth_scheme = scheme_beside(truth_bag, truth_topic, given)
+        scheme = given or predicted_scheme
         truth_lut = truth_lut_of(truth_scheme, scheme)
         predicted_lut = predicted_scheme.mapping_to(scheme)
         truth_stamps = stamps_ns(truth_bag, truth_topic)
@@ -99,8 +99,10 @@ def score_bag(
     )
 
 
-def scheme_beside(bag: Bag, topic: str) -> LabelScheme:
+def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> LabelScheme:
     """The scheme of a label topic, from the `label_info_json` beside it.
+
+    A bag tells a scheme by its name; `given` is one of that name that is not installed.
 
     Raises:
         BagError: the topic is missing or no Image, or what is beside it is missing or not the
@@ -116,15 +118,13 @@ def scheme_beside(bag: Bag, topic: str) -> LabelScheme:
     info = messages.deserialize(bag.first(name))
     try:
         content = json.loads(info.data)
-        scheme = load_scheme(content['scheme'])
+        found = content['scheme']
+        scheme = given if given is not None and given.name == found else load_scheme(found)
         ids = {row['id']: row['name'] for row in content['classes']}
     except (ValueError, KeyError, TypeError) as error:
         raise BagError(f'{name} of {bag.path} describes no label scheme: {error!r}') from error
     except SchemeError as error:
-        raise BagError(
-            f'{name} of {bag.path} names a label scheme that is not here ({error}): copy '
-            f'its file to {config_dir() / "labels"}'
-        ) from error
+        raise BagError(f'{name} of {bag.path}: {error} as the label scheme to score in') from error
     if ids != {c.id: c.name for c in scheme.classes}:
         raise BagError(
             f'{name} of {bag.path} describes another {scheme.name} than is installed here; '
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; the same without it'
     )
     parser.add_argument(
-        '--label-scheme', metavar='NAME',
+        '--label-scheme', metavar='NAME|FILE',
         help='scheme to score in, where truth and masks have only coarser classes in common; '
         'that of the masks without it',
     )  # fmt: skip
