@@ -440,6 +440,19 @@ def test_a_run_gets_it_as_an_artifact(model: Path, data: Path, tmp_path: Path) -
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
+def test_part_of_a_set_does_not_replace_the_whole(
+    model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = [str(model), '--set', 'camvid', '--split', 'val', '--data-root', str(data)]
+    given += ['--device', 'cpu', '--worst', '0', '--quiet']
+    for more in ([], ['--count', '1'], ['--label-scheme', 'cityscapes8']):
+        assert main([*given, *more]) == 0
+    assert {path.name for path in (tmp_path / 'runs/evaluation').iterdir()} == {
+        'fitted-camvid_val', 'fitted-camvid_val-1_of_seed_0', 'fitted-camvid_val-cityscapes8',
+    }  # fmt: skip
+
+
 def test_the_usual_folder_is_named_by_what_and_how(
     model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -141,9 +141,12 @@ def _name(args: argparse.Namespace) -> str:
         path = Path(re.sub(r'/checkpoint/?$', '', args.model))
         what = path.name if path.is_dir() else args.model
     data = args.bag.stem if args.bag is not None else f'{args.set}-{args.split}'
+    part = '' if args.count is None else f'{args.count} of seed {args.seed}'
+    scheme = '' if args.label_scheme is None else Path(args.label_scheme).stem
     box = '' if args.input_size is None else 'x'.join(map(str, args.input_size))
     how = _mode(args).name.replace(WHOLE.name, '')
-    parts = [re.sub(r'[^A-Za-z0-9.]+', '_', part).strip('_') for part in (what, data, box, how)]
+    said = (what, data, part, scheme, box, how)
+    parts = [re.sub(r'[^A-Za-z0-9.]+', '_', part).strip('_') for part in said]
     return '-'.join(filter(None, parts))
 
 
