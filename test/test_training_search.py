@@ -22,9 +22,9 @@ from segmentation_node.errors import SegmentationError, SettingError
 from training import search as searching
 from training import train as trainer
 from training.config import Experiment, load_experiment
-from training.search import PARENT_TAG, Options, main, search
+from training.search import Options, main, search
 from training.search_space import load_space, variants
-from training.tracking import Run
+from training.tracking import PARENT_TAG, Run, client
 
 REPOSITORY = Path(__file__).parents[1]
 SPACE = {
@@ -184,6 +184,18 @@ def test_trials_below_the_median_are_pruned(place: Path, monkeypatch: pytest.Mon
     assert len(states) == 6
     assert set(states) == {'finished', 'pruned'}
     assert states[:2] == ['finished'] * 2
+
+
+def test_best_trial_of_a_search_that_goes_on_is_told(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.5, 0.4, 0.6])
+    monkeypatch.setattr(searching, 'train', lambda *_, **__: next(scores))
+    for trials in ('2', '3'):  # the second command finds a better one
+        assert main(command('runs/later', '--trials', trials)) == 0
+    tags = client().get_run(Run(place / 'runs/later').id).data.tags
+    assert (tags['best.trial'], tags['search.trials']) == ('2', '3')
+    assert Run(place / 'runs/later').description()['tags']['best.trial'] == '2'
 
 
 def test_interrupted_search_keeps_its_trial_open(

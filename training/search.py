@@ -27,6 +27,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
+from segmentation_node.bags.options import count
 from segmentation_node.errors import DatasetError, SegmentationError, SettingError
 from segmentation_node.labels import load_scheme
 from segmentation_node.models.network import one_line
@@ -57,13 +58,11 @@ from training.search_space import (
     replaced,
     variants,
 )
-from training.tracking import Run, TrackingError
+from training.tracking import PARENT_TAG, SEARCH_TAG, Run, TrackingError
 from training.train import train
 
 USUAL_SPACE: Final = Path(__file__).with_name('search_space.yaml')
 SAMPLERS: Final = ('random', 'tpe')
-#: MLflow's tag for a run inside another one.
-PARENT_TAG: Final = 'mlflow.parentRunId'
 #: Seconds to wait for others who write to the database.
 PATIENCE_S: Final = 120
 
@@ -128,7 +127,7 @@ class Search:
                 if options.prune
                 else NopPruner(),
             )
-            self._start_run()
+            self._start_run(Run(folder))
 
     def run(self) -> None:
         """Take part until no trial is left to begin or to take up."""
@@ -263,24 +262,24 @@ class Search:
             scored = {k: row.miou for k, row in figures.items() if row and row.miou is not None}
             run.log(len(run.history()), scored)
         try:
-            self._start_run()
+            self._start_run(run)
             run.sync()
         except TrackingError as error:
             print(f'warning: {error}; what is found is kept in {self.folder} and sent later')
 
-    def _start_run(self) -> None:
+    def _start_run(self, run: Run) -> None:
         """Make the search's MLflow run, or bring its tags up to date; raises TrackingError."""
         best = best_of(self.rows())
         tags = {
             'search': self.folder.name,
-            'search.trials': str(self.options.trials),
+            SEARCH_TAG: str(self.options.trials),
             'git_revision': provenance.revision(),
             'machine': provenance.machine(),
         }
         if best is not None:
             tags |= {'best.trial': str(best.number)}
             tags |= {f'best.{name}': str(value) for name, value in best.values.items()}
-        Run(self.folder).start(
+        run.start(
             self.base.study,
             f'{self.folder.name} search',
             provenance.params(self.base)
@@ -327,6 +326,7 @@ def _read(experiment: Path, overrides: Sequence[str], space: Path) -> tuple[Expe
     variant = variants(experiment, list(overrides))
     base = variant({})
     if base.devices != 1:
+        # The processes of several devices are started by this command anew: each would search.
         raise SettingError(
             f'{experiment} asks for {base.devices} devices; a trial runs on one: set devices=1 '
             f'and give the same command once for each device (CUDA_VISIBLE_DEVICES=0, ...)'
@@ -384,7 +384,7 @@ def _parser() -> argparse.ArgumentParser:
         '--space', type=Path, default=USUAL_SPACE, help='YAML file: fields and their ranges'
     )
     parser.add_argument(
-        '--trials', type=_positive, default=usual.trials, help='how many, earlier ones included'
+        '--trials', type=count, default=usual.trials, help='how many, earlier ones included'
     )
     parser.add_argument('--sampler', choices=SAMPLERS, default=usual.sampler, help='draws values')
     parser.add_argument('--seed', type=int, default=usual.seed, help='of the sampler')
@@ -396,12 +396,6 @@ def _parser() -> argparse.ArgumentParser:
         help='a database server, such as postgresql://HOST/NAME; a file in the folder if empty',
     )  # fmt: skip
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f'{text!r} is no number of trials; expected 1 or more')
-    return int(text)
 
 
 def main(argv: list[str] | None = None) -> int:

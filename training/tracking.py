@@ -40,6 +40,10 @@ RUNS: Final = Path('runs')
 PARAM_LENGTH: Final = 6000
 #: How many parameters MLflow takes at a time, at most.
 PARAMS_AT_A_TIME: Final = 100
+#: MLflow's tag for a run inside another one, as a trial lies inside its search.
+PARENT_TAG: Final = 'mlflow.parentRunId'
+#: The tag that the run of a search has, and no other.
+SEARCH_TAG: Final = 'search.trials'
 #: Names of the figures that come with every epoch; IoU and Dice follow by class, "IoU/road".
 METRICS: Final = (
     'train_loss', 'val_loss', 'pixel_acc', 'mIoU', 'Dice', 'imgs_per_sec', 'train_imgs_per_sec',

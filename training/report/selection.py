@@ -14,12 +14,8 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from segmentation_node.models.network import one_line
-from training.tracking import TrackingError, tracking_uri
+from training.tracking import PARENT_TAG, SEARCH_TAG, TrackingError, tracking_uri
 
-#: Tag by which MLflow knows a run inside another one, as a trial lies inside its search.
-PARENT_TAG: Final = 'mlflow.parentRunId'
-#: `training.search` gives it to the parent of its trials.
-SEARCH_TAG: Final = 'search.trials'
 RUN_ID: Final = re.compile('[0-9a-f]{32}')
 #: Runs that an error names, at most.
 NAMED: Final = 20
