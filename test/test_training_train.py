@@ -6,6 +6,7 @@ import math
 import os
 import pickle
 import re
+import shutil
 import time
 from importlib.metadata import version
 from itertools import pairwise
@@ -29,12 +30,13 @@ from training_data import (
     write_folders,
 )
 
-from segmentation_node.checkpoint import load_checkpoint
+from segmentation_node.checkpoint import SPEC_FILE, Spec, load_checkpoint
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
 from segmentation_node.paths import config_dir
 from segmentation_node.segmenter import Segmenter
 from training import provenance
+from training.card import main as write_card
 from training.config import Experiment
 from training.epochs import peak_memory_mb
 from training.task import Average, rate_at
@@ -230,6 +232,19 @@ def test_model_card_states_data_recipe_and_figures(finished: Path) -> None:
     assert 'A run for a test.' in card
     iou = known['metrics']['streets val']['class_iou']['flat']
     assert f'| flat | {iou:.3f} |' in card
+
+
+def test_card_is_written_anew_where_the_checkpoint_tells_of_its_training(
+    deeplab: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(deeplab / 'checkpoint', tmp_path / 'checkpoint')
+    card = (tmp_path / 'checkpoint' / 'README.md').read_bytes()
+    (tmp_path / 'checkpoint' / 'README.md').unlink()
+    assert write_card([str(tmp_path / 'checkpoint')]) == 0
+    assert (tmp_path / 'checkpoint' / 'README.md').read_bytes() == card
+    Spec('unet', 'cityscapes8').write(tmp_path / SPEC_FILE)
+    assert write_card([str(tmp_path)]) == 1
+    assert 'says nothing of a training' in capsys.readouterr().err
 
 
 def test_what_is_said_is_for_the_reader(finished: Path) -> None:

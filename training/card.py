@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec
-from segmentation_node.errors import SegmentationError
+from segmentation_node.errors import CheckpointError, SegmentationError
 
 
 def model_card(spec: Spec) -> str:
@@ -70,7 +70,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument('checkpoint', type=Path, help='folder of the checkpoint')
     folder = parser.parse_args(argv).checkpoint
     try:
-        card = model_card(Spec.read(folder / SPEC_FILE))
+        spec = Spec.read(folder / SPEC_FILE)
+        if 'recipe' not in spec.provenance:
+            raise CheckpointError(
+                f'{folder / SPEC_FILE} says nothing of a training ("provenance"); give a '
+                f'checkpoint that training.train has written'
+            )
+        card = model_card(spec)
         (folder / 'README.md').write_text(card, encoding='utf-8')
     except (SegmentationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)

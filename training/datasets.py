@@ -78,7 +78,7 @@ def open_files(experiment: Experiment, use: Use) -> LabelledFiles:
         if use.count > len(pairs):
             raise DatasetError(
                 f'a subset of {use.count} images was asked for of {use.set} {use.split}, there '
-                f'are {len(pairs)}'
+                f'are {len(pairs)}; ask for no more'
             )
         pairs = subset(pairs, use.count, use.seed)
     return LabelledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
@@ -137,7 +137,8 @@ def _checked(root: Path, split: str, found: Found) -> list[Pair]:
     if unpaired:
         raise DatasetError(
             f'{len(unpaired)} of {len(pairs)} images have no labels, the first '
-            f'{unpaired[0].image} (expected {unpaired[0].labels})'
+            f'{unpaired[0].image} (expected {unpaired[0].labels}); add them, or take the images '
+            f'away'
         )
     spare = sorted(set(found[1]) - {pair.labels for pair in pairs})
     if spare:
@@ -154,4 +155,6 @@ def _decoded(
     try:
         return decode(path.read_bytes())
     except (OSError, ImageError) as error:
-        raise DatasetError(f'{path} cannot be read: {error}') from error
+        raise DatasetError(
+            f'{path} cannot be read: {error}; replace it, or take it and its partner away'
+        ) from error

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from segmentation_node.bags.options import count
 from segmentation_node.errors import SegmentationError
 from segmentation_node.labels import load_scheme
 from training.batches import Crops, Data
@@ -55,10 +56,10 @@ class Bench:
         self.optimizer = torch.optim.AdamW(parameter_groups(network, experiment))
         self.experiment = experiment
 
-    def batches(self, start: int, count: int) -> Iterator[Batch]:
-        """Batches of steps `start` on, from the loader that training uses."""
+    def batches(self, start: int, steps: int) -> Iterator[Batch]:
+        """Batches of steps from `start` on, from the loader that training uses."""
         workers = self.experiment.workers
-        picks = [self.data.plan.batch(step) for step in range(start, start + count)]
+        picks = [self.data.plan.batch(step) for step in range(start, start + steps)]
         loader: DataLoader[Batch] = DataLoader(
             Crops(self.data.train, self.data.augments),
             batch_sampler=picks,
@@ -119,8 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('experiment', type=Path, help='YAML file in training/configs')
     parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
-    parser.add_argument('--turns', type=int, default=3, help='turns of each kind (3)')
-    parser.add_argument('--steps', type=int, default=10, help='steps of a turn (10)')
+    parser.add_argument('--turns', type=count, default=3, help='turns of each kind (3)')
+    parser.add_argument('--steps', type=count, default=10, help='steps of a turn (10)')
     arguments = parser.parse_args(argv)
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)

@@ -96,13 +96,13 @@ def _key(files: LabelledFiles, target: LabelScheme, experiment: Experiment) -> s
     content = {
         'format': FORMAT,
         'files': [(path, stat.st_size, stat.st_mtime_ns) for path, stat in stats],
-        'schemes': [asdict_of(files.scheme), asdict_of(target)],
+        'schemes': [_rows(files.scheme), _rows(target)],
         'fit_hw': experiment.fit_hw,
     }
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def asdict_of(scheme: LabelScheme) -> list[Any]:
+def _rows(scheme: LabelScheme) -> list[Any]:
     """The rows of a scheme as plain values."""
     return [asdict(c) for c in scheme.classes]
 
