@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from training.config import OUTER
 from training.report.comparability import Topic, group
 from training.report.records import Record
 
 #: Fields that may differ within a pair without changing what the run does.
-HARMLESS: Final = frozenset({'augment', 'notes', 'study', 'workers'})
+HARMLESS: Final = frozenset({*OUTER, 'augment', 'study'})
 METRICS: Final = (('mIoU', 'mIoU'), ('Dice', 'Dice'), ('pixel_acc', 'Pixel accuracy'))
 
 
@@ -71,4 +72,5 @@ def _match(off: Record, on: Record) -> bool:
 
 def _differing(a: Record, b: Record) -> list[str]:
     keys = sorted({*a.params, *b.params} - HARMLESS)
-    return [key for key in keys if a.params.get(key) != b.params.get(key)]
+    # A field that came later is not there in older runs, and None in those that do without it.
+    return [key for key in keys if a.param(key, 'None') != b.param(key, 'None')]

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from training.report import augmentation, comparability, pictures, settings
+from training.report import augmentation, comparability, pictures, published, settings
 from training.report.charts import (
     Chart,
     bar_chart,
@@ -112,6 +112,7 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'restricted': restricted(records),
         'val_sets': _by_val_set(records),
         'pairs': augmentation.pairs(records),
+        'published': published.comparisons(records),
         'speed_chart': scatter_chart('Inference speed against mIoU', records),
         'unbeaten': unbeaten(records),
         'curves': _curves(records, found),

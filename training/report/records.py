@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 from segmentation_node.checkpoint import SPEC_FILE
 from segmentation_node.errors import SchemeError
 from segmentation_node.labels import LabelScheme, load_scheme
+from training import tracking
 from training.report.selection import reading
 
 #: Decides which epoch is a run's best, as in training.
@@ -30,13 +31,18 @@ Curve = Mapping[int, float]
 
 
 class Artifacts:
-    """The files of one run in MLflow; what is not there or cannot be fetched is None."""
+    """The files of one run in MLflow; what is not there or cannot be fetched is None.
 
-    def __init__(self, store: MlflowClient, run_id: str) -> None:
+    Without a store there are none.
+    """
+
+    def __init__(self, store: MlflowClient | None, run_id: str) -> None:
         self._store, self._run_id = store, run_id
 
     def names(self, folder: str) -> list[str]:
         """Paths of the files and folders in a folder, sorted; empty where there is none."""
+        if self._store is None:
+            return []
         try:
             return sorted(f.path for f in self._store.list_artifacts(self._run_id, folder or None))
         except (MlflowException, OSError):
@@ -45,7 +51,7 @@ class Artifacts:
     def read(self, path: str) -> bytes | None:
         """The content of a file."""
         folder, _, _ = path.rpartition('/')
-        if path not in self.names(folder):
+        if self._store is None or path not in self.names(folder):
             return None
         # The library draws a bar for every file otherwise.
         os.environ.setdefault('MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR', 'false')
@@ -127,6 +133,12 @@ class Record:
         except (KeyError, ValueError):
             return default
 
+    @property
+    def encoder(self) -> str:
+        """Name of the network's encoder, empty where it has none."""
+        kinds = ('encoder_name', 'backbone_config.backbone', 'backbone_config.model_type')
+        return next(filter(None, (self.param(f'network.{kind}') for kind in kinds)), '')
+
     def inner(self, key: str) -> dict[str, str]:
         """The fields of the experiment below `key`, by the rest of their names."""
         below = f'{key}.'
@@ -185,6 +197,28 @@ def read_records(store: MlflowClient, runs: Sequence[Run]) -> list[Record]:
             )
             for index, run in enumerate(runs)
         ]
+
+
+def read_folder(folder: Path) -> Record:
+    """Settings and curves of a run as its own folder keeps them; without its files."""
+    run = tracking.Run(folder)
+    known, history = run.description(), run.history()
+    curves: dict[str, dict[int, float]] = {}
+    for row in history:
+        for name in row.keys() - {'epoch', 'time_ms'}:
+            curves.setdefault(name, {})[row['epoch'] + 1] = row[name]
+    return Record(
+        letter=folder.name,
+        name=folder.name,
+        id=run.id,
+        study=known['study'],
+        status=run.status,
+        started=datetime.fromtimestamp(history[0]['time_ms'] / 1000, tz=timezone.utc),
+        params=known['params'],
+        tags=known['tags'],
+        curves=curves,
+        artifacts=Artifacts(None, run.id),
+    )
 
 
 def _letter(index: int) -> str:
