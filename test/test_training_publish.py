@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 from training_data import DEEPLAB, fields, write_folders
 
-from training.config import Experiment
-from training.publish import RESULTS, main, table
+from training import provenance
+from training.compare import main as compare
+from training.config import Experiment, save_experiment
+from training.publish import RESULTS, main, page
 from training.tracking import Run, client
 from training.tracking import main as deliver
 from training.train import train
@@ -40,10 +42,13 @@ def test_record_has_figures_and_no_image(run: Path, tmp_path: Path) -> None:
     assert main([str(run), '--results', str(tmp_path)]) == 0
     record = tmp_path / 'deeplab'
     names = {p.relative_to(record).as_posix() for p in record.rglob('*') if p.is_file()}
-    assert names == {'experiment.yaml', 'metrics.jsonl', 'run.json', 'artifacts/confusion.json'}
+    assert names == {
+        'experiment.yaml', 'metrics.jsonl', 'run.json', 'artifacts/confusion.json',
+        'artifacts/checkpoint/segmentation.yaml',
+    }  # fmt: skip
     best: dict[str, Any] = Run(run).history()[0]
     page = (tmp_path / 'README.md').read_text(encoding='utf-8')
-    assert '## cityscapes8' in page
+    assert '## cityscapes8 on streets val (' in page
     assert f'| deeplab | 1 of 1 | {100 * best["mIoU"]:.1f} |' in page
 
 
@@ -71,5 +76,145 @@ def test_run_that_has_not_ended_is_refused(
     assert 'no folder of a run' in capsys.readouterr().err
 
 
-def test_table_is_that_of_the_records() -> None:
-    assert table() in (RESULTS / 'README.md').read_text(encoding='utf-8')
+def test_page_is_that_of_the_records() -> None:
+    assert f'{page()}\n' == (RESULTS / 'README.md').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('given', ['.', 'deeplab', '../published/deeplab/'])
+def test_records_are_not_published_over_themselves(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str], given: str,
+) -> None:  # fmt: skip
+    results = tmp_path / 'published'
+    assert main([str(run), '--results', str(results)]) == 0
+    monkeypatch.chdir(results / 'deeplab' if given == '.' else results)
+    assert main([given, '--results', str(results)]) == 1
+    assert 'is the record itself' in capsys.readouterr().err
+    assert (results / 'deeplab' / 'metrics.jsonl').is_file()
+
+
+def test_run_is_published_from_within_its_folder(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    (tmp_path / 'other').mkdir()
+    assert main(['.', '--results', str(tmp_path)]) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {'README.md', 'deeplab', 'other'}
+
+
+def test_run_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Such as the run of a search."""
+    search = tmp_path / 'search'
+    search.mkdir()
+    (search / 'run.json').write_text('{"status": "FINISHED"}')
+    (search / 'metrics.jsonl').write_text('{"epoch": 0, "time_ms": 0, "best_mIoU": 0.5}\n')
+    assert main([str(search), '--results', str(tmp_path / 'results')]) == 1
+    assert 'has no evaluated epoch; of a search, publish a trial' in capsys.readouterr().err
+    assert not (tmp_path / 'results').exists()
+
+
+def finished(
+    folder: Path, figures: dict[str, float], tags: dict[str, str] | None = None, **changes: Any
+) -> Path:
+    """A run as training leaves it, of two epochs of which the first is the better one."""
+    experiment = Experiment(**fields(Path(), **changes))
+    val = next(iter(experiment.val))
+    folder.mkdir(parents=True)
+    save_experiment(experiment, folder / 'experiment.yaml')
+    params = {key: str(value) for key, value in provenance.params(experiment).items()}
+    known = {
+        'study': 'segmentation', 'name': folder.name, 'params': params, 'status': 'FINISHED',
+        'tags': {'val_fingerprint': '0123456789ab', 'machine': 'a machine'} | (tags or {}),
+    }  # fmt: skip
+    (folder / 'run.json').write_text(json.dumps(known))
+    rows = [
+        {'epoch': epoch, 'time_ms': 1} | {k: v - epoch / 10 for k, v in figures.items()}
+        for epoch in (0, 1)
+    ]
+    rows = [row | {f'mIoU/{val}': row['mIoU']} for row in rows]
+    lines = ''.join(json.dumps(row) + '\n' for row in rows)
+    (folder / 'metrics.jsonl').write_text(lines)
+    return folder
+
+
+CAMVID = {'camvid val': {'set': 'camvid', 'split': 'val'}}
+FIGURES = {'mIoU': 0.7, 'Dice': 0.8, 'pixel_acc': 0.9}
+
+
+@pytest.fixture
+def published(place: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
+    """The page of five runs, and their records."""
+    runs = [
+        finished(tmp_path / 'net_camvid8', FIGURES | {'IoU/flat': 0.9, 'IoU/sky': 0.5}),
+        finished(
+            tmp_path / 'net_camvid8_noaug', {'mIoU': 0.65, 'Dice': 0.8, 'pixel_acc': 0.9,
+            'IoU/sky': 0.4, 'IoU/human': 0.3}, augment=False, crop_hw=[64, 96], data_root='other',
+        ),
+        finished(tmp_path / 'elsewhere', FIGURES, {'val_fingerprint': 'ffff'}),
+        finished(
+            tmp_path / 'net_camvid11', FIGURES | {'IoU/car': 0.8}, label_scheme='camvid11',
+            val=CAMVID, initial_encoder='imagenet_package',
+            train=[{'set': 'camvid', 'split': 'train', 'share': 2}],
+        ),
+        finished(tmp_path / 'streets11', FIGURES, label_scheme='camvid11'),
+    ]  # fmt: skip
+    results = tmp_path / 'results'
+    assert main([*map(str, runs), '--results', str(results)]) == 0
+    return results / 'README.md', [results / run.name for run in runs]
+
+
+def test_scores_stand_in_the_columns_of_their_classes(published: tuple[Path, Any]) -> None:
+    """Though a run lacks classes that another has."""
+    text = published[0].read_text(encoding='utf-8')
+    section = text.partition('## cityscapes8 on streets val (0123456789ab)')[2].splitlines()
+    assert section[2:6] == [
+        '| run | best epoch | mIoU | Dice | pixel accuracy | flat | sky | human |',
+        '| --- | --- | --- | --- | --- | --- | --- | --- |',
+        '| net_camvid8 | 1 of 2 | 70.0 | 80.0 | 90.0 | 90.0 | 50.0 | none |',
+        '| net_camvid8_noaug | 1 of 2 | 65.0 | 80.0 | 90.0 | none | 40.0 | 30.0 |',
+    ]
+    other = text.partition('## cityscapes8 on streets val (ffff)')[2].splitlines()
+    assert other[4] == '| elsewhere | 1 of 2 | 70.0 | 80.0 | 90.0 |'
+
+
+def test_augmentation_is_told_with_without_and_difference(published: tuple[Path, Any]) -> None:
+    section = published[0].read_text(encoding='utf-8').partition('## Augmentation\n')[2]
+    assert section.splitlines()[3:6] == [
+        '| with it | without it | score | with | without | difference | differ as well in |',
+        '| --- | --- | --- | --- | --- | --- | --- |',
+        '| net_camvid8 | net_camvid8_noaug | mIoU | 70.0 | 65.0 | +5.0 | crop_hw |',
+    ]
+    assert 'elsewhere' not in section.partition('\n##')[0]
+
+
+def test_published_figures_stand_beside_own_ones(published: tuple[Path, Any]) -> None:
+    _, _, section = published[0].read_text(encoding='utf-8').partition('beside published figures')
+    assert 'test split (233 images)' in ' '.join(section.split())
+    rows = [line for line in section.splitlines() if line.startswith('| ')][2:]
+    assert rows[0] == (
+        '| net_camvid11 | 70.0 | camvid val; chose the epoch | encoder from ImageNet; on camvid '
+        '| here |'
+    )
+    assert rows[1].startswith('| SegNet | about 46.4 | test, 480 x 360 | ')
+    assert any(row.startswith('| FC-DenseNet103 | 66.9 | test, 480 x 360 | ') for row in rows)
+    assert 'streets11' not in section  # the same classes on other images
+    assert all(row.count(' | ') == 4 for row in rows)
+
+
+def test_records_and_report_tell_the_same(
+    published: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Published runs come into the report by the commands of the README alone."""
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/report.db')
+    for record in published[1]:
+        assert deliver([str(record)]) == 0
+    assert compare(['--study', 'segmentation', '--output', str(tmp_path / 'page.html')]) == 0
+    text = (tmp_path / 'page.html').read_text(encoding='utf-8')
+    section = text.partition('id="published"')[2].partition('</section>')[0]
+    for part in ('net_camvid11', 'FC-DenseNet103', '66.9', 'encoder from ImageNet; on camvid'):
+        assert part in section
+    assert 'streets11' not in section
+    augmentation = text.partition('id="augmentation"')[2].partition('</section>')[0]
+    assert '+0.0500' in augmentation
+    assert 'crop_hw' in augmentation
+    assert 'data_root' not in augmentation

@@ -3,7 +3,7 @@
 
     python -m training.publish runs/unet_camvid8 runs/unet_camvid11
 
-Each becomes a folder in training/results, and the table there is written anew. What the store of
+Each becomes a folder in training/results, and the tables there are written anew. What the store of
 the runs knew comes with them: training/README.md says how they become a report again.
 """
 
@@ -11,12 +11,18 @@ import argparse
 import json
 import shutil
 import sys
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from segmentation_node.checkpoint import SPEC_FILE
 from segmentation_node.errors import SegmentationError, SettingError
-from training.config import load_experiment
+from training.report.augmentation import Pair, pairs
+from training.report.comparability import VAL_FINGERPRINT
+from training.report.published import comparisons
+from training.report.records import Record, class_names, read_folder
+from training.report.summary import ABSENT
 from training.tracking import Run
 from training.train import EXPERIMENT_FILE
 
@@ -24,7 +30,7 @@ RESULTS: Final = Path(__file__).with_name('results')
 #: What is neither weights nor made of the images of a data set, which may not be passed on.
 KEPT: Final = (
     EXPERIMENT_FILE, 'metrics.jsonl', 'artifacts/confusion.json',
-    'artifacts/evaluation/*/scores.json',
+    'artifacts/evaluation/*/scores.json', f'artifacts/checkpoint/{SPEC_FILE}',
 )  # fmt: skip
 
 
@@ -32,17 +38,24 @@ def publish(folder: Path, into: Path = RESULTS) -> Path:
     """Copy the record of a finished run; returns the new folder.
 
     Raises:
-        SettingError: it is no run, or has not ended well.
+        SettingError: it is no run, has not ended well, or has no scores.
     """
+    folder = folder.resolve()  # "." has no name of its own
+    record = into.resolve() / folder.name
     if not (folder / 'run.json').is_file():
         raise SettingError(f'{folder} is no folder of a run; it has no run.json')
+    if folder == record:
+        raise SettingError(f'{folder} is the record itself; give the folder that the run is in')
     run = Run(folder)
     if run.status != 'FINISHED':
         raise SettingError(
             f'{folder} holds a run that is {run.status or "running"}, expected a finished one; '
             f'train it to its end'
         )
-    record = into / folder.name
+    if not any('mIoU' in row for row in run.history()):
+        raise SettingError(
+            f'{folder} has no evaluated epoch; of a search, publish a trial, or what it found'
+        )
     shutil.rmtree(record, ignore_errors=True)
     for pattern in KEPT:
         for path in folder.glob(pattern):
@@ -54,38 +67,86 @@ def publish(folder: Path, into: Path = RESULTS) -> Path:
     return record
 
 
-def table(results: Path = RESULTS) -> str:
-    """The best epoch of every record, IoU in per cent, as Markdown, one table a label scheme."""
-    by_scheme: dict[str, list[str]] = {}
-    for folder in sorted(path.parent for path in results.glob(f'*/{EXPERIMENT_FILE}')):
-        experiment = load_experiment(folder / EXPERIMENT_FILE, [])
-        history = Run(folder).history()
-        best = max(history, key=lambda row: row['mIoU'])
-        ious = {k.removeprefix('IoU/'): v for k, v in best.items() if k.startswith('IoU/')}
-        rows = by_scheme.setdefault(experiment.label_scheme, list(_head(ious)))
-        epoch = f'{best["epoch"] + 1} of {experiment.epochs}'
-        shares = (best[key] for key in ('mIoU', 'Dice', 'pixel_acc'))
-        rows.append(_row(folder.name, epoch, *map(_percent, (*shares, *ious.values()))))
-    sections = (f'## {scheme}\n\n' + '\n'.join(rows) for scheme, rows in by_scheme.items())
-    return '\n\n'.join(sections)
+def page(results: Path = RESULTS) -> str:
+    """What the records come to, as Markdown."""
+    return '\n'.join(_page(results))
 
 
-def _head(ious: dict[str, Any]) -> Iterator[str]:
-    names = ('run', 'best epoch', 'mIoU', 'Dice', 'pixel accuracy', *ious)
-    yield _row(*names)
-    yield _row(*('---' for _ in names))
+def _page(results: Path) -> Iterator[str]:
+    yield '# Results'
+    yield ''
+    yield (
+        'Written by `python -m training.publish`. Scores in per cent at the best epoch on the '
+        'first\nvalidation set of each experiment, which also chose the epoch.'
+    )
+    folders = sorted(path.parent for path in results.glob(f'*/{EXPERIMENT_FILE}'))
+    records = [read_folder(folder) for folder in folders]
+    alike: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        alike.setdefault((record.param('label_scheme'), _val_set(record)), []).append(record)
+    for (scheme, val_set), members in alike.items():
+        yield from _section(f'{scheme} on {val_set}', _best_epochs(members))
+    yield from _section(
+        'Augmentation',
+        _augmentation(pairs(records)),
+        'Pairs of runs of one family on the same validation images, each at its best epoch.',
+    )
+    for found in comparisons(records):
+        title = f'{found.label_scheme}, beside published figures'
+        yield from _section(title, [found.table.columns, *found.table.rows], found.note)
 
 
-def _row(*cells: str) -> str:
-    return f'| {" | ".join(cells)} |'
+def _val_set(record: Record) -> str:
+    """Name and fingerprint of the first validation set, which the scores are on."""
+    name = next(key.split('.')[1] for key in record.params if key.startswith('val.'))
+    return f'{name} ({record.tags[VAL_FINGERPRINT].split()[0]})'
 
 
-def _percent(share: float) -> str:
-    return f'{100 * share:.1f}'
+def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
+    classes = class_names(records, 'IoU')
+    yield 'run', 'best epoch', 'mIoU', 'Dice', 'pixel accuracy', *classes
+    for record in records:
+        figures = ('mIoU', 'Dice', 'pixel_acc', *(f'IoU/{name}' for name in classes))
+        epoch = f'{record.best_epoch} of {record.param("epochs")}'
+        yield record.name, epoch, *(_percent(record.at_best(name)) for name in figures)
+
+
+def _augmentation(found: Sequence[Pair]) -> Iterator[Sequence[str]]:
+    if found:
+        yield (
+            'with it',
+            'without it',
+            'score',
+            'with',
+            'without',
+            'difference',
+            'differ as well in',
+        )
+    for pair in found:
+        for change in pair.changes:
+            scores = (_percent(change.on), _percent(change.off), _percent(change.gain, '+'))
+            differing = ', '.join(pair.differing) or 'nothing'
+            yield pair.on.name, pair.off.name, change.title, *scores, differing
+
+
+def _section(title: str, rows: Iterable[Sequence[str]], remark: str = '') -> Iterator[str]:
+    """A heading and a table whose first row is its head; nothing where there is no row."""
+    lines = [f'| {" | ".join(cells)} |' for cells in rows]
+    if lines:
+        yield from ('', f'## {title}', '')
+        if remark:
+            yield from (*textwrap.wrap(remark, 100), '')
+        yield lines[0]
+        yield f'|{" --- |" * (lines[0].count(" | ") + 1)}'
+        yield from lines[1:]
+
+
+def _percent(share: float | None, sign: str = '') -> str:
+    return ABSENT if share is None else f'{100 * share:{sign}.1f}'
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: publish runs and write the table of all."""
+    """Command line: publish runs and write the tables of all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='*', type=Path, metavar='RUN', help='folder of a run')
     parser.add_argument('--results', type=Path, default=RESULTS, help='where the records are kept')
@@ -93,12 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for folder in arguments.runs:
             print(publish(folder, arguments.results))
-        page = (
-            '# Results\n\nWritten by `python -m training.publish`. Scores in per cent at the best '
-            'epoch on the first\nvalidation set of each experiment, which also chose the epoch.'
-            f'\n\n{table(arguments.results)}\n'
-        )
-        (arguments.results / 'README.md').write_text(page, encoding='utf-8')
+        (arguments.results / 'README.md').write_text(f'{page(arguments.results)}\n', 'utf-8')
     except (SegmentationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
