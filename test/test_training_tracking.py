@@ -16,7 +16,7 @@ import pytest
 from training_data import DEEPLAB, fields, write_folders
 
 from training.config import Experiment
-from training.tracking import Run, TrackingError, client, experiment_id, main
+from training.tracking import Run, TrackingError, client, experiment_id, main, shown_uri
 from training.train import train
 
 
@@ -197,6 +197,14 @@ def test_command_sends_what_is_left_and_how_it_ended(
     assert main([str(tmp_path)]) == 0
     assert sent(run, 'loss') == [(0, 2.0)]
     assert client().get_run(run.id).info.status == 'KILLED'
+
+
+def test_password_of_a_store_is_told_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://me:secret@127.0.0.1:9')
+    with pytest.raises(TrackingError, match=r'MLflow at http://127\.0\.0\.1:9 ') as caught:
+        client()
+    assert 'secret' not in str(caught.value)
+    assert shown_uri() == 'http://127.0.0.1:9'
 
 
 def test_command_leaves_a_run_running_that_is(tmp_path: Path) -> None:

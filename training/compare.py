@@ -15,7 +15,7 @@ from segmentation_node.errors import SegmentationError, SettingError
 from training.report.page import render
 from training.report.records import read_records
 from training.report.selection import choose
-from training.tracking import client, tracking_uri
+from training.tracking import client, shown_uri
 
 
 def write_page(page: str, path: Path) -> None:
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
         store = client()
         choice = choose(store, arguments.runs, arguments.study, trials=arguments.trials)
         records = read_records(store, choice.runs)
-        write_page(render(records, choice.left_out, tracking_uri()), arguments.output)
+        write_page(render(records, choice.left_out, shown_uri()), arguments.output)
     except SegmentationError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -60,6 +60,16 @@ def tracking_uri() -> str:
     return os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{RUNS.resolve()}/mlflow.db'
 
 
+def shown_uri() -> str:
+    """The same to be read by others, without a password."""
+    return without_password(tracking_uri())
+
+
+def without_password(text: str) -> str:
+    """A text without the users and passwords of the addresses in it."""
+    return re.sub(r'//[^/@\s]*@', '//', text)
+
+
 def client() -> MlflowClient:
     """A client of the store; raises TrackingError where it cannot be reached."""
     uri = tracking_uri()
@@ -112,7 +122,8 @@ def _named(uri: str) -> Iterator[None]:
             else f'start the server, or unset MLFLOW_TRACKING_URI to track in {RUNS}/mlflow.db'
         )
         raise TrackingError(
-            f'MLflow at {uri} cannot be used ({one_line(error)}); {remedy}'
+            f'MLflow at {shown_uri()} cannot be used '
+            f'({without_password(one_line(error))}); {remedy}'
         ) from error
 
 

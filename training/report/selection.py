@@ -14,7 +14,7 @@ from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from segmentation_node.models.network import one_line
-from training.tracking import PARENT_TAG, SEARCH_TAG, TrackingError, tracking_uri
+from training.tracking import PARENT_TAG, SEARCH_TAG, TrackingError, shown_uri, without_password
 
 RUN_ID: Final = re.compile('[0-9a-f]{32}')
 #: Runs that an error names, at most.
@@ -36,8 +36,8 @@ def reading() -> Iterator[None]:
         yield
     except (MlflowException, OSError) as error:
         raise TrackingError(
-            f'MLflow at {tracking_uri()} cannot be read ({one_line(error)}); start the server, '
-            f'or set MLFLOW_TRACKING_URI to where the runs are'
+            f'MLflow at {shown_uri()} cannot be read ({without_password(one_line(error))}); start '
+            f'the server, or set MLFLOW_TRACKING_URI to where the runs are'
         ) from error
 
 
@@ -68,7 +68,7 @@ def _study(store: MlflowClient, name: str) -> Experiment:
     found = store.get_experiment_by_name(name)
     if found is None:
         there_are = ', '.join(repr(e.name) for e in store.search_experiments())
-        raise TrackingError(f'no study {name!r} in {tracking_uri()}; there are {there_are}')
+        raise TrackingError(f'no study {name!r} in {shown_uri()}; there are {there_are}')
     return found
 
 
@@ -144,9 +144,9 @@ def _by_id(store: MlflowClient, run_id: str, who: str) -> Run:
             return run
     everything = _runs_of(store, store.search_experiments())
     raise TrackingError(
-        f'{who} no run {run_id} in {tracking_uri()}; {_there_are(everything)}'
+        f'{who} no run {run_id} in {shown_uri()}; {_there_are(everything)}'
         if who == 'there is'
-        else f'{who} run {run_id}, which is not in {tracking_uri()}; {_there_are(everything)}'
+        else f'{who} run {run_id}, which is not in {shown_uri()}; {_there_are(everything)}'
     )
 
 
