@@ -66,6 +66,11 @@ class Spec:
         for name in ('family', 'label_scheme'):
             if not isinstance(content[name], str):
                 raise CheckpointError(f'{path} has {name} {content[name]!r}; expected a name')
+        if Path(content['label_scheme']).name != content['label_scheme']:
+            raise CheckpointError(
+                f'{path} has label_scheme {content["label_scheme"]!r}; expected the name of a '
+                f'scheme, or of a file beside it: a checkpoint reads nothing elsewhere'
+            )
         if content['family'] not in FAMILIES:
             raise CheckpointError(
                 f'{path} has family {content["family"]!r}; choose one of {", ".join(FAMILIES)}'

@@ -440,6 +440,12 @@ def test_names_and_weights_of_different_numbers(hub: Path) -> None:
     refused(hub, str(hub), 'copy both from the same')
 
 
+@pytest.mark.parametrize('elsewhere', ['../scheme.yaml', '/etc/hostname', 'a/b'])
+def test_a_scheme_elsewhere(deeplab: Path, elsewhere: str) -> None:
+    change_spec(deeplab, label_scheme=elsewhere)
+    refused(deeplab, f'label_scheme {elsewhere!r}', 'a checkpoint reads nothing elsewhere')
+
+
 @pytest.mark.parametrize('names', [[], ['cat', 'dog']])
 def test_hub_model_of_other_things(hub: Path, names: list[str]) -> None:
     names += [f'thing {i}' for i in range(19 - len(names))]
