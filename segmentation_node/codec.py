@@ -275,7 +275,7 @@ def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
 
 
 def decode_compressed(msg: CompressedMessage) -> ImageRgb:
-    """Read a compressed image message: JPEG, PNG or TIFF, whatever its `format` calls it.
+    """Read a compressed image message: JPEG, PNG, TIFF or WebP, whatever its `format` says.
 
     `format` matters for one thing: publishers that write "compressed rgb8" handed RGB to an
     encoder that takes BGR, as image_transport's subscriber knows.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG, PNG and TIFF data to arrays and back, safe against whatever the data is.
+"""JPEG, PNG, TIFF and WebP data to arrays and back, safe against whatever the data is.
 
 Sizes are read from the headers before anything is decoded, and data that is cut short is told
 from data that is whole even where the decoder would fill the gap and carry on.
@@ -22,6 +22,8 @@ ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
 #: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
 MAX_PIXELS: Final = 2**26
+#: Tiles of a TIFF may be larger than a small image, up to this.
+MAX_TILE_PIXELS: Final = 2**22
 
 
 def check_size(width: int, height: int) -> None:
@@ -38,11 +40,14 @@ def check_size(width: int, height: int) -> None:
         )
 
 
-def decode_file(data: bytes) -> ImageRgb:
-    """Read the content of a JPEG, PNG or TIFF file.
+def decode_file(data: bytes, *, upright: bool = False) -> ImageRgb:
+    """Read the content of a JPEG, PNG, TIFF or WebP file.
 
-    An orientation tag is left alone, as image_transport does: turned, the picture would no
-    longer fit the camera's calibration and its label images.
+    Args:
+        data: the whole file.
+        upright: turn the picture as its orientation tag says, as a photograph wants to be seen.
+            Without it the tag is left alone, as image_transport does: turned, the picture would
+            no longer fit the camera's calibration and its label images.
 
     Returns:
         (H, W, 3) uint8 RGB; 16 bits are scaled to 8, grey is repeated, alpha is dropped.
@@ -50,7 +55,8 @@ def decode_file(data: bytes) -> ImageRgb:
     Raises:
         ImageError: empty, of another codec, too large, corrupt, or cut short.
     """
-    bgr = _decode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = _decode(data, cv2.IMREAD_COLOR | orientation)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -83,12 +89,12 @@ def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8]:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a JPEG, PNG or TIFF file from its header; raises ImageError."""
+    """Width and height of an image file as stored, from its header; raises ImageError."""
     return _codec_of(data).size_wh(data)
 
 
 def codec_name(data: bytes) -> str:
-    """'jpeg', 'png' or 'tiff', told by the first bytes; raises ImageError on anything else."""
+    """'jpeg', 'png', 'tiff' or 'webp', told by the first bytes; raises ImageError on the rest."""
     return _codec_of(data).name
 
 
@@ -103,9 +109,11 @@ def _codec_of(data: bytes) -> _Codec:
     for magic, codec in _CODECS.items():
         if data.startswith(magic):
             return codec
+    if data.startswith(b'RIFF') and data[8:12] == b'WEBP':
+        return _WEBP
     raise ImageError(
         f'compressed image of {len(data)} bytes starts with {data[:8]!r}; '
-        f'expected JPEG, PNG or TIFF data'
+        f'expected JPEG, PNG, TIFF or WebP data'
     )
 
 
@@ -181,12 +189,39 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
         size: dict[int, int] = {}
         for entry in range(at + 2, at + 2 + 12 * count, 12):
             tag, kind = struct.unpack_from(order + 'HH', data, entry)
-            if tag in (256, 257):
+            if tag in (256, 257, 322, 323):  # width and height, of the image and of a tile
                 number = order + ('I' if kind == 4 else 'H')
                 (size[tag],) = struct.unpack_from(number, data, entry + 8)
-        return size[256], size[257]
+        width, height = size[256], size[257]
     except (struct.error, KeyError):
         raise _cut_short('TIFF', data) from None
+    # Tiles may stand out beyond the image; the decoder makes room for a whole one.
+    if size.get(322, 0) * size.get(323, 0) > max(width * height, MAX_TILE_PIXELS):
+        raise ImageError(
+            f'TIFF image of {width} x {height} is cut into tiles of {size[322]} x {size[323]}; '
+            f'store it with tiles no larger than itself'
+        )
+    return width, height
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Size from the first chunk, which says how the picture is stored."""
+    try:
+        length, _, kind = struct.unpack_from('<I4s4s', data, 4)
+        if len(data) < length + 8:
+            raise _cut_short('WebP', data)
+        if kind == b'VP8X':
+            word, high = struct.unpack_from('<IH', data, 24)
+            return (word & 0xFFFFFF) + 1, (word >> 24 | high << 8) + 1
+        if kind == b'VP8L':
+            (word,) = struct.unpack_from('<I', data, 21)
+            return (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1
+        if kind == b'VP8 ':
+            width, height = struct.unpack_from('<HH', data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    except struct.error:
+        raise _cut_short('WebP', data) from None
+    raise ImageError(f'WebP image starts with chunk {kind!r}, expected VP8, VP8L or VP8X')
 
 
 _CODECS: Final = MappingProxyType(
@@ -197,6 +232,8 @@ _CODECS: Final = MappingProxyType(
         b'MM\0*': _Codec('tiff', _tiff_size),
     }
 )
+#: Its length stands amid its magic.
+_WEBP: Final = _Codec('webp', _webp_size)
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:

@@ -2,11 +2,14 @@
 """Every encoding on tiny literal images, and nothing but ImageError for what is none."""
 
 from array import array
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,6 +27,7 @@ from segmentation_node.codec import (
     image_view,
 )
 from segmentation_node.errors import ImageError
+from segmentation_node.image_files import decode_file, image_size
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 
@@ -300,7 +304,61 @@ def test_tiff() -> None:
     assert decode_compressed(Compressed('tiff', tiff())).tolist() == [[[7] * 3, [200] * 3]]
 
 
-@pytest.mark.parametrize('whole', [encode_jpeg(smooth()), encode_png(smooth()), tiff()])
+def webp(rgb: npt.NDArray[np.uint8], quality: int = 101) -> bytes:
+    """A WebP; a quality above 100 is without loss, another kind of file."""
+    bgr = np.ascontiguousarray(rgb[..., ::-1])
+    return bytes(cv2.imencode('.webp', bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
+
+
+def extended_webp(rgb: npt.NDArray[np.uint8]) -> bytes:
+    """The same in the extended format, which says the size on its own."""
+    chunk = webp(rgb)[12:]
+    high, wide = rgb.shape[0] - 1, rgb.shape[1] - 1
+    canvas = bytes(4) + wide.to_bytes(3, 'little') + high.to_bytes(3, 'little')
+    body = b'WEBPVP8X\x0a\0\0\0' + canvas + chunk
+    return b'RIFF' + len(body).to_bytes(4, 'little') + body
+
+
+def test_webp_without_loss_gives_back_every_pixel() -> None:
+    for data in (webp(smooth()), extended_webp(smooth())):
+        assert np.array_equal(decode_file(data), smooth())
+
+
+@pytest.mark.parametrize('make', [webp, extended_webp, lambda rgb: webp(rgb, 80)])
+@pytest.mark.parametrize('width', [1, 300])
+def test_size_of_a_webp_is_in_its_header(
+    make: Callable[[npt.NDArray[np.uint8]], bytes], width: int
+) -> None:
+    assert image_size(make(np.zeros((700, width, 3), np.uint8))) == (width, 700)
+
+
+def with_orientation(jpeg: bytes, orientation: int) -> bytes:
+    """A JPEG with an Exif segment that says how to turn it."""
+    tag = b'\x12\x01\3\0\1\0\0\0' + orientation.to_bytes(4, 'little')
+    exif = b'Exif\0\0II*\0\x08\0\0\0\1\0' + tag + bytes(4)
+    return jpeg[:2] + b'\xff\xe1' + (len(exif) + 2).to_bytes(2, 'big') + exif + jpeg[2:]
+
+
+def test_a_picture_is_turned_only_when_asked() -> None:
+    data = with_orientation(encode_jpeg(smooth()), 6)
+    as_stored = decode_file(encode_jpeg(smooth()))
+    assert np.array_equal(decode_file(data), as_stored)
+    assert np.array_equal(decode_file(data, upright=True), np.rot90(as_stored, -1))
+
+
+def test_a_small_tiff_of_large_tiles_is_refused() -> None:
+    tiles = b''.join(tag + b'\4\0\1\0\0\0\0\0\1\0' for tag in (b'\x42\1', b'\x43\1'))
+    count = tiff()[8] + 2
+    data = tiff()[:8] + count.to_bytes(2, 'little') + tiles + tiff()[10:]
+    with pytest.raises(ImageError, match='tiles of 65536 x 65536'):
+        decode_file(data)
+
+
+SAMPLES = [encode_jpeg(smooth()), encode_png(smooth()), tiff(), webp(smooth()),
+           webp(smooth(), 80), extended_webp(smooth())]  # fmt: skip
+
+
+@pytest.mark.parametrize('whole', SAMPLES)
 def test_every_cut_is_noticed(whole: bytes) -> None:
     for length in range(len(whole)):
         with pytest.raises(ImageError):
@@ -333,7 +391,7 @@ def test_a_bomb_is_refused_by_its_header() -> None:
     ('data', 'says'),
     [
         (b'', '0 bytes'),
-        (b'GIF89a', 'expected JPEG, PNG or TIFF'),
+        (b'GIF89a', 'expected JPEG, PNG, TIFF or WebP'),
         (None, 'NoneType'),
         (b'\xff\xd8\xff\xe0\x00\x00', 'corrupt at byte 2'),
     ],
@@ -344,7 +402,7 @@ def test_what_is_no_image_is_named(data: Any, says: str) -> None:
         decode_compressed(msg)
 
 
-MAGICS = [b'\xff\xd8', b'\x89PNG\r\n\x1a\n', b'II*\0', b'MM\0*', b'']
+MAGICS = [b'\xff\xd8', b'\x89PNG\r\n\x1a\n', b'II*\0', b'MM\0*', b'RIFF\x40\0\0\0WEBPVP8X', b'']
 
 
 @given(magic=st.sampled_from(MAGICS), rest=st.binary(max_size=200))
@@ -353,11 +411,8 @@ def test_any_bytes_are_an_image_or_an_image_error(magic: bytes, rest: bytes) -> 
         assert decode_compressed(Compressed('', magic + rest)).ndim == 3
 
 
-WHOLE = [encode_jpeg(smooth()), encode_png(smooth()), tiff()]
-
-
 @given(
-    whole=st.sampled_from(WHOLE),
+    whole=st.sampled_from(SAMPLES),
     changes=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=8),
 )
 def test_damaged_files_are_an_image_or_an_image_error(
