@@ -75,7 +75,7 @@ distclean: clean  ## Remove .venv, too
 # One stamp per set of extras. A later change of what the package needs installs it anew.
 $(STAMPS)/demo: EXTRAS := ros,demo
 $(STAMPS)/training: EXTRAS := training
-$(STAMPS)/test: EXTRAS := ros,demo,training,test
+$(STAMPS)/test: EXTRAS := ros,demo,training,web,test
 $(STAMPS)/demo $(STAMPS)/training $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'
 	@[ -z '$(findstring ros,$(EXTRAS))' ] || $(BIN)/python -c 'import platform, sys; \

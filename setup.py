@@ -84,12 +84,25 @@ setup(
             'timm',
             'torchvision',
         ],
+        'web': [
+            'fastapi>=0.115',
+            'httpx',
+            'prometheus-client',
+            'pydantic>=2',
+            'python-multipart',
+            'starlette',
+            'streamlit>=1.44',
+            'uvicorn>=0.30',
+        ],
         'test': [
+            'axe-playwright-python',  # axe-core, for the accessibility of the page
             'cityscapesscripts',
             'hypothesis',
             'mypy',
+            'playwright',  # drives a Chromium of the system
             'pytest',
             'ruff',
+            'schemathesis>=4',
             'types-PyYAML',
             'types-tqdm',
         ],

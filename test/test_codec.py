@@ -307,13 +307,14 @@ def test_tiff() -> None:
 def webp(rgb: npt.NDArray[np.uint8], quality: int = 101) -> bytes:
     """A WebP; a quality above 100 is without loss, another kind of file."""
     bgr = np.ascontiguousarray(rgb[..., ::-1])
-    return bytes(cv2.imencode('.webp', bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])[1])
+    _, data = cv2.imencode('.webp', bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
+    return bytes(data)
 
 
 def extended_webp(rgb: npt.NDArray[np.uint8]) -> bytes:
     """The same in the extended format, which says the size on its own."""
     chunk = webp(rgb)[12:]
-    high, wide = rgb.shape[0] - 1, rgb.shape[1] - 1
+    high, wide = (int(side) - 1 for side in rgb.shape[:2])
     canvas = bytes(4) + wide.to_bytes(3, 'little') + high.to_bytes(3, 'little')
     body = b'WEBPVP8X\x0a\0\0\0' + canvas + chunk
     return b'RIFF' + len(body).to_bytes(4, 'little') + body

@@ -65,7 +65,7 @@ def test_manifest_and_setup_agree(project: dict[str, Any], manifest: ET.Element)
 
 def test_every_library_imported_is_required(project: dict[str, Any], manifest: ET.Element) -> None:
     extras = project['extras_require']
-    wanted = [*project['install_requires'], *extras['ros'], *extras['demo']]
+    wanted = [*project['install_requires'], *extras['ros'], *extras['demo'], *extras['web']]
     required = {re.split(r'[\[<>=~! ]', line)[0].replace('_', '-').lower() for line in wanted}
     ros_packages = {element.text for element in manifest.iter('exec_depend')}
     distributions = packages_distributions()

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: serve the models over HTTP.
+
+    python -m segmentation_node.web.service --model deeplabv3plus --model unet
+
+SIGTERM or Ctrl-C lets it finish what it has accepted and end. An API key is taken from the
+environment, from SEGMENTATION_API_KEY.
+"""
+
+import argparse
+import ipaddress
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+
+from segmentation_node.bags.options import HelpFormatter, count
+from segmentation_node.checkpoint import bundled_models
+from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.errors import SettingError
+from segmentation_node.scenes.make_scenes import size_wh
+from segmentation_node.web.api import ALL
+from segmentation_node.web.application import make_application
+from segmentation_node.web.settings import API_KEY_VARIABLE, Settings
+
+_log = logging.getLogger(__name__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.web.service',
+        description='Serve the models over HTTP.',
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
+    parser.add_argument('--port', type=int, default=8000, help='0 takes a free one')
+    parser.add_argument(
+        '--model', action='append', metavar='NAME',
+        help='bundled name, checkpoint folder, or hub id; may be repeated, the first is the '
+        'default (without it: all bundled ones)',
+    )  # fmt: skip
+    parser.add_argument('--runtime', choices=RUNTIMES, default='auto', help='runs the networks')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the networks')
+    parser.add_argument(
+        '--input-size', type=size_wh, metavar='WxH',
+        help="box that images are scaled into for the network (without it: the checkpoint's)",
+    )  # fmt: skip
+    parser.add_argument('--preload', action='store_true', help='load all models at the start')
+    parser.add_argument(
+        '--any-batch', action='store_true',
+        help='run images together even where that changes the labels of a few pixels',
+    )  # fmt: skip
+    parser.add_argument(
+        '--cors-origin', action='append', default=[], metavar='ORIGIN',
+        help='let web pages of this origin call the service; may be repeated',
+    )  # fmt: skip
+    defaults = Settings({})
+    for name, what in (
+        ('max-upload-bytes', 'of one image file'),
+        ('max-pixels', 'of one image'),
+        ('max-waiting', 'images in the queue or in work; beyond it, the answer is 503'),
+        ('max-batch', 'images that go through a network at once'),
+    ):
+        value = getattr(defaults, name.replace('-', '_'))
+        parser.add_argument(f'--{name}', type=count, default=value, metavar='N', help=what)
+    return parser
+
+
+def _settings(args: argparse.Namespace) -> Settings:
+    return Settings(
+        models=_by_name(args.model or bundled_models()),
+        runtime=args.runtime,
+        device=args.device,
+        precision=args.precision,
+        input_size=args.input_size and args.input_size[::-1],
+        preload=args.preload,
+        exact=not args.any_batch,
+        api_key=os.environ.get(API_KEY_VARIABLE, ''),
+        cors_origins=tuple(args.cors_origin),
+        max_upload_bytes=args.max_upload_bytes,
+        max_pixels=args.max_pixels,
+        max_waiting=args.max_waiting,
+        max_batch=args.max_batch,
+    )
+
+
+def _by_name(models: Sequence[str]) -> dict[str, str]:
+    """Models by the name to ask for: of a folder its own, for its path is nobody's business.
+
+    Raises:
+        SettingError: two have the same name.
+    """
+    named: dict[str, str] = {}
+    for model in models:
+        is_folder = model not in bundled_models() and Path(model).expanduser().is_dir()
+        name = Path(model).resolve().name if is_folder else model
+        if name == ALL or named.setdefault(name, model) != model:
+            raise SettingError(f'model {model!r} would be called {name!r}; rename its folder')
+    return named
+
+
+class Server(uvicorn.Server):
+    """Ends in good order, with status 0, when it is told to."""
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        # Else the signal would be raised once more when everything is done.
+        self._captured_signals.clear()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == 'localhost'
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        settings = _settings(args)
+    except SettingError as error:
+        print(f'service: {error}', file=sys.stderr)
+        return 1
+    logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.INFO)
+    if not settings.api_key and not _is_loopback(args.host):
+        _log.warning(
+            'whoever reaches %s can use the service; set %s to ask for a key',
+            args.host, API_KEY_VARIABLE,
+        )  # fmt: skip
+    config = uvicorn.Config(
+        make_application(settings), host=args.host, port=args.port, log_config=None,
+        access_log=False, server_header=False, http='h11',
+    )  # fmt: skip
+    server = Server(config)
+    server.run()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A model may still be loading that nobody waits for any more; it cannot be interrupted, and
+    # the interpreter's own end would pull the ground from under its thread.
+    os._exit(0 if server.started else 1)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

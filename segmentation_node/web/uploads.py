@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Uploaded bytes to pixels, with nothing believed that is said about them."""
+
+from dataclasses import dataclass
+
+from segmentation_node.errors import ImageError
+from segmentation_node.image_files import ImageRgb, check_size, codec_name, decode_file, image_size
+from segmentation_node.web.problems import ProblemError
+from segmentation_node.web.settings import Settings
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An image file whose header has been read; `format` is 'jpeg', 'png', 'tiff' or 'webp'."""
+
+    data: bytes
+    format: str
+    pixels: int
+
+    @classmethod
+    def inspect(cls, data: bytes, settings: Settings) -> 'Upload':
+        """Read the header, whatever name and type came with the file.
+
+        Raises:
+            ProblemError: no image of a known format, too large, or not whole.
+        """
+        if len(data) > settings.max_upload_bytes:
+            raise ProblemError(
+                'too-many-bytes',
+                f'the image has {len(data)} bytes, expected at most {settings.max_upload_bytes}; '
+                f'save it smaller',
+            )
+        try:
+            name = codec_name(data)
+        except ImageError as error:
+            raise ProblemError('unsupported-format', str(error)) from error
+        try:
+            width, height = image_size(data)
+            if width * height > settings.max_pixels or max(width, height) > settings.max_side:
+                raise ProblemError(
+                    'too-many-pixels',
+                    f'the image has {width} x {height} pixels, expected at most '
+                    f'{settings.max_pixels} and no side beyond {settings.max_side}; scale it down',
+                )
+            check_size(width, height)
+        except ImageError as error:
+            raise ProblemError('damaged-image', str(error)) from error
+        return cls(data, name, width * height)
+
+    def decode(self) -> ImageRgb:
+        """Upright pixels, (H, W, 3) uint8 RGB; raises ProblemError."""
+        try:
+            return decode_file(self.data, upright=True)
+        except ImageError as error:
+            raise ProblemError('damaged-image', str(error)) from error

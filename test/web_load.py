@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: put a service under load, and say what came of it.
+
+    python test/web_load.py clients --clients 64 --requests 512
+    python test/web_load.py fuzz --uploads 10000
+
+Each starts a service of its own with a bundled model. `clients` compares its throughput with that
+of the bare Segmenter on the same images, one after the other, measured just before; run it on a
+machine that does nothing else. The exit status tells whether what the service promises was kept.
+"""
+
+import argparse
+import random
+import re
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from web_service import PATIENCE_S, ServiceProcess
+
+from segmentation_node.image_files import encode_jpeg, encode_png
+from segmentation_node.scenes.render import Renderer
+from segmentation_node.scenes.street import Street
+from segmentation_node.segmenter import Segmenter
+
+#: Growth of the service's memory that counts as none: what allocators keep for later.
+FLAT_MB = 64
+
+
+def damaged(rng: random.Random, samples: list[bytes]) -> bytes:
+    """An upload that is wrong somewhere, or is no image at all."""
+    data = bytearray(rng.choice(samples))
+    match rng.randrange(6):
+        case 0:
+            return rng.randbytes(rng.randrange(400))
+        case 1:
+            return bytes(data[: rng.randrange(len(data))])
+        case 2:  # a right beginning and nothing else that is
+            return bytes(data[: rng.randrange(40)]) + rng.randbytes(rng.randrange(2000))
+        case 3:
+            for _ in range(rng.randrange(1, 20)):
+                data[rng.randrange(min(200, len(data)))] = rng.randrange(256)
+        case 4:
+            start = rng.randrange(len(data))
+            del data[start : start + rng.randrange(1, 200)]
+        case _:
+            start = rng.randrange(len(data))
+            data[start:start] = rng.randbytes(rng.randrange(1, 200))
+    return bytes(data)
+
+
+def fuzz(
+    client: httpx.Client, samples: list[bytes], uploads: int, seed: int = 0
+) -> Iterator[httpx.Response]:
+    """Send damaged uploads, one after the other."""
+    rng = random.Random(seed)
+    for _ in range(uploads):
+        yield client.post('/predict', files={'image': damaged(rng, samples)})
+
+
+def memory_mb(client: httpx.Client) -> float:
+    """Resident memory of the service."""
+    found = re.search(r'^process_resident_memory_bytes (\S+)', client.get('/metrics').text, re.M)
+    assert found
+    return float(found[1]) / 2**20
+
+
+def run_fuzz(args: argparse.Namespace) -> int:
+    """10,000 damaged uploads: refused or answered, never a failure, and no memory lost."""
+    small = Renderer(96, 64).render(Street(0), 0.0).image_rgb
+    samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0])]
+    statuses: Counter[int] = Counter()
+    with (
+        ServiceProcess('--model', args.model) as service,
+        httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client,
+    ):
+        # The first tenth fills what is kept for good: the network, buffers, counters.
+        statuses.update(a.status_code for a in fuzz(client, samples, args.uploads // 10))
+        before = memory_mb(client)
+        rest = fuzz(client, samples, args.uploads - args.uploads // 10, seed=1)
+        statuses.update(answer.status_code for answer in rest)
+        grown = memory_mb(client) - before
+    print(f'{sum(statuses.values())} damaged uploads: {dict(sorted(statuses.items()))}; '
+          f'memory grew by {grown:.0f} MB of {before:.0f}')  # fmt: skip
+    return int(max(statuses) >= 500 or grown > FLAT_MB)
+
+
+def run_clients(args: argparse.Namespace) -> int:
+    """Many clients at once: no error but 503, and little lost against the bare Segmenter."""
+    street, renderer = Street(9), Renderer(1024, 512)
+    images = [renderer.render(street, float(i)).image_rgb for i in range(8)]
+    files = [encode_jpeg(image) for image in images]
+    segmenter = Segmenter(args.model)
+    segmenter.segment(images[:1])
+    started_s = time.perf_counter()
+    for i in range(args.bare):
+        segmenter.segment(images[i % 8 : i % 8 + 1])
+    bare = args.bare / (time.perf_counter() - started_s)
+    latencies: list[float] = []
+    statuses: Counter[int] = Counter()
+    left = iter(range(args.requests))
+    lock = threading.Lock()
+
+    def client() -> None:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as http:
+            while True:
+                with lock:
+                    number = next(left, None)
+                if number is None:
+                    return
+                asked_s = time.perf_counter()
+                answer = http.post('/predict', files={'image': files[number % 8]})
+                with lock:
+                    statuses[answer.status_code] += 1
+                    if answer.status_code == 200:
+                        latencies.append(time.perf_counter() - asked_s)
+                if answer.status_code == 503:
+                    time.sleep(float(answer.headers['Retry-After']))
+
+    with ServiceProcess('--model', args.model, environment={'OMP_NUM_THREADS': ''}) as service:
+        with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as warm:
+            warm.post('/predict', files={'image': files[0]}).raise_for_status()
+        started_s = time.perf_counter()
+        with ThreadPoolExecutor(args.clients) as pool:
+            for done in [pool.submit(client) for _ in range(args.clients)]:
+                done.result()
+        served = len(latencies) / (time.perf_counter() - started_s)
+    p50, p99 = np.percentile(latencies, (50, 99))
+    print(f'{args.clients} clients: {dict(statuses)}; {served:.2f} images/s, bare Segmenter '
+          f'{bare:.2f}, ratio {served / bare:.2f}; p50 {p50:.2f} s, p99 {p99:.2f} s')  # fmt: skip
+    return int(bool(set(statuses) - {200, 503}) or served < 0.9 * bare)
+
+
+def main() -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else '')
+    commands = parser.add_subparsers(required=True)
+    clients = commands.add_parser('clients')
+    clients.set_defaults(run=run_clients)
+    clients.add_argument('--clients', type=int, default=64)
+    clients.add_argument('--requests', type=int, default=512)
+    clients.add_argument('--bare', type=int, default=100, help='images for the bare Segmenter')
+    uploads = commands.add_parser('fuzz')
+    uploads.set_defaults(run=run_fuzz)
+    uploads.add_argument('--uploads', type=int, default=10_000)
+    for command in (clients, uploads):
+        command.add_argument('--model', default='deeplabv3plus')
+    args = parser.parse_args()
+    status: int = args.run(args)
+    return status
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A real service on a real socket: in a thread of the test, or as a process of its own."""
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import numpy.typing as npt
+import uvicorn
+
+from segmentation_node.image_files import decode_label_file
+from segmentation_node.web.application import make_application
+from segmentation_node.web.settings import Settings
+
+#: Long enough for a loaded machine; nothing waits for it to pass.
+PATIENCE_S = 240.0
+
+
+@contextmanager
+def serving(settings: Settings) -> Iterator[httpx.Client]:
+    """A service in a thread, and a client of it."""
+    config = uvicorn.Config(make_application(settings), log_config=None, lifespan='on')
+    server = uvicorn.Server(config)
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        # The socket takes connections from now on, whether or not the server is up.
+        host, port = listener.getsockname()
+        thread = threading.Thread(target=server.run, args=[[listener]])
+        thread.start()
+        try:
+            with httpx.Client(base_url=f'http://{host}:{port}', timeout=PATIENCE_S) as client:
+                yield client
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+class ServiceProcess:
+    """The service's command, as a process; ended on leaving the context."""
+
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, '-m', 'segmentation_node.web.service', '--port', '0', *arguments],
+            stderr=subprocess.PIPE, text=True,
+            env={**os.environ, 'OMP_NUM_THREADS': '1', **(environment or {})},
+            cwd=Path(__file__).parent.parent,
+        )  # fmt: skip
+        self.port = int(self.wait_for(r'running on http://127\.0\.0\.1:(\d+)')[1])
+        self.url = f'http://127.0.0.1:{self.port}'
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """The next line of its log that has a pattern in it."""
+        assert self.process.stderr is not None
+        said = []
+        for line in self.process.stderr:
+            said.append(line)
+            if found := re.search(pattern, line):
+                return found
+        raise AssertionError(f'the service ended without a line {pattern!r}:\n{"".join(said)}')
+
+    def __enter__(self) -> 'ServiceProcess':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def labels_of(png: bytes) -> npt.NDArray[np.uint8]:
+    """The label ids in a PNG, (H, W) uint8."""
+    return decode_label_file(png)
+
+
+def blocks(height: int = 64, width: int = 96, seed: int = 0) -> npt.NDArray[np.uint8]:
+    """Random blocks of 8 x 8 pixels, (H, W, 3) uint8."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3))
+    full = coarse.repeat(8, axis=0).repeat(8, axis=1)
+    return np.ascontiguousarray(full[:height, :width], np.uint8)
