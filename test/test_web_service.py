@@ -111,7 +111,8 @@ def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
                             files=image_file(encode_png(street))).json()  # fmt: skip
         known = client.get('/models').json()['models']
     assert [model['state'] for model in known] == ['ready'] * len(names)
-    assert all(model['scores']['miou'] > 0.5 for model in known)
+    assert all(model['scores']['camvid val']['miou'] > 0.5 for model in known)
+    assert all(model['curve'][-1]['mIoU'] > 0.5 for model in known)
     assert {result['model'] for result in found['results']} == set(names)
     for result in found['results']:
         expected = Segmenter(result['model'], device='cpu').segment([street]).labels[0]

@@ -83,14 +83,15 @@ def run_fuzz(args: argparse.Namespace) -> int:
         ServiceProcess('--model', args.model) as service,
         httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client,
     ):
-        # The first tenth fills what is kept for good: the network, buffers, counters.
-        statuses.update(a.status_code for a in fuzz(client, samples, args.uploads // 10))
-        before = memory_mb(client)
-        rest = fuzz(client, samples, args.uploads - args.uploads // 10, seed=1)
-        statuses.update(answer.status_code for answer in rest)
-        grown = memory_mb(client) - before
-    print(f'{sum(statuses.values())} damaged uploads: {dict(sorted(statuses.items()))}; '
-          f'memory grew by {grown:.0f} MB of {before:.0f}')  # fmt: skip
+        memory = []
+        for part in range(10):
+            answers = fuzz(client, samples, args.uploads // 10, seed=part)
+            statuses.update(answer.status_code for answer in answers)
+            memory.append(memory_mb(client))
+    # In the first half, what is kept for good is filled: the network, buffers, caches by size.
+    grown = memory[-1] - memory[4]
+    print(f'{sum(statuses.values())} damaged uploads: {dict(sorted(statuses.items()))}; memory in '
+          f'MB after each tenth: {", ".join(f"{m:.0f}" for m in memory)}')  # fmt: skip
     return int(max(statuses) >= 500 or grown > FLAT_MB)
 
 

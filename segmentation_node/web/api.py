@@ -46,8 +46,11 @@ class ModelInfo(BaseModel):
     max_batch: int | None = Field(
         description='images it takes at once; 1 where company would change their labels'
     )
-    scores: dict[str, float | dict[str, float]] = Field(
-        description='of its training: mIoU and more on the first validation set, 0 to 1'
+    scores: dict[str, dict[str, float | dict[str, float]]] = Field(
+        description='of its training, by validation set: mIoU and more, 0 to 1'
+    )
+    curve: list[dict[str, float]] = Field(
+        description='of its training, by epoch from 0: losses, and mIoU on the first set'
     )
 
 
@@ -217,8 +220,8 @@ def _info(model: Model) -> ModelInfo:
     spec = None
     if model.segmenter is not None:
         spec = model.segmenter.checkpoint.spec
-    elif model.name in bundled_models():
-        spec = _bundled_spec(model.name)
+    elif model.source in bundled_models():
+        spec = _bundled_spec(model.source)
     provenance = spec.provenance if spec else {}
     ready = model.segmenter is not None
     return ModelInfo(
@@ -229,5 +232,6 @@ def _info(model: Model) -> ModelInfo:
         parameters=provenance.get('parameters'),
         load_s=model.load_s if ready else None,
         max_batch=model.max_batch if ready else None,
-        scores=next(iter(provenance.get('metrics', {}).values()), {}),
+        scores=provenance.get('metrics', {}),
+        curve=provenance.get('curve', []),
     )

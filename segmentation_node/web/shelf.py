@@ -32,6 +32,7 @@ class Model:
 
     Args:
         name: by which it is asked for.
+        source: bundled name, folder or hub id.
         state: IDLE, LOADING, READY or FAILED.
         segmenter: once READY.
         max_batch: images that it takes at once; 1 where company would change their labels.
@@ -40,6 +41,7 @@ class Model:
     """
 
     name: str
+    source: str
     state: str = IDLE
     segmenter: Segmenter | None = None
     max_batch: int = 1
@@ -65,7 +67,7 @@ class Shelf:
     def __init__(self, settings: Settings, settled: Callable[[Model, bool], None]) -> None:
         self._settings = settings
         self._settled = settled
-        self.models = {name: Model(name) for name in settings.models}
+        self.models = {name: Model(name, source) for name, source in settings.models.items()}
         self._wanted: queue.SimpleQueue[Model] = queue.SimpleQueue()
         threading.Thread(target=self._serve, name='shelf', daemon=True).start()
 
@@ -87,7 +89,7 @@ class Shelf:
     def _load(self, model: Model) -> bool:
         started_s = time.perf_counter()
         try:
-            model.segmenter = self._segmenter(model.name)
+            model.segmenter = self._segmenter(model.source)
             model.max_batch = self._max_batch(model.segmenter)
         except SegmentationError as error:
             model.error, model.state = str(error), FAILED
@@ -103,10 +105,10 @@ class Shelf:
         _log.info('model %s is ready after %.1f s', model.name, model.load_s)
         return True
 
-    def _segmenter(self, name: str) -> Segmenter:
+    def _segmenter(self, source: str) -> Segmenter:
         settings = self._settings
         return Segmenter(
-            settings.models[name],
+            source,
             runtime=settings.runtime,
             device=settings.device,
             precision=settings.precision,

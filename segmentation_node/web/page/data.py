@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view of the data set: what was learned from, and which classes there are."""
+
+import streamlit as st
+
+from segmentation_node.web.page.markup import figure, note, swatch, table
+from segmentation_node.web.page.parts import categories, largest, sample, shares
+from segmentation_node.web.page.patterns import patterned
+from segmentation_node.web.page.texts import Words
+
+
+def show(words: Words) -> None:
+    """Show the view."""
+    scheme = categories()
+    st.header(words('data_head'))
+    st.write(words('data_text'))
+    st.html(note(words('data_limits')))
+    st.subheader(words('example_head'))
+    example = sample(0)
+    share_of = shares(example.truth)
+    named = [(c.name, share_of.get(c.id, 0.0)) for c in scheme.classes]
+    left, right = st.columns(2)
+    left.html(figure(example.image_rgb, words('example_alt'), words('example_caption')))
+    truth_alt = words('truth_alt', largest=largest(words, named))
+    truth = patterned(example.truth, scheme)
+    right.html(figure(truth, truth_alt, words('truth_caption'), exact=True))
+    st.html(
+        table(
+            words('classes_table'),
+            (words('class'), words('meaning'), words('example_share')),
+            [
+                (words.class_name(name), words(f'about_{name}'), words.percent(share))
+                for name, share in named
+            ],
+            [swatch(scheme, c.id) for c in scheme.classes],
+        )
+    )

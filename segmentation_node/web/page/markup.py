@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures, tables and legends as HTML that screen readers can follow."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import Final
+
+import cv2
+import numpy as np
+
+from segmentation_node.image_files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.labels import LabelScheme
+from segmentation_node.web.page.patterns import ink_on, pattern_of
+
+#: Pictures are shown no wider than this, in pixels.
+MAX_SHOWN: Final = 1280
+#: In a table, where there is no figure.
+ABSENT: Final = '-'
+
+STYLE: Final = """
+<style>
+.sn-figure {margin: 0 0 1rem}
+.sn-figure img {width: 100%; height: auto; border: 1px solid #7a828c}
+.sn-figure figcaption {font-size: .95rem; margin-top: .3rem}
+.sn-figure img.sn-chart {max-width: 900px}
+.sn-scroll {overflow-x: auto}
+.sn-table {border-collapse: collapse; width: 100%; font-size: .95rem; margin-bottom: 1rem}
+.sn-table caption {text-align: left; font-weight: 600; padding: .3rem 0}
+.sn-table th, .sn-table td {border-bottom: 1px solid #b4bac2; padding: .3rem .5rem;
+  text-align: right; font-variant-numeric: tabular-nums}
+.sn-table th:first-child, .sn-table .sn-words {text-align: left}
+.sn-table th:first-child {white-space: nowrap}
+.sn-swatch {width: 36px; height: 24px; vertical-align: middle; margin-right: .5rem;
+  border: 1px solid #5b626b}
+.sn-note {border-left: 4px solid #3d6fa5; padding: .2rem .8rem; margin: .3rem 0 1rem}
+</style>
+"""
+
+
+def figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
+    """A picture, (H, W, 3) uint8 RGB, with its words; `exact` keeps the edges of patterns."""
+    height, width = picture.shape[:2]
+    if width > MAX_SHOWN:
+        size = (MAX_SHOWN, max(1, round(height * MAX_SHOWN / width)))
+        way = cv2.INTER_NEAREST if exact else cv2.INTER_AREA
+        picture = np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
+    data, kind = (encode_png(picture), 'png') if exact else (encode_jpeg(picture), 'jpeg')
+    source = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+    return (
+        f'<figure class="sn-figure"><img src="{source}" alt="{escape(alt)}">'
+        f'<figcaption>{escape(caption)}</figcaption></figure>'
+    )
+
+
+def table(
+    caption: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    swatches: Sequence[str] = (),
+) -> str:
+    """A table whose first column names its rows; `swatches` are put before these names."""
+    kinds = [_kind(cell) for cell in rows[0]]
+    head = ''.join(
+        f'<th scope="col"{k}>{escape(c)}</th>' for k, c in zip(kinds, columns, strict=True)
+    )
+    body = []
+    for index, (name, *cells) in enumerate(rows):
+        swatch = swatches[index] if swatches else ''
+        values = ''.join(f'<td{_kind(cell)}>{escape(cell)}</td>' for cell in cells)
+        body.append(f'<tr><th scope="row">{swatch}{escape(name)}</th>{values}</tr>')
+    # Focusable, so that the keyboard can scroll it where it is wider than the screen.
+    return (
+        f'<div class="sn-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table class="sn-table"><caption>{escape(caption)}</caption>'
+        f'<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def _kind(text: str) -> str:
+    """Words are written from the left, numbers end at the right."""
+    return '' if text == ABSENT or text[:1].isdigit() else ' class="sn-words"'
+
+
+def swatch(scheme: LabelScheme, class_id: int) -> str:
+    """Colour and pattern of a class; its name stands beside it."""
+    color = next(c.color for c in scheme.classes if c.id == class_id)
+    tile = np.empty((24, 36, 3), np.uint8)
+    tile[:] = color
+    tile[np.tile(pattern_of(scheme, class_id), (2, 3))] = ink_on(color)
+    data = base64.b64encode(encode_png(tile)).decode()
+    return f'<img class="sn-swatch" alt="" src="data:image/png;base64,{data}">'
+
+
+def note(text: str) -> str:
+    """A remark that stands out."""
+    return f'<p class="sn-note">{escape(text)}</p>'
