@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The page in a real Chromium: by keyboard alone, in both languages, and with axe-core."""
 
+import os
 import re
 import shutil
 import socket
@@ -36,7 +37,8 @@ needs_chromium = pytest.mark.skipif(
     CHROMIUM is None, reason='Chromium is not installed: apt install chromium'
 )
 FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-         '--disable-background-networking', '--disable-component-update', '--disable-sync']  # fmt: skip
+         '--disable-background-networking', '--disable-component-update',
+         '--disable-sync']  # fmt: skip
 WCAG = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 
 
@@ -62,8 +64,6 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
 
 
 def _plain_environment() -> dict[str, str]:
-    import os
-
     return {k: v for k, v in os.environ.items() if k != runs.URI_VARIABLE}
 
 
@@ -89,6 +89,7 @@ def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iter
 #: What the element in focus is called, with its label where it has one.
 FOCUSED = """() => {
   const e = document.activeElement
+  if (e.matches('body, main')) return ''
   const label = e.closest('label') || (e.labels && e.labels[0])
   return [e.getAttribute('aria-label'), label && label.innerText, e.innerText].join(' ')
 }"""
@@ -134,7 +135,7 @@ def test_every_view_in_both_languages_is_accessible(page: Page, address: str) ->
     assert chart.evaluate('image => image.naturalWidth') > 0
     assert violations(page) == []
     page.get_by_text('Français').click()
-    page.get_by_role('heading', name='L’apprentissage des modèles').wait_for()
+    page.get_by_role('heading', name='apprentissage des modèles').wait_for()
     page.wait_for_function("document.documentElement.lang === 'fr'")
     assert page.get_by_role('radio', name='IoU moyen au fil des époques').is_checked()
     assert violations(page) == []

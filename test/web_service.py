@@ -2,6 +2,7 @@
 """A real service on a real socket: in a thread of the test, or as a process of its own."""
 
 import os
+import queue
 import re
 import socket
 import subprocess
@@ -52,14 +53,22 @@ class ServiceProcess:
             env={**os.environ, 'OMP_NUM_THREADS': '1', **(environment or {})},
             cwd=Path(__file__).parent.parent,
         )  # fmt: skip
+        # Read to the end, else the service would wait for room to say more.
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, daemon=True).start()
         self.port = int(self.wait_for(r'running on http://127\.0\.0\.1:(\d+)')[1])
         self.url = f'http://127.0.0.1:{self.port}'
 
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self._lines.put(line)
+        self._lines.put(None)
+
     def wait_for(self, pattern: str) -> re.Match[str]:
         """The next line of its log that has a pattern in it."""
-        assert self.process.stderr is not None
         said = []
-        for line in self.process.stderr:
+        while (line := self._lines.get()) is not None:
             said.append(line)
             if found := re.search(pattern, line):
                 return found
@@ -70,7 +79,7 @@ class ServiceProcess:
 
     def __exit__(self, *_: object) -> None:
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
 
 def labels_of(png: bytes) -> npt.NDArray[np.uint8]:

@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print('Starting ...', flush=True)
             _wait_until(children, lambda: _answers(f'{service}/healthz'))
             _wait_until(children, lambda: _answers(f'{page}/_stcore/health'))
-            print(f'\n  page     {page}\n  service  {service}   (described at {service}/openapi.json)'
-                  '\n\nCtrl-C ends both.', flush=True)  # fmt: skip
+            print(f'\n  page         {page}\n  service      {service}')
+            print(f'  description  {service}/openapi.json\n\nCtrl-C ends both.', flush=True)
             _wait_until(children, lambda: False, math.inf)
     except (DemoError, OSError) as error:
         print(f'web: {error}', file=sys.stderr)

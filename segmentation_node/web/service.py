@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+import cv2
 import uvicorn
 
 from segmentation_node.bags.options import HelpFormatter, count
@@ -128,6 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SettingError as error:
         print(f'service: {error}', file=sys.stderr)
         return 1
+    # Decoders tell of every damaged upload, at length; the answers do that.
+    cv2.setLogLevel(0)
     logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.INFO)
     if not settings.api_key and not _is_loopback(args.host):
         _log.warning(

@@ -24,7 +24,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     step: float = 10.0 ** math.floor(math.log10(span / count))
     step *= next((m for m in (1, 2, 5) if span / (step * m) <= count), 10)
     first = math.floor(low / step)
-    return [i * step for i in range(first, math.ceil(high / step) + 1)]
+    last = max(math.ceil(high / step), first + 1)
+    return [i * step for i in range(first, last + 1)]
 
 
 def curve_chart(title: str, description: str, x_title: str, curves: Mapping[str, Curve]) -> str:
