@@ -4,6 +4,7 @@
 import os
 import queue
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,8 @@ import uvicorn
 
 from segmentation_node.image_files import decode_label_file
 from segmentation_node.web.application import make_application
+from segmentation_node.web.live import Live
+from segmentation_node.web.service import Server
 from segmentation_node.web.settings import Settings
 
 #: Long enough for a loaded machine; nothing waits for it to pass.
@@ -26,10 +29,11 @@ PATIENCE_S = 240.0
 
 
 @contextmanager
-def serving(settings: Settings) -> Iterator[httpx.Client]:
+def serving(settings: Settings, live: Live | None = None) -> Iterator[httpx.Client]:
     """A service in a thread, and a client of it."""
-    config = uvicorn.Config(make_application(settings), log_config=None, lifespan='on')
-    server = uvicorn.Server(config)
+    live = live or Live()
+    config = uvicorn.Config(make_application(settings, live), log_config=None, lifespan='on')
+    server = Server(config, live)
     with socket.create_server(('127.0.0.1', 0)) as listener:
         # The socket takes connections from now on, whether or not the server is up.
         host, port = listener.getsockname()
@@ -39,7 +43,7 @@ def serving(settings: Settings) -> Iterator[httpx.Client]:
             with httpx.Client(base_url=f'http://{host}:{port}', timeout=PATIENCE_S) as client:
                 yield client
         finally:
-            server.should_exit = True
+            server.handle_exit(signal.SIGTERM, None)
             thread.join()
 
 

@@ -14,6 +14,7 @@ import segmentation_node
 from segmentation_node.web import access, problems
 from segmentation_node.web.admission import Admission
 from segmentation_node.web.api import make_router
+from segmentation_node.web.live import Live, make_live_router
 from segmentation_node.web.monitoring import Measured, Metrics
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.settings import Settings
@@ -26,8 +27,9 @@ class Health(BaseModel):
     status: str
 
 
-def make_application(settings: Settings) -> FastAPI:
+def make_application(settings: Settings, live: Live | None = None) -> FastAPI:
     """A service; its threads are started here and given up with its lifespan."""
+    live = live or Live()
     metrics = Metrics()
     predictor = Predictor(settings, metrics.ran)
 
@@ -37,6 +39,7 @@ def make_application(settings: Settings) -> FastAPI:
             for name in settings.models:
                 predictor.batcher.want(name)
         yield
+        live.close()
         predictor.close()
 
     app = FastAPI(
@@ -55,6 +58,7 @@ def make_application(settings: Settings) -> FastAPI:
     )  # fmt: skip
     problems.install(app)
     app.include_router(make_router(predictor))
+    app.include_router(make_live_router(live))
     _watch_over(app, predictor, metrics)
     # The last one added is the first to see a request.
     app.add_middleware(

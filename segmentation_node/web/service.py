@@ -26,6 +26,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.scenes.make_scenes import size_wh
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
+from segmentation_node.web.live import Live
 from segmentation_node.web.settings import API_KEY_VARIABLE, Settings
 
 _log = logging.getLogger(__name__)
@@ -106,10 +107,20 @@ def _by_name(models: Sequence[str]) -> dict[str, str]:
 
 
 class Server(uvicorn.Server):
-    """Ends in good order, with status 0, when it is told to."""
+    """Ends in good order, with status 0, when it is told to.
+
+    Args:
+        config: of the server.
+        live: whose streams would go on for as long as somebody looks.
+    """
+
+    def __init__(self, config: uvicorn.Config, live: Live) -> None:
+        super().__init__(config)
+        self._live = live
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         super().handle_exit(sig, frame)
+        self._live.closing = True
         # Else the signal would be raised once more when everything is done.
         self._captured_signals.clear()
 
@@ -130,18 +141,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'service: {error}', file=sys.stderr)
         return 1
     # Decoders tell of every damaged upload, at length; the answers do that.
-    cv2.setLogLevel(0)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     logging.basicConfig(format='%(levelname)s: %(message)s', level=logging.INFO)
     if not settings.api_key and not _is_loopback(args.host):
         _log.warning(
             'whoever reaches %s can use the service; set %s to ask for a key',
             args.host, API_KEY_VARIABLE,
         )  # fmt: skip
+    live = Live()
     config = uvicorn.Config(
-        make_application(settings), host=args.host, port=args.port, log_config=None,
+        make_application(settings, live), host=args.host, port=args.port, log_config=None,
         access_log=False, server_header=False, http='h11',
     )  # fmt: skip
-    server = Server(config)
+    server = Server(config, live)
     server.run()
     sys.stdout.flush()
     sys.stderr.flush()

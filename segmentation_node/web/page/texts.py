@@ -32,6 +32,10 @@ class Words:
         """A text, with values filled in."""
         return self._texts[key].format(**values)
 
+    def raw(self, key: str) -> str:
+        """A text as it stands, to be filled in elsewhere."""
+        return self._texts[key]
+
     def problem(self, kind: str, detail: str) -> str:
         """A problem of the service in plain words."""
         key = f'problem_{kind}'

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The HTML of the live view; it needs nothing but the service that it comes from."""
+
+import json
+from html import escape
+from string import Template
+from typing import Final
+
+from segmentation_node.web.page.texts import Words
+
+#: Rows of the table: what the diagnostics call them.
+ROWS: Final = (
+    'message', 'model', 'in_rate_hz', 'out_rate_hz', 'latency_p50_ms', 'latency_p99_ms',
+    'received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted', 'last_error',
+)  # fmt: skip
+
+_PAGE: Final = Template("""<!doctype html>
+<html lang="$lang">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>$live_title</title>
+<style>
+body {font: 16px/1.5 sans-serif; color: #1c2026; background: #fff; margin: 1rem auto;
+  max-width: 80rem; padding: 0 1rem}
+#cameras {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+  gap: 1rem}
+figure {margin: 0}
+img {width: 100%; border: 1px solid #7a828c; background: #e8eaed; min-height: 8rem}
+button {font: inherit; padding: .4rem 1rem}
+.scroll {overflow-x: auto}
+table {border-collapse: collapse; font-variant-numeric: tabular-nums}
+caption {text-align: left; font-weight: 600; padding: .8rem 0 .3rem}
+th, td {border-bottom: 1px solid #b4bac2; padding: .3rem .8rem; text-align: left}
+</style>
+</head>
+<body>
+<main>
+<h1>$live_title</h1>
+<p>$live_lead</p>
+<p><button id="pause" type="button" aria-pressed="false">$live_pause</button></p>
+<p id="state" role="status">$live_waiting</p>
+<div id="cameras"></div>
+<div class="scroll" tabindex="0" role="region" aria-label="$live_accounts">
+<table><caption>$live_accounts</caption>
+<thead><tr id="nodes"><th scope="col">$live_row</th></tr></thead><tbody id="rows"></tbody></table>
+</div>
+<p>$live_note</p>
+</main>
+<script>
+const words = $words, rows = $rows
+const cameras = document.getElementById('cameras'), state = document.getElementById('state')
+const pause = document.getElementById('pause')
+let source = null, shown = ''
+
+function show(found) {
+  if (found.join() === shown) return
+  shown = found.join()
+  cameras.replaceChildren(...found.map(name => {
+    const figure = document.createElement('figure')
+    const image = document.createElement('img')
+    image.alt = words.live_alt.replace('{camera}', name)
+    image.src = 'live/stream?camera=' + encodeURIComponent(name)
+    const caption = document.createElement('figcaption')
+    caption.textContent = name
+    figure.append(image, caption)
+    return figure
+  }))
+  state.textContent = found.length ? '' : words.live_none
+}
+
+function cell(kind, text, scope) {
+  const made = document.createElement(kind)
+  made.textContent = text
+  if (scope) made.scope = scope
+  return made
+}
+
+function tell(nodes) {
+  const head = document.getElementById('nodes')
+  head.replaceChildren(head.firstElementChild, ...nodes.map(n => cell('th', n.name, 'col')))
+  document.getElementById('rows').replaceChildren(...rows.map(key => {
+    const row = document.createElement('tr')
+    row.append(cell('th', words['live_' + key], 'row'),
+      ...nodes.map(n => cell('td', n[key] || '-')))
+    return row
+  }))
+}
+
+// While nobody sees the page it asks for nothing, and the node computes nothing for it.
+function look() {
+  const wanted = !document.hidden && pause.getAttribute('aria-pressed') === 'false'
+  if (wanted && !source) {
+    source = new EventSource('live/events')
+    source.onmessage = event => {
+      const news = JSON.parse(event.data)
+      show(news.cameras)
+      if (news.nodes) tell(news.nodes)
+    }
+    source.onerror = () => { state.textContent = words.live_lost }
+  } else if (!wanted && source) {
+    source.close()
+    source = null
+    shown = ''
+    for (const image of cameras.querySelectorAll('img')) image.src = 'data:,'
+    cameras.replaceChildren()
+    state.textContent = words.live_paused
+  }
+}
+
+pause.addEventListener('click', () => {
+  const paused = pause.getAttribute('aria-pressed') === 'true'
+  pause.setAttribute('aria-pressed', String(!paused))
+  look()
+})
+document.addEventListener('visibilitychange', look)
+look()
+</script>
+</body>
+</html>
+""")
+
+_SAID: Final = ('live_title', 'live_lead', 'live_pause', 'live_waiting', 'live_accounts',
+                'live_row', 'live_note')  # fmt: skip
+_SCRIPTED: Final = ('live_alt', 'live_none', 'live_lost', 'live_paused',
+                    *(f'live_{row}' for row in ROWS))  # fmt: skip
+
+
+def live_page(language: str) -> str:
+    """The page in one of the languages there are."""
+    words = Words(language)
+    # JSON is no HTML: an end tag in a text would end the script.
+    scripted = json.dumps({key: words.raw(key) for key in _SCRIPTED}).replace('<', '\\u003c')
+    said = {key: escape(words(key)) for key in _SAID}
+    return _PAGE.substitute(lang=language, words=scripted, rows=json.dumps(ROWS), **said)
