@@ -78,13 +78,9 @@ def pictures(answer: httpx.Response) -> Iterator[bytes]:
     data = b''
     for chunk in answer.iter_raw():
         data += chunk
-        while b'\r\n\r\n' in data:
-            head, _, rest = data.partition(b'\r\n\r\n')
-            length = int(head.rpartition(b'Content-Length: ')[2])
-            if len(rest) < length + 2:
-                break
-            yield rest[:length]
-            data = rest[length + 2 :]
+        while (end := data.find(b'\r\n--picture\r\n', 1)) >= 0:
+            yield data[:end].partition(b'\r\n\r\n')[2]
+            data = data[end + 2 :]
 
 
 def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:

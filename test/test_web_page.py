@@ -19,12 +19,14 @@ pytest.importorskip('playwright', reason='it is not installed: pip install ".[te
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
+from test_web_live import StubGraph
 from web_service import PATIENCE_S, blocks, labels_of, serving
 
-from segmentation_node.image_files import encode_png
+from segmentation_node.image_files import encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.__main__ import page_command
+from segmentation_node.web.live import Live
 from segmentation_node.web.page import patterns, runs
 from segmentation_node.web.page.charts import ticks
 from segmentation_node.web.page.client import URL_VARIABLE
@@ -202,6 +204,32 @@ def test_everything_can_be_done_by_keyboard(
     page.get_by_role('heading', name='Segmentation de scènes de rue').wait_for()
     assert 'lang=fr' in page.url
     page.close()
+
+
+@needs_chromium
+@pytest.mark.parametrize('width', [1280, 390])
+def test_live_view_is_accessible_and_can_be_paused(browser: Browser, width: int) -> None:
+    graph = StubGraph()
+    with serving(Settings({'unet': 'unet'}), Live(lambda: graph)) as service:
+        page = browser.new_page(viewport={'width': width, 'height': 900})
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.goto(f'{service.base_url}/live?lang=fr')
+        events, picture = graph.wait_for_viewers(2)
+        events([{'name': '/car/segmentation_node', 'message': 'segmenting', 'published': '7'}])
+        picture(encode_jpeg(blocks(360, 480)))
+        page.get_by_alt_text('Image de la caméra /car/segmentation_node').wait_for()
+        page.get_by_role('cell', name='7').wait_for()
+        page.wait_for_function("document.querySelector('img').naturalWidth === 480")
+        found = Axe().run(page, options={'runOnly': WCAG}).response['violations']
+        assert [violation['id'] for violation in found] == []
+        assert not page.evaluate('document.documentElement.scrollWidth > window.innerWidth')
+        tab_to(page, 'Pause')
+        page.keyboard.press('Space')
+        graph.wait_for_viewers(0)  # who pauses asks for nothing any more
+        page.get_by_text('En pause').wait_for()
+        page.keyboard.press('Space')
+        graph.wait_for_viewers(2)
+        page.close()
 
 
 @needs_chromium

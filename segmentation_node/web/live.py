@@ -105,6 +105,7 @@ class Live:
         request: Request,
         subscribe: Callable[[Callable[[Any], None]], AbstractContextManager[None]],
         part: Callable[[Any], bytes],
+        begin: bytes = b'',
     ) -> AsyncIterator[bytes]:
         """Parts of a stream for one viewer, until it leaves or the service ends.
 
@@ -112,11 +113,13 @@ class Live:
             request: of the viewer.
             subscribe: has its argument called with values while its context lasts.
             part: makes bytes of a value, and of None where none has come for POLL_S.
+            begin: comes before all parts.
         """
         newest: Newest[Any] = Newest()
         self._viewers += 1
         try:
             with subscribe(newest.put):
+                yield begin
                 while not self.closing and not await request.is_disconnected():
                     if data := part(await newest.take(POLL_S)):
                         yield data
@@ -183,7 +186,7 @@ def make_live_router(live: Live) -> APIRouter:
                 f'{", ".join(known) or "none: is the node active?"}',
             )
         live.check_room()
-        parts = live.watched(request, partial(graph.overlays, camera), _picture_part)
+        parts = live.watched(request, partial(graph.overlays, camera), _picture_part, _NEXT_PART)
         return StreamingResponse(
             parts, media_type=f'multipart/x-mixed-replace; boundary={BOUNDARY}'
         )
@@ -214,8 +217,9 @@ def make_live_router(live: Live) -> APIRouter:
     return router
 
 
+#: Sent with the part before it: browsers show a picture once they have read the head of the next.
+_NEXT_PART: Final = f'--{BOUNDARY}\r\nContent-Type: image/jpeg\r\n\r\n'.encode()
+
+
 def _picture_part(picture: bytes | None) -> bytes:
-    if picture is None:
-        return b''
-    head = f'--{BOUNDARY}\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n'
-    return head.encode() + picture + b'\r\n'
+    return b'' if picture is None else picture + b'\r\n' + _NEXT_PART

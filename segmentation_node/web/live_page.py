@@ -23,7 +23,7 @@ _PAGE: Final = Template("""<!doctype html>
 <style>
 body {font: 16px/1.5 sans-serif; color: #1c2026; background: #fff; margin: 1rem auto;
   max-width: 80rem; padding: 0 1rem}
-#cameras {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr));
+#cameras {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 44rem));
   gap: 1rem}
 figure {margin: 0}
 img {width: 100%; border: 1px solid #7a828c; background: #e8eaed; min-height: 8rem}

@@ -16,6 +16,8 @@ from segmentation_node.web.settings import API_KEY_VARIABLE
 
 #: Where the page finds the service.
 URL_VARIABLE: Final = 'SEGMENTATION_SERVICE'
+#: Where browsers do, if elsewhere.
+PUBLIC_URL_VARIABLE: Final = 'SEGMENTATION_SERVICE_PUBLIC'
 DEFAULT_URL: Final = 'http://127.0.0.1:8000'
 #: A large model is fetched from a hub within this, and the queue before us worked off.
 PATIENCE_S: Final = 600.0
@@ -47,6 +49,11 @@ class Answer:
 def service_url() -> str:
     """Address of the service."""
     return os.environ.get(URL_VARIABLE, DEFAULT_URL)
+
+
+def public_url() -> str:
+    """Address of the service as browsers reach it, which may be another in a container."""
+    return os.environ.get(PUBLIC_URL_VARIABLE, service_url())
 
 
 def known_models() -> list[dict[str, Any]]:
