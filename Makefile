@@ -6,14 +6,18 @@ VENV ?= .venv
 # An interpreter of your own choice: make demo PYTHON=/usr/bin/python3.12
 PYTHON ?=
 OUTPUT ?= demo_output
+HOST ?= 127.0.0.1
+PORT ?= 8000
+PAGE_PORT ?= 8501
 
 # Values go to the recipes through the environment, so that paths may hold blanks and quotes.
-export MODEL BAG IMAGES TOPIC OUTPUT PYTHON VENV
+export MODEL BAG IMAGES TOPIC OUTPUT PYTHON VENV HOST PORT PAGE_PORT
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # What a sourced ROS installation sets would be mixed with the ROS 2 in .venv.
 unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH COLCON_PREFIX_PATH
 unexport RMW_IMPLEMENTATION ROS_DISTRO ROS_VERSION ROS_PYTHON_VERSION
 
+COMMA := ,
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/stamps
 # Where the package says what it needs.
@@ -22,7 +26,7 @@ NEEDS := setup.py pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo study test lint format scenes readme clean distclean
+.PHONY: help demo web study test lint format scenes readme clean distclean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [NAME=value ...]'
@@ -33,6 +37,8 @@ help:  ## List the targets
 	@echo '             BAG=drive.mcap       a bag with a camera (TOPIC=/name if it has several)'
 	@echo '             IMAGES=folder        your own images'
 	@echo '             OUTPUT=folder        for the results ($(OUTPUT))'
+	@echo '  for web:   PORT=8000 PAGE_PORT=8501, HOST=0.0.0.0 lets other machines in,'
+	@echo '             ARGS="--model unet"  goes to the service; ARGS=--help tells what there is'
 	@echo '  for study: ARGS=--overwrite     start anew instead of going on'
 	@echo '  for all:   PYTHON=python3.12    the interpreter that .venv is made of'
 
@@ -40,6 +46,10 @@ demo: $(STAMPS)/demo  ## Send a street through the node; results in demo_output/
 	@$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" \
 	  $${MODEL:+--model "$$MODEL"} $${BAG:+--bag "$$BAG"} \
 	  $${IMAGES:+--images "$$IMAGES"} $${TOPIC:+--topic "$$TOPIC"}
+
+web: $(STAMPS)/web  ## Serve the models over HTTP and as a page in a browser
+	@$(BIN)/python -m segmentation_node.web --host "$$HOST" --port "$$PORT" \
+	  --page-port "$$PAGE_PORT" -- $(ARGS)
 
 study: $(STAMPS)/training  ## Search, train, score and compare three small models; runs/study/
 	@$(BIN)/python -m training.study --output runs/study $(ARGS)
@@ -74,9 +84,11 @@ distclean: clean  ## Remove .venv, too
 
 # One stamp per set of extras. A later change of what the package needs installs it anew.
 $(STAMPS)/demo: EXTRAS := ros,demo
+# With ROS where there is one, for the live view.
+$(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web
 $(STAMPS)/training: EXTRAS := training
 $(STAMPS)/test: EXTRAS := ros,demo,training,web,test
-$(STAMPS)/demo $(STAMPS)/training $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
+$(STAMPS)/demo $(STAMPS)/web $(STAMPS)/training $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'
 	@[ -z '$(findstring ros,$(EXTRAS))' ] || $(BIN)/python -c 'import platform, sys; \
 	  sys.exit(("Linux", "x86_64") != (platform.system(), platform.machine()))' || { \

@@ -25,9 +25,9 @@ from web_service import PATIENCE_S, blocks, labels_of, serving
 from segmentation_node.image_files import encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.segmenter import Segmenter
-from segmentation_node.web.__main__ import page_command
 from segmentation_node.web.live import Live
 from segmentation_node.web.page import patterns, runs
+from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.page.charts import ticks
 from segmentation_node.web.page.client import URL_VARIABLE
 from segmentation_node.web.page.texts import LANGUAGES, Words, texts
@@ -54,7 +54,10 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
     with serving(Settings(models, device='cpu')) as service:
         environment = {URL_VARIABLE: str(service.base_url), **_plain_environment()}
         page = subprocess.Popen(
-            page_command('127.0.0.1', port), stdout=subprocess.PIPE, text=True, env=environment
+            streamlit_command('127.0.0.1', port),
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         try:
             assert page.stdout is not None

@@ -20,21 +20,10 @@ import httpx
 from segmentation_node.bags.options import HelpFormatter
 from segmentation_node.demo.processes import Child, DemoError, end_on_signals, wait_for
 from segmentation_node.web.page import client
+from segmentation_node.web.page.__main__ import streamlit_command
 
-PAGE: Final = Path(__file__).with_name('page') / 'main.py'
 #: Libraries are read from a disk that may be slow.
 START_PATIENCE_S: Final = 180.0
-
-
-def page_command(host: str, port: int) -> list[str]:
-    """The command that starts the page."""
-    return [
-        sys.executable, '-m', 'streamlit', 'run', str(PAGE),
-        '--server.address', host, '--server.port', str(port),
-        '--server.headless', 'true', '--server.fileWatcherType', 'none',
-        '--server.maxUploadSize', '64', '--client.toolbarMode', 'minimal',
-        '--browser.gatherUsageStats', 'false',
-    ]  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     ('service', _service_command(args), {}),
                     (
                         'page',
-                        page_command(args.host, args.page_port),
+                        streamlit_command(args.host, args.page_port),
                         {client.URL_VARIABLE: service},
                     ),
                 )

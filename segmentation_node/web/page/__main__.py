@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: start the page.
+
+SEGMENTATION_SERVICE=http://127.0.0.1:8000 python -m segmentation_node.web.page
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from segmentation_node.bags.options import HelpFormatter
+
+SCRIPT: Final = Path(__file__).with_name('main.py')
+
+
+def streamlit_command(host: str, port: int) -> list[str]:
+    """What starts the page; Streamlit is told to stay quiet and to send nothing home."""
+    return [
+        sys.executable, '-m', 'streamlit', 'run', str(SCRIPT),
+        '--server.address', host, '--server.port', str(port),
+        '--server.headless', 'true', '--server.fileWatcherType', 'none',
+        '--server.maxUploadSize', '64', '--client.toolbarMode', 'minimal',
+        '--browser.gatherUsageStats', 'false',
+    ]  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Become the page's server."""
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.web.page',
+        description='Start the page; SEGMENTATION_SERVICE names the address of the service.',
+        formatter_class=HelpFormatter,
+    )
+    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
+    parser.add_argument('--port', type=int, default=8501)
+    args = parser.parse_args(argv)
+    os.execv(sys.executable, streamlit_command(args.host, args.port))  # noqa: S606 (no shell)
+
+
+if __name__ == '__main__':
+    main()

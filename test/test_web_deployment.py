@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What starts service and page: make, the container files, their commands."""
+
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip('streamlit', reason='the page is not installed: pip install ".[web]"')
+
+import httpx
+
+from segmentation_node.web import service
+from segmentation_node.web.page import client
+
+ROOT = Path(__file__).parent.parent
+COMPOSE = yaml.safe_load((ROOT / 'compose.yaml').read_text(encoding='utf-8'))
+DOCKERFILE = (ROOT / 'Dockerfile').read_text(encoding='utf-8')
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+def test_service_and_page_start_with_one_command_and_end_with_it() -> None:
+    port, page_port = free_port(), free_port()
+    command = [sys.executable, '-m', 'segmentation_node.web', '--port', port,
+               '--page-port', page_port, '--', '--model', 'unet']  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as started:
+        assert started.stdout is not None
+        said = ''.join(iter(started.stdout.readline, 'Ctrl-C ends both.\n'))
+        assert f'page         http://127.0.0.1:{page_port}\n' in said
+        assert f'service      http://127.0.0.1:{port}\n' in said
+        names = [m['name'] for m in httpx.get(f'http://127.0.0.1:{port}/models').json()['models']]
+        assert names == ['unet']
+        assert httpx.get(f'http://127.0.0.1:{page_port}').status_code == 200
+        started.send_signal(signal.SIGTERM)
+    assert started.returncode == 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f'http://127.0.0.1:{port}/healthz')
+
+
+def test_a_port_that_is_taken_is_told() -> None:
+    with socket.create_server(('127.0.0.1', 0)) as taken:
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            [sys.executable, '-m', 'segmentation_node.web.service', '--port', port],
+            capture_output=True, text=True, check=False, cwd=ROOT,
+        )  # fmt: skip
+    assert done.returncode != 0
+    assert 'address already in use' in done.stderr
+
+
+def test_what_is_copied_into_the_image_is_there_and_not_ignored() -> None:
+    copied = [word for line in re.findall(r'^COPY (.+)$', DOCKERFILE, re.MULTILINE)
+              for word in line.split()[:-1]]  # fmt: skip
+    kept = (ROOT / '.dockerignore').read_text(encoding='utf-8').splitlines()
+    assert 'segmentation_node' in copied
+    for name in copied:
+        assert (ROOT / name).exists()
+        assert f'!{name}' in kept
+
+
+@pytest.mark.parametrize('name', COMPOSE['services'])
+def test_commands_of_the_containers_can_be_run(name: str) -> None:
+    command = COMPOSE['services'][name]['command']
+    if command[0] != 'python':
+        assert f"'{command[0]} = " in (ROOT / 'setup.py').read_text().replace("f'", "'")
+        return
+    assert find_spec(command[2])
+    if name == 'service':
+        service._parser().parse_args(command[3:])
+
+
+def test_the_image_serves_by_itself() -> None:
+    command = re.findall(r'^CMD \[(.+)\]$', DOCKERFILE, re.MULTILINE)[0].replace(',', ' ')
+    words = shlex.split(command)
+    assert words[:3] == ['python', '-m', 'segmentation_node.web.service']
+    assert service._parser().parse_args(words[3:]).port == 8000
+
+
+def test_containers_are_reached_from_this_machine_alone_and_find_each_other() -> None:
+    services = COMPOSE['services']
+    for name, port in (('service', 8000), ('page', 8501)):
+        assert services[name]['ports'] == [f'127.0.0.1:{port}:{port}']
+    environment = services['page']['environment']
+    assert environment[client.URL_VARIABLE] == 'http://service:8000'
+    assert environment[client.PUBLIC_URL_VARIABLE] == 'http://127.0.0.1:8000'
