@@ -75,7 +75,7 @@ def import_without(names: list[str], blocked: tuple[str, ...]) -> dict[str, str]
     """Import modules in a new process without some packages; the errors by module."""
     done = subprocess.run(
         [sys.executable, '-c', IMPORT_WITHOUT, json.dumps([names, blocked])],
-        capture_output=True, text=True, timeout=120, check=True, cwd=ROOT,
+        capture_output=True, text=True, timeout=600, check=True, cwd=ROOT,
     )  # fmt: skip
     failed: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
     return failed

@@ -113,7 +113,9 @@ def _progress(words: Words, jobs: dict[str, 'Future[Answer]']) -> str:
     except ServiceError:
         states = {}  # the requests under way tell what is wrong
     said = [
-        words(f'state_{"done" if job.done() else states.get(name, "idle")}', model=name)
+        words(
+            f'state_{"done" if job.done() else states.get(name, "idle")}', model=words.model(name)
+        )
         for name, job in jobs.items()
     ]
     done = sum(job.done() for job in jobs.values())
@@ -167,7 +169,8 @@ def _disagreements(words: Words, image_rgb: ImageRgb, answers: list[Answer]) -> 
     picture, share = disagreement(image_rgb, [answer.labels for answer in answers])
     said = words.percent(share)
     alt, caption = words('disagree_alt', share=said), words('disagree_caption', share=said)
-    st.html(figure(picture, alt, caption, exact=True))
+    left, right = st.columns((3, 2))
+    left.html(figure(picture, alt, caption, exact=True))
     rows = [
         (
             f'{words.model(a.model)}, {words.model(b.model)}',
@@ -175,7 +178,7 @@ def _disagreements(words: Words, image_rgb: ImageRgb, answers: list[Answer]) -> 
         )
         for a, b in combinations(answers, 2)
     ]
-    st.html(table(words('agree_table'), (words('pair'), words('agreement')), rows))
+    right.html(table(words('agree_table'), (words('pair'), words('agreement')), rows))
 
 
 def _timings(words: Words, answers: list[Answer]) -> None:
