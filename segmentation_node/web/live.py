@@ -149,7 +149,9 @@ def _join_ros() -> Graph:
 
 def make_live_router(live: Live) -> APIRouter:
     """The routes of the live view."""
-    router = APIRouter(prefix='/live', responses=described('unauthorized', 'no-ros'))
+    router = APIRouter(
+        prefix='/live', responses=described('unauthorized', 'no-ros', 'invalid-request')
+    )
 
     @router.get('', summary='The live view', response_class=HTMLResponse)
     def page(
@@ -167,7 +169,7 @@ def make_live_router(live: Live) -> APIRouter:
         '/stream',
         responses={
             200: {'content': {'multipart/x-mixed-replace': {}}, 'description': 'MJPEG'},
-            **described('unknown-camera', 'busy'),
+            **described('unknown-camera', 'busy', 'no-ros'),
         },
         response_class=StreamingResponse,
         summary='The overlays of a camera',
@@ -195,7 +197,7 @@ def make_live_router(live: Live) -> APIRouter:
         '/events',
         responses={
             200: {'content': {'text/event-stream': {}}, 'description': 'server-sent events'},
-            **described('busy'),
+            **described('busy', 'no-ros'),
         },
         response_class=StreamingResponse,
         summary='What the nodes say of themselves',
