@@ -19,7 +19,8 @@ import huggingface_hub
 import yaml
 
 from segmentation_node.errors import CheckpointError, SchemeError
-from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import (
     LabelScheme,
     Lut,

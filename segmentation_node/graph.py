@@ -1,62 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The one graph: RGB pixels in, label ids and confidence out."""
 
-import math
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor, nn
 
+from segmentation_node.geometry import Geometry, Preprocessing
 from segmentation_node.models import Network
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network expects of its pixels.
-
-    `mean` and `std` are per channel of RGB in [0, 1]. `size_hw` is the box the image is fitted
-    into with its aspect ratio kept; None means that the network sees the image's own size.
-    """
-
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    size_hw: tuple[int, int] | None = None
-
-
-def scale_into(box_hw: tuple[int, int] | None, image_hw: tuple[int, int]) -> float:
-    """The scale at which an image just fits into a box; 1 where there is none."""
-    return min(b / i for b, i in zip(box_hw or image_hw, image_hw, strict=True))
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """How an image of one size meets a network: padded to `padded_hw`, scaled to `network_hw`.
-
-    Padding the image first, by just what the network's divisor asks for at the network's scale,
-    keeps one single scale between both grids, so that scores are put back without a shift.
-    """
-
-    image_hw: tuple[int, int]
-    padded_hw: tuple[int, int]
-    network_hw: tuple[int, int]
-
-    @classmethod
-    def fit(
-        cls, image_hw: tuple[int, int], box_hw: tuple[int, int] | None, divisor: int
-    ) -> 'Geometry':
-        """Plan for an image, the box to fit it into (None: its own size) and a divisor."""
-        return cls.at(image_hw, scale_into(box_hw, image_hw), divisor)
-
-    @classmethod
-    def at(cls, image_hw: tuple[int, int], scale: float, divisor: int) -> 'Geometry':
-        """Plan for an image, pixels of the network per pixel of the image, and a divisor."""
-        network = [max(1, math.ceil(round(i * scale) / divisor)) * divisor for i in image_hw]
-        padded = [max(i, round(n / scale)) for n, i in zip(network, image_hw, strict=True)]
-        return cls(image_hw, (padded[0], padded[1]), (network[0], network[1]))
 
 
 class SegmentationGraph(nn.Module):
@@ -93,8 +43,11 @@ class SegmentationGraph(nn.Module):
         checkpoint's box.
         """
         geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
-        scores = self.network(self.preprocess(images_rgb, geometry))  # (B, C, h, w)
-        return self.upsample(scores, geometry)
+        return self.upsample(self.coarse_scores(images_rgb, geometry), geometry)
+
+    def coarse_scores(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
+        """(B, H, W, 3) uint8 RGB to (B, C, h, w) float scores at the network's own stride."""
+        return self.network(self.preprocess(images_rgb, geometry))  # type: ignore[no-any-return]
 
     def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
         """How an image of a size meets this network, at a scale or fitted into its box."""

@@ -13,7 +13,7 @@ import torch
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.choices import DEFAULT_MODEL, PRECISIONS, RUNTIMES
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.graph import scale_into
+from segmentation_node.geometry import scale_into
 from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.models.network import one_line

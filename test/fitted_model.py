@@ -8,7 +8,8 @@ import torch
 from training_data import street
 
 from segmentation_node.checkpoint import Spec, save_checkpoint
-from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import load_scheme
 from segmentation_node.models.smp import DeepLabV3Plus
 

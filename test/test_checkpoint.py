@@ -30,7 +30,7 @@ from segmentation_node.checkpoint import (
     save_checkpoint,
 )
 from segmentation_node.errors import CheckpointError
-from segmentation_node.graph import Preprocessing
+from segmentation_node.geometry import Preprocessing
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from typing_extensions import Self
 
-from segmentation_node.graph import Geometry, Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Geometry, Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.models import Network
 
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))

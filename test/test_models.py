@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import Mask2FormerForUniversalSegmentation
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.models import FAMILIES, Network, family_of_config, network_class
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.smp import DeepLabV3Plus, SmpNetwork, UNet

@@ -11,7 +11,8 @@ import torch
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import CheckpointError, ImageError, SchemeError, SettingError
-from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import load_scheme
 from segmentation_node.models.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter

@@ -15,7 +15,7 @@ from training_data import street
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import SettingError
-from segmentation_node.graph import Preprocessing
+from segmentation_node.geometry import Preprocessing
 from segmentation_node.segmenter import Prediction, Segmenter
 from training.inference_modes import WHOLE, InferenceMode, spans
 

@@ -20,7 +20,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from segmentation_node.errors import SettingError
-from segmentation_node.graph import IMAGENET_MEAN, IMAGENET_STD
+from segmentation_node.geometry import IMAGENET_MEAN, IMAGENET_STD
 
 CATALOGUE = Path(__file__).with_name('datasets.yaml')
 #: Fields that say where and how fast a run goes, not what comes out; they may change on the way.

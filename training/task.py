@@ -18,7 +18,8 @@ from torch import Tensor
 
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
-from segmentation_node.graph import Preprocessing, SegmentationGraph
+from segmentation_node.geometry import Preprocessing
+from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import IGNORE, LabelScheme
 from segmentation_node.metrics import Confusion, Scores
 from segmentation_node.models import Network
