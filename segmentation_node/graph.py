@@ -6,7 +6,7 @@ import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor, nn
 
 from segmentation_node.geometry import Geometry, Preprocessing
-from segmentation_node.models import Network
+from segmentation_node.models.network import Network
 
 
 class SegmentationGraph(nn.Module):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Labels as pictures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
@@ -30,14 +31,19 @@ def overlay(image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float) -> ImageRgb:
 class Rendered:
     """One segmented image and its pictures, each painted once and only when asked for.
 
-    `image_rgb` is (H, W, 3), `label_mask` and `confidence` are (H, W), all uint8.
+    `image_rgb` is (H, W, 3), `label_mask` and what `measure` gives are (H, W), all uint8.
     """
 
     image_rgb: ImageRgb
     label_mask: LabelImage
-    confidence: LabelImage
+    measure: Callable[[], LabelImage]
     scheme: LabelScheme
     overlay_alpha: float
+
+    @cached_property
+    def confidence(self) -> LabelImage:
+        """How sure the network is, (H, W) uint8, 255 is certain."""
+        return self.measure()
 
     @cached_property
     def color_mask(self) -> ImageRgb:

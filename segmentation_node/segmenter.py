@@ -1,32 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segmenter: what node, bag tools and evaluation all call."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from segmentation_node.checkpoint import Checkpoint, load_checkpoint
-from segmentation_node.choices import DEFAULT_MODEL, PRECISIONS, RUNTIMES
+from segmentation_node.checkpoint import find_checkpoint
+from segmentation_node.choices import DEFAULT_MODEL
+from segmentation_node.decision import Decision
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.geometry import scale_into
-from segmentation_node.image_files import MAX_PIXELS, ImageRgb, check_size
+from segmentation_node.image_files import ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.models.network import one_line
+from segmentation_node.runtimes import open_runtime
 
-_DTYPES = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+if TYPE_CHECKING:
+    import torch
+
+    from segmentation_node.runtimes.torch_runtime import TorchRuntime
+
+LabelImages = npt.NDArray[np.uint8]
 
 
-@dataclass(frozen=True)
 class Prediction:
-    """Label ids as published and confidence (255 = certain), each (B, H, W) uint8."""
+    """What a batch of images shows; how sure the network is costs nothing unless asked for."""
 
-    labels: npt.NDArray[np.uint8]
-    confidence: npt.NDArray[np.uint8]
+    def __init__(self, labels: LabelImages, measure: Callable[[], LabelImages]) -> None:
+        self.labels, self._measure = labels, measure
+
+    #: (B, H, W) uint8 ids as published.
+    labels: LabelImages
+
+    @cached_property
+    def confidence(self) -> LabelImages:
+        """(B, H, W) uint8, 255 is certain."""
+        return self._measure()
 
 
 class Segmenter:
@@ -60,24 +72,16 @@ class Segmenter:
             label_scheme: scheme to publish; None is the checkpoint's.
             min_confidence: in [0, 1]; pixels below it become void.
         """
-        if runtime not in RUNTIMES:
-            raise SettingError(f'unknown runtime {runtime!r}; there are {", ".join(RUNTIMES)}')
         if input_size is not None and min(input_size) < 1:
             raise SettingError(f'input_size {input_size} must be (height, width), both above 0')
         if not 0 <= min_confidence <= 1:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
-        self.runtime = 'torch'
-        self.device = _pick_device(device)
-        self.precision = _pick_precision(precision, self.device)
-        self.checkpoint: Checkpoint = load_checkpoint(model)
-        try:
-            self._graph = self.checkpoint.graph(input_size).to(self.device)
-            self._graph.to(memory_format=torch.channels_last)
-        except RuntimeError as error:  # of torch: no memory left, or a driver that fails
-            raise SettingError(
-                f'device {str(self.device)!r} does not take model {model!r} ({one_line(error)}); '
-                f'free its memory, or say another device or a smaller model'
-            ) from error
+        self.checkpoint = find_checkpoint(model)
+        self._runtime = open_runtime(
+            runtime, self.checkpoint, device=device, precision=precision, input_size=input_size
+        )
+        #: (height, width) box that images are fitted into; None keeps their own size.
+        self.input_size = self.checkpoint.preprocessing(input_size).size_hw
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
 
@@ -100,14 +104,11 @@ class Segmenter:
         Raises:
             ImageError: not such a batch, or an image of no or too many pixels.
         """
-        batch = self._batch(images_rgb, None)
-        with torch.inference_mode(), self._autocast():
-            labels, confidence = self._graph(batch)
-        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+        return self._prediction(self._runtime.decide(_as_batch(images_rgb)))
 
     def class_scores(
         self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None
-    ) -> torch.Tensor:
+    ) -> 'torch.Tensor':
         """Score classes, before any is decided for; what several views of an image are added as.
 
         Args:
@@ -119,52 +120,56 @@ class Segmenter:
 
         Raises:
             ImageError: as `segment`.
+            SettingError: the runtime is another one than torch.
         """
-        batch = self._batch(images_rgb, scale)
-        with torch.inference_mode(), self._autocast():
-            return self._graph.class_scores(batch, scale)
+        return self._torch().class_scores(_as_batch(images_rgb), scale)
 
-    def decide(self, scores: torch.Tensor) -> Prediction:
-        """Labels and confidence of (B, C, H, W) class scores: `segment` is this of its own."""
-        with torch.inference_mode():
-            labels, confidence = self._graph.decide(scores)
-        return self._finish(labels.cpu().numpy(), confidence.cpu().numpy())
+    def decide(self, scores: 'torch.Tensor') -> Prediction:
+        """Labels and confidence of (B, C, H, W) class scores, as `class_scores` gives them."""
+        return self._prediction(self._torch().decide_scores(scores))
 
     @property
-    def input_size(self) -> tuple[int, int] | None:
-        """(height, width) box that images are fitted into; None keeps their own size."""
-        return self._graph.size_hw
+    def runtime(self) -> str:
+        """Name of what runs the network."""
+        return self._runtime.name
+
+    @property
+    def device(self) -> str:
+        """Where the network runs, such as 'cpu' or 'cuda:0'."""
+        return self._runtime.device
+
+    @property
+    def precision(self) -> str:
+        """Arithmetic of the network."""
+        return self._runtime.precision
 
     def scale(self, image_hw: tuple[int, int]) -> float:
         """Pixels of the network per pixel of an image that `segment` is given."""
-        return scale_into(self._graph.size_hw, image_hw)
+        return scale_into(self.input_size, image_hw)
 
-    def _batch(
-        self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None
-    ) -> torch.Tensor:
-        batch = _as_batch(images_rgb)
-        padded_h, padded_w = self._graph.geometry(batch.shape[1:3], scale).padded_hw
-        if padded_h * padded_w > MAX_PIXELS:
-            raise ImageError(
-                f'an image of {batch.shape[2]} x {batch.shape[1]} must be padded to {padded_w} x '
-                f'{padded_h} for the network, more than {MAX_PIXELS} pixels; expected the shape '
-                f'of a camera image'
+    def _torch(self) -> 'TorchRuntime':
+        if self.runtime != 'torch':
+            raise SettingError(
+                f'runtime {self.runtime!r} gives labels, and class scores of any scale are asked '
+                f'for; say runtime torch'
             )
-        return torch.from_numpy(batch).to(self.device)
+        return cast('TorchRuntime', self._runtime)
 
-    def _autocast(self) -> torch.autocast:
-        dtype = _DTYPES[self.precision]
-        return torch.autocast(self.device.type, dtype, enabled=dtype is not torch.float32)
-
-    def _finish(
-        self, labels: npt.NDArray[np.uint8], confidence: npt.NDArray[np.uint8]
-    ) -> Prediction:
+    def _prediction(self, decisions: list[Decision]) -> Prediction:
+        labels = _stacked([d.labels for d in decisions])
+        found = Prediction(labels, lambda: _stacked([d.confidence for d in decisions]))
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
-            labels = np.asarray(published, np.uint8).reshape(labels.shape)
+            found.labels = np.asarray(published, np.uint8).reshape(labels.shape)
         if self.min_confidence > 0:
-            labels[confidence < round(self.min_confidence * 255)] = self.scheme.void_id
-        return Prediction(labels, confidence)
+            unsure = found.confidence < round(self.min_confidence * 255)
+            found.labels[unsure] = self.scheme.void_id
+        return found
+
+
+def _stacked(images: list[LabelImages]) -> LabelImages:
+    """(B, H, W) of (H, W) each; of one image, the usual case, without a copy."""
+    return images[0][None] if len(images) == 1 else np.stack(images)
 
 
 def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
@@ -186,37 +191,3 @@ def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
     check_size(batch.shape[2], batch.shape[1])
     # torch shares the memory, and asks for writable, contiguous arrays even to read them.
     return batch if batch.flags.c_contiguous and batch.flags.writeable else batch.copy()
-
-
-def _pick_device(device: str) -> torch.device:
-    if device == 'auto':
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        picked = torch.device(device)
-    except RuntimeError as error:
-        raise SettingError(f'unknown device {device!r}; say auto, cpu, cuda or cuda:N') from error
-    if picked.type not in ('cpu', 'cuda'):
-        raise SettingError(f'device {device!r} is not supported; say auto, cpu, cuda or cuda:N')
-    if picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count():
-        raise SettingError(
-            f'device {device!r} is not there ({torch.cuda.device_count()} CUDA devices found); '
-            f'say auto or cpu, or install a torch build for your GPU'
-        )
-    return picked
-
-
-def _pick_precision(precision: str, device: torch.device) -> str:
-    if precision not in PRECISIONS:
-        raise SettingError(f'unknown precision {precision!r}; there are {", ".join(PRECISIONS)}')
-    if precision != 'auto':
-        return precision
-    return 'bf16' if computes_in_bf16(device) else 'fp32'
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 on a device: a CPU without units for it emulates it."""
-    if device.type == 'cuda':
-        return True
-    # An older torch cannot tell.
-    found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(found.get('amx_bf16') or found.get('avx512_bf16'))

@@ -31,6 +31,7 @@ from segmentation_node.checkpoint import (
 )
 from segmentation_node.errors import CheckpointError
 from segmentation_node.geometry import Preprocessing
+from segmentation_node.labels import load_scheme
 from segmentation_node.models.mask2former import Mask2Former
 from segmentation_node.models.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter
@@ -435,7 +436,7 @@ def test_other_number_of_classes_than_the_scheme(deeplab: Path, mask2former: Pat
 
 
 def test_names_and_weights_of_different_numbers(hub: Path) -> None:
-    names = {str(i): n for i, n in enumerate(CITYSCAPES_NAMES[:10])}
+    names = {str(i): c.name for i, c in enumerate(load_scheme('camvid11').learned)}
     change_json(hub / 'config.json', id2label=names)
     refused(hub, str(hub), 'copy both from the same')
 

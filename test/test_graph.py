@@ -13,7 +13,7 @@ from typing_extensions import Self
 
 from segmentation_node.geometry import Geometry, Preprocessing
 from segmentation_node.graph import SegmentationGraph
-from segmentation_node.models import Network
+from segmentation_node.models.network import Network
 
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
 

@@ -26,8 +26,9 @@ HEAVY = ('torch', 'torchvision', 'transformers', 'segmentation_models_pytorch', 
 
 #: Imported by tools that answer before any network is needed.
 LIGHT = (
-    'choices', 'codec', 'errors', 'frames', 'image_files', 'labels', 'metrics', 'outputs', 'paths',
-    'rendering', 'topics', 'transport',
+    'checkpoint', 'choices', 'codec', 'decision', 'errors', 'frames', 'geometry', 'image_files',
+    'labels', 'metrics', 'outputs', 'paths', 'rendering', 'runtimes', 'segmenter', 'topics',
+    'transport',
 )  # fmt: skip
 
 
@@ -109,8 +110,8 @@ def test_what_answers_at_once_does_not_wait_for_torch() -> None:
     light = [f'segmentation_node.{name}' for name in LIGHT]
     rooms = tuple(f'segmentation_node.{room}' for room in ('bags', 'demo', 'scenes'))
     light += [name for name in OUTSIDE if name.startswith(rooms)]
-    failed = import_without([*light, 'segmentation_node.segmenter'], HEAVY)
-    assert 'is blocked here' in failed.pop('segmentation_node.segmenter')
+    failed = import_without([*light, 'segmentation_node.graph'], HEAVY)
+    assert 'is blocked here' in failed.pop('segmentation_node.graph')
     assert failed == {}
 
 

@@ -14,8 +14,10 @@ from transformers import Mask2FormerForUniversalSegmentation
 from segmentation_node.errors import CheckpointError
 from segmentation_node.geometry import Preprocessing
 from segmentation_node.graph import SegmentationGraph
-from segmentation_node.models import FAMILIES, Network, family_of_config, network_class
+from segmentation_node.models import FAMILIES, family_of_config, network_class
+from segmentation_node.models.families import class_names
 from segmentation_node.models.mask2former import Mask2Former
+from segmentation_node.models.network import Network
 from segmentation_node.models.smp import DeepLabV3Plus, SmpNetwork, UNet
 
 SMP_CONFIGS = {
@@ -167,25 +169,36 @@ def test_half_precision_weights_are_loaded_as_single(tiny_mask2former: Path) -> 
     assert {p.dtype for p in loaded.parameters()} == {torch.float32}
 
 
-def test_channels_and_names(smp_network: SmpNetwork, mask2former: Mask2Former) -> None:
+def test_channels(smp_network: SmpNetwork, mask2former: Mask2Former) -> None:
     assert smp_network.channels() == 5
-    assert smp_network.class_names() is None
     assert mask2former.channels() == 8
-    assert mask2former.class_names() == [
+
+
+def test_names_of_a_saved_model(tiny_mask2former: Path) -> None:
+    config = json.loads((tiny_mask2former / 'config.json').read_text(encoding='utf-8'))
+    assert class_names(config) == [
         'void', 'flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle',
     ]  # fmt: skip
 
 
-def test_names_that_the_library_made_up_are_no_names(tiny_mask2former: Path) -> None:
-    network = Mask2Former.load(tiny_mask2former)
-    network.model.config.id2label = {i: f'LABEL_{i}' for i in range(8)}
-    assert network.class_names() is None
-
-
-def test_names_come_in_the_order_of_their_numbers(tiny_mask2former: Path) -> None:
-    network = Mask2Former.load(tiny_mask2former)
-    network.model.config.id2label = {str(i): f'class {i}' for i in (10, 9, 2, 1)}
-    assert network.class_names() == ['class 1', 'class 2', 'class 9', 'class 10']
+@pytest.mark.parametrize(
+    ('config', 'names'),
+    [
+        ({}, None),
+        ({'id2label': None}, None),
+        ({'id2label': ['road']}, None),
+        ({'id2label': {'first': 'road'}}, None),
+        # The library makes these up.
+        ({'id2label': {str(i): f'LABEL_{i}' for i in range(8)}}, None),
+        # In the order of their numbers.
+        (
+            {'id2label': {str(i): f'class {i}' for i in (10, 9, 2, 1)}},
+            ['class 1', 'class 2', 'class 9', 'class 10'],
+        ),
+    ],
+)
+def test_class_names(config: dict[str, Any], names: list[str] | None) -> None:
+    assert class_names(config) == names
 
 
 @pytest.mark.parametrize('family', FAMILIES)

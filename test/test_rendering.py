@@ -61,7 +61,7 @@ def test_overlay_at_its_ends_is_one_of_both() -> None:
 def test_pictures_are_painted_once_and_fit_together() -> None:
     picture = np.full((1, 2, 3), 100, np.uint8)
     labels = np.array([[1, 7]], np.uint8)
-    rendered = Rendered(picture, labels, np.full((1, 2), 255, np.uint8), CATEGORIES, 0.5)
+    rendered = Rendered(picture, labels, lambda: np.full((1, 2), 255, np.uint8), CATEGORIES, 0.5)
     assert rendered.color_mask.tolist() == [[[128, 64, 128], [0, 0, 142]]]
     assert rendered.overlay.tolist() == [[[114, 82, 114], [50, 50, 121]]]
     assert rendered.color_mask is rendered.color_mask

@@ -180,7 +180,7 @@ def test_lower_precision_gives_nearly_the_same(
 def test_automatic_choices_are_named(tiny_checkpoint: Path) -> None:
     segmenter = Segmenter(str(tiny_checkpoint))
     assert segmenter.runtime == 'torch'
-    assert segmenter.device.type == ('cuda' if torch.cuda.is_available() else 'cpu')
+    assert segmenter.device == ('cuda' if torch.cuda.is_available() else 'cpu')
     assert segmenter.precision in ('fp32', 'bf16')
 
 

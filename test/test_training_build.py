@@ -15,8 +15,9 @@ from training_data import MASK2FORMER, TIMM_MASK2FORMER, UNET, fields, street
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import CheckpointError, SettingError
 from segmentation_node.labels import load_scheme
-from segmentation_node.models import Network
+from segmentation_node.models.families import class_names
 from segmentation_node.models.mask2former import Mask2Former
+from segmentation_node.models.network import Network
 from segmentation_node.models.smp import DeepLabV3Plus, UNet
 from segmentation_node.segmenter import Segmenter
 from training.build import DepthwiseConv2d, build_network, encoder_of, parameter_groups
@@ -63,7 +64,7 @@ def test_networks_have_a_channel_for_every_learned_class(
     assert isinstance(deeplab, DeepLabV3Plus)
     assert isinstance(mask2former, Mask2Former)
     assert deeplab.channels() == mask2former.channels() == 8
-    assert mask2former.class_names() == [c.name for c in CATEGORIES.learned]
+    assert class_names(mask2former.model.config.to_dict()) == [c.name for c in CATEGORIES.learned]
     camvid = load_scheme('camvid11')
     unet = build_network(experiment('unet', {'encoder_name': 'resnet18'}), camvid)
     assert isinstance(unet, UNet)

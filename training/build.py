@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, Mask2FormerConfig
 
 from segmentation_node.checkpoint import load_checkpoint
-from segmentation_node.errors import SettingError
+from segmentation_node.errors import SettingError, one_line
 from segmentation_node.labels import LabelScheme
-from segmentation_node.models import Network, network_class
+from segmentation_node.models import network_class
 from segmentation_node.models.mask2former import Mask2Former
-from segmentation_node.models.network import one_line
+from segmentation_node.models.network import Network
 from segmentation_node.models.smp import SmpNetwork
 from training.config import Experiment
 from training.pretrained import efficientnet_lite

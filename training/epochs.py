@@ -19,10 +19,9 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 
 from segmentation_node.checkpoint import Spec, save_checkpoint
-from segmentation_node.errors import SegmentationError
+from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.labels import IGNORE
 from segmentation_node.metrics import Scores
-from segmentation_node.models.network import one_line
 from training import figures, provenance
 from training.batches import Data
 from training.card import model_card

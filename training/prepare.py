@@ -24,11 +24,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from segmentation_node.errors import DatasetError, SegmentationError
+from segmentation_node.errors import DatasetError, SegmentationError, one_line
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
-from segmentation_node.models.network import one_line
 from training.config import Experiment, Use, load_experiment
 from training.datasets import LabelledFiles, open_files
 

@@ -28,9 +28,8 @@ from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
 from segmentation_node.bags.options import count
-from segmentation_node.errors import DatasetError, SegmentationError, SettingError
+from segmentation_node.errors import DatasetError, SegmentationError, SettingError, one_line
 from segmentation_node.labels import load_scheme
-from segmentation_node.models.network import one_line
 from training import provenance
 from training.build import build_network
 from training.config import OUTER, Experiment, load_experiment, save_experiment

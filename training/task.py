@@ -22,7 +22,7 @@ from segmentation_node.geometry import Preprocessing
 from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import IGNORE, LabelScheme
 from segmentation_node.metrics import Confusion, Scores
-from segmentation_node.models import Network
+from segmentation_node.models.network import Network
 from training.build import parameter_groups
 from training.config import Experiment
 from training.losses import Objective

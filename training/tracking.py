@@ -32,8 +32,7 @@ from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from segmentation_node.errors import SegmentationError
-from segmentation_node.models.network import one_line
+from segmentation_node.errors import SegmentationError, one_line
 
 RUNS: Final = Path('runs')
 #: What MLflow takes as the value of a parameter, at most.

@@ -20,10 +20,9 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.errors import SegmentationError, SettingError, one_line
 from segmentation_node.labels import load_scheme
-from segmentation_node.models.network import one_line
-from segmentation_node.segmenter import computes_in_bf16
+from segmentation_node.runtimes.torch_runtime import computes_in_bf16
 from training import provenance
 from training.batches import Data
 from training.build import build_network

@@ -3,10 +3,12 @@
 
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.models.network import Network
+
+if TYPE_CHECKING:
+    from segmentation_node.models.network import Network
 
 #: Module and class of each family; a module is imported with the first network of its library,
 #: since each library takes seconds to import.
@@ -23,7 +25,7 @@ _FAMILY_OF_LIBRARY_NAME: Final = {
 }
 
 
-def network_class(family: str) -> type[Network]:
+def network_class(family: str) -> 'type[Network]':
     """The class of a family's networks; raises CheckpointError with the families there are."""
     if family not in FAMILIES:
         raise CheckpointError(f'unknown model family {family!r}; there are {", ".join(FAMILIES)}')
@@ -46,3 +48,15 @@ def family_of_config(path: Path, config: dict[str, Any]) -> str:
             f"these, saved with its library's save_pretrained"
         )
     return _FAMILY_OF_LIBRARY_NAME[name]
+
+
+def class_names(config: dict[str, Any]) -> list[str] | None:
+    """Class names in channel order where a library's own `config.json` has them.
+
+    transformers makes up LABEL_0, LABEL_1, ... where nobody named the classes.
+    """
+    id2label = config.get('id2label')
+    if not isinstance(id2label, dict) or not all(str(key).isdecimal() for key in id2label):
+        return None
+    names = [str(id2label[key]) for key in sorted(id2label, key=int)]
+    return None if all(name.startswith('LABEL_') for name in names) else names

@@ -17,8 +17,8 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
-from segmentation_node.errors import CheckpointError
-from segmentation_node.models.network import MISFITS, Network, one_line
+from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.models.network import MISFITS, Network
 
 library_log: Any = transformers_logging  # annotated in parts
 
@@ -60,11 +60,6 @@ class Mask2Former(Network):
         # Class maps first, upsampling later: C maps to upsample instead of Q masks.
         with _full_precision(masks.device.type):
             return torch.einsum('bqc,bqhw->bchw', shares, masks.float().sigmoid())
-
-    def class_names(self) -> list[str] | None:
-        id2label: dict[Any, str] = dict(self.model.config.id2label or {})
-        names = [id2label[i] for i in sorted(id2label, key=int)]
-        return None if all(name.startswith('LABEL_') for name in names) else names
 
     def channels(self) -> int:
         # The last logit is "no object".

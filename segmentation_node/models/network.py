@@ -37,10 +37,6 @@ class Network(nn.Module, ABC):
         """Write `config.json` and `model.safetensors` in the library's own format."""
 
     @abstractmethod
-    def class_names(self) -> list[str] | None:
-        """Class names in channel order where the library's configuration knows them."""
-
-    @abstractmethod
     def channels(self) -> int:
         """Number of class scores per pixel."""
 
@@ -55,8 +51,3 @@ class Network(nn.Module, ABC):
             (B, C, H / s, W / s) float class scores at the network's own stride s, from 0 up; 1
             is certain, and more than that where several parts of a network are.
         """
-
-
-def one_line(error: Exception) -> str:
-    """The beginning of an error's text on one line, for a message that quotes it."""
-    return ' '.join(str(error).split())[:300]

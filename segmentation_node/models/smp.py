@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from segmentation_node.errors import CheckpointError
-from segmentation_node.models.network import MISFITS, Network, one_line
+from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.models.network import MISFITS, Network
 
 
 class SmpNetwork(Network):
@@ -46,9 +46,6 @@ class SmpNetwork(Network):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.scores(self.logits(pixels))
-
-    def class_names(self) -> list[str] | None:
-        return None
 
     def channels(self) -> int:
         return int(self.model.segmentation_head[0].out_channels)

@@ -49,7 +49,7 @@ class Parameters:
         DEFAULT_MODEL, 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
     )
     runtime: str = declared(
-        'auto', 'What runs the network; auto takes the fastest installed', RELOADS,
+        'auto', 'What runs the network; auto is torch', RELOADS,
         choices=RUNTIMES,
     )  # fmt: skip
     device: str = declared(

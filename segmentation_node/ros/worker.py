@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 
 from segmentation_node.codec import ImageRgb
-from segmentation_node.errors import ImageError
+from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.frames import Accounts, Frame, Slots, Window
 from segmentation_node.rendering import Rendered
 from segmentation_node.ros.outputs import CameraOutputs
@@ -134,12 +134,15 @@ class Worker:
         except ImageError as error:
             self._report(f'malformed frame: {error}')
             return 'malformed'
+        except SegmentationError as error:  # a graph for a new size that cannot be made or kept
+            self._report(f'cannot segment a frame: {error}')
+            return 'failed'
         except (RuntimeError, MemoryError, cv2.error) as error:
             # What cv_bridge and torch raise where memory runs out or a device is lost.
             self._report(f'{type(error).__name__} while segmenting: {error}')
             return 'failed'
         rendered = Rendered(
-            image_rgb, found.labels[0], found.confidence[0], segmenter.scheme, alpha
+            image_rgb, found.labels[0], lambda: found.confidence[0], segmenter.scheme, alpha
         )
         try:
             with timings.stage('publish'):

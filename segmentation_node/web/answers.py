@@ -115,7 +115,9 @@ def pictures(
     image_rgb: ImageRgb, found: Segmented, outputs: Sequence[OutputName], overlay_alpha: float
 ) -> dict[OutputName, bytes]:
     """PNG files of what is asked for, and of no more."""
-    rendered = Rendered(image_rgb, found.labels, found.confidence, found.scheme, overlay_alpha)
+    rendered = Rendered(
+        image_rgb, found.labels, lambda: found.confidence, found.scheme, overlay_alpha
+    )
     return {name: encode_png(getattr(rendered, PICTURES[name])) for name in outputs}
 
 

@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
-from segmentation_node.models.network import one_line
+from segmentation_node.errors import one_line
 from training.tracking import PARENT_TAG, SEARCH_TAG, TrackingError, shown_uri, without_password
 
 RUN_ID: Final = re.compile('[0-9a-f]{32}')

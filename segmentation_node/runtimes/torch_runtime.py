@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch, on a CPU or an NVIDIA GPU."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from segmentation_node.checkpoint import Checkpoint
+from segmentation_node.decision import Decision, decide
+from segmentation_node.errors import SettingError, one_line
+from segmentation_node.geometry import Geometry
+
+_DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
+
+Bytes = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class _Decided:
+    """What was decided on the device, whose memory is the faster one."""
+
+    labels: Bytes
+    confidence: Bytes
+
+
+class TorchRuntime:
+    """The graph in PyTorch, weights channels-last, under autocast where not in fp32."""
+
+    name = 'torch'
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        precision: str,
+        input_size: tuple[int, int] | None,
+    ) -> None:
+        self._device = _pick_device(device)
+        self.device = str(self._device)
+        self.precision = _pick_precision(precision, self._device)
+        self._ids = checkpoint.channel_ids
+        try:
+            self._graph = checkpoint.graph(input_size).to(self._device)
+            self._graph.to(memory_format=torch.channels_last)
+        except RuntimeError as error:  # of torch: no memory left, or a driver that fails
+            raise SettingError(
+                f'device {self.device!r} does not take model {checkpoint.name!r} '
+                f'({one_line(error)}); free its memory, or say another device or a smaller model'
+            ) from error
+
+    def decide(self, images_rgb: Bytes) -> list[Decision]:
+        geometry = self._geometry(images_rgb, None)
+        with torch.inference_mode(), self._autocast():
+            batch = torch.from_numpy(images_rgb).to(self._device)
+            if self._device.type != 'cpu':
+                labels, confidence = (part.cpu().numpy() for part in self._graph(batch))
+                return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+            scores = self._graph.coarse_scores(batch, geometry).float().contiguous()
+        return [decide(of_image, geometry, self._ids) for of_image in scores.numpy()]
+
+    def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
+        """(B, H, W, 3) uint8 RGB to (B, C, H, W) float32 scores from 0 up, on the device.
+
+        `scale` is in pixels of the network per pixel of the image; None is that of `decide`.
+        """
+        self._geometry(images_rgb, scale)
+        with torch.inference_mode(), self._autocast():
+            batch = torch.from_numpy(images_rgb).to(self._device)
+            return self._graph.class_scores(batch, scale)
+
+    def decide_scores(self, scores: torch.Tensor) -> list[Decision]:
+        """What (B, C, H, W) scores say, such as are the sum of several."""
+        with torch.inference_mode():
+            labels, confidence = (part.cpu().numpy() for part in self._graph.decide(scores))
+        return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+
+    def _geometry(self, images_rgb: Bytes, scale: float | None) -> Geometry:
+        geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
+        geometry.check()
+        return geometry
+
+    def _autocast(self) -> torch.autocast:
+        dtype = _DTYPES[self.precision]
+        return torch.autocast(self._device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def _pick_device(device: str) -> torch.device:
+    if device == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        picked = torch.device(device)
+    except RuntimeError as error:
+        raise SettingError(f'unknown device {device!r}; say auto, cpu, cuda or cuda:N') from error
+    if picked.type not in ('cpu', 'cuda'):
+        raise SettingError(f'device {device!r} is not supported; say auto, cpu, cuda or cuda:N')
+    if picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count():
+        raise SettingError(
+            f'device {device!r} is not there ({torch.cuda.device_count()} CUDA devices found); '
+            f'say auto or cpu, or install a torch build for your GPU'
+        )
+    return picked
+
+
+def _pick_precision(precision: str, device: torch.device) -> str:
+    if precision != 'auto':
+        return precision
+    return 'bf16' if computes_in_bf16(device) else 'fp32'
+
+
+def computes_in_bf16(device: torch.device) -> bool:
+    """Whether bf16 is faster than fp32 on a device: a CPU without units for it emulates it."""
+    if device.type == 'cuda':
+        return True
+    # An older torch cannot tell.
+    found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(found.get('amx_bf16') or found.get('avx512_bf16'))

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""OpenVINO against PyTorch, and the cache of what was converted for it."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from safetensors.torch import load_file, save_file
+
+from segmentation_node.errors import CheckpointError, ImageError, SettingError
+from segmentation_node.runtimes import graph_cache
+from segmentation_node.segmenter import Segmenter
+
+pytest.importorskip('openvino')
+
+Image = npt.NDArray[np.uint8]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    return graph_cache.cache_root()
+
+
+def image(height: int = 64, width: int = 96, seed: int = 0) -> Image:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
+    return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)
+
+
+def opened(model: Path, runtime: str = 'openvino', **settings: Any) -> Segmenter:
+    return Segmenter(str(model), runtime=runtime, precision='fp32', **settings)
+
+
+def entries(cache: Path) -> list[Path]:
+    return sorted(path for path in cache.iterdir() if (path / 'index.json').is_file())
+
+
+@pytest.mark.parametrize('kind', ['tiny_checkpoint', 'tiny_mask2former'])
+@pytest.mark.parametrize('shape', [(1, 64, 96), (2, 50, 70)])
+def test_labels_are_those_of_torch(
+    kind: str, shape: tuple[int, int, int], request: pytest.FixtureRequest
+) -> None:
+    model = request.getfixturevalue(kind)
+    images = [image(shape[1], shape[2], seed) for seed in range(shape[0])]
+    found, expected = opened(model).segment(images), opened(model, 'torch').segment(images)
+    assert found.labels.shape == shape
+    assert (found.labels == expected.labels).mean() > 0.999
+    difference = found.confidence.astype(int) - expected.confidence
+    assert np.abs(difference).max() <= 2
+
+
+def test_a_box_to_fit_into(tiny_checkpoint: Path) -> None:
+    box = (32, 64)
+    found = opened(tiny_checkpoint, input_size=box).segment([image()])
+    expected = opened(tiny_checkpoint, 'torch', input_size=box).segment([image()])
+    assert (found.labels == expected.labels).mean() > 0.999
+
+
+def test_sizes_may_change(tiny_checkpoint: Path, cache: Path) -> None:
+    segmenter, torch = opened(tiny_checkpoint), opened(tiny_checkpoint, 'torch')
+    for height, width in ((64, 96), (32, 32), (64, 96)):
+        found = segmenter.segment([image(height, width)]).labels
+        assert (found == torch.segment([image(height, width)]).labels).mean() > 0.999
+    assert len(entries(cache)) == 2
+
+
+def test_what_was_converted_needs_no_torch(tiny_checkpoint: Path) -> None:
+    expected = opened(tiny_checkpoint).segment([image()]).labels
+    code = (
+        'import sys, numpy as np\n'
+        'from segmentation_node.segmenter import Segmenter\n'
+        's = Segmenter(sys.argv[1], runtime="openvino", precision="fp32")\n'
+        'np.save(sys.argv[3], s.segment([np.load(sys.argv[2])]).labels)\n'
+        'assert "torch" not in sys.modules and "transformers" not in sys.modules\n'
+    )
+    frame, labels = tiny_checkpoint.with_name('frame.npy'), tiny_checkpoint.with_name('labels.npy')
+    np.save(frame, image())
+    files = map(str, (tiny_checkpoint, frame, labels))
+    subprocess.run([sys.executable, '-c', code, *files], check=True, timeout=120)
+    assert (np.load(labels) == expected).all()
+
+
+@pytest.mark.parametrize('harm', ['cut', 'gone', 'index'])
+def test_a_damaged_entry_is_made_anew(tiny_checkpoint: Path, cache: Path, harm: str) -> None:
+    expected = opened(tiny_checkpoint).segment([image()]).labels
+    (entry,) = entries(cache)
+    weights = entry / 'graph.bin'
+    if harm == 'cut':
+        weights.write_bytes(weights.read_bytes()[:-100])
+    elif harm == 'gone':
+        weights.unlink()
+    else:
+        (entry / 'index.json').write_text('{"files": 3}', encoding='utf-8')
+    assert (opened(tiny_checkpoint).segment([image()]).labels == expected).all()
+    (again,) = entries(cache)
+    assert again == entry
+    assert json.loads((entry / 'index.json').read_text(encoding='utf-8'))['known']
+
+
+def test_other_weights_are_converted_anew(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / 'model'
+    shutil.copytree(tiny_checkpoint, model)
+    before = opened(model).segment([image()]).labels
+    weights = load_file(model / 'model.safetensors')
+    head = next(name for name in weights if name.startswith('segmentation_head'))
+    weights[head] = -weights[head]
+    save_file(weights, model / 'model.safetensors', metadata={'format': 'pt'})
+    assert (opened(model).segment([image()]).labels != before).any()
+
+
+def test_the_oldest_entries_are_forgotten(
+    tiny_checkpoint: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph_cache, 'KEPT', 2)
+    segmenter = opened(tiny_checkpoint)
+    for width in (32, 64, 96):
+        segmenter.segment([image(32, width)])
+    assert len(entries(cache)) == 2
+
+
+def test_a_folder_that_cannot_be_written(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / 'file').write_text('', encoding='utf-8')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    with pytest.raises(SettingError, match='set XDG_CACHE_HOME to another folder'):
+        opened(tiny_checkpoint).segment([image()])
+
+
+def test_what_openvino_cannot_do(tiny_checkpoint: Path) -> None:
+    with pytest.raises(SettingError, match="device 'cuda' is not one of the runtime openvino"):
+        opened(tiny_checkpoint, device='cuda')
+    with pytest.raises(SettingError, match='say runtime torch'):
+        opened(tiny_checkpoint).class_scores([image()])
+    with pytest.raises(ImageError, match='must be padded'):
+        opened(tiny_checkpoint, input_size=(8, 8)).segment([np.zeros((2, 60000, 3), np.uint8)])
+
+
+def test_damaged_weights_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    model = tmp_path / 'model'
+    shutil.copytree(tiny_checkpoint, model)
+    weights = model / 'model.safetensors'
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match='damaged'):
+        opened(model)
