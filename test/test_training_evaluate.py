@@ -203,7 +203,10 @@ def test_a_window_as_large_as_the_image_gives_the_same(
 ) -> None:
     assert main(arguments(model, data, tmp_path / 'w', '--window', '64', '96')) == 0
     sliding = scores_of(tmp_path / 'w')
-    assert sliding['figures'] == scores_of(written)['figures']
+    whole = scores_of(written)['figures']
+    # Every label is the same. A confidence half-way between two bytes may be rounded either way.
+    assert sliding['figures'].pop('ECE') == pytest.approx(whole.pop('ECE'), abs=1e-5)
+    assert sliding['figures'] == whole
     assert sliding['mode'] == 'sliding window 64 x 96, overlap 0.33'
 
 
