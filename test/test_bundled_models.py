@@ -66,4 +66,7 @@ def test_a_street_is_recognised(model: str) -> None:
     scores = confusion.scores(segmenter.scheme)
     assert scores.pixel_accuracy() > 0.8, scores.class_iou()
     assert scores.class_iou()['flat'] > 0.8
-    assert min(scores.class_iou().values()) > 0.3, scores.class_iou()
+    # Void, the car's own bonnet, is one of the categories here.
+    found_of = scores.category_iou_with_void()
+    assert 'void' in found_of
+    assert min(found_of.values()) > 0.3, found_of
