@@ -38,7 +38,12 @@ def segmenter(fitted: Path) -> Segmenter:
 
 
 def same(one: Prediction, other: Prediction) -> bool:
-    return bool((one.labels == other.labels).all() and (one.confidence == other.confidence).all())
+    """The same labels and confidence, which may be rounded to either of two bytes.
+
+    Segmenting computes fewer pixels than deciding for scores, and adds up in another order.
+    """
+    difference = np.abs(one.confidence.astype(int) - other.confidence)
+    return bool((one.labels == other.labels).all() and difference.max() <= 1)
 
 
 def test_segmenting_is_deciding_for_scores(segmenter: Segmenter) -> None:

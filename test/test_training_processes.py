@@ -88,9 +88,7 @@ def test_training_comes_to_the_same(place: Path) -> None:
 def assert_one_voice(place: Path, done: subprocess.CompletedProcess[str]) -> None:
     """Nothing is said, written or sent twice."""
     said = done.stdout.splitlines()
-    assert [line.partition(':')[0].partition(';')[0][:8] for line in said] == [
-        'epoch 1', 'epoch 2', 'best mIo',
-    ]  # fmt: skip
+    assert [line[:12] for line in said] == ['epoch 1 of 2', 'epoch 2 of 2', 'best mIoU 0.']
     assert done.stderr == ''
     folder = place / 'runs' / 'two'
     assert [row['epoch'] for row in rows(folder)] == [0, 1]

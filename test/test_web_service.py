@@ -359,7 +359,7 @@ def test_a_failure_of_our_own_tells_nothing_of_the_code(
     def fail(*_: object) -> Prediction:
         raise RuntimeError('secret')
 
-    monkeypatch.setattr(Segmenter, '_finish', fail)
+    monkeypatch.setattr(Segmenter, '_prediction', fail)
     with serving(Settings(models, exact=False)) as client:
         answer = client.post('/predict', files=image_file(FILES['png']))
         assert (answer.status_code, answer.json()['type']) == (500, f'{TAG}internal-error')
