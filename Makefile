@@ -6,9 +6,6 @@ VENV ?= .venv
 # An interpreter of your own choice: make demo PYTHON=/usr/bin/python3.12
 PYTHON ?=
 OUTPUT ?= demo_output
-HOST ?= 127.0.0.1
-PORT ?= 8000
-PAGE_PORT ?= 8501
 
 # Values go to the recipes through the environment, so that paths may hold blanks and quotes.
 export MODEL BAG IMAGES TOPIC OUTPUT PYTHON VENV HOST PORT PAGE_PORT
@@ -48,8 +45,8 @@ demo: $(STAMPS)/demo  ## Send a street through the node; results in demo_output/
 	  $${IMAGES:+--images "$$IMAGES"} $${TOPIC:+--topic "$$TOPIC"}
 
 web: $(STAMPS)/web  ## Serve the models over HTTP and as a page in a browser
-	@$(BIN)/python -m segmentation_node.web --host "$$HOST" --port "$$PORT" \
-	  --page-port "$$PAGE_PORT" -- $(ARGS)
+	@$(BIN)/python -m segmentation_node.web $${HOST:+--host "$$HOST"} \
+	  $${PORT:+--port "$$PORT"} $${PAGE_PORT:+--page-port "$$PAGE_PORT"} -- $(ARGS)
 
 study: $(STAMPS)/training  ## Search, train, score and compare three small models; runs/study/
 	@$(BIN)/python -m training.study --output runs/study $(ARGS)

@@ -3,7 +3,6 @@
 
 from typing import Final
 
-RUNTIMES: Final = ('auto', 'torch', 'openvino')
 PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'fp16')
 
 DEFAULT_MODEL: Final = 'deeplabv3plus'

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from safetensors.torch import load_file, save_file
+from test_segmenter import image
 
 from segmentation_node.errors import CheckpointError, ImageError, SettingError
 from segmentation_node.runtimes import graph_cache
@@ -26,11 +27,6 @@ Image = npt.NDArray[np.uint8]
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     return graph_cache.cache_root()
-
-
-def image(height: int = 64, width: int = 96, seed: int = 0) -> Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8 + 1, width // 8 + 1, 3))
-    return np.kron(coarse, np.ones((8, 8, 1)))[:height, :width].astype(np.uint8)
 
 
 def opened(model: Path, runtime: str = 'openvino', **settings: Any) -> Segmenter:

@@ -22,7 +22,7 @@ from training.report.augmentation import Pair, pairs
 from training.report.comparability import VAL_FINGERPRINT
 from training.report.published import comparisons
 from training.report.records import Record, class_names, read_folder
-from training.report.summary import ABSENT
+from training.report.summary import percent
 from training.tracking import Run
 from training.train import EXPERIMENT_FILE
 
@@ -108,7 +108,7 @@ def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
     for record in records:
         figures = ('mIoU', 'Dice', 'pixel_acc', *(f'IoU/{name}' for name in classes))
         epoch = f'{record.best_epoch} of {record.param("epochs")}'
-        yield record.name, epoch, *(_percent(record.at_best(name)) for name in figures)
+        yield record.name, epoch, *(percent(record.at_best(name)) for name in figures)
 
 
 def _augmentation(found: Sequence[Pair]) -> Iterator[Sequence[str]]:
@@ -124,7 +124,7 @@ def _augmentation(found: Sequence[Pair]) -> Iterator[Sequence[str]]:
         )
     for pair in found:
         for change in pair.changes:
-            scores = (_percent(change.on), _percent(change.off), _percent(change.gain, '+'))
+            scores = (percent(change.on), percent(change.off), percent(change.gain, '+'))
             differing = ', '.join(pair.differing) or 'nothing'
             yield pair.on.name, pair.off.name, change.title, *scores, differing
 
@@ -139,10 +139,6 @@ def _section(title: str, rows: Iterable[Sequence[str]], remark: str = '') -> Ite
         yield lines[0]
         yield f'|{" --- |" * (lines[0].count(" | ") + 1)}'
         yield from lines[1:]
-
-
-def _percent(share: float | None, sign: str = '') -> str:
-    return ABSENT if share is None else f'{100 * share:{sign}.1f}'
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -26,12 +26,13 @@ from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS, RUNTIMES
+from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import BagError, ImageError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
+from segmentation_node.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter

@@ -10,9 +10,10 @@ from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS, RUNTIMES
+from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import SettingError
 from segmentation_node.labels import available_schemes
+from segmentation_node.runtimes import RUNTIMES
 
 IMAGE_TRANSPORTS = ('raw', 'compressed')
 _TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')

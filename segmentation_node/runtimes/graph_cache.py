@@ -50,15 +50,16 @@ class GraphCache:
 
     def __init__(self, checkpoint: Checkpoint, **settings: object) -> None:
         """Prepare; `settings` decide what a graph looks like, beside the checkpoint."""
+        self._network = digest_of(checkpoint)
         self._common = {
-            'format': FORMAT, 'package': __version__, 'network': digest_of(checkpoint),
+            'format': FORMAT, 'package': __version__, 'network': self._network,
             'family': checkpoint.spec.family, **settings,
         }  # fmt: skip
 
     def knows_network(self) -> bool:
         """Whether a graph was made of these very weights before, so that they are whole."""
         indices = cache_root().glob(f'*/{_INDEX}')
-        return any(_index(path).get('network') == self._common['network'] for path in indices)
+        return any(_index(path).get('network') == self._network for path in indices)
 
     def get(
         self, make: Callable[[Path], Mapping[str, Any]], **details: object
@@ -77,7 +78,7 @@ class GraphCache:
         folder = cache_root() / hashlib.sha256(content.encode()).hexdigest()[:32]
         known = _read(folder)
         if known is None:
-            known = _write(folder, make, str(self._common['network']))
+            known = _write(folder, make, self._network)
             _forget_oldest(folder.parent)
         with contextlib.suppress(OSError):  # a cache that may only be read does not know its use
             os.utime(folder)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.choices import PRECISIONS
 from segmentation_node.decision import Decision
 from segmentation_node.errors import SettingError
 
@@ -41,6 +41,7 @@ _CLASSES: Final = MappingProxyType(
         'openvino': ('segmentation_node.runtimes.openvino_runtime', 'OpenVinoRuntime', 'openvino'),
     }
 )
+RUNTIMES: Final = ('auto', *_CLASSES)
 
 
 def open_runtime(

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch, on a CPU or an NVIDIA GPU."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,8 +57,7 @@ class TorchRuntime:
         with torch.inference_mode(), self._autocast():
             batch = torch.from_numpy(images_rgb).to(self._device)
             if self._device.type != 'cpu':
-                labels, confidence = (part.cpu().numpy() for part in self._graph(batch))
-                return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+                return _decided(self._graph(batch))
             scores = self._graph.coarse_scores(batch, geometry).float().contiguous()
         return [decide(of_image, geometry, self._ids) for of_image in scores.numpy()]
 
@@ -74,8 +74,7 @@ class TorchRuntime:
     def decide_scores(self, scores: torch.Tensor) -> list[Decision]:
         """What (B, C, H, W) scores say, such as are the sum of several."""
         with torch.inference_mode():
-            labels, confidence = (part.cpu().numpy() for part in self._graph.decide(scores))
-        return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+            return _decided(self._graph.decide(scores))
 
     def _geometry(self, images_rgb: Bytes, scale: float | None) -> Geometry:
         geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
@@ -85,6 +84,12 @@ class TorchRuntime:
     def _autocast(self) -> torch.autocast:
         dtype = _DTYPES[self.precision]
         return torch.autocast(self._device.type, dtype, enabled=dtype is not torch.float32)
+
+
+def _decided(parts: Iterable[torch.Tensor]) -> list[Decision]:
+    """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image."""
+    labels, confidence = (part.cpu().numpy() for part in parts)
+    return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
 
 
 def _pick_device(device: str) -> torch.device:

@@ -21,6 +21,7 @@ from segmentation_node.bags.options import HelpFormatter
 from segmentation_node.demo.processes import Child, DemoError, end_on_signals, wait_for
 from segmentation_node.web.page import client
 from segmentation_node.web.page.__main__ import streamlit_command
+from segmentation_node.web.settings import HOST, PAGE_PORT, PORT
 
 #: Libraries are read from a disk that may be slow.
 START_PATIENCE_S: Final = 180.0
@@ -32,9 +33,9 @@ def _parser() -> argparse.ArgumentParser:
         description='Start the service and the page, and say where they are.',
         formatter_class=HelpFormatter,
     )
-    parser.add_argument('--host', default='127.0.0.1', help='address that both listen on')
-    parser.add_argument('--port', type=int, default=8000, help='of the service')
-    parser.add_argument('--page-port', type=int, default=8501, help='of the page')
+    parser.add_argument('--host', default=HOST, help='address that both listen on')
+    parser.add_argument('--port', type=int, default=PORT, help='of the service')
+    parser.add_argument('--page-port', type=int, default=PAGE_PORT, help='of the page')
     parser.add_argument('service', nargs='*', metavar='-- ...', help='options of the service')
     return parser
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, File, Form, Header, Path, Query, Respons
 from pydantic import BaseModel, Field
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
+from segmentation_node.choices import DEFAULT_OVERLAY_ALPHA
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.web.answers import (
     LegendEntry,
@@ -25,8 +26,6 @@ from segmentation_node.web.shelf import Model
 
 #: Stands for all models there are.
 ALL: Final = 'all'
-#: Share of the colours in an overlay, unless asked otherwise.
-ALPHA: Final = 0.5
 UPLOAD_PROBLEMS: Final = (
     'unreadable-form', 'unauthorized', 'too-many-bytes', 'too-many-pixels',
     'unsupported-format', 'damaged-image', 'invalid-request', 'unknown-model', 'busy',
@@ -88,16 +87,18 @@ def make_router(predictor: Predictor) -> APIRouter:
     def wish_of(
         model: Annotated[list[str], Query(**model_help)] = [],  # noqa: B006 (read only)
         outputs: Annotated[list[OutputName], Query(**outputs_help)] = [],  # noqa: B006
-        overlay_alpha: Annotated[float, Query(**alpha_help)] = ALPHA,
+        overlay_alpha: Annotated[float, Query(**alpha_help)] = DEFAULT_OVERLAY_ALPHA,
         model_field: Annotated[list[str], Form(alias='model', **model_help)] = [],  # noqa: B006
         outputs_field: Annotated[list[OutputName], Form(alias='outputs', **outputs_help)] = [],  # noqa: B006
-        overlay_alpha_field: Annotated[float, Form(alias='overlay_alpha', **alpha_help)] = ALPHA,
+        overlay_alpha_field: Annotated[
+            float, Form(alias='overlay_alpha', **alpha_help)
+        ] = DEFAULT_OVERLAY_ALPHA,
     ) -> Wish:
         """What a request asks for, in its address or in its form."""
         return Wish(
             _models(model + model_field, list(settings.models)),
             tuple(dict.fromkeys(outputs + outputs_field)) or ('label',),
-            overlay_alpha_field if overlay_alpha == ALPHA else overlay_alpha,
+            overlay_alpha_field if overlay_alpha == DEFAULT_OVERLAY_ALPHA else overlay_alpha,
         )
 
     @router.post(

@@ -21,13 +21,14 @@ import uvicorn
 
 from segmentation_node.bags.options import HelpFormatter, count
 from segmentation_node.checkpoint import bundled_models
-from segmentation_node.choices import PRECISIONS, RUNTIMES
+from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
+from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.scenes.make_scenes import size_wh
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
 from segmentation_node.web.live import Live
-from segmentation_node.web.settings import API_KEY_VARIABLE, Settings
+from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
         description='Serve the models over HTTP.',
         formatter_class=HelpFormatter,
     )
-    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
-    parser.add_argument('--port', type=int, default=8000, help='0 takes a free one')
+    parser.add_argument('--host', default=HOST, help='address to listen on')
+    parser.add_argument('--port', type=int, default=PORT, help='0 takes a free one')
     parser.add_argument(
         '--model', action='append', metavar='NAME',
         help='bundled name, checkpoint folder, or hub id; may be repeated, the first is the '

@@ -5,6 +5,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+#: Where service and page listen unless told otherwise: for this machine alone.
+HOST: Final = '127.0.0.1'
+PORT: Final = 8000
+PAGE_PORT: Final = 8501
 #: The key is taken from here alone: a command line can be read by everybody on the machine.
 API_KEY_VARIABLE: Final = 'SEGMENTATION_API_KEY'
 

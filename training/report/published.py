@@ -11,7 +11,7 @@ import yaml
 
 from training.report.charts import Table
 from training.report.records import Record
-from training.report.summary import ABSENT
+from training.report.summary import percent
 
 FILE: Final = Path(__file__).parents[1] / 'published.yaml'
 COLUMNS: Final = ('Model', 'mIoU in %', 'Scored on', 'Trained', 'Source')
@@ -31,7 +31,7 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
     found = []
     for scheme, known in _published().items():
         rows = [
-            (record.name, _percent(record.at_best(f'mIoU/{name}')), f'{data}; chose the epoch',
+            (record.name, percent(record.at_best(f'mIoU/{name}')), f'{data}; chose the epoch',
              _trained(record), 'here')
             for record in records
             if record.param('label_scheme') == scheme
@@ -68,7 +68,3 @@ def _trained(record: Record) -> str:
     what = 'weights' if record.param('initial') else 'encoder'
     begun = f'{what} from {start}' if start else 'from scratch'
     return f'{begun}; on {" and ".join(sets)}'
-
-
-def _percent(share: float | None) -> str:
-    return ABSENT if share is None else f'{100 * share:.1f}'

@@ -44,6 +44,11 @@ class Cell:
     mark: str = ''
 
 
+def percent(share: float | None, sign: str = '') -> str:
+    """A share in per cent with a decimal; `sign` as in a format, '+' for a gain."""
+    return ABSENT if share is None else f'{100 * share:{sign}.1f}'
+
+
 def score(value: float) -> str:
     """A share or a loss."""
     return f'{value:.4f}'

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.options import HelpFormatter
+from segmentation_node.web.settings import HOST, PAGE_PORT
 
 SCRIPT: Final = Path(__file__).with_name('main.py')
 
@@ -34,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         description='Start the page; SEGMENTATION_SERVICE names the address of the service.',
         formatter_class=HelpFormatter,
     )
-    parser.add_argument('--host', default='127.0.0.1', help='address to listen on')
-    parser.add_argument('--port', type=int, default=8501)
+    parser.add_argument('--host', default=HOST, help='address to listen on')
+    parser.add_argument('--port', type=int, default=PAGE_PORT)
     args = parser.parse_args(argv)
     os.execv(sys.executable, streamlit_command(args.host, args.port))  # noqa: S606 (no shell)
 

@@ -12,13 +12,13 @@ from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import decode_label_file
 from segmentation_node.rendering import LabelImage
 from segmentation_node.web.access import HEADER
-from segmentation_node.web.settings import API_KEY_VARIABLE
+from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT
 
 #: Where the page finds the service.
 URL_VARIABLE: Final = 'SEGMENTATION_SERVICE'
 #: Where browsers do, if elsewhere.
 PUBLIC_URL_VARIABLE: Final = 'SEGMENTATION_SERVICE_PUBLIC'
-DEFAULT_URL: Final = 'http://127.0.0.1:8000'
+DEFAULT_URL: Final = f'http://{HOST}:{PORT}'
 #: A large model is fetched from a hub within this, and the queue before us worked off.
 PATIENCE_S: Final = 600.0
 #: The kind of problem where there is no answer at all.
