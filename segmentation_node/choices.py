@@ -3,7 +3,7 @@
 
 from typing import Final
 
-PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'fp16')
+PRECISIONS: Final = ('auto', 'fp32', 'bf16', 'fp16', 'int8')
 
 DEFAULT_MODEL: Final = 'deeplabv3plus'
 DEFAULT_OVERLAY_ALPHA: Final = 0.5

@@ -26,6 +26,10 @@ class DatasetError(SegmentationError):
     """A data set on disk is incomplete or contradicts its labels."""
 
 
+class ExportError(SegmentationError):
+    """A model cannot be exported, or would not label as it does now."""
+
+
 class SettingError(SegmentationError):
     """A setting has a value that cannot be used here."""
 

@@ -77,7 +77,8 @@ class Segmenter:
         if not 0 <= min_confidence <= 1:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.checkpoint = find_checkpoint(model)
-        self._runtime = open_runtime(
+        #: Why it is this runtime, where it was chosen here; else empty.
+        self._runtime, self.runtime_reason = open_runtime(
             runtime, self.checkpoint, device=device, precision=precision, input_size=input_size
         )
         #: (height, width) box that images are fitted into; None keeps their own size.

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures shared by all tests."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,14 @@ if TYPE_CHECKING:
 # Machines that run tests are busy: how long an example takes says nothing about the code.
 settings.register_profile('untimed', deadline=None)
 settings.load_profile('untimed')
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache_of_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Converted graphs, also those of processes that tests start, stay out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(tmp_path_factory.mktemp('cache')))
+        yield
 
 
 @pytest.fixture(scope='session')

@@ -203,7 +203,7 @@ def assert_weights_are_of(loaded: Checkpoint, folder: Path) -> None:
 
 def test_download_of_the_hub_segments(hub_folder: Path) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 90, 3), np.uint8)
-    segmenter = Segmenter(str(hub_folder), device='cpu', precision='fp32')
+    segmenter = Segmenter(str(hub_folder), runtime='torch', device='cpu', precision='fp32')
     labels = segmenter.segment([image]).labels
     assert labels.shape == (1, 50, 90)
     assert set(np.unique(labels)) <= set(range(19))

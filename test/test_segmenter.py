@@ -28,7 +28,7 @@ def image(height: int = 64, width: int = 96, seed: int = 0) -> Image:
 
 @pytest.fixture(scope='module')
 def categories(tiny_mask2former: Path) -> Segmenter:
-    return Segmenter(str(tiny_mask2former), device='cpu', precision='fp32')
+    return Segmenter(str(tiny_mask2former), runtime='torch', device='cpu', precision='fp32')
 
 
 @pytest.fixture(scope='module')
@@ -103,12 +103,12 @@ def test_the_image_is_left_alone(categories: Segmenter) -> None:
 
 
 def test_another_scheme_is_published_by_its_map(nineteen: Path) -> None:
-    own = Segmenter(str(nineteen), device='cpu')
+    own = Segmenter(str(nineteen), runtime='torch', device='cpu')
     labels = own.segment([image()]).labels
     assert len(np.unique(labels)) > 5
     target = load_scheme('cityscapes8')
     expected = load_scheme('cityscapes19').mapping_to(target)[labels]
-    published = Segmenter(str(nineteen), device='cpu', label_scheme='cityscapes8')
+    published = Segmenter(str(nineteen), runtime='torch', device='cpu', label_scheme='cityscapes8')
     assert published.scheme == target
     assert (published.segment([image()]).labels == expected).all()
     published.publish_as(None)
@@ -130,7 +130,7 @@ def test_publishing_a_scheme_without_a_map_is_refused_and_changes_nothing(
 
 @pytest.mark.parametrize(('scheme', 'void'), [('cityscapes19', 255), ('cityscapes8', 0)])
 def test_pixels_of_little_confidence_are_void(nineteen: Path, scheme: str, void: int) -> None:
-    segmenter = Segmenter(str(nineteen), device='cpu', label_scheme=scheme)
+    segmenter = Segmenter(str(nineteen), runtime='torch', device='cpu', label_scheme=scheme)
     before = segmenter.segment([image()])
     middle = float(np.median(before.confidence)) / 255
     segmenter.min_confidence = middle
@@ -144,21 +144,31 @@ def test_pixels_of_little_confidence_are_void(nineteen: Path, scheme: str, void:
 
 
 def test_min_confidence_at_its_ends(nineteen: Path) -> None:
-    all_of_them = Segmenter(str(nineteen), device='cpu', min_confidence=0.0).segment([image()])
+    all_of_them = Segmenter(
+        str(nineteen), runtime='torch', device='cpu', min_confidence=0.0
+    ).segment([image()])
     assert (all_of_them.labels != 255).all()
-    certain = Segmenter(str(nineteen), device='cpu', min_confidence=1.0).segment([image()])
+    certain = Segmenter(str(nineteen), runtime='torch', device='cpu', min_confidence=1.0).segment(
+        [image()]
+    )
     assert ((certain.labels == 255) == (certain.confidence < 255)).all()
 
 
 def test_input_size_is_where_the_network_looks(nineteen: Path, tmp_path: Path) -> None:
-    plain = Segmenter(str(nineteen), device='cpu').segment([image()]).labels
-    small = Segmenter(str(nineteen), device='cpu', input_size=(32, 48)).segment([image()]).labels
+    plain = Segmenter(str(nineteen), runtime='torch', device='cpu').segment([image()]).labels
+    small = (
+        Segmenter(str(nineteen), runtime='torch', device='cpu', input_size=(32, 48))
+        .segment([image()])
+        .labels
+    )
     assert small.shape == plain.shape
     assert (small != plain).any()
     network = load_checkpoint(str(nineteen)).network
     spec = Spec('deeplabv3plus', 'cityscapes19', Preprocessing(size_hw=(32, 48)))
     save_checkpoint(tmp_path, network, spec, '# Tiny\n')
-    assert (Segmenter(str(tmp_path), device='cpu').segment([image()]).labels == small).all()
+    assert (
+        Segmenter(str(tmp_path), runtime='torch', device='cpu').segment([image()]).labels == small
+    ).all()
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
@@ -167,8 +177,8 @@ def test_lower_precision_gives_nearly_the_same(
     family: str, precision: str, request: pytest.FixtureRequest
 ) -> None:
     folder = str(request.getfixturevalue(family))
-    exact = Segmenter(folder, device='cpu', precision='fp32').segment([image()])
-    segmenter = Segmenter(folder, device='cpu', precision=precision)
+    exact = Segmenter(folder, runtime='torch', device='cpu', precision='fp32').segment([image()])
+    segmenter = Segmenter(folder, runtime='torch', device='cpu', precision=precision)
     found = segmenter.segment([image()])
     assert segmenter.precision == precision
     difference = np.abs(found.confidence.astype(int) - exact.confidence)
@@ -178,8 +188,8 @@ def test_lower_precision_gives_nearly_the_same(
 
 
 def test_automatic_choices_are_named(tiny_checkpoint: Path) -> None:
-    segmenter = Segmenter(str(tiny_checkpoint))
-    assert segmenter.runtime == 'torch'
+    segmenter = Segmenter(str(tiny_checkpoint), runtime='torch')
+    assert segmenter.runtime_reason == ''
     assert segmenter.device == ('cuda' if torch.cuda.is_available() else 'cpu')
     assert segmenter.precision in ('fp32', 'bf16')
 
@@ -199,9 +209,9 @@ def test_a_cpu_computes_in_bf16_where_it_has_units_for_it(
     precision: str,
 ) -> None:
     monkeypatch.setattr('torch.cpu.get_capabilities', lambda: found, raising=False)
-    assert Segmenter(str(tiny_checkpoint), device='cpu').precision == precision
+    assert Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu').precision == precision
     monkeypatch.delattr('torch.cpu.get_capabilities')  # an older torch
-    assert Segmenter(str(tiny_checkpoint), device='cpu').precision == 'fp32'
+    assert Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu').precision == 'fp32'
 
 
 @pytest.mark.parametrize(
@@ -242,7 +252,7 @@ def test_images_without_pixels_are_refused(categories: Segmenter, shape: Any) ->
 def test_images_that_would_exhaust_the_memory_are_refused(nineteen: Path) -> None:
     huge = np.broadcast_to(np.uint8(0), (1, 2**13, 2**13 + 1, 3))
     line = np.zeros((1, 2**22, 3), np.uint8)
-    segmenter = Segmenter(str(nineteen), device='cpu', input_size=(512, 1024))
+    segmenter = Segmenter(str(nineteen), runtime='torch', device='cpu', input_size=(512, 1024))
     with pytest.raises(ImageError, match='scale it down'):
         segmenter.segment(huge)
     with pytest.raises(ImageError, match=r'must be padded to 4194304 x .*camera image'):
@@ -280,7 +290,7 @@ def test_cuda_without_a_gpu_says_what_to_do(
 
 def test_model_that_is_not_there() -> None:
     with pytest.raises(CheckpointError, match='neither bundled'):
-        Segmenter('no such model', device='cpu')
+        Segmenter('no such model', runtime='torch', device='cpu')
 
 
 def test_a_device_that_has_no_room_is_named(
@@ -291,4 +301,4 @@ def test_a_device_that_has_no_room_is_named(
 
     monkeypatch.setattr(SegmentationGraph, 'to', full)
     with pytest.raises(SettingError, match=r"'cpu' does not take .*2 GiB.*another device"):
-        Segmenter(str(tiny_checkpoint), device='cpu')
+        Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu')

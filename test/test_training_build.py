@@ -217,7 +217,7 @@ def test_checkpoint_with_a_backbone_of_timm_loads_again(tmp_path: Path) -> None:
     network = build('mask2former', TIMM_MASK2FORMER).half().float().eval()
     where = saved(network, 'mask2former', tmp_path / 'saved')
     image = street(0)[0]
-    segmenter = Segmenter(where, device='cpu', precision='fp32')
+    segmenter = Segmenter(where, runtime='torch', device='cpu', precision='fp32')
     graph = segmenter.checkpoint.graph()
     graph.network = network
     with torch.inference_mode():

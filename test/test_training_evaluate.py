@@ -97,7 +97,7 @@ def scores_of(folder: Path) -> Any:
 
 
 def test_figures_are_those_of_the_segmenter_and_one_table(written: Path, model: Path) -> None:
-    segmenter = Segmenter(str(model), device='cpu', precision='fp32')
+    segmenter = Segmenter(str(model), runtime='torch', device='cpu', precision='fp32')
     lut = load_scheme('camvid11').mapping_to(CATEGORIES)  # unlabelled becomes void
     confusion = Confusion()
     for seed in range(FRAMES):
@@ -144,7 +144,7 @@ def test_confusion_and_reliability_hold_every_scored_pixel(written: Path) -> Non
 
 
 def test_confidence_is_that_of_the_segmenter(written: Path, model: Path) -> None:
-    segmenter = Segmenter(str(model), device='cpu', precision='fp32')
+    segmenter = Segmenter(str(model), runtime='torch', device='cpu', precision='fp32')
     of_scored = [segmenter.segment([street(i)[0]]).confidence[0, :-3] for i in range(FRAMES)]
     table = [row for row in scores_of(written)['reliability'] if row['pixels']]
     mean = np.average([r['confidence'] for r in table], weights=[r['pixels'] for r in table])
@@ -397,7 +397,7 @@ def small(data: Path) -> FileFrames:
 
 
 def test_as_a_function(written: Path, model: Path, data: Path) -> None:
-    segmenter = Segmenter(str(model), device='cpu', precision='fp32')
+    segmenter = Segmenter(str(model), runtime='torch', device='cpu', precision='fp32')
     found = evaluate(segmenter, small(data))
     assert found.figures() == scores_of(written)['figures']
     assert len(found.worst) == FRAMES
@@ -413,7 +413,7 @@ def test_as_a_function(written: Path, model: Path, data: Path) -> None:
 
 
 def test_a_wider_tolerance_forgives_more(model: Path, data: Path) -> None:
-    segmenter = Segmenter(str(model), device='cpu', precision='fp32')
+    segmenter = Segmenter(str(model), runtime='torch', device='cpu', precision='fp32')
     usual, wide = (evaluate(segmenter, small(data), tolerance=t, worst=0) for t in (0.0075, 0.05))
     assert wide.figures()['boundary_F'] > usual.figures()['boundary_F']
     assert wide.figures()['mIoU'] == usual.figures()['mIoU']

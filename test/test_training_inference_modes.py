@@ -23,7 +23,7 @@ IMAGE, _ = street(0)
 
 
 def load(folder: Path, **settings: Any) -> Segmenter:
-    return Segmenter(str(folder), device='cpu', precision='fp32', **settings)
+    return Segmenter(str(folder), runtime='torch', device='cpu', precision='fp32', **settings)
 
 
 @pytest.fixture(scope='module')

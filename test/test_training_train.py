@@ -195,7 +195,9 @@ def test_files_in_the_store_are_those_of_the_folder(finished: Path, tmp_path: Pa
 
 def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path) -> None:
     """What training reports is what the node will run, but for weights rounded to half."""
-    segmenter = Segmenter(str(finished / 'checkpoint'), device='cpu', precision='fp32')
+    segmenter = Segmenter(
+        str(finished / 'checkpoint'), runtime='torch', device='cpu', precision='fp32'
+    )
     assert segmenter.scheme == CATEGORIES
     lut = load_scheme('camvid11').mapping_to(CATEGORIES)
     confusion = Confusion()

@@ -152,7 +152,7 @@ def test_labels_of_a_batch_are_those_of_its_images_alone(
     images = [blocks(seed=seed) for seed in range(6)]
     for name, folder in models.items():
         answers = [runs.submit(name, image) for image in images]
-        alone = Segmenter(folder, device='cpu')
+        alone = Segmenter(folder, runtime='torch', device='cpu')
         for image, answer in zip(images, answers, strict=True):
             expected = alone.segment([image])
             found = answer.result(PATIENCE_S)

@@ -29,6 +29,7 @@ from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.labels import load_scheme
+from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
 from training.config import Experiment, Use, catalogue, load_experiment
@@ -72,6 +73,7 @@ def _evaluated(args: argparse.Namespace) -> Evaluation:
     mode, frames = _mode(args), _frames(args)
     segmenter = Segmenter(
         _model(args),
+        runtime=args.runtime,
         device=args.device,
         precision=args.precision,
         input_size=None if args.input_size is None else tuple(args.input_size),
@@ -213,6 +215,10 @@ def _parser() -> argparse.ArgumentParser:
         help="box that images are fitted into; the checkpoint's without it",
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--runtime', choices=RUNTIMES, default='torch',
+        help='runs the network; windows and scales need torch',
+    )  # fmt: skip
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
     parser.add_argument(
         '--label-scheme', metavar='NAME|FILE',

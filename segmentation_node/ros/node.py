@@ -145,6 +145,10 @@ class SegmentationNode(LifecycleNode):
             f'{values.model} ({segmenter.scheme.name}) on {segmenter.runtime}, '
             f'{segmenter.device}, {segmenter.precision}; camera formats by {name}'
         )
+        if segmenter.runtime_reason:
+            self.get_logger().info(
+                f'runtime auto took {segmenter.runtime}: {segmenter.runtime_reason}'
+            )
         return SUCCESS
 
     @_reported

@@ -50,14 +50,17 @@ class Parameters:
         DEFAULT_MODEL, 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
     )
     runtime: str = declared(
-        'auto', 'What runs the network; auto is torch', RELOADS,
+        'auto', 'What runs the network; auto takes the fastest that is installed', RELOADS,
         choices=RUNTIMES,
     )  # fmt: skip
     device: str = declared(
         'auto', 'cpu, cuda or cuda:N; auto takes the GPU where there is one', RELOADS
     )
     precision: str = declared(
-        'auto', 'Arithmetic of the network; auto takes the fastest that keeps the labels', RELOADS,
+        'auto',
+        'Arithmetic of the network; auto takes the fastest that keeps the labels, and int8 where '
+        'the model was exported in it',
+        RELOADS,
         choices=PRECISIONS,
     )  # fmt: skip
     input_size: list[int] = declared(

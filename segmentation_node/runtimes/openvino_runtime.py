@@ -1,37 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """OpenVINO, on the CPU: pixels in, class scores at the network's own stride out.
 
-Graphs have fixed sizes, which they are compiled for. One that was converted before comes from the
-cache, without torch.
+A graph that was converted before comes from the cache, without torch.
 """
 
-import logging
-from collections import OrderedDict
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import openvino  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.decision import Decision, decide
-from segmentation_node.errors import SettingError, one_line
+from segmentation_node.errors import CheckpointError, SettingError
+from segmentation_node.exports import Export, exports_of
 from segmentation_node.geometry import Geometry
-from segmentation_node.runtimes.graph_cache import GraphCache, cache_root
+from segmentation_node.runtimes.fixed_size import Bytes, Compiled, FixedSizeRuntime
+from segmentation_node.runtimes.graph_cache import digest_of
 
-#: OpenVINO's names.
+#: OpenVINO's names; what is left of a network in int8 that has no int8 runs in the precision
+#: that is otherwise the CPU's own.
 _ELEMENT_TYPES: Final = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
-#: Sizes of batches that stay compiled, the newest by use.
-_COMPILED: Final = 4
-_GRAPH: Final = 'graph.xml'
-
-_log = logging.getLogger(__name__)
+GRAPH: Final = 'graph.xml'
+SCORES: Final = 'class_scores'
 
 
-class OpenVinoRuntime:
-    """Compiles the graph for each size of batch that comes."""
+class OpenVinoRuntime(FixedSizeRuntime):
+    """The graph up to its scores in OpenVINO, the decision by cells."""
 
     name = 'openvino'
     device = 'cpu'
@@ -49,75 +44,92 @@ class OpenVinoRuntime:
                 f'cpu, or runtime torch'
             )
         self._core = openvino.Core()
-        self.precision = _pick_precision(self._core, precision)
-        self._checkpoint, self._input_size = checkpoint, input_size
-        self._cache = GraphCache(
-            checkpoint,
-            preprocessing=checkpoint.preprocessing(input_size),
-            openvino=openvino.get_version(),
+        self._exports = (
+            _int8_exports(checkpoint, input_size) if precision in ('auto', 'int8') else []
         )
-        if not self._cache.knows_network():
-            checkpoint.network  # noqa: B018 (read now: damaged weights are told before a frame comes)
-        self._compiled: OrderedDict[tuple[int, ...], tuple[openvino.CompiledModel, Geometry]] = (
-            OrderedDict()
-        )
+        self.precision = self._pick_precision(precision, checkpoint)
+        self.made_with = {'openvino': openvino.get_version()}
+        super().__init__(checkpoint, input_size)
 
-    def decide(self, images_rgb: npt.NDArray[np.uint8]) -> list[Decision]:
-        compiled, geometry = self._for(images_rgb.shape)
-        # In the runtime's own memory: read below, before the next batch overwrites it.
-        scores = compiled(images_rgb, share_inputs=True, share_outputs=True)[0]
-        return [decide(of_image, geometry, self._checkpoint.channel_ids) for of_image in scores]
+    def _convert(self, folder: Path, image_hw: tuple[int, int]) -> Geometry:
+        from segmentation_node.runtimes.conversion import to_openvino
 
-    def _for(self, shape: tuple[int, ...]) -> tuple[openvino.CompiledModel, Geometry]:
-        """The graph for one shape (B, H, W, 3), compiled now unless it still is."""
-        if shape not in self._compiled:
-            self._compiled[shape] = self._compile(shape)
-            if len(self._compiled) > _COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(shape)
-        return self._compiled[shape]
+        model, geometry = to_openvino(self._checkpoint, self._input_size, image_hw, (SCORES,))
+        openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
+        return geometry
 
-    def _compile(self, shape: tuple[int, ...]) -> tuple[openvino.CompiledModel, Geometry]:
-        def convert(folder: Path) -> Mapping[str, Any]:
-            _log.warning(
-                'converting %s for images of %d x %d, which takes a while and is done once',
-                self._checkpoint.name, shape[2], shape[1],
-            )  # fmt: skip
-            # Imports torch, which takes seconds.
-            from segmentation_node.runtimes.conversion import to_openvino
-
-            model, geometry = to_openvino(self._checkpoint, self._input_size, shape)
-            openvino.save_model(model, folder / _GRAPH, compress_to_fp16=False)
-            return {'padded_hw': geometry.padded_hw, 'network_hw': geometry.network_hw}
-
-        try:
-            folder, known = self._cache.get(convert, shape=shape)
-        except OSError as error:
-            raise SettingError(
-                f'the converted graph cannot be kept in {cache_root()} ({one_line(error)}); make '
-                f'room there, or set XDG_CACHE_HOME to another folder'
-            ) from error
-        padded, network = known['padded_hw'], known['network_hw']
-        geometry = Geometry((shape[1], shape[2]), (padded[0], padded[1]), (network[0], network[1]))
+    def _compile(self, folder: Path, geometry: Geometry) -> Compiled:
+        model = self._core.read_model(folder / GRAPH)
+        # An exported graph goes on to labels, all pixels computed; that part is left out.
+        scores = openvino.Model([model.output(SCORES)], model.get_parameters(), SCORES)
+        rest = _native_precision(self._core) if self.precision == 'int8' else self.precision
         compiled = self._core.compile_model(
-            self._core.read_model(folder / _GRAPH),
+            scores,
             'CPU',
-            {
-                'INFERENCE_PRECISION_HINT': _ELEMENT_TYPES[self.precision],
-                'PERFORMANCE_HINT': 'LATENCY',
-            },
+            {'INFERENCE_PRECISION_HINT': _ELEMENT_TYPES[rest], 'PERFORMANCE_HINT': 'LATENCY'},
         )
-        return compiled, geometry
+        ids = self._checkpoint.channel_ids
 
+        def run(image_rgb: Bytes) -> Decision:
+            # In the runtime's own memory: read now, before the next image overwrites it.
+            (found,) = compiled(image_rgb, share_inputs=True, share_outputs=True).values()
+            return decide(np.asarray(found[0]), geometry, ids)
 
-def _pick_precision(core: openvino.Core, precision: str) -> str:
-    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-    there = [p for p in _ELEMENT_TYPES if p.upper() in capabilities]
-    if precision == 'auto':
-        return 'bf16' if 'bf16' in there else 'fp32'
-    if precision not in there:
+        return run
+
+    def _exported(self, image_hw: tuple[int, int]) -> Export | None:
+        if self.precision != 'int8':
+            return None
+        for export in self._exports:
+            if export.image_hw == image_hw:
+                return export
         raise SettingError(
-            f'precision {precision!r} is none of this CPU under OpenVINO, which has '
-            f'{", ".join(there)}; say one of these, or auto'
+            f'{self._checkpoint.name} was exported in int8 for images of '
+            f'{_sizes(self._exports)}, and one of {image_hw[1]} x {image_hw[0]} came; export it '
+            f'for this size, too, or say another precision, such as auto of another model'
         )
-    return precision
+
+    def _pick_precision(self, precision: str, checkpoint: Checkpoint) -> str:
+        if precision == 'int8' and not self._exports:
+            raise SettingError(
+                f"precision 'int8' needs an export of {checkpoint.name}, calibrated on images of "
+                f'the camera: run export_model --precision int8, and give the folder it writes as '
+                f'the model'
+            )
+        if self._exports:  # somebody made it to have it
+            return 'int8'
+        if precision == 'auto':
+            return _native_precision(self._core)
+        there = _precisions(self._core)
+        if precision not in there:
+            raise SettingError(
+                f'precision {precision!r} is none of this CPU under OpenVINO, which has '
+                f'{", ".join(there)}; say one of these, or auto'
+            )
+        return precision
+
+
+def _int8_exports(checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> list[Export]:
+    exports = exports_of(checkpoint, 'openvino', 'int8', input_size)
+    if exports:
+        digest = digest_of(checkpoint)
+        for export in exports:
+            if export.network != digest:
+                raise CheckpointError(
+                    f'{checkpoint.folder / export.folder} was exported from other weights than '
+                    f'lie in {checkpoint.folder}; export anew, or delete it'
+                )
+    return exports
+
+
+def _sizes(exports: list[Export]) -> str:
+    return ', '.join(f'{width} x {height}' for height, width in (e.image_hw for e in exports))
+
+
+def _precisions(core: openvino.Core) -> list[str]:
+    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    return [precision for precision in _ELEMENT_TYPES if precision.upper() in capabilities]
+
+
+def _native_precision(core: openvino.Core) -> str:
+    return 'bf16' if 'bf16' in _precisions(core) else 'fp32'

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch, on a CPU or an NVIDIA GPU."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,14 +51,16 @@ class TorchRuntime:
                 f'device {self.device!r} does not take model {checkpoint.name!r} '
                 f'({one_line(error)}); free its memory, or say another device or a smaller model'
             ) from error
+        self._forward: Callable[[torch.Tensor], Any] = self._graph.forward
+        self._coarse_scores: Callable[[torch.Tensor, Geometry], Any] = self._graph.coarse_scores
 
     def decide(self, images_rgb: Bytes) -> list[Decision]:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
             batch = torch.from_numpy(images_rgb).to(self._device)
             if self._device.type != 'cpu':
-                return _decided(self._graph(batch))
-            scores = self._graph.coarse_scores(batch, geometry).float().contiguous()
+                return _decided(self._forward(batch))
+            scores = self._coarse_scores(batch, geometry).float().contiguous()
         return [decide(of_image, geometry, self._ids) for of_image in scores.numpy()]
 
     def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
@@ -86,6 +88,37 @@ class TorchRuntime:
         return torch.autocast(self._device.type, dtype, enabled=dtype is not torch.float32)
 
 
+class CompiledTorchRuntime(TorchRuntime):
+    """The graph compiled by torch.compile, with CUDA graphs on a GPU.
+
+    Each size of batch is compiled when it first comes, which takes a minute or more; torch keeps
+    what it compiled (TORCHINDUCTOR_CACHE_DIR).
+    """
+
+    name = 'torch_compiled'
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        device: str,
+        precision: str,
+        input_size: tuple[int, int] | None,
+    ) -> None:
+        super().__init__(checkpoint, device, precision, input_size)
+        mode = 'default' if self._device.type == 'cpu' else 'max-autotune'
+        try:
+            # Told now rather than with the first frame: a compiler is missing.
+            torch.compile(torch.neg)(torch.ones(1, device=self._device))
+        except RuntimeError as error:
+            raise SettingError(
+                f'torch cannot compile on {self.device} ({one_line(error)}); install a C++ '
+                f'compiler (Debian, Ubuntu: sudo apt install g++) and the headers of Python, or '
+                f'say runtime torch'
+            ) from error
+        self._forward = torch.compile(self._graph.forward, mode=mode, dynamic=False)
+        self._coarse_scores = torch.compile(self._graph.coarse_scores, mode=mode, dynamic=False)
+
+
 def _decided(parts: Iterable[torch.Tensor]) -> list[Decision]:
     """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image."""
     labels, confidence = (part.cpu().numpy() for part in parts)
@@ -110,9 +143,14 @@ def _pick_device(device: str) -> torch.device:
 
 
 def _pick_precision(precision: str, device: torch.device) -> str:
-    if precision != 'auto':
-        return precision
-    return 'bf16' if computes_in_bf16(device) else 'fp32'
+    if precision == 'auto':
+        return 'bf16' if computes_in_bf16(device) else 'fp32'
+    if precision not in _DTYPES:
+        raise SettingError(
+            f'precision {precision!r} is none of the runtime torch, which has '
+            f'{", ".join(_DTYPES)}; say one of these, or runtime openvino'
+        )
+    return precision
 
 
 def computes_in_bf16(device: torch.device) -> bool:

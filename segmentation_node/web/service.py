@@ -46,7 +46,10 @@ def _parser() -> argparse.ArgumentParser:
         help='bundled name, checkpoint folder, or hub id; may be repeated, the first is the '
         'default (without it: all bundled ones)',
     )  # fmt: skip
-    parser.add_argument('--runtime', choices=RUNTIMES, default='auto', help='runs the networks')
+    parser.add_argument(
+        '--runtime', choices=RUNTIMES, default=Settings.runtime,
+        help='runs the networks; others than torch take a while with each new size of image',
+    )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the networks')
     parser.add_argument(

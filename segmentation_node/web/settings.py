@@ -35,7 +35,7 @@ class Settings:
     """
 
     models: Mapping[str, str]
-    runtime: str = 'auto'
+    runtime: str = 'torch'
     device: str = 'auto'
     precision: str = 'auto'
     input_size: tuple[int, int] | None = None

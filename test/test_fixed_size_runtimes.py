@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO against PyTorch, and the cache of what was converted for it."""
+"""OpenVINO and ONNX Runtime against PyTorch, and the cache of what was converted for them."""
 
 import json
 import shutil
@@ -18,8 +18,6 @@ from segmentation_node.errors import CheckpointError, ImageError, SettingError
 from segmentation_node.runtimes import graph_cache
 from segmentation_node.segmenter import Segmenter
 
-pytest.importorskip('openvino')
-
 Image = npt.NDArray[np.uint8]
 
 
@@ -37,23 +35,26 @@ def entries(cache: Path) -> list[Path]:
     return sorted(path for path in cache.iterdir() if (path / 'index.json').is_file())
 
 
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
 @pytest.mark.parametrize('kind', ['tiny_checkpoint', 'tiny_mask2former'])
 @pytest.mark.parametrize('shape', [(1, 64, 96), (2, 50, 70)])
 def test_labels_are_those_of_torch(
-    kind: str, shape: tuple[int, int, int], request: pytest.FixtureRequest
+    runtime: str, kind: str, shape: tuple[int, int, int], request: pytest.FixtureRequest
 ) -> None:
     model = request.getfixturevalue(kind)
     images = [image(shape[1], shape[2], seed) for seed in range(shape[0])]
-    found, expected = opened(model).segment(images), opened(model, 'torch').segment(images)
+    found = opened(model, runtime).segment(images)
+    expected = opened(model, 'torch').segment(images)
     assert found.labels.shape == shape
     assert (found.labels == expected.labels).mean() > 0.999
     difference = found.confidence.astype(int) - expected.confidence
     assert np.abs(difference).max() <= 2
 
 
-def test_a_box_to_fit_into(tiny_checkpoint: Path) -> None:
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
+def test_a_box_to_fit_into(tiny_checkpoint: Path, runtime: str) -> None:
     box = (32, 64)
-    found = opened(tiny_checkpoint, input_size=box).segment([image()])
+    found = opened(tiny_checkpoint, runtime, input_size=box).segment([image()])
     expected = opened(tiny_checkpoint, 'torch', input_size=box).segment([image()])
     assert (found.labels == expected.labels).mean() > 0.999
 
@@ -66,19 +67,20 @@ def test_sizes_may_change(tiny_checkpoint: Path, cache: Path) -> None:
     assert len(entries(cache)) == 2
 
 
-def test_what_was_converted_needs_no_torch(tiny_checkpoint: Path) -> None:
-    expected = opened(tiny_checkpoint).segment([image()]).labels
+@pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
+def test_what_was_converted_needs_no_torch(tiny_checkpoint: Path, runtime: str) -> None:
+    expected = opened(tiny_checkpoint, runtime).segment([image()]).labels
     code = (
         'import sys, numpy as np\n'
         'from segmentation_node.segmenter import Segmenter\n'
-        's = Segmenter(sys.argv[1], runtime="openvino", precision="fp32")\n'
+        's = Segmenter(sys.argv[1], runtime=sys.argv[4], precision="fp32")\n'
         'np.save(sys.argv[3], s.segment([np.load(sys.argv[2])]).labels)\n'
         'assert "torch" not in sys.modules and "transformers" not in sys.modules\n'
     )
     frame, labels = tiny_checkpoint.with_name('frame.npy'), tiny_checkpoint.with_name('labels.npy')
     np.save(frame, image())
     files = map(str, (tiny_checkpoint, frame, labels))
-    subprocess.run([sys.executable, '-c', code, *files], check=True, timeout=120)
+    subprocess.run([sys.executable, '-c', code, *files, runtime], check=True, timeout=120)
     assert (np.load(labels) == expected).all()
 
 
@@ -136,6 +138,24 @@ def test_what_openvino_cannot_do(tiny_checkpoint: Path) -> None:
         opened(tiny_checkpoint).class_scores([image()])
     with pytest.raises(ImageError, match='must be padded'):
         opened(tiny_checkpoint, input_size=(8, 8)).segment([np.zeros((2, 60000, 3), np.uint8)])
+
+
+@pytest.mark.parametrize(
+    ('runtime', 'settings', 'says'),
+    [
+        ('onnxruntime', {'device': 'cuda'}, r'CUDAExecutionProvider.*onnxruntime-gpu.*say cpu'),
+        ('onnxruntime', {'device': 'gpu'}, "unknown device 'gpu'"),
+        ('onnxruntime', {'precision': 'bf16'}, "'bf16' is none of runtime onnxruntime, .*fp32"),
+        ('tensorrt', {}, 'needs a GPU and TensorrtExecutionProvider'),
+        ('openvino', {'precision': 'int8'}, 'run export_model --precision int8'),
+        ('torch', {'precision': 'int8'}, "'int8' is none of the runtime torch"),
+    ],
+)
+def test_what_is_not_to_be_had_here(
+    tiny_checkpoint: Path, runtime: str, settings: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(SettingError, match=says):
+        Segmenter(str(tiny_checkpoint), runtime=runtime, **settings)
 
 
 def test_damaged_weights_are_told(tiny_checkpoint: Path, tmp_path: Path) -> None:
