@@ -19,9 +19,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def with_content(text: str, name: str, content: str) -> str:
     """A text with what stands between one pair of marks exchanged; raises SettingError."""
     begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
-    # A backslash in the content would be an escape to re.sub.
-    content = content.replace('\\', r'\\')
-    text, found = re.subn(f'{begin}.*?{end}', rf'\1{content}\n\2', text, flags=re.DOTALL)
+
+    def exchanged(place: re.Match[str]) -> str:
+        # Not as a template, in which digits and backslashes of the content would mean something.
+        return f'{place[1]}{content}\n{place[2]}'
+
+    text, found = re.subn(f'{begin}.*?{end}', exchanged, text, flags=re.DOTALL)
     if found != 1:
         raise SettingError(
             f'the text has {found} places for the table of {name}, expected one between '

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How fast networks, segmenter and node are, measured side by side in one run.
 
-- __main__: the command; what is to be measured, in which order.
+- __main__: the command and its options. session: one run, in the order in which it goes.
 - variants: which runtimes and precisions there are to measure.
 - frames: what is shown to them. machine: what they run on.
 - calls, worker: one variant as a process that is called; common_model is the one to compare with.
@@ -9,5 +9,6 @@
   sides of these are in ros.benchmark.
 - quality: what speed must not cost.
 - timing: statistics and the order of turns.
-- results: everything that was measured, as JSON; report and plot make pages and pictures of it.
+- results: everything that was measured, as JSON. figures: what the samples come to.
+- report, plot: pages and a picture of it.
 """

@@ -49,9 +49,12 @@ class CommonModel:
     def labels(self, image_rgb: ImageRgb) -> LabelImage:
         """(H, W, 3) uint8 RGB to label ids, (H, W) uint8."""
         with torch.no_grad():
-            channels = self._library.channels(image_rgb).cpu().numpy().astype(np.uint8)
+            found = self._library.channels(image_rgb)
+            channels: LabelImage = found.cpu().numpy().astype(np.uint8)
         # The examples publish channels as they are; ours have ids, which are often the same.
-        return channels if (self._ids == range(len(self._ids))).all() else self._ids[channels]
+        if (self._ids == range(len(self._ids))).all():
+            return channels
+        return self._ids[channels]
 
 
 class _Smp:

@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Final
 
-from segmentation_node.benchmark.results import Key, Mask, Quality, Results, Stream
+from segmentation_node.benchmark.results import Calls, Key, Mask, Quality, Results, Stream
 from segmentation_node.benchmark.timing import Spread, percentiles, rate_hz, spread
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.benchmark.worker import SEGMENT
@@ -62,11 +62,13 @@ class StreamFigures:
 
     @property
     def memory_mb(self) -> float:
-        """Resident memory at its highest; of several nodes with what they share counted once."""
-        return max(
-            sum(stream.pss_mb) if stream.nodes > 1 else stream.peak_rss_mb[0]
-            for stream in self.streams
-        )
+        """Resident memory at its highest, of all nodes."""
+        return max(sum(stream.peak_rss_mb) for stream in self.streams)
+
+    @property
+    def own_memory_mb(self) -> float:
+        """Memory of all nodes at the end, with what processes share counted once."""
+        return max(sum(stream.pss_mb) for stream in self.streams)
 
     @property
     def stamps_kept(self) -> bool:
@@ -98,7 +100,7 @@ class Figures:
 
     def __init__(self, results: Results) -> None:
         self.results = results
-        timed = [*results.calls, *results.streams]
+        timed: list[Calls | Stream] = [*results.calls, *results.streams]
         #: Model and size of everything that was timed, in order.
         self.groups = list(dict.fromkeys((row.model, row.size) for row in timed))
         self._keys = list(dict.fromkeys((row.size, row.key) for row in timed))

@@ -4,7 +4,6 @@
 import os
 import platform
 import re
-import sys
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -91,9 +90,8 @@ def _cores() -> int:
 
 
 def _gpus() -> list[str]:
-    torch = sys.modules.get('torch')
-    if torch is None:
-        import torch  # takes seconds, hence here
+    import torch  # takes seconds
+
     return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
 
 

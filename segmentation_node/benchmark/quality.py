@@ -68,5 +68,5 @@ def _miou(scheme: LabelScheme, frames: Frames, files: Sequence[Path]) -> float |
     lut, confusion = truth_lut_of(frames.scheme, scheme), Confusion()
     for truth, labels in zip(frames.labels, files, strict=True):
         confusion.add_target(lut[read_labels(truth)], read_labels(labels))
-    miou = confusion.scores(scheme).miou()
+    miou: float = confusion.scores(scheme).miou()
     return None if np.isnan(miou) else miou

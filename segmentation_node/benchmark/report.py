@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node import markdown
-from segmentation_node.benchmark.figures import EQUAL, Figures, StreamFigures
+from segmentation_node.benchmark.figures import EQUAL, CallFigures, Figures, StreamFigures
 from segmentation_node.benchmark.plot import draw_plot
 from segmentation_node.benchmark.results import Key, Results, read_results
 from segmentation_node.benchmark.timing import Spread
@@ -27,8 +27,13 @@ _EXPLAINED: Final = f"""\
 Medians, with quartiles in brackets. *CPU ms* is what all cores worked for one image, *x* how many
 times as fast as the commonly written one. *same* is the share of pixels labelled as torch fp32
 labels them, below {100 * EQUAL:.0f} % no equal; *mIoU* is against the truth. Latency is from the
-sending of an image to the reception of its mask, memory the resident set at its highest, start
-from the start of the process to the first mask, with everything cached that can be."""
+sending of an image to the reception of its mask, *% of calls* the throughput of the node in that
+of bare calls, memory the resident set at its highest, start from the start of the process to the
+first mask, with everything cached that can be. Stages are the node's own figures."""
+
+_CAMERAS_EXPLAINED: Final = """\
+All cameras together send as many frames as the one above. Memory is that of all nodes, with what
+processes share counted once."""
 
 
 def page(results: Results) -> str:
@@ -37,9 +42,9 @@ def page(results: Results) -> str:
     parts = ['# How fast it is', _about(results), _EXPLAINED]
     for model, size in figures.groups:
         parts.append(f'## {model}, {size.replace("x", " x ")}')
-        parts += filter(None, (_calls(figures, model, size), _nodes(figures, model, size)))
-    parts += filter(None, (_cameras(figures), _absent(results)))
-    return '\n\n'.join(parts) + '\n'
+        parts += [_calls(figures, model, size), _nodes(figures, model, size)]
+    parts += [_cameras(figures), _absent(results)]
+    return '\n\n'.join(filter(None, parts)) + '\n'
 
 
 def chapter(results: Results) -> str:
@@ -103,22 +108,22 @@ def _about(results: Results) -> str:
 
 def _calls(figures: Figures, model: str, size: str) -> str:
     rows = []
+    common = figures.calls(figures.common(model), size)
     for key in figures.keys(model, size):
-        network = figures.calls(key, size, NETWORK)
+        network, calls = figures.calls(key, size, NETWORK), figures.calls(key, size)
         if network is not None:
-            rows.append([f'the network alone, {variant_name(key)}', _spread(network.wall_ms),
-                         _number(network.cpu_ms.median), '', '', '', ''])  # fmt: skip
-        calls = figures.calls(key, size)
-        if calls is None:
-            continue
-        common = figures.calls(figures.common(model), size)
-        factor = common.wall_ms.median / calls.wall_ms.median if common else math.nan
-        rows.append([
-            variant_name(key), _spread(calls.wall_ms), _number(calls.cpu_ms.median),
-            _number(factor), *_quality(figures, key, size), _labelled_miou(figures, key),
-        ])  # fmt: skip
-    head = ['an image to its labels', 'ms', 'CPU ms', 'x', 'same %', 'mIoU %', _labelled(figures)]
-    return markdown.table(head, rows) if rows else ''
+            rows.append([f'the network alone, {variant_name(key)}', *_call_cells(network)])
+        if calls is not None:
+            factor = common.wall_ms.median / calls.wall_ms.median if common else math.nan
+            quality = [*_quality(figures, key, size), *_labelled_miou(figures, key)]
+            rows.append([variant_name(key), *_call_cells(calls), _number(factor), *quality])
+    head = ['an image to its labels', 'ms', 'CPU ms', 'x', 'same %', 'mIoU %', *_labelled(figures)]
+    filled = [row + [''] * (len(head) - len(row)) for row in rows]
+    return markdown.table(head, filled) if rows else ''
+
+
+def _call_cells(calls: CallFigures) -> list[str]:
+    return [_spread(calls.wall_ms), _number(calls.cpu_ms.median)]
 
 
 def _nodes(figures: Figures, model: str, size: str) -> str:
@@ -128,22 +133,28 @@ def _nodes(figures: Figures, model: str, size: str) -> str:
         if stream is None:
             continue
         rows.append([
-            variant_name(key), *_stream_cells(stream, _factor(figures, key, size)),
+            variant_name(key), *_stream_cells(stream), _number(_factor(figures, key, size)),
+            _number(_share_of_calls(figures, key, size)), _number(stream.memory_mb),
             _spread(stream.start_s), 'kept' if stream.stamps_kept else 'lost',
             *(_number(stream.stage_ms(stage)) for stage in _STAGES),
             *_quality(figures, key, size)[:1],
         ])  # fmt: skip
-    head = ['the node', *_STREAM_HEAD, 'start s', 'stamps', *(f'{s} ms' for s in _STAGES),
-            'same %']  # fmt: skip
+    head = ['the node', *_STREAM_HEAD, 'x', '% of calls', 'memory MB', 'start s', 'stamps',
+            *(f'{stage} ms' for stage in _STAGES), 'same %']  # fmt: skip
     return markdown.table(head, rows) if rows else ''
 
 
-_STREAM_HEAD: Final = ('frames a second', 'x', 'p50 ms', 'p99 ms', 'CPU ms', 'memory MB')
+_STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms')
 
 
-def _stream_cells(stream: StreamFigures, factor: float) -> list[str]:
-    numbers = (factor, *stream.latency_ms, stream.cpu_ms, stream.memory_mb)
-    return [_spread(stream.fps), *map(_number, numbers)]
+def _stream_cells(stream: StreamFigures) -> list[str]:
+    return [_spread(stream.fps), *map(_number, (*stream.latency_ms, stream.cpu_ms))]
+
+
+def _share_of_calls(figures: Figures, key: Key, size: str) -> float:
+    """Throughput of the node over that of calls alone, in per cent."""
+    stream, calls = figures.streams(key, size), figures.calls(key, size)
+    return stream.fps.median * calls.wall_ms.median / 10 if stream and calls else math.nan
 
 
 def _factor(figures: Figures, key: Key, size: str) -> float:
@@ -160,16 +171,17 @@ def _cameras(figures: Figures) -> str:
     for key, size, cameras, nodes in arrangements:
         stream, one = figures.streams(key, size, cameras, nodes), figures.streams(key, size)
         if stream is not None:
-            factor = stream.memory_mb / one.memory_mb if one else math.nan
+            factor = stream.own_memory_mb / one.own_memory_mb if one else math.nan
             what = f'{cameras} cameras, {nodes} node{"s" if nodes > 1 else ""}'
-            cells = _stream_cells(stream, math.nan)
-            rows.append([key[0], size, variant_name(key), what, cells[0], *cells[2:],
-                         _number(factor), *_quality(figures, key, size)[:1]])  # fmt: skip
+            rows.append([
+                key[0], size, variant_name(key), what, *_stream_cells(stream),
+                _number(stream.own_memory_mb), _number(factor), *_quality(figures, key, size)[:1],
+            ])  # fmt: skip
     if not rows:
         return ''
-    head = ['model', 'image', 'run by', '', *(_STREAM_HEAD[0], *_STREAM_HEAD[2:]),
-            'memory x one camera', 'same %']  # fmt: skip
-    return '## Several cameras\n\n' + markdown.table(head, rows)
+    head = ['model', 'image', 'run by', '', *_STREAM_HEAD, 'memory MB', 'x one camera',
+            'same %']  # fmt: skip
+    return f'## Several cameras\n\n{_CAMERAS_EXPLAINED}\n\n{markdown.table(head, rows)}'
 
 
 def _absent(results: Results) -> str:
@@ -188,16 +200,16 @@ def _quality(figures: Figures, key: Key, size: str) -> list[str]:
     return [f'{100 * quality.agreement:.2f}', _percent(quality.miou)]
 
 
-def _labelled(figures: Figures) -> str:
-    """Head of the column for labelled data, empty where there is none."""
-    found = (figures.labelled(q.key) for q in figures.results.quality)
+def _labelled(figures: Figures) -> list[str]:
+    """Head of the column for labelled data, where there is any."""
+    found = (figures.labelled(quality.key) for quality in figures.results.quality)
     of_data = next((quality for quality in found if quality is not None), None)
-    return f'mIoU % of {of_data.frames}' if of_data else ''
+    return [f'mIoU %, {of_data.frames}'] if of_data else []
 
 
-def _labelled_miou(figures: Figures, key: Key) -> str:
+def _labelled_miou(figures: Figures, key: Key) -> list[str]:
     quality = figures.labelled(key)
-    return _percent(quality.miou) if quality else ''
+    return [_percent(quality.miou)] if quality else []
 
 
 def _percent(share: float | None) -> str:

@@ -92,6 +92,11 @@ class Answers:
     def __init__(self, held: Held) -> None:
         self._held = held
         self._calls: dict[str, Iterator[Callable[[], object]]] = {}
+        self._do: dict[str, Callable[..., dict[str, Any]]] = {
+            'load': self.load,
+            'time': self.time,
+            'labels': self.labels,
+        }
 
     def load(self, images: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
         """Read images, forget those before, and warm up."""
@@ -102,7 +107,8 @@ class Answers:
 
     def time(self, what: str, seconds: float) -> dict[str, Any]:
         """Call for a while, once at least; milliseconds of each call, and those of all cores."""
-        wall_ms, cpu_ms = [], []
+        wall_ms: list[float] = []
+        cpu_ms: list[float] = []
         until_s = time.perf_counter() + seconds
         while not wall_ms or time.perf_counter() < until_s:
             call = next(self._calls[what])
@@ -124,7 +130,7 @@ class Answers:
         arguments = dict(command)
         number, do = arguments.pop('id'), arguments.pop('do')
         try:
-            found = {'load': self.load, 'time': self.time, 'labels': self.labels}[do](**arguments)
+            found = self._do[do](**arguments)
         except (SegmentationError, RuntimeError, MemoryError) as error:
             # RuntimeError is torch's and OpenVINO's: an operation that a precision lacks, no
             # memory left.

@@ -8,7 +8,6 @@ which is not always there; that is to its advantage.
 """
 
 import sys
-from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -73,7 +72,7 @@ class CommonNode(Node):
         return message
 
 
-def main(args: Sequence[str] | None = None) -> int:
+def main(args: list[str] | None = None) -> int:
     """Run the node until it is told to stop; returns the exit status."""
     rclpy.init(args=args)
     try:
