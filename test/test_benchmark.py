@@ -30,7 +30,14 @@ from segmentation_node.benchmark.results import (
     Stream,
     read_results,
 )
-from segmentation_node.benchmark.timing import Spread, alternating, percentiles, rate_hz, spread
+from segmentation_node.benchmark.timing import (
+    Spread,
+    alternating,
+    percentiles,
+    rate_hz,
+    spread,
+    three_digits,
+)
 from segmentation_node.benchmark.variants import COMMON, Variant, model_title, variants_of
 from segmentation_node.errors import BagError, SettingError
 from segmentation_node.image_files import decode_file, encode_png
@@ -88,6 +95,15 @@ def test_nothing_measured_is_no_number() -> None:
 
 def test_rate_counts_gaps_not_events() -> None:
     assert rate_hz([10.0, 10.5, 11.0]) == 2.0
+
+
+@pytest.mark.parametrize(
+    ('value', 'text'),
+    [(1234.5, '1234'), (99.96, '100.0'), (5.0, '5.00'), (0.0512, '0.051'), (0.0, '0'),
+     (float('nan'), '-')],
+)  # fmt: skip
+def test_numbers_have_three_digits(value: float, text: str) -> None:
+    assert three_digits(value) == text
 
 
 def test_turns_alternate_and_begin_with_another_each_round() -> None:
@@ -218,6 +234,10 @@ def test_processor_is_read_from_its_file(tmp_path: Path, monkeypatch: pytest.Mon
     found = machine.describe()
     assert (found.cpu, found.cpu_flags) == ('A CPU', ['amx_tile', 'avx2'])
     assert '(AMX)' in found.line()
+    (tmp_path / '0000:01:00.0').mkdir()
+    (tmp_path / '0000:01:00.0/information').write_text('Model: \t\t A GPU\nIRQ: 7\n')
+    monkeypatch.setattr(machine, 'GPUS', tmp_path)
+    assert machine.describe().gpus == ['A GPU']
     monkeypatch.setattr(machine, 'CPU_INFO', tmp_path / 'none')
     assert machine.describe().cpu == platform.machine()
 

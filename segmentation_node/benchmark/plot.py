@@ -11,6 +11,7 @@ import numpy as np
 
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.results import Key, Stream
+from segmentation_node.benchmark.timing import three_digits
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.demo.lettering import BOLD, GREY, INK, Color, shortened, width, write
 from segmentation_node.image_files import ImageRgb
@@ -101,7 +102,7 @@ def _throughput(figures: Figures, model: str, size: str) -> ImageRgb:
         stream, quality = figures.streams(key, size), figures.quality(key, size)
         if stream is None or math.isnan(stream.fps.median):
             continue
-        remark = f'{stream.fps.median:.3g}'
+        remark = three_digits(stream.fps.median)
         if quality is not None:
             remark += f'   {100 * quality.agreement:.1f} %'
         color = COMMON_COLOR if key[1] == COMMON else OTHERS_COLOR

@@ -59,7 +59,7 @@ def judge(
 def agreement(some: Sequence[Path], others: Sequence[Path]) -> float:
     """Share of pixels with one label in two rows of label files of the same sizes."""
     same = [read_labels(a) == read_labels(b) for a, b in zip(some, others, strict=True)]
-    return sum(int(np.count_nonzero(of)) for of in same) / sum(of.size for of in same)
+    return sum(int(np.count_nonzero(of)) for of in same) / sum(int(of.size) for of in same)
 
 
 def _miou(scheme: LabelScheme, frames: Frames, files: Sequence[Path]) -> float | None:

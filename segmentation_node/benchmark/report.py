@@ -12,7 +12,7 @@ from segmentation_node import markdown
 from segmentation_node.benchmark.figures import EQUAL, CallFigures, Figures, StreamFigures
 from segmentation_node.benchmark.plot import draw_plot
 from segmentation_node.benchmark.results import Key, Results, read_results
-from segmentation_node.benchmark.timing import Spread
+from segmentation_node.benchmark.timing import NO_NUMBER, Spread, three_digits
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.benchmark.worker import NETWORK
 from segmentation_node.errors import SegmentationError
@@ -21,7 +21,6 @@ from segmentation_node.image_files import encode_png
 #: Name of the place in README.md.
 CHAPTER: Final = 'speed'
 JSON_FILE: Final = 'results.json'
-NONE: Final = '-'
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 _EXPLAINED: Final = f"""\
 Medians, with quartiles in brackets. *CPU ms* is what all cores worked for one image, *x* how many
@@ -71,14 +70,14 @@ def _chapter_row(figures: Figures, key: Key, size: str) -> list[str]:
     call_ms = calls.wall_ms.median if calls else math.nan
     name = variant_name(key) + (' (`auto`)' if key == figures.default(key[0]) else '')
     if stream is None:
-        return [name, _number(call_ms), *[NONE] * 4, *_quality(figures, key, size)]
+        return [name, three_digits(call_ms), *[NO_NUMBER] * 4, *_quality(figures, key, size)]
     return [
         name,
-        _number(call_ms),
-        f'{_number(stream.fps.median)}{_times(figures, key, size)}',
-        ', '.join(map(_number, stream.latency_ms)),
-        _number(stream.memory_mb),
-        _number(stream.start_s.median),
+        three_digits(call_ms),
+        f'{three_digits(stream.fps.median)}{_times(figures, key, size)}',
+        ', '.join(map(three_digits, stream.latency_ms)),
+        three_digits(stream.memory_mb),
+        three_digits(stream.start_s.median),
         *_quality(figures, key, size),
     ]
 
@@ -86,7 +85,7 @@ def _chapter_row(figures: Figures, key: Key, size: str) -> list[str]:
 def _times(figures: Figures, key: Key, size: str) -> str:
     """How many times the throughput of the commonly written node, in brackets."""
     factor = _factor(figures, key, size)
-    return '' if key[1] == COMMON or math.isnan(factor) else f' ({_number(factor)} x)'
+    return '' if key[1] == COMMON or math.isnan(factor) else f' ({three_digits(factor)} x)'
 
 
 def variant_name(key: Key) -> str:
@@ -116,14 +115,14 @@ def _calls(figures: Figures, model: str, size: str) -> str:
         if calls is not None:
             factor = common.wall_ms.median / calls.wall_ms.median if common else math.nan
             quality = [*_quality(figures, key, size), *_labelled_miou(figures, key)]
-            rows.append([variant_name(key), *_call_cells(calls), _number(factor), *quality])
+            rows.append([variant_name(key), *_call_cells(calls), three_digits(factor), *quality])
     head = ['an image to its labels', 'ms', 'CPU ms', 'x', 'same %', 'mIoU %', *_labelled(figures)]
     filled = [row + [''] * (len(head) - len(row)) for row in rows]
     return markdown.table(head, filled) if rows else ''
 
 
 def _call_cells(calls: CallFigures) -> list[str]:
-    return [_spread(calls.wall_ms), _number(calls.cpu_ms.median)]
+    return [_spread(calls.wall_ms), three_digits(calls.cpu_ms.median)]
 
 
 def _nodes(figures: Figures, model: str, size: str) -> str:
@@ -133,10 +132,10 @@ def _nodes(figures: Figures, model: str, size: str) -> str:
         if stream is None:
             continue
         rows.append([
-            variant_name(key), *_stream_cells(stream), _number(_factor(figures, key, size)),
-            _number(_share_of_calls(figures, key, size)), _number(stream.memory_mb),
+            variant_name(key), *_stream_cells(stream), three_digits(_factor(figures, key, size)),
+            three_digits(_share_of_calls(figures, key, size)), three_digits(stream.memory_mb),
             _spread(stream.start_s), 'kept' if stream.stamps_kept else 'lost',
-            *(_number(stream.stage_ms(stage)) for stage in _STAGES),
+            *(three_digits(stream.stage_ms(stage)) for stage in _STAGES),
             *_quality(figures, key, size)[:1],
         ])  # fmt: skip
     head = ['the node', *_STREAM_HEAD, 'x', '% of calls', 'memory MB', 'start s', 'stamps',
@@ -148,7 +147,7 @@ _STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms')
 
 
 def _stream_cells(stream: StreamFigures) -> list[str]:
-    return [_spread(stream.fps), *map(_number, (*stream.latency_ms, stream.cpu_ms))]
+    return [_spread(stream.fps), *map(three_digits, (*stream.latency_ms, stream.cpu_ms))]
 
 
 def _share_of_calls(figures: Figures, key: Key, size: str) -> float:
@@ -175,7 +174,8 @@ def _cameras(figures: Figures) -> str:
             what = f'{cameras} cameras, {nodes} node{"s" if nodes > 1 else ""}'
             rows.append([
                 key[0], size, variant_name(key), what, *_stream_cells(stream),
-                _number(stream.own_memory_mb), _number(factor), *_quality(figures, key, size)[:1],
+                three_digits(stream.own_memory_mb), three_digits(factor),
+                *_quality(figures, key, size)[:1],
             ])  # fmt: skip
     if not rows:
         return ''
@@ -196,7 +196,7 @@ def _quality(figures: Figures, key: Key, size: str) -> list[str]:
     """Agreement and mIoU on the frames that were timed, in per cent."""
     quality = figures.quality(key, size)
     if quality is None:
-        return [NONE, NONE]
+        return [NO_NUMBER, NO_NUMBER]
     return [f'{100 * quality.agreement:.2f}', _percent(quality.miou)]
 
 
@@ -213,22 +213,14 @@ def _labelled_miou(figures: Figures, key: Key) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    return NONE if share is None else f'{100 * share:.2f}'
+    return NO_NUMBER if share is None else f'{100 * share:.2f}'
 
 
 def _spread(values: Spread) -> str:
     if math.isnan(values.median):
-        return NONE
-    low, high = _number(values.q1), _number(values.q3)
-    return f'{_number(values.median)} [{low}, {high}]'
-
-
-def _number(value: float) -> str:
-    """Three digits, which is what such measurements bear; more before the point."""
-    if math.isnan(value):
-        return NONE
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
-    return f'{value:.{min(max(digits, 0), 3)}f}'
+        return NO_NUMBER
+    low, high = three_digits(values.q1), three_digits(values.q3)
+    return f'{three_digits(values.median)} [{low}, {high}]'
 
 
 def write_pages(results: Results, output: Path) -> list[Path]:

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics of measured times, and the order in which those who are measured take turns."""
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 
 Item = TypeVar('Item')
+#: What pages show where nothing was measured.
+NO_NUMBER: Final = '-'
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,11 @@ def rate_hz(times_s: Sequence[float]) -> float:
         return float('nan')
     span_s = max(times_s) - min(times_s)
     return (len(times_s) - 1) / span_s if span_s > 0 else float('nan')
+
+
+def three_digits(value: float) -> str:
+    """A number as pages show it: three digits, which such measurements bear, or the integer."""
+    if math.isnan(value):
+        return NO_NUMBER
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    return f'{value:.{min(max(digits, 0), 3)}f}'
