@@ -295,6 +295,7 @@ def test_fastest_is_none_whose_labels_are_others(results: Results) -> None:
 def test_page_has_a_line_for_each_variant_and_quality_beside_speed(results: Results) -> None:
     page = report.page(results)
     assert '| openvino bf16 | 102 [101, 103] | 9.00 | 7.86 | 99.50 | 50.00 |' in page
+    assert '| openvino bf16 | 10.0 [10.0, 10.0] | 200 | 200 | 200 | 8.00 | 102 | 300 |' in page
     assert page.count('| openvino int8 |') == 2
     assert '| net | torch fp16 | calls | no \\| such units |' in page
     assert '2 cores of A CPU (AMX); 8 GB; Linux; Python 3.12.1' in page
