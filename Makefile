@@ -23,7 +23,7 @@ NEEDS := setup.py pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo web study test lint format scenes readme clean distclean
+.PHONY: help demo web study benchmark test lint format scenes readme clean distclean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [NAME=value ...]'
@@ -37,6 +37,7 @@ help:  ## List the targets
 	@echo '  for web:   PORT=8000 PAGE_PORT=8501, HOST=0.0.0.0 lets other machines in,'
 	@echo '             ARGS="--model unet"  goes to the service; ARGS=--help tells what there is'
 	@echo '  for study: ARGS=--overwrite     start anew instead of going on'
+	@echo '  for benchmark: ARGS=--quick     minutes instead of an hour; ARGS=--help tells what there is'
 	@echo '  for all:   PYTHON=python3.12    the interpreter that .venv is made of'
 
 demo: $(STAMPS)/demo  ## Send a street through the node; results in demo_output/
@@ -50,6 +51,9 @@ web: $(STAMPS)/web  ## Serve the models over HTTP and as a page in a browser
 
 study: $(STAMPS)/training  ## Search, train, score and compare three small models; runs/study/
 	@$(BIN)/python -m training.study --output runs/study $(ARGS)
+
+benchmark: $(STAMPS)/benchmark  ## Measure how fast all of it is here; benchmark_output/
+	@$(BIN)/benchmark $(ARGS)
 
 test: $(STAMPS)/test  ## Run all tests (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
@@ -73,7 +77,7 @@ readme: $(STAMPS)/demo  ## Bring tables, figures and picture of README.md up to 
 	  resource/readme/street.jpg
 
 clean:  ## Remove results and caches; .venv, data/ and runs/ stay
-	rm -rf demo_output build install log dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo_output benchmark_output build install log dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv, too
@@ -84,8 +88,9 @@ $(STAMPS)/demo: EXTRAS := ros,demo
 # With ROS where there is one, for the live view.
 $(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web
 $(STAMPS)/training: EXTRAS := training
+$(STAMPS)/benchmark: EXTRAS := ros,openvino
 $(STAMPS)/test: EXTRAS := ros,demo,training,web,test
-$(STAMPS)/demo $(STAMPS)/web $(STAMPS)/training $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
+$(STAMPS)/demo $(STAMPS)/web $(STAMPS)/training $(STAMPS)/benchmark $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'
 	@[ -z '$(findstring ros,$(EXTRAS))' ] || $(BIN)/python -c 'import platform, sys; \
 	  sys.exit(("Linux", "x86_64") != (platform.system(), platform.machine()))' || { \

@@ -117,6 +117,7 @@ setup(
     },
     entry_points={
         'console_scripts': [
+            f'benchmark = {PACKAGE}.benchmark.__main__:main',
             f'export_model = {PACKAGE}.export.export_model:main',
             f'images_to_bag = {PACKAGE}.bags.images_to_bag:main',
             f'make_scenes = {PACKAGE}.scenes.make_scenes:main',

@@ -38,7 +38,7 @@ class Child:
     """A process of its own session, its output in a log file; a context manager that ends it.
 
     Where `reports` is asked for, stdout is read as lines of JSON instead, and `report` is the
-    newest one.
+    newest one. Where `commands` is, `tell` writes lines of JSON to its stdin.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Child:
         log: Path,
         environment: Mapping[str, str] | None = None,
         reports: bool = False,
+        commands: bool = False,
     ) -> None:
         self.name, self.log = name, log
         self.report: dict[str, Any] = {}
@@ -55,7 +56,7 @@ class Child:
         with log.open('wb') as output:
             self._process = subprocess.Popen(  # noqa: S603 (a list of our own making, no shell)
                 list(command),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if commands else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if reports else output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
@@ -70,6 +71,22 @@ class Child:
     def _read_reports(self, lines: Iterable[bytes]) -> None:
         for line in lines:
             self.report = json.loads(line)
+
+    def tell(self, command: Mapping[str, Any]) -> None:
+        """Send a command; raises DemoError where nobody reads it any more."""
+        if self._process.stdin is None:
+            raise ValueError(f'{self.name} was not started to take commands')
+        try:
+            self._process.stdin.write(json.dumps(command).encode() + b'\n')
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            self._process.wait(GRACE_S)
+            raise self.failure() from None
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
 
     @property
     def exit_status(self) -> int | None:

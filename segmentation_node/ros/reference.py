@@ -8,7 +8,6 @@ A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -18,7 +17,7 @@ from typing import Any, Final, NamedTuple
 
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
-from segmentation_node import topics
+from segmentation_node import markdown, topics
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.outputs import OUTPUTS, Output
@@ -63,13 +62,13 @@ def parameter_table() -> str:
                 f.metadata['settable'],
             ]
         )
-    return _markdown(['parameter', 'default', 'meaning', 'may be set'], rows)
+    return markdown.table(['parameter', 'default', 'meaning', 'may be set'], rows)
 
 
 def topic_table() -> str:
     """All topics of the node as Markdown."""
     rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
-    return _markdown(['topic', 'type', 'QoS', 'content'], rows)
+    return markdown.table(['topic', 'type', 'QoS', 'content'], rows)
 
 
 def model_table() -> str:
@@ -81,7 +80,7 @@ def model_table() -> str:
         ious = {'mIoU': scores['miou'], **scores['class_iou']}
         size = f'{known["parameters"] / 1e6:.1f} M'
         rows.append([f'`{name}`', size, *(f'{100 * iou:.1f}' for iou in ious.values())])
-    return _markdown(['model', 'parameters', *ious], rows)
+    return markdown.table(['model', 'parameters', *ious], rows)
 
 
 def topic_rows() -> list[TopicRow]:
@@ -144,14 +143,6 @@ def _yaml(value: Any) -> str:
     return repr(value) if isinstance(value, str) and not value else str(value)
 
 
-def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    # A pipe would end its cell.
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(
-        '| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines
-    )
-
-
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {'topics': topic_table, 'parameters': parameter_table, 'models': model_table}
 )
@@ -160,21 +151,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
 def with_tables(text: str) -> str:
     """A text with all tables brought up to date; raises SettingError where a mark is missing."""
     for name, make in TABLES.items():
-        text = with_content(text, name, make())
-    return text
-
-
-def with_content(text: str, name: str, content: str) -> str:
-    """A text with what stands between one pair of marks exchanged; raises SettingError."""
-    begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
-    # A backslash in the content would be an escape to re.sub.
-    content = content.replace('\\', r'\\')
-    text, found = re.subn(f'{begin}.*?{end}', rf'\1{content}\n\2', text, flags=re.DOTALL)
-    if found != 1:
-        raise SettingError(
-            f'the text has {found} places for the table of {name}, expected one between '
-            f'"<!-- {name}: ... -->" and "<!-- end of {name} -->"'
-        )
+        text = markdown.with_content(text, name, make())
     return text
 
 
@@ -192,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         after = with_tables(before)
         if args.figures is not None:
             figures = args.figures.read_text(encoding='utf-8').rstrip()
-            after = with_content(after, 'figures', f'```text\n{figures}\n```')
+            after = markdown.with_content(after, 'figures', f'```text\n{figures}\n```')
     except (OSError, SettingError) as error:
         print(f'reference: {args.file}: {error}', file=sys.stderr)
         return 1

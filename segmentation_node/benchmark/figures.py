@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the samples of a run come to, by model, size and variant."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from typing import Final
+
+from segmentation_node.benchmark.results import Calls, Key, Mask, Quality, Results, Stream
+from segmentation_node.benchmark.timing import Spread, percentiles, rate_hz, spread
+from segmentation_node.benchmark.variants import COMMON
+from segmentation_node.benchmark.worker import SEGMENT
+
+#: Labels that agree less than this with torch fp32 are no equals, however fast.
+EQUAL: Final = 0.99
+
+
+@dataclass(frozen=True)
+class CallFigures:
+    """Milliseconds of a call: on the clock, and of all cores together."""
+
+    wall_ms: Spread
+    cpu_ms: Spread
+
+
+@dataclass(frozen=True)
+class StreamFigures:
+    """What the rounds of one arrangement of nodes and cameras come to."""
+
+    streams: Sequence[Stream]
+
+    @cached_property
+    def fps(self) -> Spread:
+        """Masks a second of all cameras together, over the rounds."""
+        return spread([sum(_rates_hz(stream)) for stream in self.streams])
+
+    @cached_property
+    def latency_ms(self) -> tuple[float, float]:
+        """Median and 99th percentile, from an image sent to its mask received."""
+        p50, p99 = percentiles(
+            [
+                1000 * (mask.received_s - mask.sent_s)
+                for stream in self.streams
+                for mask in counted(stream)
+            ],
+            50,
+            99,
+        )
+        return p50, p99
+
+    @property
+    def start_s(self) -> Spread:
+        """From the start of the process to the reception of the first mask."""
+        return spread([min(m.received_s for m in stream.masks) for stream in self.streams])
+
+    @property
+    def cpu_ms(self) -> float:
+        """What all cores worked in the node for one mask."""
+        masks = sum(len(counted(stream)) for stream in self.streams)
+        return 1000 * sum(stream.cpu_s for stream in self.streams) / masks
+
+    @property
+    def memory_mb(self) -> float:
+        """Resident memory at its highest, of all nodes."""
+        return max(sum(stream.peak_rss_mb) for stream in self.streams)
+
+    @property
+    def own_memory_mb(self) -> float:
+        """Memory of all nodes at the end, with what processes share counted once."""
+        return max(sum(stream.pss_mb) for stream in self.streams)
+
+    @property
+    def stamps_kept(self) -> bool:
+        """Whether masks carry the stamps of their images."""
+        return all(stream.stamps_kept == 1 for stream in self.streams)
+
+    def stage_ms(self, stage: str) -> float:
+        """Median over the rounds of a stage's own median; NaN where the node tells none."""
+        name = f'{stage}_p50_ms'
+        return spread([s.stages[name] for s in self.streams if name in s.stages]).median
+
+
+def counted(stream: Stream) -> list[Mask]:
+    """The masks of the time that counts."""
+    return [m for m in stream.masks if stream.from_s <= m.received_s <= stream.to_s]
+
+
+def _rates_hz(stream: Stream) -> list[float]:
+    """Masks a second by camera."""
+    masks = counted(stream)
+    return [
+        rate_hz([mask.received_s for mask in masks if mask.camera == camera])
+        for camera in range(stream.cameras)
+    ]
+
+
+class Figures:
+    """Results looked up by model, size and variant."""
+
+    def __init__(self, results: Results) -> None:
+        self.results = results
+        timed: list[Calls | Stream] = [*results.calls, *results.streams]
+        #: Model and size of everything that was timed, in order.
+        self.groups = list(dict.fromkeys((row.model, row.size) for row in timed))
+        self._keys = list(dict.fromkeys((row.size, row.key) for row in timed))
+
+    def keys(self, model: str, size: str) -> list[Key]:
+        """Variants that were timed, in order."""
+        return [key for of_size, key in self._keys if (key[0], of_size) == (model, size)]
+
+    def calls(self, key: Key, size: str, what: str = SEGMENT) -> CallFigures | None:
+        """Figures of the calls of all rounds; None where there were none."""
+        for row in self.results.calls:
+            if (row.key, row.size, row.what) == (key, size, what):
+                wall_ms, cpu_ms = (list(chain(*rounds)) for rounds in (row.wall_ms, row.cpu_ms))
+                return CallFigures(spread(wall_ms), spread(cpu_ms))
+        return None
+
+    def streams(
+        self, key: Key, size: str, cameras: int = 1, nodes: int = 1
+    ) -> StreamFigures | None:
+        """Figures of one arrangement; None where it was not measured."""
+        found = [
+            stream
+            for stream in self.results.streams
+            if (stream.key, stream.size) == (key, size)
+            and (stream.cameras, stream.nodes) == (cameras, nodes)
+        ]
+        return StreamFigures(found) if found else None
+
+    def quality(self, key: Key, size: str) -> Quality | None:
+        """Of the very frames that were timed."""
+        found = (q for q in self.results.quality if (q.key, q.size) == (key, size))
+        return next(found, None)
+
+    def labelled(self, key: Key) -> Quality | None:
+        """Of the labelled data, which has a size of its own."""
+        timed = {size for _, size in self.groups}
+        found = (q for q in self.results.quality if q.key == key and q.size not in timed)
+        return next(found, None)
+
+    def common(self, model: str) -> Key:
+        """What ours are compared with."""
+        return model, COMMON, 'fp32'
+
+    def default(self, model: str) -> Key | None:
+        """What a user gets who asks for nothing in particular."""
+        found = self.results.defaults.get(model)
+        return None if found is None else (model, found[0], found[1])
+
+    def fastest(self, model: str, size: str) -> Key | None:
+        """The quickest of ours whose labels are worth as much as the reference's."""
+        found = [
+            key
+            for key in self.keys(model, size)
+            if key[1] != COMMON
+            and (quality := self.quality(key, size)) is not None
+            and quality.agreement >= EQUAL
+        ]
+        return max(found, key=lambda key: self._images_per_s(key, size), default=None)
+
+    def _images_per_s(self, key: Key, size: str) -> float:
+        """By its calls, or where these were not measured by its node."""
+        calls, streams = self.calls(key, size), self.streams(key, size)
+        if calls is not None:
+            return 1000 / calls.wall_ms.median
+        return streams.fps.median if streams is not None else 0.0

@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine by its kind: what its figures depend on, and nothing that tells whose it is."""
+
+import os
+import platform
+import re
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+CPU_INFO: Final = Path('/proc/cpuinfo')
+#: A folder for each of NVIDIA's GPUs.
+GPUS: Final = Path('/proc/driver/nvidia/gpus')
+OS_RELEASE: Final = Path('/etc/os-release')
+#: What decides which arithmetic is fast.
+TELLING_FLAGS: Final = (
+    'amx_tile', 'amx_bf16', 'amx_int8', 'amx_fp16', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni',
+    'avx512f', 'avx_vnni', 'avx2', 'asimd', 'sve', 'bf16', 'i8mm',
+)  # fmt: skip
+LIBRARIES: Final = (
+    'segmentation_node', 'torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu', 'transformers',
+    'segmentation-models-pytorch', 'numpy', 'opencv-python-headless', 'ros-rclpy', 'ros-fastrtps',
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Kind of processor, memory, system, and versions; `gpus` by name, NVIDIA's."""
+
+    cpu: str
+    cores: int
+    cpu_flags: list[str]
+    memory_gb: float
+    gpus: list[str]
+    system: str
+    python: str
+    libraries: dict[str, str]
+    #: OMP_NUM_THREADS where it is set: how many cores torch may use.
+    threads: str
+
+    def line(self) -> str:
+        """The machine in a line of text."""
+        # The newest of a kind of instructions says that the others are there as well.
+        extensions = [name for name in ('AMX', 'AVX-512', 'AVX2') if self._has(name)]
+        parts = [
+            f'{self.cores} cores of {self.cpu}' + (f' ({extensions[0]})' if extensions else ''),
+            f'{self.memory_gb:.0f} GB',
+            *self.gpus,
+            self.system,
+            f'Python {self.python}',
+            *(f'{name} {self.libraries[name]}' for name in ('torch', 'openvino', 'onnxruntime')
+              if name in self.libraries),
+        ]  # fmt: skip
+        if self.threads:
+            parts.append(f'OMP_NUM_THREADS={self.threads}')
+        return '; '.join(parts)
+
+    def _has(self, extension: str) -> bool:
+        start = extension.lower().replace('-', '')
+        return any(flag.startswith(start) for flag in self.cpu_flags)
+
+
+def describe() -> Machine:
+    """Describe the machine that this runs on."""
+    text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
+    flags = set(_cpu_value(text, '(?:flags|Features)').split())
+    return Machine(
+        cpu=' '.join(_cpu_value(text, 'model name').split()) or platform.machine(),
+        cores=_cores(),
+        cpu_flags=[flag for flag in TELLING_FLAGS if flag in flags],
+        memory_gb=round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
+        gpus=_gpus(),
+        system=_system(),
+        python=platform.python_version(),
+        libraries=_versions(),
+        threads=os.environ.get('OMP_NUM_THREADS', ''),
+    )
+
+
+def _cpu_value(text: str, name: str) -> str:
+    # Linux alone has the file, and not every processor has every line.
+    found = re.search(rf'^{name}\s*: (.+)$', text, re.MULTILINE)
+    return found[1] if found else ''
+
+
+def _cores() -> int:
+    """Cores that this process may use, fewer than there are in a container or under taskset."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    # The driver's own words, on Linux: asking torch would take seconds.
+    texts = [path.read_text() for path in sorted(GPUS.glob('*/information'))]
+    names = [re.search(r'^Model:\s*(.+)$', text, re.MULTILINE) for text in texts]
+    return [name[1].strip() for name in names if name]
+
+
+def _system() -> str:
+    text = OS_RELEASE.read_text() if OS_RELEASE.exists() else ''
+    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
+    return found[1] if found else platform.system()
+
+
+def _versions() -> dict[str, str]:
+    # One call for all: those that are not there are optional, or of a ROS installation.
+    there = {d.metadata['Name'].lower().replace('_', '-'): d for d in metadata.distributions()}
+    names = {name: name.replace('_', '-') for name in LIBRARIES}
+    return {name: there[key].version for name, key in names.items() if key in there}

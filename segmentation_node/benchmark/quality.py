@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a variant's labels are worth: no speed without it."""
+
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from segmentation_node.benchmark.calls import Crew
+from segmentation_node.benchmark.frames import Frames, read_labels
+from segmentation_node.benchmark.results import Quality
+from segmentation_node.benchmark.variants import reference_of
+from segmentation_node.labels import LabelScheme
+from segmentation_node.metrics import Confusion, truth_lut_of
+
+
+def judge(
+    crew: Crew, scheme: LabelScheme, frames: Frames, work: Path, progress: Callable[[], object]
+) -> list[Quality]:
+    """Compare every variant's labels with those of the reference, and with the truth.
+
+    Args:
+        crew: variants of one model, among them its reference.
+        scheme: of the model.
+        frames: what to label.
+        work: folder for the label images; what lies there is replaced.
+        progress: called after each variant.
+
+    Raises:
+        SchemeError: the truth cannot be compared with the model's classes.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    variants = crew.variants
+    # The one to compare with comes first.
+    variants.sort(key=lambda variant: variant != reference_of(variant.model))
+    reference: list[Path] | None = None
+    found = []
+    for variant in variants:
+        files = crew.labels(variant, frames, work / '_'.join(variant.key[1:]))
+        progress()
+        if files is None:
+            continue
+        if variant == reference_of(variant.model):
+            reference = files
+        if reference is not None:
+            found.append(
+                Quality(
+                    *variant.key,
+                    frames.title,
+                    frames.size,
+                    agreement(reference, files),
+                    _miou(scheme, frames, files),
+                )
+            )
+    return found
+
+
+def agreement(some: Sequence[Path], others: Sequence[Path]) -> float:
+    """Share of pixels with one label in two rows of label files of the same sizes."""
+    same = [read_labels(a) == read_labels(b) for a, b in zip(some, others, strict=True)]
+    return sum(int(np.count_nonzero(of)) for of in same) / sum(int(of.size) for of in same)
+
+
+def _miou(scheme: LabelScheme, frames: Frames, files: Sequence[Path]) -> float | None:
+    if frames.scheme is None:
+        return None
+    lut, confusion = truth_lut_of(frames.scheme, scheme), Confusion()
+    for truth, labels in zip(frames.labels, files, strict=True):
+        confusion.add_target(lut[read_labels(truth)], read_labels(labels))
+    miou: float = confusion.scores(scheme).miou()
+    return None if np.isnan(miou) else miou

@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: make the page, the picture and README's chapter of a run anew from its results.json."""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from segmentation_node import markdown
+from segmentation_node.benchmark.figures import EQUAL, CallFigures, Figures, StreamFigures
+from segmentation_node.benchmark.plot import draw_plot
+from segmentation_node.benchmark.results import Key, Results, read_results
+from segmentation_node.benchmark.timing import NO_NUMBER, Spread, three_digits
+from segmentation_node.benchmark.variants import COMMON
+from segmentation_node.benchmark.worker import NETWORK
+from segmentation_node.errors import SegmentationError
+from segmentation_node.image_files import encode_png
+
+#: Name of the place in README.md.
+CHAPTER: Final = 'speed'
+JSON_FILE: Final = 'results.json'
+_STAGES: Final = ('wait', 'decode', 'infer', 'publish')
+_EXPLAINED: Final = f"""\
+Medians, with quartiles in brackets. *CPU ms* is what all cores worked for one image, *x* how many
+times as fast as the commonly written one. *same* is the share of pixels labelled as torch fp32
+labels them, below {100 * EQUAL:.0f} % no equal; *mIoU* is against the truth. Latency is from the
+sending of an image to the reception of its mask, *% of calls* the throughput of the node in that
+of bare calls, memory the resident set at its highest, start from the start of the process to the
+first mask, with everything cached that can be. Stages are the node's own figures."""
+
+_CAMERAS_EXPLAINED: Final = """\
+All cameras together send as many frames as the one above. Memory is that of all nodes, with what
+processes share counted once."""
+
+
+def page(results: Results) -> str:
+    """All tables, as Markdown."""
+    figures = Figures(results)
+    parts = ['# How fast it is', _about(results), _EXPLAINED]
+    for model, size in figures.groups:
+        parts.append(f'## {model}, {size.replace("x", " x ")}')
+        parts += [_calls(figures, model, size), _nodes(figures, model, size)]
+    parts += [_cameras(figures), _absent(results)]
+    return '\n\n'.join(filter(None, parts)) + '\n'
+
+
+def chapter(results: Results) -> str:
+    """The few figures that README shows, as Markdown."""
+    figures = Figures(results)
+    head = ['model', 'image', 'run by', 'ms a call', 'frames a second', 'latency p50, p99 ms',
+            'memory MB', 'start s', 'same %', 'mIoU %']  # fmt: skip
+    rows = [
+        [f'`{model}`', size, *_chapter_row(figures, key, size)]
+        for model, size in figures.groups
+        for key in _chapter_keys(figures, model, size)
+    ]
+    return f'{_about(results)}\n\n{markdown.table(head, rows)}'
+
+
+def _chapter_keys(figures: Figures, model: str, size: str) -> list[Key]:
+    there = figures.keys(model, size)
+    chosen = (figures.common(model), figures.default(model), figures.fastest(model, size))
+    return list(dict.fromkeys(key for key in chosen if key in there))
+
+
+def _chapter_row(figures: Figures, key: Key, size: str) -> list[str]:
+    calls, stream = figures.calls(key, size), figures.streams(key, size)
+    call_ms = calls.wall_ms.median if calls else math.nan
+    name = variant_name(key) + (' (`auto`)' if key == figures.default(key[0]) else '')
+    if stream is None:
+        return [name, three_digits(call_ms), *[NO_NUMBER] * 4, *_quality(figures, key, size)]
+    return [
+        name,
+        three_digits(call_ms),
+        f'{three_digits(stream.fps.median)}{_times(figures, key, size)}',
+        ', '.join(map(three_digits, stream.latency_ms)),
+        three_digits(stream.memory_mb),
+        three_digits(stream.start_s.median),
+        *_quality(figures, key, size),
+    ]
+
+
+def _times(figures: Figures, key: Key, size: str) -> str:
+    """How many times the throughput of the commonly written node, in brackets."""
+    factor = _factor(figures, key, size)
+    return '' if key[1] == COMMON or math.isnan(factor) else f' ({three_digits(factor)} x)'
+
+
+def variant_name(key: Key) -> str:
+    """How pages call a variant of a model."""
+    return 'as commonly written' if key[1] == COMMON else f'{key[1]} {key[2]}'
+
+
+def _about(results: Results) -> str:
+    settings = results.settings
+    remark = (
+        f'{results.date}; {settings["rounds"]} rounds in turns, of {settings["seconds"]:g} s; '
+        f'frames: {settings["frames"]}'
+    )
+    if settings['quick']:
+        remark += '. A quick run, which shows that everything works: no figures to quote'
+    notes = ''.join(f' {note}' for note in results.notes)
+    return f'{results.machine.line()}. {remark}.{notes}'
+
+
+def _calls(figures: Figures, model: str, size: str) -> str:
+    rows = []
+    common = figures.calls(figures.common(model), size)
+    for key in figures.keys(model, size):
+        network, calls = figures.calls(key, size, NETWORK), figures.calls(key, size)
+        if network is not None:
+            rows.append([f'the network alone, {variant_name(key)}', *_call_cells(network)])
+        if calls is not None:
+            factor = common.wall_ms.median / calls.wall_ms.median if common else math.nan
+            quality = [*_quality(figures, key, size), *_labelled_miou(figures, key)]
+            rows.append([variant_name(key), *_call_cells(calls), three_digits(factor), *quality])
+    head = ['an image to its labels', 'ms', 'CPU ms', 'x', 'same %', 'mIoU %', *_labelled(figures)]
+    filled = [row + [''] * (len(head) - len(row)) for row in rows]
+    return markdown.table(head, filled) if rows else ''
+
+
+def _call_cells(calls: CallFigures) -> list[str]:
+    return [_spread(calls.wall_ms), three_digits(calls.cpu_ms.median)]
+
+
+def _nodes(figures: Figures, model: str, size: str) -> str:
+    rows = []
+    for key in figures.keys(model, size):
+        stream = figures.streams(key, size)
+        if stream is None:
+            continue
+        rows.append([
+            variant_name(key), *_stream_cells(stream), three_digits(_factor(figures, key, size)),
+            three_digits(_share_of_calls(figures, key, size)), three_digits(stream.memory_mb),
+            _spread(stream.start_s), 'kept' if stream.stamps_kept else 'lost',
+            *(three_digits(stream.stage_ms(stage)) for stage in _STAGES),
+            *_quality(figures, key, size)[:1],
+        ])  # fmt: skip
+    head = ['the node', *_STREAM_HEAD, 'x', '% of calls', 'memory MB', 'start s', 'stamps',
+            *(f'{stage} ms' for stage in _STAGES), 'same %']  # fmt: skip
+    return markdown.table(head, rows) if rows else ''
+
+
+_STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms')
+
+
+def _stream_cells(stream: StreamFigures) -> list[str]:
+    return [_spread(stream.fps), *map(three_digits, (*stream.latency_ms, stream.cpu_ms))]
+
+
+def _share_of_calls(figures: Figures, key: Key, size: str) -> float:
+    """Throughput of the node over that of calls alone, in per cent."""
+    stream, calls = figures.streams(key, size), figures.calls(key, size)
+    return stream.fps.median * calls.wall_ms.median / 10 if stream and calls else math.nan
+
+
+def _factor(figures: Figures, key: Key, size: str) -> float:
+    """Throughput over that of the commonly written node."""
+    ours, common = (figures.streams(k, size) for k in (key, figures.common(key[0])))
+    return ours.fps.median / common.fps.median if ours and common else math.nan
+
+
+def _cameras(figures: Figures) -> str:
+    arrangements = dict.fromkeys(
+        (s.key, s.size, s.cameras, s.nodes) for s in figures.results.streams if s.cameras > 1
+    )
+    rows = []
+    for key, size, cameras, nodes in arrangements:
+        stream, one = figures.streams(key, size, cameras, nodes), figures.streams(key, size)
+        if stream is not None:
+            factor = stream.own_memory_mb / one.own_memory_mb if one else math.nan
+            what = f'{cameras} cameras, {nodes} node{"s" if nodes > 1 else ""}'
+            rows.append([
+                key[0], size, variant_name(key), what, *_stream_cells(stream),
+                three_digits(stream.own_memory_mb), three_digits(factor),
+                *_quality(figures, key, size)[:1],
+            ])  # fmt: skip
+    if not rows:
+        return ''
+    head = ['model', 'image', 'run by', '', *_STREAM_HEAD, 'memory MB', 'x one camera',
+            'same %']  # fmt: skip
+    return f'## Several cameras\n\n{_CAMERAS_EXPLAINED}\n\n{markdown.table(head, rows)}'
+
+
+def _absent(results: Results) -> str:
+    rows = [[a.model, variant_name(a.key), a.part, a.reason] for a in results.absent]
+    if not rows:
+        return ''
+    head = ['model', 'run by', 'part', 'why']
+    return '## What could not be measured here\n\n' + markdown.table(head, rows)
+
+
+def _quality(figures: Figures, key: Key, size: str) -> list[str]:
+    """Agreement and mIoU on the frames that were timed, in per cent."""
+    quality = figures.quality(key, size)
+    if quality is None:
+        return [NO_NUMBER, NO_NUMBER]
+    return [f'{100 * quality.agreement:.2f}', _percent(quality.miou)]
+
+
+def _labelled(figures: Figures) -> list[str]:
+    """Head of the column for labelled data, where there is any."""
+    found = (figures.labelled(quality.key) for quality in figures.results.quality)
+    of_data = next((quality for quality in found if quality is not None), None)
+    return [f'mIoU %, {of_data.frames}'] if of_data else []
+
+
+def _labelled_miou(figures: Figures, key: Key) -> list[str]:
+    quality = figures.labelled(key)
+    return [_percent(quality.miou)] if quality else []
+
+
+def _percent(share: float | None) -> str:
+    return NO_NUMBER if share is None else f'{100 * share:.2f}'
+
+
+def _spread(values: Spread) -> str:
+    if math.isnan(values.median):
+        return NO_NUMBER
+    low, high = three_digits(values.q1), three_digits(values.q3)
+    return f'{three_digits(values.median)} [{low}, {high}]'
+
+
+def write_pages(results: Results, output: Path) -> list[Path]:
+    """Write results.json, results.md and the picture into a folder; returns the files."""
+    files = [output / name for name in (JSON_FILE, 'results.md', 'results.png')]
+    results.write(files[0])
+    files[1].write_text(page(results), encoding='utf-8')
+    files[2].write_bytes(encode_png(draw_plot(Figures(results))))
+    return files
+
+
+def lines(results: Results) -> Iterator[str]:
+    """The summary for a terminal."""
+    yield chapter(results)
+    if results.absent:
+        yield ''
+        yield from (f'{variant_name(a.key)} of {a.model}: {a.reason}' for a in results.absent)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='python -m segmentation_node.benchmark.report',
+        description='Make page and picture of a run of the benchmark anew.',
+    )
+    parser.add_argument('results', type=Path, help='results.json of a run')
+    parser.add_argument('--readme', type=Path, metavar='FILE',
+                        help='page with a place for the figures, to bring up to date')  # fmt: skip
+    args = parser.parse_args(argv)
+    try:
+        results = read_results(args.results)
+        written = write_pages(results, args.results.parent)
+        if args.readme is not None:
+            before = args.readme.read_text(encoding='utf-8')
+            after = markdown.with_content(before, CHAPTER, chapter(results))
+            args.readme.write_text(after, encoding='utf-8')
+            written.append(args.readme)
+    except (SegmentationError, OSError) as error:
+        print(f'report: {error}', file=sys.stderr)
+        return 1
+    print('\n'.join(map(str, written)))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

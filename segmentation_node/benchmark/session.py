@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One run of the benchmark, in the order in which it goes."""
+
+import argparse
+import importlib.util
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Final
+
+from tqdm import tqdm
+from typing_extensions import Never
+
+from segmentation_node.benchmark import machine, streams
+from segmentation_node.benchmark.calls import Crew, Unavailable, default_of
+from segmentation_node.benchmark.figures import Figures
+from segmentation_node.benchmark.frames import (
+    Frames,
+    image_frames,
+    labelled_frames,
+    size_text,
+    street_frames,
+)
+from segmentation_node.benchmark.quality import judge
+from segmentation_node.benchmark.report import JSON_FILE
+from segmentation_node.benchmark.results import Absent, Results
+from segmentation_node.benchmark.timing import alternating
+from segmentation_node.benchmark.variants import Variant, model_title, variants_of
+from segmentation_node.benchmark.worker import NETWORK, SEGMENT
+from segmentation_node.checkpoint import find_checkpoint
+from segmentation_node.demo.processes import DemoError
+
+NODE: Final = 'node'
+CAMERAS: Final = 'cameras'
+PARTS: Final = (NETWORK, SEGMENT, NODE, CAMERAS)
+MODELS: Final = ('deeplabv3plus', 'mask2former')
+#: More than any node can do, so that what it does is what it can.
+OVERLOAD: Final = 1.5
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How much is measured: sizes, turns, seconds of a turn, frames, and masks at least."""
+
+    sizes: tuple[tuple[int, int], ...]
+    rounds: int
+    seconds: float
+    frames: int
+    labelled: int | None
+    masks: int
+
+
+FULL: Final = Scale(((1024, 512), (2048, 1024)), 5, 5.0, 6, None, 5)
+QUICK: Final = Scale(((256, 128),), 2, 0.5, 2, 4, 3)
+
+
+def measurable(parts: Sequence[str]) -> tuple[set[str], str]:
+    """Those of the parts that can be measured here, and why the others cannot."""
+    of_ros = {NODE, CAMERAS} & set(parts)
+    if not of_ros or importlib.util.find_spec('rclpy') is not None:
+        return set(parts), ''
+    note = 'ROS 2 is not installed here, so no node was measured (pip install ".[ros]" brings it).'
+    return set(parts) - of_ros, note
+
+
+class Session:
+    """Measures what the options of the command say."""
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self._args = args
+        preset = QUICK if args.quick else FULL
+        self._scale = Scale(
+            tuple(args.sizes or preset.sizes),
+            args.rounds or preset.rounds,
+            args.seconds or preset.seconds,
+            args.frames or preset.frames,
+            preset.labelled,
+            preset.masks,
+        )
+        self._models = list(dict.fromkeys(args.model or MODELS))
+        self._work, self._log = args.output / 'work', args.output / 'log'
+        self._parts, self._note = measurable(args.only or PARTS)
+
+    def run(self) -> Results:
+        """Measure everything."""
+        for model in self._models:
+            find_checkpoint(model)  # what is not there is told now
+        self._results = results = self._empty_results()
+        sets = self._frames()
+        results.settings['frames'] = sets[0].title
+        data = self._labelled()
+        for model in self._models:
+            variants = variants_of(model, self._args.runtime, self._args.precision)
+            with Crew(variants, self._args.device, self._log) as crew:
+                self._call(model_title(model), crew, sets)
+                self._judge(crew, model, [*sets, data] if data is not None else sets)
+                results.absent += crew.absent
+                there = crew.variants
+            self._stream(model, there, sets)
+            # What is measured is kept, whatever becomes of the rest.
+            results.write(self._args.output / JSON_FILE)
+        return results
+
+    def _empty_results(self) -> Results:
+        args, scale = self._args, self._scale
+        date = time.strftime('%Y-%m-%d', time.gmtime())
+        settings = {
+            'quick': args.quick,
+            'models': [model_title(model) for model in self._models],
+            'device': args.device,
+            'sizes': [size_text(size) for size in scale.sizes],
+            'rounds': scale.rounds,
+            'seconds': scale.seconds,
+            'rate_hz': args.rate_hz,
+            'parts': [part for part in PARTS if part in self._parts],
+        }
+        results = Results(date, settings, machine.describe())
+        if self._note:
+            print(self._note)
+            results.notes.append(self._note)
+        for model in self._models:
+            self._ask_default(results, model)
+        return results
+
+    def _ask_default(self, results: Results, model: str) -> None:
+        name = model_title(model)
+        try:
+            results.defaults[name] = default_of(model, self._args.device, self._log)
+        except Unavailable as reason:
+            results.absent.append(Absent(name, 'auto', 'auto', 'calls', str(reason)))
+
+    def _frames(self) -> list[Frames]:
+        args, number = self._args, self._scale.frames
+        with _bar(len(self._scale.sizes), 'frames') as bar:
+            sets = []
+            for size in self._scale.sizes:
+                folder = self._work / size_text(size)
+                sets.append(
+                    street_frames(size, number, folder) if args.images is None
+                    else image_frames(args.images, size, number, folder)
+                )  # fmt: skip
+                bar.update()
+        return sets
+
+    def _labelled(self) -> Frames | None:
+        args = self._args
+        if args.data is None:
+            return None
+        return labelled_frames(args.data, args.data_scheme, args.data_split, self._scale.labelled)
+
+    def _call(self, title: str, crew: Crew, sets: Sequence[Frames]) -> None:
+        what = [part for part in (NETWORK, SEGMENT) if part in self._parts]
+        if not what:
+            return
+        scale = self._scale
+        for frames in sets:
+            turns = scale.rounds * (len(crew.variants) + (NETWORK in what))
+            with _bar(turns, f'{title} {frames.size}: calls') as bar:
+                self._results.calls += crew.time(
+                    frames, what, scale.rounds, scale.seconds, bar.update
+                )
+
+    def _judge(self, crew: Crew, model: str, sets: Sequence[Frames]) -> None:
+        scheme, work = find_checkpoint(model).scheme, self._work / 'labels'
+        title = f'{model_title(model)}: labels'
+        with _bar(len(crew.variants) * len(sets), title) as bar:
+            for frames in sets:
+                self._results.quality += judge(crew, scheme, frames, work, bar.update)
+
+    def _stream(self, model: str, variants: Sequence[Variant], sets: Sequence[Frames]) -> None:
+        for frames in sets:
+            if NODE in self._parts:
+                setups = [self._setup(variant, frames) for variant in variants]
+                self._run_streams(NODE, setups)
+            if CAMERAS in self._parts and self._args.cameras > 1 and frames is sets[0]:
+                fastest = Figures(self._results).fastest(model_title(model), frames.size)
+                chosen = [variant for variant in variants if variant.key == fastest]
+                setups = [
+                    self._setup(variant, frames, self._args.cameras, nodes)
+                    for variant, nodes in product(chosen, (1, self._args.cameras))
+                ]
+                self._run_streams(CAMERAS, setups)
+
+    def _setup(
+        self, variant: Variant, frames: Frames, cameras: int = 1, nodes: int = 1
+    ) -> streams.Setup:
+        return streams.Setup(
+            variant, self._args.device, frames, self._rate_hz(variant.model, frames),
+            self._scale.seconds, self._scale.masks, cameras, nodes,
+        )  # fmt: skip
+
+    def _rate_hz(self, model: str, frames: Frames) -> float:
+        """One rate for all variants, which none can keep pace with."""
+        figures = Figures(self._results)
+        fastest = figures.fastest(model_title(model), frames.size)
+        calls = figures.calls(fastest, frames.size) if fastest else None
+        able_hz = 1000 / calls.wall_ms.median if calls else 0.0
+        return max(float(self._args.rate_hz), round(OVERLOAD * able_hz, 1))
+
+    def _run_streams(self, part: str, setups: Sequence[streams.Setup]) -> None:
+        if not setups:
+            return
+        failed: set[Variant] = set()
+        title = f'{setups[0].variant.key[0]} {setups[0].frames.size}: {part}'
+        with _bar(len(setups) * self._scale.rounds, title) as bar:
+            for number, setup in alternating(setups, self._scale.rounds):
+                if setup.variant not in failed and not self._streamed(part, setup, number):
+                    failed.add(setup.variant)
+                bar.update()
+
+    def _streamed(self, part: str, setup: streams.Setup, number: int) -> bool:
+        try:
+            self._results.streams.append(streams.stream(setup, self._log, number))
+        except DemoError as error:
+            tqdm.write(f'{setup.variant}: {error}', file=sys.stderr)
+            reason = str(error).splitlines()[0]
+            self._results.absent.append(Absent(*setup.variant.key, part, reason))
+            return False
+        return True
+
+
+def _bar(total: int, what: str) -> 'tqdm[Never]':
+    return tqdm(total=total, desc=what, unit='', disable=None)

@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nodes between a camera and a subscriber, each a process of its own, over real DDS."""
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from segmentation_node import topics
+from segmentation_node.benchmark.frames import Frames
+from segmentation_node.benchmark.results import Mask, Stream
+from segmentation_node.benchmark.variants import Variant
+from segmentation_node.demo.domain import environment_of, unused_domain
+from segmentation_node.demo.processes import Child, DemoError, wait_for
+
+#: For a model from a hub and a graph that is compiled.
+START_PATIENCE_S: Final = 900.0
+#: Between two masks of the slowest node.
+STALL_PATIENCE_S: Final = 300.0
+#: After the first mask of each camera, before counting begins.
+WARM_UP_MASKS: Final = 2
+SECOND_NS: Final = 10**9
+#: What the subscriber takes of each node: what both of them publish.
+OUTPUTS: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY)
+_MEGABYTE: Final = 1e6
+#: Of the node's diagnostics, what pages show.
+_STAGES: Final = ('wait', 'decode', 'infer', 'publish')
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is streamed through what; `rate_hz` is of all cameras together.
+
+    Counting goes on for `seconds`, and until every camera has `least` masks.
+    """
+
+    variant: Variant
+    device: str
+    frames: Frames
+    rate_hz: float
+    seconds: float
+    least: int
+    cameras: int = 1
+    nodes: int = 1
+
+
+def camera_name(index: int) -> str:
+    """Name space of a camera."""
+    return f'camera{index}'
+
+
+def node_commands(setup: Setup) -> list[list[str]]:
+    """Command line of each node."""
+    model, device = setup.variant.model, setup.device
+    # JSON strings are YAML strings: no path can be taken for anything else.
+    values = {'model': json.dumps(model), 'device': device}
+    if setup.variant.is_common:
+        start = ['-m', 'segmentation_node.ros.benchmark.common_node']
+    else:
+        start = ['-c', 'from segmentation_node.ros.node import main; main()']
+        values |= {'runtime': setup.variant.runtime, 'precision': setup.variant.precision}
+    if setup.nodes < setup.cameras:
+        values['cameras'] = json.dumps([camera_name(i) for i in range(setup.cameras)])
+        spaces = ['/']
+    else:
+        spaces = [f'/{camera_name(i)}' for i in range(setup.nodes)]
+    parameters = [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
+    return [
+        [sys.executable, *start, '--ros-args', '-r', f'__ns:={space}', *parameters]
+        for space in spaces
+    ]
+
+
+def output_topics(setup: Setup, output: str) -> list[str]:
+    """Topic of an output, by camera."""
+    names = [camera_name(i) for i in range(setup.cameras)]
+    if setup.nodes < setup.cameras:
+        return [f'/{topics.NODE_NAME}/{name}/{output}' for name in names]
+    return [f'/{name}/{topics.NODE_NAME}/{output}' for name in names]
+
+
+class Run:
+    """The processes of one setup; a context manager that ends them."""
+
+    def __init__(self, setup: Setup, log: Path, domain_id: int) -> None:
+        self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
+        self._environment = {
+            **environment_of(domain_id),
+            'ROS_LOG_DIR': str((log / 'ros').resolve()),
+            'RCUTILS_COLORIZED_OUTPUT': '0',
+        }
+        self._stack = ExitStack()
+        self._times = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / 'times.json'
+        self._nodes: list[Child] = []
+
+    def __enter__(self) -> 'Run':
+        """Start camera and subscriber, and the nodes when these are up."""
+        try:
+            self._subscriber = self._child('subscriber', self._subscriber_command(), reports=True)
+            self._camera = self._child('camera', self._camera_command(), reports=True)
+            self._wait('camera and subscriber', self._up, START_PATIENCE_S)
+            self.started_ns = time.monotonic_ns()
+            self._nodes = [
+                self._child(f'node{i}', command)
+                for i, command in enumerate(node_commands(self._setup))
+            ]
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def _child(self, name: str, command: Sequence[str], reports: bool = False) -> Child:
+        log = self._log / f'{name}.log'
+        return self._stack.enter_context(Child(name, command, log, self._environment, reports))
+
+    def _camera_command(self) -> list[str]:
+        names = [f'/{camera_name(i)}/{topics.IMAGE}' for i in range(self._setup.cameras)]
+        return [
+            sys.executable, '-m', 'segmentation_node.ros.benchmark.camera',
+            *map(str, self._setup.frames.images), '--rate-hz', str(self._setup.rate_hz),
+            *(word for name in names for word in ('--topic', name)),
+        ]  # fmt: skip
+
+    def _subscriber_command(self) -> list[str]:
+        label_masks, *others = (output_topics(self._setup, output) for output in OUTPUTS)
+        return [
+            sys.executable, '-m', 'segmentation_node.ros.benchmark.subscriber', str(self._times),
+            *(word for name in label_masks for word in ('--label-mask', name)),
+            *(word for names in others for name in names for word in ('--other', name)),
+        ]  # fmt: skip
+
+    def _up(self) -> bool:
+        return bool(self._camera.report and self._subscriber.report)
+
+    def _counts(self) -> list[int]:
+        """Label masks received, by camera."""
+        counts: list[int] = self._subscriber.report['masks']
+        return counts
+
+    def _check(self) -> None:
+        for child in (self._camera, self._subscriber, *self._nodes):
+            if child.exit_status is not None:
+                raise child.failure()
+        for status in self._subscriber.report.get('status', {}).values():
+            if status['state'] != 'active' and status['last_error']:
+                raise DemoError(f'the node cannot start: {status["last_error"]}')
+
+    def _wait(
+        self, what: str, done: Callable[[], bool], patience_s: float,
+        sign_of_life: Callable[[], object] = lambda: None,
+    ) -> None:  # fmt: skip
+        def checked() -> bool:
+            self._check()
+            return done()
+
+        wait_for(
+            checked, patience_s,
+            lambda: DemoError(f'waited {patience_s:.0f} s for {what}; see {self._log}'),
+            sign_of_life,
+        )  # fmt: skip
+
+    def warm_up(self) -> None:
+        """Wait until every camera has some masks."""
+        self._wait('a first mask', lambda: min(self._counts()) > WARM_UP_MASKS, START_PATIENCE_S)
+
+    def measure(self, round_number: int) -> Stream:
+        """Let it run for the time to count, end it, and return what came."""
+        before, cpu_s = self._counts(), sum(_cpu_s(node.pid) for node in self._nodes)
+        from_ns = time.monotonic_ns()
+
+        def enough() -> bool:
+            fresh = [now - then for now, then in zip(self._counts(), before, strict=True)]
+            passed_s = (time.monotonic_ns() - from_ns) / SECOND_NS
+            return min(fresh) >= self._setup.least and passed_s >= self._setup.seconds
+
+        self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
+        to_ns = time.monotonic_ns()
+        cpu_s = sum(_cpu_s(node.pid) for node in self._nodes) - cpu_s
+        memory = [_memory_mb(node.pid) for node in self._nodes]
+        status = self._subscriber.report['status']
+        self._subscriber.stop()  # which writes the times
+        rows = json.loads(self._times.read_text(encoding='utf-8'))
+        setup = self._setup
+        return Stream(
+            *setup.variant.key, setup.frames.size, setup.cameras, setup.nodes, round_number,
+            rate_hz=setup.rate_hz,
+            from_s=self._since_start_s(from_ns),
+            to_s=self._since_start_s(to_ns),
+            masks=[
+                Mask(camera, self._since_start_s(sent_ns), self._since_start_s(received_ns))
+                for camera, sent_ns, received_ns, _ in rows
+            ],
+            stamps_kept=sum(kept for *_, kept in rows) / len(rows),
+            cpu_s=round(cpu_s, 3),
+            peak_rss_mb=[peak for peak, _ in memory],
+            pss_mb=[pss for _, pss in memory],
+            stages=_stages(next(iter(status.values()), {})),
+        )  # fmt: skip
+
+    def _since_start_s(self, monotonic_ns: int) -> float:
+        return round((monotonic_ns - self.started_ns) / SECOND_NS, 6)
+
+
+def stream(setup: Setup, log: Path, round_number: int) -> Stream:
+    """Start the processes, let frames through, end them.
+
+    Raises:
+        DemoError: a process ended or nothing came.
+    """
+    with Run(setup, log, unused_domain()) as run:
+        run.warm_up()
+        return run.measure(round_number)
+
+
+def _stages(status: Mapping[str, str]) -> dict[str, float]:
+    """Milliseconds by stage, as far as a node tells them."""
+    names = [f'{stage}_{which}_ms' for stage in _STAGES for which in ('p50', 'p99')]
+    return {name: float(status[name]) for name in names if name in status}
+
+
+# Linux alone tells these; ROS without an installation is there on Linux alone.
+
+
+def _cpu_s(pid: int) -> float:
+    """What a process has worked on all cores, threads and finished children included."""
+    # The name, in parentheses, may hold blanks.
+    fields: list[Any] = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
+
+
+def _memory_mb(pid: int) -> tuple[float, float]:
+    """Resident memory at its highest, and now with a fair share of what is shared, in MB."""
+    status = Path(f'/proc/{pid}/status').read_text()
+    shares = Path(f'/proc/{pid}/smaps_rollup').read_text()
+    return _kilobytes(status, 'VmHWM'), _kilobytes(shares, 'Pss')
+
+
+def _kilobytes(text: str, name: str) -> float:
+    row = next(line for line in text.splitlines() if line.startswith(f'{name}:'))
+    return round(int(row.split()[1]) * 1024 / _MEGABYTE, 1)

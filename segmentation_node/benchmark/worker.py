@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: hold one variant of a model and run it when told to, in a process of its own.
+
+So no runtime's threads or memory are in another's way, and one that brings the process down takes
+nobody with it. It reads commands and writes answers as lines of JSON, see `Answers`.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+from segmentation_node.benchmark.frames import read_image
+from segmentation_node.benchmark.variants import COMMON
+from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.metrics import LabelImage
+
+#: What is timed: the bare network on pixels prepared for it, or an image to its labels.
+NETWORK: Final = 'network'
+SEGMENT: Final = 'segment'
+#: The first call makes what the second finds made.
+WARM_UP_CALLS: Final = 2
+
+
+class Held:
+    """One variant of a model, loaded."""
+
+    def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
+        self.label: Callable[[ImageRgb], LabelImage]
+        self._model = model
+        if runtime == COMMON:
+            from segmentation_node.benchmark.common_model import CommonModel
+
+            common = CommonModel(model, device)
+            self.label = common.labels
+            self.facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
+            return
+        from segmentation_node.segmenter import Segmenter
+
+        segmenter = Segmenter(model, runtime=runtime, precision=precision, device=device)
+        self.label = lambda image_rgb: segmenter.segment([image_rgb]).labels[0]
+        self.facts = {
+            'runtime': segmenter.runtime,
+            'precision': segmenter.precision,
+            'device': segmenter.device,
+        }
+
+    def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
+        """Calls to time, one after the other without end, warmed up."""
+        if what == NETWORK:
+            calls = bare_calls(self._model, self.facts['device'], images)
+        else:
+            calls = [lambda image=image: self.label(image) for image in images]  # type: ignore[misc]
+        for call, _ in zip(cycle(calls), range(WARM_UP_CALLS), strict=False):
+            call()
+        return cycle(calls)
+
+
+def bare_calls(model: str, device: str, images: Sequence[ImageRgb]) -> list[Callable[[], object]]:
+    """The network alone in eager PyTorch, fp32, on pixels that are prepared for it already."""
+    import torch
+
+    from segmentation_node.checkpoint import find_checkpoint
+
+    graph = find_checkpoint(model).graph().to(device)
+
+    def prepared(image_rgb: ImageRgb) -> torch.Tensor:
+        batch = torch.from_numpy(image_rgb[None]).to(device)
+        return graph.preprocess(batch, graph.geometry(image_rgb.shape[:2]))
+
+    def call(pixels: torch.Tensor) -> None:
+        with torch.inference_mode():
+            graph.network(pixels)
+        if pixels.is_cuda:
+            torch.cuda.synchronize()
+
+    with torch.inference_mode():
+        tensors = [prepared(image_rgb) for image_rgb in images]
+    return [lambda pixels=pixels: call(pixels) for pixels in tensors]  # type: ignore[misc]
+
+
+class Answers:
+    """Does what commands say; every command is a method's name with its arguments."""
+
+    def __init__(self, held: Held) -> None:
+        self._held = held
+        self._calls: dict[str, Iterator[Callable[[], object]]] = {}
+        self._do: dict[str, Callable[..., dict[str, Any]]] = {
+            'load': self.load,
+            'time': self.time,
+            'labels': self.labels,
+        }
+
+    def load(self, images: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
+        """Read images, forget those before, and warm up."""
+        pixels = [read_image(Path(image)) for image in images]
+        started_s = time.perf_counter()
+        self._calls = {name: self._held.prepare(pixels, name) for name in what}
+        return {'warm_up_s': time.perf_counter() - started_s}
+
+    def time(self, what: str, seconds: float) -> dict[str, Any]:
+        """Call for a while, once at least; milliseconds of each call, and those of all cores."""
+        wall_ms: list[float] = []
+        cpu_ms: list[float] = []
+        until_s = time.perf_counter() + seconds
+        while not wall_ms or time.perf_counter() < until_s:
+            call = next(self._calls[what])
+            wall_s, cpu_s = time.perf_counter(), time.process_time()
+            call()
+            cpu_ms.append(round(1000 * (time.process_time() - cpu_s), 3))
+            wall_ms.append(round(1000 * (time.perf_counter() - wall_s), 3))
+        return {'wall_ms': wall_ms, 'cpu_ms': cpu_ms}
+
+    def labels(self, images: Sequence[str], folder: str) -> dict[str, Any]:
+        """Write the labels of images as PNG files 0.png, 1.png, ... into a folder."""
+        for index, image in enumerate(images):
+            labels = self._held.label(read_image(Path(image)))
+            Path(folder, f'{index}.png').write_bytes(encode_png(labels))
+        return {}
+
+    def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer to one command, with its number."""
+        arguments = dict(command)
+        number, do = arguments.pop('id'), arguments.pop('do')
+        try:
+            found = self._do[do](**arguments)
+        except (SegmentationError, RuntimeError, MemoryError) as error:
+            # RuntimeError is torch's and OpenVINO's: an operation that a precision lacks, no
+            # memory left.
+            found = {'unavailable': one_line(error) or type(error).__name__}
+        return {'id': number, **found}
+
+
+@contextmanager
+def _stdout_kept() -> Iterator[TextIO]:
+    """Standard output for answers alone: what libraries print goes to standard error."""
+    with os.fdopen(os.dup(1), 'w') as kept:
+        os.dup2(2, 1)
+        yield kept
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog='worker', description='Run one variant of a model as lines of JSON say.'
+    )
+    for name in ('model', 'runtime', 'precision', 'device'):
+        parser.add_argument(name)
+    args = parser.parse_args(argv)
+    with _stdout_kept() as out:
+
+        def say(answer: Mapping[str, Any]) -> None:
+            print(json.dumps(answer), file=out, flush=True)
+
+        try:
+            held = Held(args.model, args.runtime, args.precision, args.device)
+        except (SegmentationError, RuntimeError, ImportError) as error:
+            say({'id': 0, 'unavailable': one_line(error) or type(error).__name__})
+            return 0
+        say({'id': 0, **held.facts})
+        answers = Answers(held)
+        for line in sys.stdin:
+            say(answers.answer(json.loads(line)))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
