@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.models.mask2former_inference import last_layer
 from segmentation_node.models.network import MISFITS, Network
 
 library_log: Any = transformers_logging  # annotated in parts
@@ -38,13 +39,12 @@ class Mask2Former(Network):
             self.model = Mask2FormerForUniversalSegmentation(config)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        out = self.model(pixel_values=pixels, output_auxiliary_logits=False)
-        return self.scores(out.class_queries_logits, out.masks_queries_logits)
+        return self.scores(*last_layer(self.model, pixels))
 
     def layers(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4) of each decoder layer.
 
-        The last of them is what `forward` scores; training learns from all.
+        The last of them is what `forward` scores, up to rounding; training learns from all.
         """
         out = self.model.model(pixel_values=pixels, output_hidden_states=True)
         classes = (

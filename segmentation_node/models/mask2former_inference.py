@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the last layer of a Mask2Former says, computed with the library's modules but not its way.
+
+The results are equal up to rounding, and need a fraction of the arithmetic and of the memory:
+
+- Masked attention needs masks at strides 32, 16 and 8. Interpolation is linear, and so is the
+  product of queries and features: the features are interpolated, once, not the masks of a layer.
+- The projection of the features is linear, too: it moves to the queries, which are few.
+- Classes, and masks at stride 4, are computed for the last layer only, which is the one that is
+  read.
+- Deformable attention is a look-up, see `deformable_attention`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
+from torch import Tensor
+from transformers import Mask2FormerForUniversalSegmentation
+
+from segmentation_node.models.deformable_attention import Atlas, Size, attend
+
+
+def last_layer(
+    model: Mask2FormerForUniversalSegmentation, pixels: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4), without any dropout.
+
+    Args:
+        model: of the library, whose weights are used as they are.
+        pixels: (B, 3, H, W) float, normalised RGB, both sides multiples of 32.
+    """
+    whole: Any = model  # its parts are not annotated
+    backbone = whole.model.pixel_level_module.encoder
+    pixel_decoder = whole.model.pixel_level_module.decoder
+    transformer = whole.model.transformer_module
+    maps, finest = _decode_pixels(pixel_decoder, backbone(pixels).feature_maps)
+
+    def masks(queries: Tensor, features: Tensor) -> Tensor:
+        return _masks(transformer.decoder, pixel_decoder.mask_projection, queries, features)
+
+    levels = _levels(transformer, maps, finest)
+    places = transformer.queries_embedder.weight  # (Q, D)
+    queries = transformer.queries_features.weight.expand(pixels.shape[0], -1, -1)  # (B, Q, D)
+    for index, layer in enumerate(transformer.decoder.layers):
+        level = levels[index % len(levels)]
+        inside = masks(queries, level.features) >= 0  # (B, Q, K)
+        inside |= ~inside.any(-1, keepdim=True)  # who found nothing looks everywhere
+        queries = _decode_queries(layer, queries, places, level, inside)
+    classes = whole.class_predictor(transformer.decoder.layernorm(queries))
+    return classes, masks(queries, finest.flatten(2)).unflatten(2, _size(finest))
+
+
+# --- from the features of the backbone to those of the pixel decoder
+
+
+def _decode_pixels(decoder: Any, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Maps (B, D, h, w) from the coarsest to stride 8, and the features (B, D, H / 4, W / 4)."""
+    pairs = zip(decoder.input_projections, features[::-1], strict=False)  # not of the finest
+    maps = [project(feature) for project, feature in pairs]
+    sizes = [_size(each) for each in maps]
+    atlas = Atlas(sizes, decoder.config.num_attention_heads, maps[0].device)
+    positions = torch.cat(
+        [_positions(*each) for each in zip(sizes, decoder.level_embed, strict=True)]
+    )
+    pixels = torch.cat([_as_rows(each) for each in maps], 1)  # (B, N, D)
+    for layer in decoder.encoder.layers:
+        read = attend(layer.self_attn, pixels, positions, atlas)
+        pixels = layer.self_attn_layer_norm(pixels + read)
+        pixels = layer.final_layer_norm(pixels + _feed_forward(layer, pixels))
+    parts = pixels.split([h * w for h, w in sizes], 1)
+    maps = [_as_map(*each) for each in zip(parts, sizes, strict=True)]
+    finest = maps[-1]
+    for feature, lateral, output in zip(
+        features[: decoder.num_fpn_levels][::-1],
+        decoder.lateral_convolutions,
+        decoder.output_convolutions,
+        strict=True,
+    ):
+        beside = lateral(feature)
+        finest = output(beside + _resized(finest, _size(beside)))
+    return maps, finest
+
+
+# --- from these to the queries
+
+
+class _Level(NamedTuple):
+    """What queries look at in K pixels of one size."""
+
+    keys: Tensor  # (B, K, D)
+    values: Tensor  # (B, K, D)
+    features: Tensor  # (B, D, K), which their masks are made of
+
+
+def _levels(transformer: Any, maps: Sequence[Tensor], finest: Tensor) -> list[_Level]:
+    levels = []
+    for each, project, of_level in zip(
+        maps, transformer.input_projections, transformer.level_embed.weight, strict=True
+    ):
+        values = _as_rows(project(each)) + of_level
+        keys = values + _positions(_size(each), torch.zeros_like(of_level))
+        levels.append(_Level(keys, values, _resized(finest, _size(each)).flatten(2)))
+    return levels
+
+
+def _masks(decoder: Any, projection: Any, queries: Tensor, features: Tensor) -> Tensor:
+    """Mask logits (B, Q, K) of features (B, D, K) that are not projected yet."""
+    embeddings = decoder.mask_predictor.mask_embedder(decoder.layernorm(queries))  # (B, Q, M)
+    products: Tensor = embeddings @ projection.weight.flatten(1) @ features
+    constants: Tensor = embeddings @ projection.bias
+    return products + constants[..., None]
+
+
+def _decode_queries(
+    layer: Any, queries: Tensor, places: Tensor, level: _Level, inside: Tensor
+) -> Tensor:
+    """One layer: what queries (B, Q, D) make of the pixels inside their masks, and each other."""
+
+    def masked_attention(queries: Tensor) -> Tensor:
+        attention, inputs = layer.cross_attn, (queries + places, level.keys, level.values)
+        weights, biases = attention.in_proj_weight.chunk(3), attention.in_proj_bias.chunk(3)
+        query, key, value = map(F.linear, inputs, weights, biases)
+        read: Tensor = attention.out_proj(
+            _attention(attention.num_heads, query, key, value, inside)
+        )
+        return read
+
+    def self_attention(queries: Tensor) -> Tensor:
+        attention, placed = layer.self_attn, queries + places
+        query, key = attention.q_proj(placed), attention.k_proj(placed)
+        value = attention.v_proj(queries)
+        read: Tensor = attention.out_proj(_attention(attention.num_heads, query, key, value))
+        return read
+
+    def feed_forward(queries: Tensor) -> Tensor:
+        return _feed_forward(layer, queries)
+
+    for step, norm in (
+        (masked_attention, layer.cross_attn_layer_norm),
+        (self_attention, layer.self_attn_layer_norm),
+        (feed_forward, layer.final_layer_norm),
+    ):
+        queries = (
+            queries + step(norm(queries)) if layer.pre_norm else norm(queries + step(queries))
+        )
+    return queries
+
+
+# --- common parts
+
+
+def _attention(
+    heads: int, queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None
+) -> Tensor:
+    """(B, Q, D): what queries (B, Q, D) read of K values where `inside` (B, Q, K) lets them."""
+    queries, keys, values = (
+        each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (queries, keys, values)
+    )
+    mask = None if inside is None else inside[:, None]
+    read = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    return read.transpose(1, 2).flatten(2)
+
+
+def _feed_forward(layer: Any, inputs: Tensor) -> Tensor:
+    return layer.fc2(layer.activation_fn(layer.fc1(inputs)))  # type: ignore[no-any-return]
+
+
+def _positions(size: Size, of_level: Tensor) -> Tensor:
+    """(h * w, D) sine embedding of rows and columns, plus the (D,) one of their level."""
+    rows, columns = (_waves(side, of_level.shape[0] // 2, of_level.device) for side in size)
+    places = torch.cat([rows[:, None].expand(*size, -1), columns.expand(*size, -1)], -1)
+    return places.flatten(0, 1) + of_level
+
+
+def _waves(side: int, channels: int, device: torch.device) -> Tensor:
+    """(side, channels) float: sine and cosine in turn, of ever longer waves."""
+    places = torch.arange(1, side + 1, device=device) * (2 * math.pi / (side + 1e-6))
+    lengths = torch.pow(10000, torch.arange(0, channels, 2, device=device) / channels)
+    angles = places[:, None] / lengths
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
+
+
+def _resized(features: Tensor, size: Size) -> Tensor:
+    return F.interpolate(features, size, mode='bilinear', align_corners=False)
+
+
+def _as_rows(features: Tensor) -> Tensor:
+    """(B, D, h, w) to (B, h * w, D)."""
+    return features.flatten(2).transpose(1, 2)
+
+
+def _as_map(rows: Tensor, size: Size) -> Tensor:
+    """(B, h * w, D) to (B, D, h, w)."""
+    features: Tensor = rows.transpose(1, 2).unflatten(2, size)
+    return features
+
+
+def _size(features: Tensor) -> Size:
+    """As plain numbers in a traced graph, too, which is for one size."""
+    return int(features.shape[-2]), int(features.shape[-1])
