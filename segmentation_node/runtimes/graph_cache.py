@@ -20,7 +20,7 @@ from segmentation_node import __version__
 from segmentation_node.checkpoint import Checkpoint
 
 #: Changes whenever other graphs are made of the same checkpoint.
-FORMAT: Final = 1
+FORMAT: Final = 2
 #: Entries that are kept, the newest by use; each holds the weights once.
 KEPT: Final = 32
 
