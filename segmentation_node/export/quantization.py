@@ -74,7 +74,8 @@ def quantize_carefully(
 
 
 def _nncf() -> Any:
-    logging.disable(logging.WARNING)  # its import speaks of a GPU that is not there
+    # It loads a part of torch that speaks of a GPU that is not there.
+    logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
     try:
         nncf: Any = import_module('nncf')
     except ModuleNotFoundError as error:
@@ -82,8 +83,6 @@ def _nncf() -> Any:
             f'int8 needs the package {error.name}, which is not installed; install it (pip '
             f'install nncf), or say another precision'
         ) from error
-    finally:
-        logging.disable(logging.NOTSET)
     nncf.set_log_level(logging.WARNING)
     return nncf
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The graph of a checkpoint in the forms of other runtimes."""
 
+import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -108,6 +109,12 @@ def _prepared(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep what tracing has to say to the networks' authors off the terminal."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
+    library_log = logging.getLogger('transformers')
+    level = library_log.level
+    library_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    finally:
+        library_log.setLevel(level)
