@@ -85,7 +85,7 @@ class _Cells:
         self._image_hw, self._stride = image_hw, stride
         channels, self._best = _compare(scores)
         corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        first = corners[:-1, :-1]
+        first = np.asarray(corners[:-1, :-1], np.uint8)
         mixed = first != corners[:-1, 1:]
         mixed |= first != corners[1:, :-1]
         mixed |= first != corners[1:, 1:]
