@@ -197,8 +197,10 @@ def test_a_frame_waits_neither_for_silent_cameras_nor_beyond_the_limit(
 
     assert taken(2) == 'ab'
     assert taken(1) == 'c'
+    put(slots, accounts, 'a2', 'b2')
+    assert taken(2) == 'ab'
     monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 0.0)
-    put(slots, accounts, 'a2')
+    put(slots, accounts, 'a3')
     assert taken(3) == 'a'
 
 

@@ -231,7 +231,11 @@ def test_frames_of_several_cameras_go_together(pair: Bench) -> None:
     assert pair.worker.timings.batch.percentiles(100) == [2.0]
 
 
-def test_on_a_cpu_frames_of_several_cameras_go_one_by_one(bench: Bench) -> None:
+def test_on_a_cpu_frames_go_one_by_one_and_wait_for_no_other_camera(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 3600.0)
+    monkeypatch.setattr(worker, 'COMPANY_S', 3600.0)
     bench.inferring.shut()
     bench.put(1, 'a')
     bench.inferring.wait_for([1])
