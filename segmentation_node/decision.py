@@ -24,7 +24,10 @@ _AT_A_TIME = 2**15
 
 
 class Decision(Protocol):
-    """Labels of one image, and how sure they are, which costs nothing unasked."""
+    """Labels of one image, and how sure they are, which costs nothing unasked.
+
+    It may be asked later and by another thread: it holds no memory of a runtime's.
+    """
 
     @property
     def labels(self) -> Bytes:
@@ -62,7 +65,7 @@ class _Pixels:
             size_wh = geometry.padded_hw[::-1]
             enlarged = np.stack([cv2.resize(s, size_wh)[:h, :w] for s in scores])
         channels, self._best = _compare(enlarged)
-        self.labels = channel_ids[channels]
+        self.labels = _looked_up(channels, channel_ids)
 
     @cached_property
     def confidence(self) -> Bytes:
@@ -82,13 +85,16 @@ class _Cells:
         self._image_hw, self._stride = image_hw, stride
         channels, self._best = _compare(scores)
         corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        first = corners[:-1, :-1]
+        first = np.asarray(corners[:-1, :-1], np.uint8)
         mixed = first != corners[:-1, 1:]
         mixed |= first != corners[1:, :-1]
         mixed |= first != corners[1:, 1:]
-        self._places = np.nonzero(mixed)
+        # Found in one dimension, which NumPy does several times as fast as in two.
+        self._places = np.unravel_index(np.flatnonzero(mixed), mixed.shape)
         inside, self._inside_best = _compare(self._interpolated(scores))
-        self.labels = self._filled(_enlarged(channel_ids[first], stride), channel_ids[inside])
+        self.labels = self._filled(
+            _enlarged(_looked_up(first, channel_ids), stride), _looked_up(inside, channel_ids)
+        )
 
     @cached_property
     def confidence(self) -> Bytes:
@@ -141,17 +147,23 @@ def _compare(scores: Scores) -> tuple[Bytes, Scores]:
         part = slice(start, start + step)
         best[part] = scores[0, part]
         for channel in range(1, len(scores)):
-            better = scores[channel, part] > best[part]
-            np.copyto(channels[part], np.uint8(channel), where=better)
+            # Without a branch: a later channel has the larger number. Assigning where a mask is
+            # true takes four times as long.
+            better = (scores[channel, part] > best[part]).view(np.uint8)
+            better *= np.uint8(channel)
+            np.maximum(channels[part], better, out=channels[part])
             np.maximum(best[part], scores[channel, part], out=best[part])
     return channels, best
 
 
+def _looked_up(channels: Bytes, channel_ids: Bytes) -> Bytes:
+    """Label ids of channels, of any shape."""
+    return np.take(channel_ids, channels)
+
+
 def _enlarged(values: Bytes, stride: int) -> Bytes:
     """Every value of (h, w) repeated, (h * stride, w * stride)."""
-    return np.asarray(
-        cv2.resize(values, None, fx=stride, fy=stride, interpolation=cv2.INTER_NEAREST), np.uint8
-    )
+    return values.repeat(stride, axis=1).repeat(stride, axis=0)
 
 
 def _to_bytes(scores: Scores) -> Bytes:

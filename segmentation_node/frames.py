@@ -5,9 +5,13 @@ import threading
 import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
+
+#: A camera whose last frame is older than this is not waited for.
+CAMERA_ACTIVE_S: Final = 1.0
 
 FATES: Final = ('published', 'superseded', 'malformed', 'failed', 'not_wanted')
 
@@ -29,9 +33,10 @@ class Accounts:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._counts = Counter(dict.fromkeys(FATES, 0))
         self._in_flight = 0
+        self._abandoned = False
 
     def arrive(self) -> None:
         """Take a frame in."""
@@ -45,6 +50,18 @@ class Accounts:
         with self._lock:
             self._in_flight -= 1
             self._counts[fate] += 1
+            self._lock.notify_all()
+
+    def wait_until_settled(self) -> None:
+        """Return when no frame is in flight, or none will be settled any more."""
+        with self._lock:
+            self._lock.wait_for(lambda: not self._in_flight or self._abandoned)
+
+    def abandon(self) -> None:
+        """Say that frames in flight may never meet a fate, since what carried them is gone."""
+        with self._lock:
+            self._abandoned = True
+            self._lock.notify_all()
 
     def snapshot(self) -> dict[str, int]:
         """All counts at one moment: received, the fates, in_flight."""
@@ -56,7 +73,20 @@ class Accounts:
             }
 
 
-class Slots:
+class OfCamera(Protocol):
+    """Anything that belongs to a camera."""
+
+    @property
+    def camera(self) -> str:
+        """Which camera."""
+        ...
+
+
+FrameT = TypeVar('FrameT', bound=OfCamera)
+T = TypeVar('T')
+
+
+class Slots(Generic[FrameT]):
     """Holds the newest frame of each camera; a newer one supersedes the one that waits.
 
     Cameras are served in turn, so that a fast one cannot starve a slow one.
@@ -64,12 +94,14 @@ class Slots:
 
     def __init__(self, accounts: Accounts) -> None:
         self._accounts = accounts
-        self._waiting: dict[str, Frame] = {}  # in the order of the cameras' turns
+        self._waiting: dict[str, FrameT] = {}  # in the order of the cameras' turns
+        self._last_s: dict[str, float] = {}  # when each camera was last heard of
         self._changed = threading.Condition()
+        self._awaited = False
         self._closed = False
 
-    def put(self, frame: Frame) -> None:
-        """Offer an arrived frame; the one it supersedes, or itself once closed, is settled."""
+    def put(self, frame: FrameT) -> None:
+        """Offer a frame; the one it supersedes, or itself once closed, is settled."""
         with self._changed:
             if self._closed:
                 self._accounts.settle('not_wanted')
@@ -77,20 +109,30 @@ class Slots:
             if frame.camera in self._waiting:
                 self._accounts.settle('superseded')
             self._waiting[frame.camera] = frame  # keeps the turn of the frame it replaces
-            self._changed.notify()
+            self._last_s[frame.camera] = time.monotonic()
+            self._changed.notify_all()
 
-    def take(self, idle: threading.Event) -> Frame | None:
-        """Wait for the frame whose turn it is; None once closed.
+    def take(self, limit: int = 1, company_s: float = 0.0) -> list[FrameT]:
+        """Wait for the frames whose turn it is, of as many cameras; empty once closed.
 
-        `idle` is cleared together with the taking, so that nobody sees the slot empty and the
-        taker idle while a frame changes hands.
+        Args:
+            limit: cameras at most.
+            company_s: how long the first frame waits for those of other cameras that send.
         """
         with self._changed:
+            self._awaited = True
+            self._changed.notify_all()
             self._changed.wait_for(lambda: self._waiting or self._closed)
-            if self._closed:
-                return None
-            idle.clear()
-            return self._waiting.pop(next(iter(self._waiting)))
+            if limit > 1:
+                self._changed.wait_for(lambda: self._complete(limit), company_s)
+            self._awaited = False
+            turn = list(islice(self._waiting, limit))
+            return [self._waiting.pop(camera) for camera in turn]
+
+    def wait_until_awaited(self) -> None:
+        """Return when somebody waits in `take` and finds nothing, or once closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: (self._awaited and not self._waiting) or self._closed)
 
     def clear(self) -> None:
         """Drop what waits, as frames that nobody wants any more."""
@@ -100,9 +142,54 @@ class Slots:
             self._waiting.clear()
 
     def close(self) -> None:
-        """Drop what waits and let `take` return None from now on."""
+        """Drop what waits and let `take` return nothing from now on."""
         with self._changed:
             self.clear()
+            self._closed = True
+            self._changed.notify_all()
+
+    def _complete(self, limit: int) -> bool:
+        """Whether nobody is left to wait for."""
+        now_s = time.monotonic()
+        active = sum(now_s - last_s < CAMERA_ACTIVE_S for last_s in self._last_s.values())
+        return self._closed or len(self._waiting) >= min(limit, active)
+
+
+class HandOff(Generic[T]):
+    """Passes things from one thread to the next, each when the next is free to take it.
+
+    Nothing waits in between and gets old: the giver is held up instead.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._awaited = False
+        self._thing: T | None = None
+        self._closed = False
+
+    def give(self, thing: T) -> bool:
+        """Wait for the taker and leave it the thing; False where there is none any more."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._awaited or self._closed)
+            if self._closed:
+                return False
+            self._awaited = False
+            self._thing = thing
+            self._changed.notify_all()
+            return True
+
+    def take(self) -> T | None:
+        """Wait for a thing; None once closed."""
+        with self._changed:
+            self._awaited = True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._thing is not None or self._closed)
+            thing, self._thing = self._thing, None
+            return thing
+
+    def close(self) -> None:
+        """Let nothing more be given."""
+        with self._changed:
             self._closed = True
             self._changed.notify_all()
 

@@ -10,21 +10,39 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node import topics
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 
 LabelImage: TypeAlias = npt.NDArray[np.uint8]
+#: Gives the memory, (H, W, 3) uint8, in which the picture of a topic and of a size (height, width)
+#: is painted.
+Canvas: TypeAlias = Callable[[str, tuple[int, int]], ImageRgb]
 
 
-def colorize(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
-    """Paint (H, W) uint8 label ids in their scheme's colours, (H, W, 3) uint8 RGB."""
-    # A three-channel look-up is several times faster than palette[labels].
-    return np.asarray(cv2.LUT(cv2.merge([labels] * 3), scheme.palette[None]), np.uint8)
+def new_canvas(_topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+    """Memory of the picture's own."""
+    return np.empty((*size_hw, 3), np.uint8)
 
 
-def overlay(image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float) -> ImageRgb:
-    """Blend a colour mask over its image, both (H, W, 3) uint8; `alpha` is the mask's share."""
-    return np.asarray(cv2.addWeighted(color_rgb, alpha, image_rgb, 1 - alpha, 0), np.uint8)
+def colorize(labels: LabelImage, scheme: LabelScheme, out: ImageRgb | None = None) -> ImageRgb:
+    """Paint (H, W) uint8 label ids in their scheme's colours, (H, W, 3) uint8 RGB.
+
+    `out` is C-contiguous memory to paint in.
+    """
+    # For OpenCV the scheme is a colour map: one pass, a quarter of the time that repeating the
+    # labels three times and cv2.LUT take, and far less than palette[labels].
+    return np.asarray(cv2.applyColorMap(labels, scheme.palette[:, None], out), np.uint8)
+
+
+def overlay(
+    image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float, out: ImageRgb | None = None
+) -> ImageRgb:
+    """Blend a colour mask over its image, both (H, W, 3) uint8; `alpha` is the mask's share.
+
+    `out` is C-contiguous memory to paint in.
+    """
+    return np.asarray(cv2.addWeighted(color_rgb, alpha, image_rgb, 1 - alpha, 0, out), np.uint8)
 
 
 @dataclass
@@ -39,6 +57,7 @@ class Rendered:
     measure: Callable[[], LabelImage]
     scheme: LabelScheme
     overlay_alpha: float
+    canvas: Canvas = new_canvas
 
     @cached_property
     def confidence(self) -> LabelImage:
@@ -48,9 +67,15 @@ class Rendered:
     @cached_property
     def color_mask(self) -> ImageRgb:
         """Labels in their colours, (H, W, 3) uint8 RGB."""
-        return colorize(self.label_mask, self.scheme)
+        return colorize(self.label_mask, self.scheme, self._canvas(topics.COLOR_MASK))
 
     @cached_property
     def overlay(self) -> ImageRgb:
         """Colour mask over the image, (H, W, 3) uint8 RGB."""
-        return overlay(self.image_rgb, self.color_mask, self.overlay_alpha)
+        return overlay(
+            self.image_rgb, self.color_mask, self.overlay_alpha, self._canvas(topics.OVERLAY)
+        )
+
+    def _canvas(self, topic: str) -> ImageRgb:
+        height, width = self.label_mask.shape
+        return self.canvas(topic, (height, width))

@@ -93,6 +93,14 @@ def test_one_class_everywhere() -> None:
 
 
 @pytest.mark.parametrize('stride', [1, 4])
+def test_the_first_of_equal_classes_wins(stride: int) -> None:
+    scores = np.full((3, 2, 2), 0.5, np.float32)
+    scores[0] = 0.25
+    size = (2 * stride, 2 * stride)
+    assert (decide(scores, Geometry(size, size, size), IDS).labels == IDS[1]).all()
+
+
+@pytest.mark.parametrize('stride', [1, 4])
 def test_a_sum_of_scores_above_one_is_certain(stride: int) -> None:
     scores = np.full((2, 4, 4), 1.5, np.float32)
     size = (4 * stride, 4 * stride)

@@ -66,3 +66,18 @@ def test_pictures_are_painted_once_and_fit_together() -> None:
     assert rendered.overlay.tolist() == [[[114, 82, 114], [50, 50, 121]]]
     assert rendered.color_mask is rendered.color_mask
     assert rendered.overlay is rendered.overlay
+
+
+def test_pictures_are_painted_on_the_canvas() -> None:
+    canvases = {topic: np.empty((1, 2, 3), np.uint8) for topic in ('color_mask', 'overlay')}
+
+    def canvas(topic: str, size_hw: tuple[int, int]) -> Image:
+        assert size_hw == (1, 2)
+        return canvases[topic]
+
+    picture = np.full((1, 2, 3), 100, np.uint8)
+    labels = np.array([[1, 7]], np.uint8)
+    rendered = Rendered(picture, labels, lambda: labels, CATEGORIES, 0.5, canvas)
+    assert (rendered.overlay == overlay(picture, CATEGORIES.palette[labels], 0.5)).all()
+    assert np.shares_memory(rendered.color_mask, canvases['color_mask'])
+    assert np.shares_memory(rendered.overlay, canvases['overlay'])

@@ -80,6 +80,8 @@ def _timing_values(timings: Timings) -> dict[str, str]:
         'in_rate_hz': f'{timings.arrivals.rate_hz(now_s):.1f}',
         'out_rate_hz': f'{timings.publications.rate_hz(now_s):.1f}',
     }
+    if not math.isnan(batch := timings.batch.percentiles(50)[0]):
+        values['batch_p50'] = f'{batch:.0f}'
     series = {'latency': timings.latency, **timings.stages}
     for name, window in series.items():
         p50, p99 = window.percentiles(50, 99)

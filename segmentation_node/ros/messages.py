@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arrays and label schemes as messages."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,19 +19,40 @@ except ImportError:  # optional: not on PyPI; label_info_json says the same
     LabelInfo = None
 
 __all__ = [
-    'LabelInfo', 'compressed_message', 'image_message', 'label_info', 'label_info_json',
+    'ImageBuffer', 'LabelInfo', 'compressed_message', 'label_info', 'label_info_json',
     'pick_converter',
 ]  # fmt: skip
 
 
-def image_message(pixels: npt.NDArray[np.uint8], encoding: str, header: Header) -> Image:
-    """(H, W) or (H, W, C) uint8 as an Image that carries `header` verbatim."""
-    message = Image(header=header, encoding=encoding)
-    message.height, message.width = pixels.shape[:2]
-    message.step = pixels.shape[1] * pixels[0, 0].size
-    # Filling the message's own array is one copy; assigning to it checks byte by byte.
-    message.data.frombytes(np.ascontiguousarray(pixels).data)
-    return message
+class ImageBuffer:
+    """An Image message whose memory is used for one picture after the other.
+
+    Publishing copies it, so that it may be painted anew as soon as it is published.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._message = Image(encoding=encoding)
+        self._pixels = np.empty(0, np.uint8)
+
+    def canvas(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The message's own memory as (H, W) or (H, W, C) uint8, to be painted in."""
+        if self._pixels.shape != shape:
+            message = Image(encoding=self._message.encoding)
+            message.height, message.width = shape[:2]
+            message.step = math.prod(shape[1:])
+            # Filling the message's own array; assigning to it checks byte by byte.
+            message.data.frombytes(bytes(math.prod(shape)))
+            self._message = message
+            self._pixels = np.frombuffer(message.data, np.uint8).reshape(shape)
+        return self._pixels
+
+    def message(self, pixels: npt.NDArray[np.uint8], header: Header) -> Image:
+        """The message with a picture, copied unless painted in place, and a header verbatim."""
+        canvas = self.canvas(pixels.shape)
+        if not np.may_share_memory(canvas, pixels):
+            np.copyto(canvas, pixels)
+        self._message.header = header
+        return self._message
 
 
 def compressed_message(data: bytes, format_: str, header: Header) -> CompressedImage:

@@ -28,6 +28,7 @@ from segmentation_node import topics
 from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.frames import Frame, RateLimit
+from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
@@ -129,7 +130,7 @@ class SegmentationNode(LifecycleNode):
             decode = decode_compressed
         self._outputs = {camera: CameraOutputs(self, camera) for camera in values.cameras}
         self._label_info = LabelInfoOutput(self)
-        self._worker = Worker(
+        worker = Worker(
             segmenter=segmenter,
             overlay_alpha=values.overlay_alpha,
             outputs=self._outputs,
@@ -139,7 +140,8 @@ class SegmentationNode(LifecycleNode):
             report=self._report_frame,
             is_up=self.context.ok,
         )
-        self._worker.start()
+        worker.start()
+        self._worker = worker
         self._label_info.publish(segmenter.scheme, values.min_confidence)
         self.get_logger().info(
             f'{values.model} ({segmenter.scheme.name}) on {segmenter.runtime}, '
@@ -330,6 +332,7 @@ def load_segmenter(values: Parameters) -> 'Segmenter':
 
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is told to stop."""
+    keep_freed_memory()
     rclpy.init(args=args)
     try:
         node = SegmentationNode()

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from segmentation_node import topics
+from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
@@ -27,16 +28,13 @@ LATCHED_QOS = QoSProfile(
 DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
-def output_message(output: Output, rendered: Rendered, header: Header) -> Any:
-    """One picture as the message of its topic, with the header of the camera message."""
-    pixels = output.pixels(rendered)
-    if output.encode is None:
-        return messages.image_message(pixels, output.encoding, header)
-    return messages.compressed_message(output.encode(pixels), output.format, header)
-
-
 class CameraOutputs:
-    """The publishers of one camera's pictures."""
+    """The publishers of one camera's pictures; those publish for one thread at a time.
+
+    Colours are painted in the memory of their messages; label ids and confidence are copied to
+    theirs, 1 byte a pixel each. What happens beyond is ROS's own: rclpy copies a message to C,
+    Fast DDS copies that to its history and from there to the memory shared with subscribers.
+    """
 
     def __init__(self, node: Node, camera: str) -> None:
         base = f'~/{camera}/' if camera else '~/'
@@ -49,6 +47,11 @@ class CameraOutputs:
             )
             for output in OUTPUTS.values()
         }
+        self._buffers = {
+            output.topic: messages.ImageBuffer(output.encoding)
+            for output in OUTPUTS.values()
+            if output.encode is None
+        }
         #: Masks have the size of their image, so its calibration holds for them as it is.
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
 
@@ -56,10 +59,20 @@ class CameraOutputs:
         """The outputs that have a subscriber now."""
         return [o for o, p in self._publishers.items() if p.get_subscription_count()]
 
+    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+        """Memory to paint a picture of a topic in; it holds until the next image's."""
+        return self._buffers[topic].canvas((*size_hw, 3))
+
     def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
         """Publish some outputs of one image, each with the header of its camera message."""
         for output in outputs:
-            self._publishers[output].publish(output_message(output, rendered, header))
+            self._publishers[output].publish(self._message(output, rendered, header))
+
+    def _message(self, output: Output, rendered: Rendered, header: Header) -> Any:
+        pixels = output.pixels(rendered)
+        if output.encode is None:
+            return self._buffers[output.topic].message(pixels, header)
+        return messages.compressed_message(output.encode(pixels), output.format, header)
 
     def destroy(self, node: Node) -> None:
         """Take the topics down."""
