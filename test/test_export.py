@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segmentation_node import exports
 from segmentation_node.errors import CheckpointError, ExportError, ImageError, SettingError
-from segmentation_node.export import exporting
 from segmentation_node.export.agreement import measure, share
 from segmentation_node.export.export_model import main
 from segmentation_node.export.exporting import Request, export_model
@@ -144,7 +144,7 @@ def test_what_is_something_else_is_left_alone(
 def test_too_little_agreement_is_refused_and_shown(
     tiny_checkpoint: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(exporting.AGREEMENT, 'fp32', 1.01)
+    monkeypatch.setitem(exports.AGREEMENT, 'fp32', 1.01)
     images = images_of_folder(pictures, 5)
     with pytest.raises(ExportError, match=r'labels .* of the pixels as the network does, and 101'):
         export_model(Request(str(tiny_checkpoint)), images, tmp_path / 'model')
@@ -156,8 +156,8 @@ def test_too_little_agreement_is_refused_and_shown(
 
 def test_agreement_is_counted_in_pixels() -> None:
     images = [np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 9, np.uint8)]
-    expected = [np.uint8([[1, 2], [3, 4]]), np.uint8([[1, 1], [1, 1]])]
-    found = {0: np.uint8([[1, 2], [3, 4]]), 9: np.uint8([[1, 1], [1, 7]])}
+    expected = [np.array(rows, np.uint8) for rows in ([[1, 2], [3, 4]], [[1, 1], [1, 1]])]
+    found = {0: expected[0], 9: np.array([[1, 1], [1, 7]], np.uint8)}
     agreement = measure(images, expected, lambda image: found[image[0, 0, 0]], quiet=True)
     assert agreement.share == 7 / 8
     assert (agreement.worst == 9).all()

@@ -30,6 +30,7 @@ from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PREC
 from segmentation_node.errors import BagError, ImageError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
+from segmentation_node.memory import keep_freed_memory
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
 from segmentation_node.runtimes import RUNTIMES
@@ -111,6 +112,7 @@ def output_names(text: str) -> list[str]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = _parser().parse_args(argv)
+    keep_freed_memory()
     try:
         return _run(args)
     except (SegmentationError, OSError) as error:

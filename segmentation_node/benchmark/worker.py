@@ -42,8 +42,10 @@ class Held:
             self.label = common.labels
             self.facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
             return
+        from segmentation_node.memory import keep_freed_memory
         from segmentation_node.segmenter import Segmenter
 
+        keep_freed_memory()  # as the node does
         segmenter = Segmenter(model, runtime=runtime, precision=precision, device=device)
         self.label = lambda image_rgb: segmenter.segment([image_rgb]).labels[0]
         self.facts = {

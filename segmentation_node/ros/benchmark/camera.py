@@ -23,7 +23,7 @@ from segmentation_node.bags.interrupt import StopRequest, stop_on_signal
 from segmentation_node.bags.options import rate_hz
 from segmentation_node.benchmark.frames import read_image
 from segmentation_node.errors import SegmentationError
-from segmentation_node.ros.messages import image_message
+from segmentation_node.ros.messages import ImageBuffer
 
 #: As many camera drivers have it; whoever subscribes best effort gets it as well.
 CAMERA_QOS: Final = QoSProfile(depth=10)
@@ -80,7 +80,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
-        messages = [image_message(read_image(path), 'rgb8', Header()) for path in args.images]
+        messages = [
+            ImageBuffer('rgb8').message(read_image(path), Header()) for path in args.images
+        ]
         node = rclpy.create_node('camera')
         kind = type(messages[0])
         publishers = [node.create_publisher(kind, topic, CAMERA_QOS) for topic in args.topic]
