@@ -249,8 +249,8 @@ def test_recorded_masks_score_as_the_model_that_made_them(
 ) -> None:
     masks = tmp_path / 'masks.mcap'
     assert segment_bag([
-        str(bag), '--output', str(masks), '--model', str(model), '--device', 'cpu',
-        '--precision', 'fp32', '--outputs', 'label_mask,confidence', '--quiet',
+        str(bag), '--output', str(masks), '--model', str(model), '--runtime', 'torch',
+        '--device', 'cpu', '--precision', 'fp32', '--outputs', 'label_mask,confidence', '--quiet',
     ]) == 0  # fmt: skip
     recorded = ['--bag', str(masks), '--predicted', '/segmentation_node/label_mask', '--quiet']
     assert main([*recorded, '--output', str(tmp_path / 'out')]) == 0

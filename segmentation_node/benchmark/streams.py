@@ -146,6 +146,14 @@ class Run:
         counts: list[int] = self._subscriber.report['masks']
         return counts
 
+    def _status(self) -> dict[str, str]:
+        """What the first node tells of itself; nothing where it is not ours."""
+        status: dict[str, dict[str, str]] = self._subscriber.report['status']
+        return next(iter(status.values()), {})
+
+    def _figures_are_there(self) -> bool:
+        return self._setup.variant.is_common or bool(_stages(self._status()))
+
     def _check(self) -> None:
         for child in (self._camera, self._subscriber, *self._nodes):
             if child.exit_status is not None:
@@ -186,7 +194,8 @@ class Run:
         to_ns = time.monotonic_ns()
         cpu_s = sum(_cpu_s(node.pid) for node in self._nodes) - cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
-        status = self._subscriber.report['status']
+        self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
+        stages = _stages(self._status())
         self._subscriber.stop()  # which writes the times
         rows = json.loads(self._times.read_text(encoding='utf-8'))
         setup = self._setup
@@ -203,7 +212,7 @@ class Run:
             cpu_s=round(cpu_s, 3),
             peak_rss_mb=[peak for peak, _ in memory],
             pss_mb=[pss for _, pss in memory],
-            stages=_stages(next(iter(status.values()), {})),
+            stages=stages,
         )  # fmt: skip
 
     def _since_start_s(self, monotonic_ns: int) -> float:
