@@ -8,6 +8,7 @@ configuration tells the family and the class names tell the scheme.
 """
 
 import copy
+import hashlib
 import json
 import math
 import re
@@ -119,6 +120,18 @@ class Checkpoint:
                 f'{SPEC_FILE}'
             )
         return network.eval()
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the files that the network is made of."""
+        digest = hashlib.sha256()
+        for path in sorted(self.folder.iterdir()):
+            if path.suffix in ('.json', '.safetensors'):
+                digest.update(path.name.encode())
+                with path.open('rb') as stream:
+                    while block := stream.read(2**20):
+                        digest.update(block)
+        return digest.hexdigest()
 
     def preprocessing(self, size_hw: tuple[int, int] | None = None) -> Preprocessing:
         """What the network expects of its pixels; `size_hw` replaces its own input size."""

@@ -16,7 +16,6 @@ from segmentation_node.export.agreement import Agreement, Label, Labels, measure
 from segmentation_node.exports import AGREEMENT, EXPORTS_DIR, FORMATS, Export
 from segmentation_node.geometry import Geometry
 from segmentation_node.image_files import ImageRgb, encode_png
-from segmentation_node.runtimes.graph_cache import digest_of
 from segmentation_node.segmenter import Segmenter
 
 #: What a checkpoint consists of; nothing else is copied.
@@ -71,8 +70,7 @@ def export_model(
         OSError: `output` cannot be written.
     """
     checkpoint = find_checkpoint(request.model)
-    digest = digest_of(checkpoint)
-    _check_output(output, digest)
+    _check_output(output, checkpoint)
     calibrated, judged = _parts(images, request.precision)
     reference = Segmenter(
         request.model, runtime='torch', precision='fp32', input_size=request.input_size
@@ -88,18 +86,18 @@ def export_model(
             raise _refusal(request, found, reference, output)
         export = Export(
             request.format, request.precision, geometry.image_hw, geometry.padded_hw,
-            geometry.network_hw, request.input_size, digest, found.share, len(judged),
+            geometry.network_hw, request.input_size, checkpoint.digest, found.share, len(judged),
         )  # fmt: skip
         export.write(aside)
         _put(checkpoint, aside, output, export)
     return export
 
 
-def _check_output(output: Path, digest: str) -> None:
+def _check_output(output: Path, checkpoint: Checkpoint) -> None:
     if not output.exists():
         return
     is_ours = (output / EXPORTS_DIR).is_dir()
-    if not is_ours or digest_of(find_checkpoint(str(output))) != digest:
+    if not is_ours or find_checkpoint(str(output)).digest != checkpoint.digest:
         raise ExportError(
             f'{output} is there already and not an export of this model; name a folder that is '
             f'not there yet'
@@ -206,21 +204,16 @@ def _refusal(
 
 def _put(checkpoint: Checkpoint, graph: Path, output: Path, export: Export) -> None:
     """Bring a graph into a checkpoint that may not be there yet, which then is all there."""
+    whole = output
     if not output.exists():
-        whole = graph.with_name(f'{graph.name}.whole')
-        try:
-            _copy(checkpoint, whole)
-            target = whole / export.folder
-            target.parent.mkdir()
-            shutil.copytree(graph, target)
-            whole.rename(output)
-        finally:
-            shutil.rmtree(whole, ignore_errors=True)
-        return
-    target = output / export.folder
+        whole = graph.with_name('whole')
+        _copy(checkpoint, whole)
+    target = whole / export.folder
     shutil.rmtree(target, ignore_errors=True)
     target.parent.mkdir(exist_ok=True)
-    shutil.copytree(graph, target)
+    shutil.move(graph, target)
+    if whole != output:
+        whole.rename(output)
 
 
 def _copy(checkpoint: Checkpoint, folder: Path) -> None:

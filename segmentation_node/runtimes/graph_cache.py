@@ -33,24 +33,12 @@ def cache_root() -> Path:
     return Path(base, 'segmentation_node', 'graphs')
 
 
-def digest_of(checkpoint: Checkpoint) -> str:
-    """SHA-256 of the files that a network is made of."""
-    digest = hashlib.sha256()
-    for path in sorted(checkpoint.folder.iterdir()):
-        if path.suffix in ('.json', '.safetensors'):
-            digest.update(path.name.encode())
-            with path.open('rb') as stream:
-                while block := stream.read(2**20):
-                    digest.update(block)
-    return digest.hexdigest()
-
-
 class GraphCache:
     """The entries of one checkpoint."""
 
     def __init__(self, checkpoint: Checkpoint, **settings: object) -> None:
         """Prepare; `settings` decide what a graph looks like, beside the checkpoint."""
-        self._network = digest_of(checkpoint)
+        self._network = checkpoint.digest
         self._common = {
             'format': FORMAT, 'package': __version__, 'network': self._network,
             'family': checkpoint.spec.family, **settings,

@@ -2,7 +2,6 @@
 """ONNX Runtime: on the CPU up to the scores, on a GPU up to the labels."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
@@ -11,7 +10,7 @@ import onnxruntime  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decision, decide
+from segmentation_node.decision import Decided, Decision, decide
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
 from segmentation_node.runtimes.fixed_size import Bytes, Compiled, FixedSizeRuntime
@@ -24,14 +23,6 @@ _FAILURES: Final = tuple(
     for found in vars(onnxruntime_pybind11_state).values()
     if isinstance(found, type) and issubclass(found, Exception)
 )
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """What was decided on the device, whose memory is the faster one."""
-
-    labels: Bytes
-    confidence: Bytes
 
 
 class OnnxRuntime(FixedSizeRuntime):
@@ -79,7 +70,7 @@ class OnnxRuntime(FixedSizeRuntime):
                 raise self._refused(error) from error
             if self.device == 'cpu':
                 return decide(np.asarray(found[0][0], np.float32), geometry, ids)
-            return _Decided(found[0][0], found[1][0])
+            return Decided(found[0][0], found[1][0])
 
         return run
 

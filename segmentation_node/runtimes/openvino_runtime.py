@@ -16,7 +16,6 @@ from segmentation_node.errors import CheckpointError, SettingError
 from segmentation_node.exports import Export, exports_of
 from segmentation_node.geometry import Geometry
 from segmentation_node.runtimes.fixed_size import Bytes, Compiled, FixedSizeRuntime
-from segmentation_node.runtimes.graph_cache import digest_of
 
 #: OpenVINO's names; what is left of a network in int8 that has no int8 runs in the precision
 #: that is otherwise the CPU's own.
@@ -111,14 +110,12 @@ class OpenVinoRuntime(FixedSizeRuntime):
 
 def _int8_exports(checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> list[Export]:
     exports = exports_of(checkpoint, 'openvino', 'int8', input_size)
-    if exports:
-        digest = digest_of(checkpoint)
-        for export in exports:
-            if export.network != digest:
-                raise CheckpointError(
-                    f'{checkpoint.folder / export.folder} was exported from other weights than '
-                    f'lie in {checkpoint.folder}; export anew, or delete it'
-                )
+    for export in exports:
+        if export.network != checkpoint.digest:
+            raise CheckpointError(
+                f'{checkpoint.folder / export.folder} was exported from other weights than '
+                f'lie in {checkpoint.folder}; export anew, or delete it'
+            )
     return exports
 
 

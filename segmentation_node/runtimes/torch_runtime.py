@@ -2,7 +2,6 @@
 """PyTorch, on a CPU or an NVIDIA GPU."""
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -10,21 +9,13 @@ import numpy.typing as npt
 import torch
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decision, decide
+from segmentation_node.decision import Decided, Decision, decide
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
 Bytes = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class _Decided:
-    """What was decided on the device, whose memory is the faster one."""
-
-    labels: Bytes
-    confidence: Bytes
 
 
 class TorchRuntime:
@@ -122,7 +113,7 @@ class CompiledTorchRuntime(TorchRuntime):
 def _decided(parts: Iterable[torch.Tensor]) -> list[Decision]:
     """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image."""
     labels, confidence = (part.cpu().numpy() for part in parts)
-    return [_Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+    return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
 
 
 def _pick_device(device: str) -> torch.device:
