@@ -156,6 +156,9 @@ def test_everything_can_be_done_by_keyboard(
     mine.write_bytes(encode_png(blocks(120, 200)))
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
+    # Without anyone listening, the browser opens its own dialog, and it learns of a listener
+    # only some time after: one who comes as late as the key is pressed may miss it.
+    page.on('filechooser', lambda chooser: None)
     page.goto(address)
     page.get_by_role('button', name='Segment the picture').wait_for()
     settled(page)
