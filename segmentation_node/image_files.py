@@ -9,6 +9,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import Final, TypeAlias
 
@@ -22,6 +23,8 @@ ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
 #: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
 MAX_PIXELS: Final = 2**26
+#: Pixels on a side of the box that images are scaled into.
+MAX_SIDE: Final = 2**14
 #: Tiles of a TIFF may be larger than a small image, up to this.
 MAX_TILE_PIXELS: Final = 2**22
 
@@ -73,6 +76,23 @@ def decode_label_file(data: bytes) -> npt.NDArray[np.uint8]:
             f'of class ids, not colours: convert it with its palette first'
         )
     return labels
+
+
+def read_image(path: Path) -> ImageRgb:
+    """(H, W, 3) uint8 RGB of an image file; raises ImageError naming the file."""
+    return _read(path, decode_file)
+
+
+def read_labels(path: Path) -> npt.NDArray[np.uint8]:
+    """(H, W) uint8 ids of a label file; raises ImageError naming the file."""
+    return _read(path, decode_label_file)
+
+
+def _read(path: Path, decode: Callable[[bytes], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
+    try:
+        return decode(path.read_bytes())
+    except ImageError as error:
+        raise ImageError(f'{path}: {error}') from error
 
 
 def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8]:

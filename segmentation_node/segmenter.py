@@ -14,7 +14,7 @@ from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.decision import Decision
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.geometry import scale_into
-from segmentation_node.image_files import ImageRgb, check_size
+from segmentation_node.image_files import MAX_SIDE, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.runtimes import open_runtime
 
@@ -72,8 +72,10 @@ class Segmenter:
             label_scheme: scheme to publish; None is the checkpoint's.
             min_confidence: in [0, 1]; pixels below it become void.
         """
-        if input_size is not None and min(input_size) < 1:
-            raise SettingError(f'input_size {input_size} must be (height, width), both above 0')
+        if input_size is not None and not all(1 <= side <= MAX_SIDE for side in input_size):
+            raise SettingError(
+                f'input_size {input_size} must be (height, width), each from 1 to {MAX_SIDE}'
+            )
         if not 0 <= min_confidence <= 1:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.checkpoint = find_checkpoint(model)
@@ -106,6 +108,17 @@ class Segmenter:
             ImageError: not such a batch, or an image of no or too many pixels.
         """
         return self._prediction(self._runtime.decide(_as_batch(images_rgb)))
+
+    def prepare(self, image_hw: tuple[int, int]) -> None:
+        """Get ready for images of one size, so that the first takes no longer than the others.
+
+        For a runtime whose graphs have a fixed size this is where one is converted and compiled.
+
+        Raises:
+            ImageError, SettingError: images of that size cannot be segmented.
+        """
+        check_size(image_hw[1], image_hw[0])
+        self.segment(np.zeros((1, *image_hw, 3), np.uint8))
 
     def class_scores(
         self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None

@@ -16,6 +16,7 @@ from test_segmenter import image
 
 from segmentation_node.errors import CheckpointError, ImageError, SettingError
 from segmentation_node.runtimes import graph_cache
+from segmentation_node.runtimes.openvino_runtime import OpenVinoRuntime
 from segmentation_node.segmenter import Segmenter
 
 Image = npt.NDArray[np.uint8]
@@ -57,6 +58,17 @@ def test_a_box_to_fit_into(tiny_checkpoint: Path, runtime: str) -> None:
     found = opened(tiny_checkpoint, runtime, input_size=box).segment([image()])
     expected = opened(tiny_checkpoint, 'torch', input_size=box).segment([image()])
     assert (found.labels == expected.labels).mean() > 0.999
+
+
+def test_a_prepared_size_is_there_when_it_comes(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    segmenter = opened(tiny_checkpoint)
+    segmenter.prepare((64, 96))
+    monkeypatch.setattr(OpenVinoRuntime, '_compile', lambda *_: pytest.fail('compiled again'))
+    assert segmenter.segment([image(64, 96)]).labels.shape == (1, 64, 96)
+    with pytest.raises(ImageError, match='20000 x 20000'):
+        segmenter.prepare((20000, 20000))
 
 
 def test_sizes_may_change(tiny_checkpoint: Path, cache: Path) -> None:

@@ -33,6 +33,7 @@ from segmentation_node.segmenter import Segmenter
 
 LATCHED_QOS = QoSProfile(depth=50, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 RNG = np.random.default_rng(7)
+SHARED_MEMORY = Path('/dev/shm')  # noqa: S108 (where Fast DDS has it)
 
 
 @pytest.fixture(scope='module')
@@ -256,7 +257,8 @@ def another_checkpoint(folder: Path) -> Path:
         ('device', 'cuda:7', 'is not there'),
         ('precision', 'int3', 'choose one of'),
         ('label_scheme', 'no_such_scheme', 'cityscapes19'),
-        ('input_size', [0, 512], 'both must be 0'),
+        ('input_size', [0, 512], 'each from 1 to 16384, or [0, 0]'),
+        ('image_size', [512], 'image_size is [512]; give [height, width]'),
         ('overlay_alpha', 1.5, 'overlay_alpha'),
         ('overlay_alpha', 'much', 'DOUBLE'),
         ('cameras', ['front'], 'cannot change while'),
@@ -411,6 +413,40 @@ def test_sigint_in_mid_inference_ends_well(tiny_checkpoint: Path, tmp_path: Path
         assert node.interrupt() == 0
         assert not camera.masks
         probe.close()
+
+
+def test_network_is_ready_before_the_first_image(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    log = tmp_path / 'log.txt'
+    arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'image_size:=[36, 52]')
+    with NodeProcess(log, *arguments, '-p', 'runtime:=openvino', namespace='ready'):
+        probe = Probe('ready')
+        probe.wait_until_active()
+        assert 'for images of 52 x 36' in log.read_text().partition('active, listening')[0]
+        # A change that needs another graph has it made aside, for what the camera sends.
+        camera = probe.connect(sample=image_message(random_frame(44, 60)))
+        assert probe.set_parameter('input_size', [28, 28]).successful
+        for size in ('52 x 36', '60 x 44'):
+            aside = log.read_text().partition('aside')[2].partition('now running')[0]
+            assert f'for images of {size}' in aside
+        camera.segment(image_message(random_frame(44, 60)))
+        probe.close()
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason='shared memory is not in the file system')
+def test_shared_memory_ends_with_the_node(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    probe = Probe('passing')
+    before = set(SHARED_MEMORY.iterdir())
+    arguments = ('-p', f'model:={tiny_checkpoint}')
+    with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='passing') as node:
+        probe.wait_until_active()
+        maps = Path(f'/proc/{node.pid}/maps').read_text()
+        # A port's belongs to all who use the port.
+        segments = {p for p in set(SHARED_MEMORY.glob('fastrtps_*')) - before if str(p) in maps}
+        own = {p for p in segments if 'port' not in p.name}
+        assert own
+        assert node.interrupt() == 0
+        assert not [p.name for p in own if p.exists()]
+    probe.close()
 
 
 def test_sigint_while_loading_ends_well(tiny_checkpoint: Path, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.writer import STORAGE_FILES
+from segmentation_node.image_files import MAX_SIDE
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -93,6 +94,16 @@ def count(text: str) -> int:
     if not (text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
     return int(text)
+
+
+def size_wh(text: str) -> tuple[int, int]:
+    """Parse WxH, a size in pixels."""
+    found = re.fullmatch(r'(\d{1,5})x(\d{1,5})', text.lower())
+    if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no size; expected WxH such as 1024x512, each from 1 to {MAX_SIDE}'
+        )
+    return int(found[1]), int(found[2])
 
 
 def topic_name(text: str) -> str:

@@ -17,7 +17,7 @@ from segmentation_node.choices import PRECISIONS
 from segmentation_node.demo.processes import end_on_signals
 from segmentation_node.errors import SegmentationError
 from segmentation_node.runtimes import RUNTIMES
-from segmentation_node.scenes.make_scenes import size_wh
+from segmentation_node.scenes.make_scenes import scene_size_wh
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,7 +70,7 @@ def _add_scale_options(parser: argparse.ArgumentParser) -> None:
         '--quick', action='store_true', help='little, to see that it works; no figures to quote'
     )
     scale.add_argument(
-        '--sizes', nargs='+', type=size_wh, metavar='WxH',
+        '--sizes', nargs='+', type=scene_size_wh, metavar='WxH',
         help=f'of the images; {" ".join(map(size_text, FULL.sizes))} without it',
     )  # fmt: skip
     scale.add_argument('--rounds', type=count, metavar='N', help=f'turns of each; {FULL.rounds}')

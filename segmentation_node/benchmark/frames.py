@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is shown to the networks: a rendered street, images of one's own, labelled data."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -17,10 +16,9 @@ from segmentation_node.bags.sources import (
     folder_source,
 )
 from segmentation_node.demo.footage import SEEDS
-from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.image_files import ImageRgb, decode_file, decode_label_file, encode_png
+from segmentation_node.errors import SettingError
+from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.metrics import LabelImage
 
 #: Between two frames of the street, so that they show different things.
 STREET_GAP_S: Final = 3.0
@@ -131,20 +129,3 @@ def _labelled(title: str, size: str, source: Source, scheme: str) -> Frames:
     labels = tuple(frame.label for frame in source.frames if frame.label is not None)
     images = tuple(frame.image for frame in source.frames)
     return Frames(title, size, images, labels, load_scheme(scheme))
-
-
-def read_image(path: Path) -> ImageRgb:
-    """(H, W, 3) uint8 RGB; raises ImageError naming the file."""
-    return _read(path, decode_file)
-
-
-def read_labels(path: Path) -> LabelImage:
-    """(H, W) uint8 ids; raises ImageError naming the file."""
-    return _read(path, decode_label_file)
-
-
-def _read(path: Path, decode: Callable[[bytes], LabelImage]) -> LabelImage:
-    try:
-        return decode(path.read_bytes())
-    except ImageError as error:
-        raise ImageError(f'{path}: {error}') from error

@@ -16,10 +16,9 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, TextIO
 
-from segmentation_node.benchmark.frames import read_image
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.errors import SegmentationError, one_line
-from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.metrics import LabelImage
 
 #: What is timed: the bare network on pixels prepared for it, or an image to its labels.

@@ -23,7 +23,7 @@ from segmentation_node.demo.results import Outcome, contact_sheet, table, write_
 from segmentation_node.demo.session import Session
 from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import encode_png
-from segmentation_node.scenes.make_scenes import size_wh
+from segmentation_node.scenes.make_scenes import scene_size_wh
 
 STAGES: Final = 5
 
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument('--frames', type=count, default=100, metavar='N', help='of the street')
     parser.add_argument(
-        '--size', type=size_wh, default='1024x512', metavar='WxH', help='of the street'
+        '--size', type=scene_size_wh, default='1024x512', metavar='WxH', help='of the street'
     )
     parser.add_argument(
         '--rate-hz', type=rate_hz, default=10.0, metavar='HZ', help='of the street and of images'

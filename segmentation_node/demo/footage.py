@@ -5,7 +5,7 @@ import hashlib
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -18,8 +18,11 @@ from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
+from segmentation_node.bags.sources import folder_source
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.processes import Child, DemoError, wait_for
+from segmentation_node.errors import ImageError
+from segmentation_node.image_files import image_size
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
 #: Streets that make up the drive; each is rendered by a process of its own.
@@ -40,6 +43,8 @@ class Footage:
     #: Truth and its description, as far as the bag has them.
     truth: tuple[Topic, ...]
     prepare: Callable[[Check], None]
+    #: Height and width of the first image; None where it cannot be read.
+    image_hw: tuple[int, int] | None
 
     @property
     def compressed(self) -> bool:
@@ -55,7 +60,19 @@ def bag_footage(path: Path, topic: str | None) -> Footage:
     """The camera of a bag; raises BagError where there is none or several to choose from."""
     with open_bag(path) as bag:
         camera = find_camera(bag, topic)
-        return Footage(f'{camera.name} of {path.name}', path, camera, _truth(bag), _nothing_to_do)
+        title = f'{camera.name} of {path.name}'
+        return Footage(
+            title, path, camera, _truth(bag), _nothing_to_do, _first_size_hw(bag, camera)
+        )
+
+
+def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
+    decode = messages.DECODERS[camera.msgtype]
+    with suppress(ImageError):
+        for message in bag.messages([camera.name]):
+            height, width = decode(messages.deserialize(message)).shape[:2]
+            return height, width
+    return None
 
 
 def _truth(bag: Bag) -> tuple[Topic, ...]:
@@ -76,7 +93,13 @@ def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
         arguments = ['--images', str(folder), '--compressed', '--skip-bad']
         _images_to_bag([*arguments, '--rate-hz', str(rate_hz)], bag, work, check)
 
-    return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare)
+    image_hw = None
+    with suppress(ImageError):
+        width, height = image_size(
+            folder_source(folder, None, rate_hz).frames[0].image.read_bytes()
+        )
+        image_hw = height, width
+    return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare, image_hw)
 
 
 def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: float) -> Footage:
@@ -102,7 +125,8 @@ def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: f
         new.rename(bag)
         shutil.rmtree(tree)
 
-    return Footage(f'a procedural street, {size}', bag, camera, truth, prepare)
+    title = f'a procedural street, {size}'
+    return Footage(title, bag, camera, truth, prepare, size_wh[::-1])
 
 
 def _renderer_version() -> str:

@@ -75,6 +75,7 @@ class Session:
             # JSON strings are YAML strings: no path can be taken for anything else.
             '-p', f'model:={json.dumps(self._model)}',
             '-p', f'image_transport:={transport}',
+            '-p', f'image_size:={list(self._footage.image_hw or (0, 0))}',
             # The time of the bag, or latencies would count from when it was recorded.
             '-p', 'use_sim_time:=true',
             # The node puts the suffix behind the remapped name, where it is remapped once more.

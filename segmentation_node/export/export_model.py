@@ -2,12 +2,11 @@
 """Command: export a model for another runtime, if it labels as the network does."""
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count
+from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count, size_wh
 from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.errors import SegmentationError
 from segmentation_node.exports import AGREEMENT, FORMATS
@@ -43,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         help='how many images to take at most, from all over the folder or bag',
     )  # fmt: skip
     parser.add_argument(
-        '--input-size', type=_size_hw, metavar='WxH',
+        '--input-size', type=size_wh, metavar='WxH',
         help="box that images are scaled into for the network (without it: the checkpoint's)",
     )  # fmt: skip
     parser.add_argument(
@@ -52,13 +51,6 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_quiet_option(parser)
     return parser
-
-
-def _size_hw(text: str) -> tuple[int, int]:
-    found = re.fullmatch(r'([1-9]\d{0,4})x([1-9]\d{0,4})', text)
-    if not found:
-        raise argparse.ArgumentTypeError(f'{text!r} is no size; expected one like 1024x512')
-    return int(found[2]), int(found[1])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -77,7 +69,9 @@ def _run(args: argparse.Namespace) -> None:
     from segmentation_node.export.exporting import Request, export_model
     from segmentation_node.export.images import images_of_bag, images_of_folder
 
-    request = Request(args.model, args.format, args.precision, args.input_size)
+    request = Request(
+        args.model, args.format, args.precision, args.input_size and args.input_size[::-1]
+    )
     if args.images is not None:
         images = images_of_folder(args.images, args.count)
     else:

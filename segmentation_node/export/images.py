@@ -11,7 +11,7 @@ from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.errors import ImageError
-from segmentation_node.image_files import ImageRgb, decode_file
+from segmentation_node.image_files import ImageRgb, read_image
 
 Item = TypeVar('Item')
 
@@ -25,7 +25,7 @@ def images_of_folder(folder: Path, count: int) -> list[ImageRgb]:
     """
     files = [frame.image for frame in folder_source(folder, None, 1.0).frames]
     chosen = spread(files, len(files), count)
-    return _of_one_size((path.name, _read(path)) for path in chosen)
+    return _of_one_size((path.name, read_image(path)) for path in chosen)
 
 
 def images_of_bag(path: Path, topic: str | None, count: int) -> list[ImageRgb]:
@@ -44,13 +44,6 @@ def spread(items: Iterable[Item], total: int, count: int) -> Iterator[Item]:
     taken = min(total, count)
     places = {index * total // taken for index in range(taken)} if taken else set()
     return (item for index, item in enumerate(islice(items, total)) if index in places)
-
-
-def _read(path: Path) -> ImageRgb:
-    try:
-        return decode_file(path.read_bytes())
-    except ImageError as error:
-        raise ImageError(f'{path}: {error}') from error
 
 
 def _of_one_size(named: Iterable[tuple[str, ImageRgb]]) -> list[ImageRgb]:

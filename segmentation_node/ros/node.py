@@ -123,7 +123,7 @@ class SegmentationNode(LifecycleNode):
         """Load the model, advertise the topics."""
         values = self._values
         self.get_logger().info(f'loading {values.model} ...')
-        segmenter = load_segmenter(values)
+        segmenter = load_segmenter(values, set())
         name, convert = pick_converter()
         decode: Callable[[Any], ImageRgb] = partial(decode_image, convert=convert)
         if values.image_transport == 'compressed':
@@ -231,6 +231,13 @@ class SegmentationNode(LifecycleNode):
             self._label_info.destroy(self)
             self._label_info = None
 
+    def destroy_node(self) -> None:
+        """Take down all of the node, of which others learn at once."""
+        super().destroy_node()
+        # rclpy's life cycle (7.1) forgets its own hold on the node, which then stays whole. The
+        # shared memory of Fast DDS would outlive the process: megabytes with every restart.
+        self._state_machine.destroy_when_not_in_use()
+
     def stop_within(self, timeout_s: float) -> None:
         """End the worker without waiting longer than that for a frame in work."""
         if self._worker is not None:
@@ -294,7 +301,7 @@ class SegmentationNode(LifecycleNode):
             )
         if wanted.changed(self._values, RELOADS):
             self.get_logger().info(f'loading {wanted.model} aside ...')
-            worker.segmenter = load_segmenter(wanted)
+            worker.segmenter = load_segmenter(wanted, worker.image_sizes_hw)
             self.get_logger().info(f'now running {wanted.model}')
         worker.segmenter.min_confidence = wanted.min_confidence
         worker.overlay_alpha = wanted.overlay_alpha
@@ -314,12 +321,15 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
-def load_segmenter(values: Parameters) -> 'Segmenter':
-    """A segmenter for parameter values; raises SegmentationError."""
+def load_segmenter(values: Parameters, image_sizes_hw: set[tuple[int, int]]) -> 'Segmenter':
+    """A segmenter for parameter values, ready for images of some sizes and of `image_size`.
+
+    Raises SegmentationError.
+    """
     # Imported with the first model: the node answers and can be stopped while torch loads.
     from segmentation_node.segmenter import Segmenter
 
-    return Segmenter(
+    segmenter = Segmenter(
         values.model,
         runtime=values.runtime,
         device=values.device,
@@ -328,6 +338,11 @@ def load_segmenter(values: Parameters) -> 'Segmenter':
         label_scheme=values.label_scheme or None,
         min_confidence=values.min_confidence,
     )
+    if values.image_size_hw is not None:
+        image_sizes_hw = image_sizes_hw | {values.image_size_hw}
+    for image_hw in image_sizes_hw:
+        segmenter.prepare(image_hw)
+    return segmenter
 
 
 def main(args: list[str] | None = None) -> None:
@@ -350,6 +365,7 @@ def main(args: list[str] | None = None) -> None:
         if node.context.ok():
             raise
     node.stop_within(1.0)
+    node.destroy_node()
     rclpy.try_shutdown()
     sys.stdout.flush()
     sys.stderr.flush()

@@ -12,6 +12,7 @@ from rclpy.parameter import Parameter
 
 from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import SettingError
+from segmentation_node.image_files import MAX_SIDE
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
 
@@ -69,6 +70,12 @@ class Parameters:
         'aspect ratio kept; [0, 0] is what the checkpoint says. Masks have the size of the image',
         RELOADS,
     )
+    image_size: list[int] = declared(
+        [0, 0],
+        'Height and width in pixels of the images to be ready for before the first comes; [0, 0] '
+        'gets ready when it is there, which may take seconds. Images of other sizes are welcome',
+        RELOADS,
+    )
     label_scheme: str = declared(
         '', 'Label scheme to publish; empty is the one the model learned', RELOADS
     )
@@ -105,13 +112,13 @@ class Parameters:
             value = getattr(self, f.name)
             if choices and value not in choices:
                 raise SettingError(f'{f.name} is {value!r}; choose one of {", ".join(choices)}')
-        if len(self.input_size) != 2 or not all(0 <= n <= 16384 for n in self.input_size):
-            raise SettingError(
-                f'input_size is {list(self.input_size)}; give [height, width] in pixels, each '
-                f'0 to 16384, or [0, 0] for what the checkpoint says'
-            )
-        if (self.input_size[0] == 0) != (self.input_size[1] == 0):
-            raise SettingError(f'input_size is {list(self.input_size)}; both must be 0 or neither')
+        for name in ('input_size', 'image_size'):
+            size = getattr(self, name)
+            if size != [0, 0] and not (len(size) == 2 and all(1 <= n <= MAX_SIDE for n in size)):
+                raise SettingError(
+                    f'{name} is {list(size)}; give [height, width] in pixels, each from 1 to '
+                    f'{MAX_SIDE}, or [0, 0] to leave it open'
+                )
         wrong = [c for c in self.cameras if c and not _TOPIC_TOKEN.fullmatch(c)]
         if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
             raise SettingError(
@@ -128,7 +135,12 @@ class Parameters:
     @property
     def input_size_hw(self) -> tuple[int, int] | None:
         """`input_size` as the segmenter takes it."""
-        return (self.input_size[0], self.input_size[1]) if any(self.input_size) else None
+        return _size_hw(self.input_size)
+
+    @property
+    def image_size_hw(self) -> tuple[int, int] | None:
+        """`image_size` as the segmenter takes it."""
+        return _size_hw(self.image_size)
 
     def with_changes(self, changes: Iterable[Parameter]) -> 'Parameters':
         """Values after setting some ROS parameters; raises SettingError naming the remedy."""
@@ -139,6 +151,10 @@ class Parameters:
         """Names of the parameters of one settable kind that differ from `other`."""
         names = [f.name for f in fields(self) if f.metadata['settable'] == settable]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+def _size_hw(size: list[int]) -> tuple[int, int] | None:
+    return (size[0], size[1]) if any(size) else None
 
 
 def declare_parameters(node: Node) -> Parameters:

@@ -110,6 +110,7 @@ class Worker:
         self._decoded: Slots[Decoded] = Slots(accounts)
         self._segmented: HandOff[list[tuple[Decoded, Rendered]]] = HandOff()
         self.failure: BaseException | None = None
+        self._image_hw: dict[str, tuple[int, int]] = {}
         self._outputs, self._accounts = outputs, accounts
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
         self._is_up = is_up
@@ -122,6 +123,11 @@ class Worker:
                 ('publish', self._publish_frames, self.slots.close),
             )
         ]
+
+    @property
+    def image_sizes_hw(self) -> set[tuple[int, int]]:
+        """Heights and widths of the newest images that were segmented, of all cameras."""
+        return set(self._image_hw.copy().values())
 
     def start(self) -> None:
         """Begin to take frames."""
@@ -205,6 +211,8 @@ class Worker:
             self._settle_all(batch, self._trouble(error))
             return
         self.timings.batch.add(len(batch))
+        for decoded in batch:
+            self._image_hw[decoded.camera] = found.labels.shape[1:]
         rendered = [
             Rendered(
                 decoded.image_rgb, found.labels[index], partial(_confidence, found, index),

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import cv2
 
+from segmentation_node.bags.options import size_wh
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.scenes.render import Renderer, check_size
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.write import SequenceName, write_sequence
 
 
-def size_wh(text: str) -> tuple[int, int]:
+def scene_size_wh(text: str) -> tuple[int, int]:
     """Parse WxH, a size that can be rendered."""
-    width, mark, height = text.lower().partition('x')
-    if not (mark and width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f'{text!r} is no size; expected WxH such as 1024x512')
-    size = int(width), int(height)
+    size = size_wh(text)
     try:
         check_size(*size)
     except SettingError as error:
@@ -40,7 +38,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--sequence', type=int, default=0, help='number of the sequence')
     parser.add_argument('--frames', type=int, default=30, help='frames to render')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='frames per second')
-    parser.add_argument('--size', type=size_wh, default='1024x512', metavar='WxH', help='pixels')
+    parser.add_argument(
+        '--size', type=scene_size_wh, default='1024x512', metavar='WxH', help='pixels'
+    )
     parser.add_argument('--seed', type=int, default=0, help='which street; 0 or more')
     parser.add_argument(
         '--sequence-layout',

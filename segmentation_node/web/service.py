@@ -19,12 +19,11 @@ from types import FrameType
 import cv2
 import uvicorn
 
-from segmentation_node.bags.options import HelpFormatter, count
+from segmentation_node.bags.options import HelpFormatter, count, size_wh
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
 from segmentation_node.runtimes import RUNTIMES
-from segmentation_node.scenes.make_scenes import size_wh
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
 from segmentation_node.web.live import Live

@@ -21,8 +21,8 @@ from std_msgs.msg import Header
 
 from segmentation_node.bags.interrupt import StopRequest, stop_on_signal
 from segmentation_node.bags.options import rate_hz
-from segmentation_node.benchmark.frames import read_image
 from segmentation_node.errors import SegmentationError
+from segmentation_node.image_files import read_image
 from segmentation_node.ros.messages import ImageBuffer
 
 #: As many camera drivers have it; whoever subscribes best effort gets it as well.
