@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exporting a model: what is let through, what is not, and what the segmenter makes of it."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,18 @@ def test_int8_is_run_where_it_was_exported(in_int8: Path, tiny_checkpoint: Path)
     assert share(expected.segment([picture(0)]).labels, found.labels) >= 0.99
     # It was quantized: no confidence would be another otherwise.
     assert (found.confidence != expected.segment([picture(0)]).confidence).any()
+
+
+def test_an_export_needs_neither_torch_nor_a_cache(in_int8: Path, tmp_path: Path) -> None:
+    code = (
+        'import sys, numpy as np\n'
+        'from segmentation_node.segmenter import Segmenter\n'
+        'Segmenter(sys.argv[1]).segment(np.zeros((1, 64, 96, 3), np.uint8))\n'
+        'assert "torch" not in sys.modules\n'
+    )
+    environment = {**os.environ, 'XDG_CACHE_HOME': str(tmp_path)}
+    command = [sys.executable, '-c', code, str(in_int8)]
+    subprocess.run(command, env=environment, check=True, timeout=120)
 
 
 def test_another_size_or_box_than_exported_is_told(in_int8: Path) -> None:

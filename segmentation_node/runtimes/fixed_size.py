@@ -46,9 +46,13 @@ class FixedSizeRuntime(ABC):
         self._cache = GraphCache(
             checkpoint, preprocessing=checkpoint.preprocessing(input_size), **self.made_with
         )
-        if not self._cache.knows_network():
+        if not self._knows_network():
             checkpoint.network  # noqa: B018 (read now: damaged weights are told before a frame comes)
         self._compiled: OrderedDict[tuple[int, int], Compiled] = OrderedDict()
+
+    def _knows_network(self) -> bool:
+        """Whether a graph was made of these very weights before, so that they are whole."""
+        return self._cache.knows_network()
 
     @abstractmethod
     def _convert(self, folder: Path, image_hw: tuple[int, int]) -> Geometry:

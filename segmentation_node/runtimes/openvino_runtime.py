@@ -50,6 +50,9 @@ class OpenVinoRuntime(FixedSizeRuntime):
         self.made_with = {'openvino': openvino.get_version()}
         super().__init__(checkpoint, input_size)
 
+    def _knows_network(self) -> bool:
+        return bool(self._exports) or super()._knows_network()
+
     def _convert(self, folder: Path, image_hw: tuple[int, int]) -> Geometry:
         from segmentation_node.runtimes.conversion import to_openvino
 
