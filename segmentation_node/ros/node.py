@@ -16,7 +16,7 @@ from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
@@ -30,6 +30,7 @@ from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.diagnostics import Health
+from segmentation_node.ros.executor import FrameExecutor
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
@@ -100,7 +101,7 @@ class SegmentationNode(LifecycleNode):
         # Held while a frame is taken in and while what it needs is taken down.
         self._intake = threading.Lock()
         self._rates: dict[str, RateLimit] = {}
-        self._frame_group = MutuallyExclusiveCallbackGroup()
+        self.frames = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
@@ -208,7 +209,7 @@ class SegmentationNode(LifecycleNode):
                     topic,
                     callback,
                     CAMERA_QOS,
-                    callback_group=self._frame_group,
+                    callback_group=self.frames,
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                 )
             )
@@ -354,8 +355,7 @@ def main(args: list[str] | None = None) -> None:
     except (SegmentationError, ParameterException) as error:
         print(f'segmentation_node: {error}', file=sys.stderr)
         sys.exit(1)
-    executor = MultiThreadedExecutor(num_threads=3)
-    executor.add_node(node)
+    executor = FrameExecutor(node, node.frames, num_threads=2)
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):

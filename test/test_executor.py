@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A node's callbacks by two executors: each is served, none is in the other's way."""
+
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+from ros_process import DOMAIN_ID, PATIENCE_S, isolated_environment
+
+rclpy = pytest.importorskip('rclpy')
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
+from rclpy.node import Node  # noqa: E402
+
+from segmentation_node.ros.executor import FrameExecutor  # noqa: E402
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    os.environ.update(isolated_environment())
+    context = rclpy.Context()
+    context.init(domain_id=DOMAIN_ID)
+    node = rclpy.create_node('two_at_a_time', context=context)
+    yield node
+    node.destroy_node()
+    context.try_shutdown()
+
+
+def spinning(executor: FrameExecutor) -> threading.Thread:
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
+    return thread
+
+
+def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
+    frames = MutuallyExclusiveCallbackGroup()
+    began, frame_came = threading.Event(), threading.Event()
+    seen: list[bool] = []
+
+    def load() -> None:
+        load_timer.cancel()
+        began.set()
+        seen.append(frame_came.wait(PATIENCE_S))
+
+    load_timer = node.create_timer(0.0, load)
+    executor = FrameExecutor(node, frames, num_threads=2)
+    thread = spinning(executor)
+    assert began.wait(PATIENCE_S)
+    # Made while both wait, as cameras are when the node is activated.
+    node.create_timer(0.01, frame_came.set, frames)
+    assert frame_came.wait(PATIENCE_S)
+    assert executor.shutdown()
+    thread.join(PATIENCE_S)
+    assert seen == [True]
+
+
+def test_a_frame_that_fails_ends_the_node(node: Node) -> None:
+    frames = MutuallyExclusiveCallbackGroup()
+    node.create_timer(0.01, lambda: 1 // 0, frames)
+    executor = FrameExecutor(node, frames, num_threads=2)
+    with pytest.raises(ZeroDivisionError):
+        executor.spin()
+    assert executor.shutdown()
