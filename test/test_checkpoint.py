@@ -296,7 +296,10 @@ def test_input_size_can_be_replaced(deeplab: Path) -> None:
 
 
 @pytest.mark.parametrize('model', ['', 'no such model', '/no/such/folder', 'a/b/c', '../x'])
-def test_neither_bundled_nor_folder_nor_hub_id(model: str) -> None:
+def test_neither_bundled_nor_folder_nor_hub_id(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # whatever lies beside the working folder
     refused(model, repr(model), 'neither bundled', 'existing folder', '"owner/name"')
 
 
