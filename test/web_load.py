@@ -31,6 +31,7 @@ from segmentation_node.image_files import encode_jpeg, encode_png
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
+from segmentation_node.web.settings import Settings
 
 #: Growth of the service's memory that counts as none: what allocators keep for later.
 FLAT_MB = 64
@@ -100,7 +101,7 @@ def run_clients(args: argparse.Namespace) -> int:
     street, renderer = Street(9), Renderer(1024, 512)
     images = [renderer.render(street, float(i)).image_rgb for i in range(8)]
     files = [encode_jpeg(image) for image in images]
-    segmenter = Segmenter(args.model)
+    segmenter = Segmenter(args.model, runtime=args.runtime)
     segmenter.segment(images[:1])
     started_s = time.perf_counter()
     for i in range(args.bare):
@@ -127,7 +128,8 @@ def run_clients(args: argparse.Namespace) -> int:
                 if answer.status_code == 503:
                     time.sleep(float(answer.headers['Retry-After']))
 
-    with ServiceProcess('--model', args.model, environment={'OMP_NUM_THREADS': ''}) as service:
+    options = ('--model', args.model, '--runtime', args.runtime)
+    with ServiceProcess(*options, environment={'OMP_NUM_THREADS': ''}) as service:
         with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as warm:
             warm.post('/predict', files={'image': files[0]}).raise_for_status()
         started_s = time.perf_counter()
@@ -149,6 +151,7 @@ def main() -> int:
     clients.set_defaults(run=run_clients)
     clients.add_argument('--clients', type=int, default=64)
     clients.add_argument('--requests', type=int, default=512)
+    clients.add_argument('--runtime', default=Settings.runtime, help='of service and Segmenter')
     clients.add_argument('--bare', type=int, default=100, help='images for the bare Segmenter')
     uploads = commands.add_parser('fuzz')
     uploads.set_defaults(run=run_fuzz)
