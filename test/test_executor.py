@@ -27,12 +27,6 @@ def node() -> Iterator[Node]:
     context.try_shutdown()
 
 
-def spinning(executor: FrameExecutor) -> threading.Thread:
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    return thread
-
-
 def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
     frames = MutuallyExclusiveCallbackGroup()
     began, frame_came = threading.Event(), threading.Event()
@@ -45,7 +39,8 @@ def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
 
     load_timer = node.create_timer(0.0, load)
     executor = FrameExecutor(node, frames, num_threads=2)
-    thread = spinning(executor)
+    thread = threading.Thread(target=executor.spin)
+    thread.start()
     assert began.wait(PATIENCE_S)
     # Made while both wait, as cameras are when the node is activated.
     node.create_timer(0.01, frame_came.set, frames)

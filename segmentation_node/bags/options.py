@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Options that the bag commands share."""
+"""Options that commands share."""
 
 import argparse
 import math
@@ -54,6 +54,14 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
 
 
+def add_input_size_option(parser: argparse.ArgumentParser) -> None:
+    """--input-size, (height, width) as the segmenter takes it, or None."""
+    parser.add_argument(
+        '--input-size', type=_size_hw, metavar='WxH',
+        help="box that images are scaled into for the network (without it: the checkpoint's)",
+    )  # fmt: skip
+
+
 def positive(text: str) -> float:
     """Parse a number above 0."""
     return _number(text, lambda value: 0 < value < math.inf, 'number above 0')
@@ -104,6 +112,10 @@ def size_wh(text: str) -> tuple[int, int]:
             f'{text!r} is no size; expected WxH such as 1024x512, each from 1 to {MAX_SIDE}'
         )
     return int(found[1]), int(found[2])
+
+
+def _size_hw(text: str) -> tuple[int, int]:
+    return size_wh(text)[::-1]
 
 
 def topic_name(text: str) -> str:

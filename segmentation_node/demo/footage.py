@@ -95,10 +95,8 @@ def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
 
     image_hw = None
     with suppress(ImageError):
-        width, height = image_size(
-            folder_source(folder, None, rate_hz).frames[0].image.read_bytes()
-        )
-        image_hw = height, width
+        first = folder_source(folder, None, rate_hz).frames[0].image
+        image_hw = image_size(first.read_bytes())[::-1]
     return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare, image_hw)
 
 

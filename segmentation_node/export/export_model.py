@@ -6,7 +6,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count, size_wh
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_input_size_option,
+    add_quiet_option,
+    count,
+)
 from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.errors import SegmentationError
 from segmentation_node.exports import AGREEMENT, FORMATS
@@ -41,10 +46,7 @@ def _parser() -> argparse.ArgumentParser:
         '--count', type=count, default=100, metavar='N',
         help='how many images to take at most, from all over the folder or bag',
     )  # fmt: skip
-    parser.add_argument(
-        '--input-size', type=size_wh, metavar='WxH',
-        help="box that images are scaled into for the network (without it: the checkpoint's)",
-    )  # fmt: skip
+    add_input_size_option(parser)
     parser.add_argument(
         '-o', '--output', type=Path, required=True, metavar='FOLDER',
         help='checkpoint to write; an export of the same model that is there gets the graph, too',
@@ -69,9 +71,7 @@ def _run(args: argparse.Namespace) -> None:
     from segmentation_node.export.exporting import Request, export_model
     from segmentation_node.export.images import images_of_bag, images_of_folder
 
-    request = Request(
-        args.model, args.format, args.precision, args.input_size and args.input_size[::-1]
-    )
+    request = Request(args.model, args.format, args.precision, args.input_size)
     if args.images is not None:
         images = images_of_folder(args.images, args.count)
     else:

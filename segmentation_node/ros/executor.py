@@ -21,7 +21,6 @@ class FrameExecutor(MultiThreadedExecutor):
         super().__init__(num_threads=num_threads, context=node.context)
         self._group = frames
         self._frames = _GroupExecutor(node, frames)
-        self._thread = threading.Thread(target=self._serve_frames, name='frames', daemon=True)
         self.add_node(node)
 
     def can_execute(self, entity: Any) -> bool:
@@ -35,7 +34,7 @@ class FrameExecutor(MultiThreadedExecutor):
 
     def spin(self) -> None:
         """Serve both until shutdown."""
-        self._thread.start()
+        threading.Thread(target=self._serve_frames, name='frames', daemon=True).start()
         super().spin()
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:

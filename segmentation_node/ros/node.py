@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -124,7 +124,7 @@ class SegmentationNode(LifecycleNode):
         """Load the model, advertise the topics."""
         values = self._values
         self.get_logger().info(f'loading {values.model} ...')
-        segmenter = load_segmenter(values, set())
+        segmenter = load_segmenter(values)
         name, convert = pick_converter()
         decode: Callable[[Any], ImageRgb] = partial(decode_image, convert=convert)
         if values.image_transport == 'compressed':
@@ -322,7 +322,9 @@ class SegmentationNode(LifecycleNode):
         self._diagnostics.publish(message)
 
 
-def load_segmenter(values: Parameters, image_sizes_hw: set[tuple[int, int]]) -> 'Segmenter':
+def load_segmenter(
+    values: Parameters, image_sizes_hw: Collection[tuple[int, int]] = ()
+) -> 'Segmenter':
     """A segmenter for parameter values, ready for images of some sizes and of `image_size`.
 
     Raises SegmentationError.
@@ -339,10 +341,9 @@ def load_segmenter(values: Parameters, image_sizes_hw: set[tuple[int, int]]) -> 
         label_scheme=values.label_scheme or None,
         min_confidence=values.min_confidence,
     )
-    if values.image_size_hw is not None:
-        image_sizes_hw = image_sizes_hw | {values.image_size_hw}
-    for image_hw in image_sizes_hw:
-        segmenter.prepare(image_hw)
+    for image_hw in {*image_sizes_hw, values.image_size_hw}:
+        if image_hw is not None:
+            segmenter.prepare(image_hw)
     return segmenter
 
 

@@ -19,7 +19,7 @@ from types import FrameType
 import cv2
 import uvicorn
 
-from segmentation_node.bags.options import HelpFormatter, count, size_wh
+from segmentation_node.bags.options import HelpFormatter, add_input_size_option, count
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
@@ -51,10 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the networks')
-    parser.add_argument(
-        '--input-size', type=size_wh, metavar='WxH',
-        help="box that images are scaled into for the network (without it: the checkpoint's)",
-    )  # fmt: skip
+    add_input_size_option(parser)
     parser.add_argument('--preload', action='store_true', help='load all models at the start')
     parser.add_argument(
         '--any-batch', action='store_true',
@@ -82,7 +79,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         runtime=args.runtime,
         device=args.device,
         precision=args.precision,
-        input_size=args.input_size and args.input_size[::-1],
+        input_size=args.input_size,
         preload=args.preload,
         exact=not args.any_batch,
         api_key=os.environ.get(API_KEY_VARIABLE, ''),
