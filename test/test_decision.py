@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Deciding cell by cell gives what deciding pixel by pixel gives."""
 
+import subprocess
+import sys
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -105,3 +108,24 @@ def test_a_sum_of_scores_above_one_is_certain(stride: int) -> None:
     scores = np.full((2, 4, 4), 1.5, np.float32)
     size = (4 * stride, 4 * stride)
     assert (decide(scores, Geometry(size, size, size), IDS).confidence == 255).all()
+
+
+#: Decides at once and then does nothing; prints the seconds of all cores meanwhile.
+_REST = """
+import time
+import numpy as np
+from segmentation_node.decision import decide
+from segmentation_node.geometry import Geometry
+
+scores = np.random.default_rng(0).random((8, 128, 256), np.float32)
+decide(scores, Geometry((512, 1024), (512, 1024), (512, 1024)), np.arange(8, dtype=np.uint8))
+before = time.process_time()
+time.sleep(0.1)
+print(time.process_time() - before)
+"""
+
+
+def test_no_core_is_busy_when_all_is_decided() -> None:
+    """Threads that wait for more at full speed made the next network run take twice as long."""
+    rest = subprocess.run([sys.executable, '-c', _REST], stdout=subprocess.PIPE, check=True)
+    assert float(rest.stdout) < 0.01
