@@ -76,8 +76,11 @@ class OnnxRuntime(FixedSizeRuntime):
 
     def _session(self, folder: Path) -> Any:
         wanted = self._provider(folder)
+        options = onnxruntime.SessionOptions()
+        # Else its threads wait for the next run at full speed, on cores that other work wants.
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
-            session = onnxruntime.InferenceSession(folder / GRAPH, providers=[wanted])
+            session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=[wanted])
         except _FAILURES as error:
             raise self._refused(error) from error
         # A provider whose libraries do not load is replaced by the CPU without a word.
