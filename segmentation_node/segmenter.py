@@ -120,6 +120,10 @@ class Segmenter:
         check_size(image_hw[1], image_hw[0])
         self.segment(np.zeros((1, *image_hw, 3), np.uint8))
 
+    def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
+        """Run the network as `segment` does and decide nothing, to measure what that costs."""
+        self._runtime.forward(_as_batch(images_rgb))
+
     def class_scores(
         self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None
     ) -> 'torch.Tensor':

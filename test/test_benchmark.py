@@ -57,7 +57,7 @@ def stream(key: tuple[str, str, str], first_s: float, step_s: float, age_s: floa
         *key, '64x32', cameras=1, nodes=1, round=0, rate_hz=30.0,
         from_s=received_s[1], to_s=received_s[3],
         masks=[Mask(0, at_s - age_s, at_s) for at_s in received_s],
-        stamps_kept=1.0, cpu_s=0.6, peak_rss_mb=[300.0], pss_mb=[200.0],
+        stamps_kept=1.0, cpu_s=0.6, others_cpu_s=0.15, peak_rss_mb=[300.0], pss_mb=[200.0],
         stages={'infer_p50_ms': 40.0},
     )  # fmt: skip
 
@@ -72,6 +72,8 @@ def results() -> Results:
         (SLOPPY_KEY, 50.0, 0.9),
     ):  # fmt: skip
         found.calls.append(Calls(*key, '64x32', 'segment', [[ms, ms + 2], [ms + 4]], [[9.0]] * 2))
+        if key != COMMON_KEY:
+            found.calls.append(Calls(*key, '64x32', 'network', [[ms - 8], [ms - 9]], [[8.0]] * 2))
         found.quality.append(Quality(*key, '2 frames', '64x32', same, 0.5))
         found.streams.append(stream(key, 3.0, ms / 1000, 2 * ms / 1000))
     found.absent.append(Absent('net', 'torch', 'fp16', 'calls', 'no | such units'))
@@ -250,7 +252,7 @@ def test_results_are_read_as_written(results: Results, tmp_path: Path) -> None:
     assert read_results(tmp_path / 'results.json') == results
 
 
-@pytest.mark.parametrize('text', ['{}', 'no json', '{"format": 99}', '{"format": 1}'])
+@pytest.mark.parametrize('text', ['{}', 'no json', '{"format": 99}', '{"format": 2}'])
 def test_other_files_are_no_results(text: str, tmp_path: Path) -> None:
     (tmp_path / 'results.json').write_text(text)
     with pytest.raises(SettingError, match=r'results\.json'):
@@ -268,6 +270,7 @@ def test_figures_of_literal_samples(results: Results) -> None:
     assert found.latency_ms == pytest.approx((800.0, 800.0))
     assert found.start_s.median == 3.0
     assert found.cpu_ms == pytest.approx(200.0)  # 0.6 s for the three masks that count
+    assert found.others_cpu_ms == pytest.approx(50.0)
     assert found.memory_mb == 300.0
     assert found.stage_ms('infer') == 40.0
     assert np.isnan(found.stage_ms('decode'))
@@ -294,8 +297,9 @@ def test_fastest_is_none_whose_labels_are_others(results: Results) -> None:
 
 def test_page_has_a_line_for_each_variant_and_quality_beside_speed(results: Results) -> None:
     page = report.page(results)
-    assert '| openvino bf16 | 102 [101, 103] | 9.00 | 7.86 | 99.50 | 50.00 |' in page
-    assert '| openvino bf16 | 10.0 [10.0, 10.0] | 200 | 200 | 200 | 8.00 | 102 | 300 |' in page
+    assert '| openvino bf16 | 102 [101, 103] | 91.5 [91.2, 91.8] | 9.00 | 7.86 | 99.50 |' in page
+    assert '| as commonly written | 802 [801, 803] | - | 9.00 | 1.00 | 97.00 | 50.00 |' in page
+    assert '| openvino bf16 | 10.0 [10.0, 10.0] | 200 | 200 | 200 | 50.0 | 8.00 | 102 |' in page
     assert page.count('| openvino int8 |') == 2
     assert '| net | torch fp16 | calls | no \\| such units |' in page
     assert '2 cores of A CPU (AMX); 8 GB; Linux; Python 3.12.1' in page

@@ -10,7 +10,7 @@ from typing import Any, Final
 from segmentation_node.benchmark.frames import Frames
 from segmentation_node.benchmark.results import Absent, Calls
 from segmentation_node.benchmark.timing import alternating
-from segmentation_node.benchmark.variants import AUTO, Variant, reference_of
+from segmentation_node.benchmark.variants import AUTO, Variant
 from segmentation_node.benchmark.worker import NETWORK, SEGMENT
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 
@@ -130,11 +130,8 @@ class Crew:
         seconds: float,
         progress: Callable[[], object],
     ) -> list[Calls]:
-        """Call all variants in turn; `progress` is called after each turn.
-
-        The bare network is measured in the process of the reference alone.
-        """
-        turns = self._turns(what)
+        """Call all variants in turn; `progress` is called after each turn."""
+        turns = self.turns(what)
         images = [str(path) for path in frames.images]
         for variant in self.variants:
             own = [name for of, name in turns if of == variant]
@@ -152,10 +149,11 @@ class Crew:
                 found[variant, name].cpu_ms.append(times['cpu_ms'])
         return [calls for calls in found.values() if calls.wall_ms]
 
-    def _turns(self, what: Iterable[str]) -> list[tuple[Variant, str]]:
+    def turns(self, what: Iterable[str]) -> list[tuple[Variant, str]]:
+        """What a round of calls consists of; the common one has no network apart from the rest."""
         turns = []
         for variant in self.variants:
-            if NETWORK in what and variant == reference_of(variant.model):
+            if NETWORK in what and not variant.is_common:
                 turns.append((variant, NETWORK))
             if SEGMENT in what:
                 turns.append((variant, SEGMENT))

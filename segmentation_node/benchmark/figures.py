@@ -57,8 +57,16 @@ class StreamFigures:
     @property
     def cpu_ms(self) -> float:
         """What all cores worked in the node for one mask."""
-        masks = sum(len(counted(stream)) for stream in self.streams)
-        return 1000 * sum(stream.cpu_s for stream in self.streams) / masks
+        return 1000 * sum(stream.cpu_s for stream in self.streams) / self._masks
+
+    @property
+    def others_cpu_ms(self) -> float:
+        """What all cores worked in camera and subscriber for one mask."""
+        return 1000 * sum(stream.others_cpu_s for stream in self.streams) / self._masks
+
+    @property
+    def _masks(self) -> int:
+        return sum(len(counted(stream)) for stream in self.streams)
 
     @property
     def memory_mb(self) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node import markdown
-from segmentation_node.benchmark.figures import EQUAL, CallFigures, Figures, StreamFigures
+from segmentation_node.benchmark.figures import EQUAL, Figures, StreamFigures
 from segmentation_node.benchmark.plot import draw_plot
 from segmentation_node.benchmark.results import Key, Results, read_results
 from segmentation_node.benchmark.timing import NO_NUMBER, Spread, three_digits
@@ -23,12 +23,14 @@ CHAPTER: Final = 'speed'
 JSON_FILE: Final = 'results.json'
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 _EXPLAINED: Final = f"""\
-Medians, with quartiles in brackets. *CPU ms* is what all cores worked for one image, *x* how many
-times as fast as the commonly written one. *same* is the share of pixels labelled as torch fp32
-labels them, below {100 * EQUAL:.0f} % no equal; *mIoU* is against the truth. Latency is from the
-sending of an image to the reception of its mask, *% of calls* the throughput of the node in that
-of bare calls, memory the resident set at its highest, start from the start of the process to the
-first mask, with everything cached that can be. Stages are the node's own figures."""
+Medians, with quartiles in brackets. *Network* is the pass from pixels to class scores alone,
+*CPU* what all cores worked for one image, *x* how many times as fast as the commonly written one.
+*same* is the share of pixels labelled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
+equal; *mIoU* is against the truth. Latency is from the sending of an image to the reception of
+its mask, *% of calls* the throughput of the node in that of bare calls, *others CPU* what camera
+and subscriber worked on the same cores, memory the resident set at its highest, start from the
+start of the process to the first mask, with everything cached that can be. Stages are the node's
+own figures."""
 
 _CAMERAS_EXPLAINED: Final = """\
 All cameras together send as many frames as the one above. Memory is that of all nodes, with what
@@ -110,19 +112,18 @@ def _calls(figures: Figures, model: str, size: str) -> str:
     common = figures.calls(figures.common(model), size)
     for key in figures.keys(model, size):
         network, calls = figures.calls(key, size, NETWORK), figures.calls(key, size)
-        if network is not None:
-            rows.append([f'the network alone, {variant_name(key)}', *_call_cells(network)])
-        if calls is not None:
-            factor = common.wall_ms.median / calls.wall_ms.median if common else math.nan
-            quality = [*_quality(figures, key, size), *_labelled_miou(figures, key)]
-            rows.append([variant_name(key), *_call_cells(calls), three_digits(factor), *quality])
-    head = ['an image to its labels', 'ms', 'CPU ms', 'x', 'same %', 'mIoU %', *_labelled(figures)]
+        if network is None and calls is None:
+            continue
+        factor = common.wall_ms.median / calls.wall_ms.median if common and calls else math.nan
+        rows.append([
+            variant_name(key), *(_spread(c.wall_ms) if c else NO_NUMBER for c in (calls, network)),
+            three_digits(calls.cpu_ms.median) if calls else NO_NUMBER, three_digits(factor),
+            *_quality(figures, key, size), *_labelled_miou(figures, key),
+        ])  # fmt: skip
+    head = ['an image to its labels', 'ms', 'network ms', 'CPU ms', 'x', 'same %', 'mIoU %',
+            *_labelled(figures)]  # fmt: skip
     filled = [row + [''] * (len(head) - len(row)) for row in rows]
     return markdown.table(head, filled) if rows else ''
-
-
-def _call_cells(calls: CallFigures) -> list[str]:
-    return [_spread(calls.wall_ms), three_digits(calls.cpu_ms.median)]
 
 
 def _nodes(figures: Figures, model: str, size: str) -> str:
@@ -143,11 +144,12 @@ def _nodes(figures: Figures, model: str, size: str) -> str:
     return markdown.table(head, rows) if rows else ''
 
 
-_STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms')
+_STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms', 'others CPU ms')
 
 
 def _stream_cells(stream: StreamFigures) -> list[str]:
-    return [_spread(stream.fps), *map(three_digits, (*stream.latency_ms, stream.cpu_ms))]
+    figures = (*stream.latency_ms, stream.cpu_ms, stream.others_cpu_ms)
+    return [_spread(stream.fps), *map(three_digits, figures)]
 
 
 def _share_of_calls(figures: Figures, key: Key, size: str) -> float:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from segmentation_node.benchmark.machine import Machine
 from segmentation_node.errors import SettingError
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 Key = tuple[str, str, str]
 
@@ -80,8 +80,9 @@ class Stream(_OfVariant):
     """One stretch of a node, or several, between cameras and a subscriber.
 
     All cameras together send `rate_hz` frames a second, from before the start of the nodes until
-    after the end. Throughput, latency and `cpu_s` are of the time from `from_s` to `to_s`, both
-    since the start of the nodes, as are the masks' times. `stamps_kept` is the share of masks
+    after the end. Throughput, latency, `cpu_s` of the nodes and `others_cpu_s` of camera and
+    subscriber are of the time from `from_s` to `to_s`, both since the start of the nodes, as are
+    the masks' times. `stamps_kept` is the share of masks
     whose stamp is the image's. `stages` are the node's own figures, such as "infer_p50_ms".
     `peak_rss_mb` and `pss_mb` hold a value for each node: resident memory at its highest, and at
     the end, with shared pages divided among those who share them.
@@ -97,6 +98,7 @@ class Stream(_OfVariant):
     masks: list[Mask]
     stamps_kept: float
     cpu_s: float
+    others_cpu_s: float
     peak_rss_mb: list[float]
     pss_mb: list[float]
     stages: dict[str, float]

@@ -156,7 +156,7 @@ class Session:
             return
         scale = self._scale
         for frames in sets:
-            turns = scale.rounds * (len(crew.variants) + (NETWORK in what))
+            turns = scale.rounds * len(crew.turns(what))
             with _bar(turns, f'{title} {frames.size}: calls') as bar:
                 self._results.calls += crew.time(
                     frames, what, scale.rounds, scale.seconds, bar.update

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from segmentation_node import topics
 from segmentation_node.benchmark.frames import Frames
@@ -182,7 +182,8 @@ class Run:
 
     def measure(self, round_number: int) -> Stream:
         """Let it run for the time to count, end it, and return what came."""
-        before, cpu_s = self._counts(), sum(_cpu_s(node.pid) for node in self._nodes)
+        others = [self._camera, self._subscriber]
+        before, cpu_s, others_cpu_s = self._counts(), _cpu_s(self._nodes), _cpu_s(others)
         from_ns = time.monotonic_ns()
 
         def enough() -> bool:
@@ -192,7 +193,7 @@ class Run:
 
         self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
         to_ns = time.monotonic_ns()
-        cpu_s = sum(_cpu_s(node.pid) for node in self._nodes) - cpu_s
+        cpu_s, others_cpu_s = _cpu_s(self._nodes) - cpu_s, _cpu_s(others) - others_cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
         self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
         stages = _stages(self._status())
@@ -210,6 +211,7 @@ class Run:
             ],
             stamps_kept=sum(kept for *_, kept in rows) / len(rows),
             cpu_s=round(cpu_s, 3),
+            others_cpu_s=round(others_cpu_s, 3),
             peak_rss_mb=[peak for peak, _ in memory],
             pss_mb=[pss for _, pss in memory],
             stages=stages,
@@ -239,11 +241,15 @@ def _stages(status: Mapping[str, str]) -> dict[str, float]:
 # Linux alone tells these; ROS without an installation is there on Linux alone.
 
 
-def _cpu_s(pid: int) -> float:
-    """What a process has worked on all cores, threads and finished children included."""
+def _cpu_s(processes: Sequence[Child]) -> float:
+    """What processes have worked on all cores, threads and finished children included."""
+    return sum(_ticks(process.pid) for process in processes) / os.sysconf('SC_CLK_TCK')
+
+
+def _ticks(pid: int) -> int:
     # The name, in parentheses, may hold blanks.
-    fields: list[Any] = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf('SC_CLK_TCK')
+    fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
+    return sum(map(int, fields[11:15]))
 
 
 def _memory_mb(pid: int) -> tuple[float, float]:

@@ -12,16 +12,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, TextIO
 
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.errors import SegmentationError, SettingError, one_line
 from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.metrics import LabelImage
 
-#: What is timed: the bare network on pixels prepared for it, or an image to its labels.
+#: What is timed: the bare network, pixels to class scores, or an image to its labels.
 NETWORK: Final = 'network'
 SEGMENT: Final = 'segment'
 #: The first call makes what the second finds made.
@@ -33,7 +34,7 @@ class Held:
 
     def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
         self.label: Callable[[ImageRgb], LabelImage]
-        self._model = model
+        self.forward: Callable[[ImageRgb], None] | None = None
         if runtime == COMMON:
             from segmentation_node.benchmark.common_model import CommonModel
 
@@ -47,6 +48,7 @@ class Held:
         keep_freed_memory()  # as the node does
         segmenter = Segmenter(model, runtime=runtime, precision=precision, device=device)
         self.label = lambda image_rgb: segmenter.segment([image_rgb]).labels[0]
+        self.forward = lambda image_rgb: segmenter.forward([image_rgb])
         self.facts = {
             'runtime': segmenter.runtime,
             'precision': segmenter.precision,
@@ -55,36 +57,13 @@ class Held:
 
     def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
         """Calls to time, one after the other without end, warmed up."""
-        if what == NETWORK:
-            calls = bare_calls(self._model, self.facts['device'], images)
-        else:
-            calls = [lambda image=image: self.label(image) for image in images]  # type: ignore[misc]
+        run = self.forward if what == NETWORK else self.label
+        if run is None:
+            raise SettingError(f'{what!r} is no part of {COMMON}, which is measured as a whole')
+        calls = [partial(run, image) for image in images]
         for call, _ in zip(cycle(calls), range(WARM_UP_CALLS), strict=False):
             call()
         return cycle(calls)
-
-
-def bare_calls(model: str, device: str, images: Sequence[ImageRgb]) -> list[Callable[[], object]]:
-    """The network alone in eager PyTorch, fp32, on pixels that are prepared for it already."""
-    import torch
-
-    from segmentation_node.checkpoint import find_checkpoint
-
-    graph = find_checkpoint(model).graph().to(device)
-
-    def prepared(image_rgb: ImageRgb) -> torch.Tensor:
-        batch = torch.from_numpy(image_rgb[None]).to(device)
-        return graph.preprocess(batch, graph.geometry(image_rgb.shape[:2]))
-
-    def call(pixels: torch.Tensor) -> None:
-        with torch.inference_mode():
-            graph.network(pixels)
-        if pixels.is_cuda:
-            torch.cuda.synchronize()
-
-    with torch.inference_mode():
-        tensors = [prepared(image_rgb) for image_rgb in images]
-    return [lambda pixels=pixels: call(pixels) for pixels in tensors]  # type: ignore[misc]
 
 
 class Answers:

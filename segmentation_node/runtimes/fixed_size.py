@@ -5,6 +5,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -19,13 +20,23 @@ from segmentation_node.geometry import Geometry
 from segmentation_node.runtimes.graph_cache import GraphCache, cache_root
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
-#: What runs a graph on one image, (1, H, W, 3) uint8 RGB.
-Compiled: TypeAlias = Callable[[Bytes], Decision]
 
 #: Sizes of image that stay compiled, the newest by use.
 _COMPILED: Final = 4
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A graph for one size of image.
+
+    `forward` runs it on (1, H, W, 3) uint8 RGB; `decide` reads what that gave, which the next run
+    may overwrite.
+    """
+
+    forward: Callable[[Bytes], Any]
+    decide: Callable[[Any], Decision]
 
 
 class FixedSizeRuntime(ABC):
@@ -68,11 +79,17 @@ class FixedSizeRuntime(ABC):
         return None
 
     def decide(self, images_rgb: Bytes) -> list[Decision]:
-        run = self._for((images_rgb.shape[1], images_rgb.shape[2]))
-        return [run(image[None]) for image in images_rgb]
+        graph = self._for(images_rgb)
+        return [graph.decide(graph.forward(image[None])) for image in images_rgb]
 
-    def _for(self, image_hw: tuple[int, int]) -> Compiled:
-        """The graph for one size, compiled now unless it still is."""
+    def forward(self, images_rgb: Bytes) -> None:
+        graph = self._for(images_rgb)
+        for image in images_rgb:
+            graph.forward(image[None])
+
+    def _for(self, images_rgb: Bytes) -> Compiled:
+        """The graph for images of a size, compiled now unless it still is."""
+        image_hw = images_rgb.shape[1], images_rgb.shape[2]
         if image_hw not in self._compiled:
             self._compiled[image_hw] = self._compile(*self._files(image_hw))
             if len(self._compiled) > _COMPILED:

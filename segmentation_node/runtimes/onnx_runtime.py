@@ -63,16 +63,18 @@ class OnnxRuntime(FixedSizeRuntime):
         ids = self._checkpoint.channel_ids
         pixels = session.get_inputs()[0].name
 
-        def run(image_rgb: Bytes) -> Decision:
+        def forward(image_rgb: Bytes) -> Any:
             try:
-                found = session.run(None, {pixels: image_rgb})
+                return session.run(None, {pixels: image_rgb})
             except _FAILURES as error:
                 raise self._refused(error) from error
+
+        def read(found: Any) -> Decision:
             if self.device == 'cpu':
                 return decide(np.asarray(found[0][0], np.float32), geometry, ids)
             return Decided(found[0][0], found[1][0])
 
-        return run
+        return Compiled(forward, read)
 
     def _session(self, folder: Path) -> Any:
         wanted = self._provider(folder)

@@ -11,7 +11,7 @@ import numpy as np
 import openvino  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decision, decide
+from segmentation_node.decision import Scores, decide
 from segmentation_node.errors import CheckpointError, SettingError
 from segmentation_node.exports import Export, exports_of
 from segmentation_node.geometry import Geometry
@@ -72,12 +72,12 @@ class OpenVinoRuntime(FixedSizeRuntime):
         )
         ids = self._checkpoint.channel_ids
 
-        def run(image_rgb: Bytes) -> Decision:
-            # In the runtime's own memory: read now, before the next image overwrites it.
+        def forward(image_rgb: Bytes) -> Scores:
+            # In the runtime's own memory, without a copy.
             (found,) = compiled(image_rgb, share_inputs=True, share_outputs=True).values()
-            return decide(np.asarray(found[0]), geometry, ids)
+            return np.asarray(found[0])
 
-        return run
+        return Compiled(forward, lambda scores: decide(scores, geometry, ids))
 
     def _exported(self, image_hw: tuple[int, int]) -> Export | None:
         if self.precision != 'int8':

@@ -36,6 +36,10 @@ class Runtime(Protocol):
         """
         ...
 
+    def forward(self, images_rgb: npt.NDArray[np.uint8]) -> None:
+        """Run the network on what `decide` takes, to its end, and let go of what it gives."""
+        ...
+
 
 @dataclass(frozen=True)
 class Kind:

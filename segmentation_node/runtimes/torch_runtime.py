@@ -42,17 +42,28 @@ class TorchRuntime:
                 f'device {self.device!r} does not take model {checkpoint.name!r} '
                 f'({one_line(error)}); free its memory, or say another device or a smaller model'
             ) from error
-        self._forward: Callable[[torch.Tensor], Any] = self._graph.forward
+        self._whole: Callable[[torch.Tensor], Any] = self._graph.forward
         self._coarse_scores: Callable[[torch.Tensor, Geometry], Any] = self._graph.coarse_scores
 
     def decide(self, images_rgb: Bytes) -> list[Decision]:
         geometry = self._geometry(images_rgb, None)
+        found = self._run(images_rgb, geometry)
+        if self._device.type != 'cpu':
+            return _decided(found)
+        return [decide(scores, geometry, self._ids) for scores in found.numpy()]
+
+    def forward(self, images_rgb: Bytes) -> None:
+        self._run(images_rgb, self._geometry(images_rgb, None))
+        if self._device.type != 'cpu':
+            torch.cuda.synchronize(self._device)
+
+    def _run(self, images_rgb: Bytes, geometry: Geometry) -> Any:
+        """Scores of a batch at the network's stride on a CPU; on a GPU labels and confidence."""
         with torch.inference_mode(), self._autocast():
             batch = torch.from_numpy(images_rgb).to(self._device)
             if self._device.type != 'cpu':
-                return _decided(self._forward(batch))
-            scores = self._coarse_scores(batch, geometry).float().contiguous()
-        return [decide(of_image, geometry, self._ids) for of_image in scores.numpy()]
+                return self._whole(batch)
+            return self._coarse_scores(batch, geometry).float().contiguous()
 
     def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
         """(B, H, W, 3) uint8 RGB to (B, C, H, W) float32 scores from 0 up, on the device.
@@ -106,7 +117,7 @@ class CompiledTorchRuntime(TorchRuntime):
                 f'compiler (Debian, Ubuntu: sudo apt install g++) and the headers of Python, or '
                 f'say runtime torch'
             ) from error
-        self._forward = torch.compile(self._graph.forward, mode=mode, dynamic=False)
+        self._whole = torch.compile(self._graph.forward, mode=mode, dynamic=False)
         self._coarse_scores = torch.compile(self._graph.coarse_scores, mode=mode, dynamic=False)
 
 
