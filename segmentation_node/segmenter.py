@@ -16,6 +16,7 @@ from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.geometry import scale_into
 from segmentation_node.image_files import MAX_SIDE, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.passing_thread import in_passing_thread
 from segmentation_node.runtimes import open_runtime
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class Segmenter:
             ImageError, SettingError: images of that size cannot be segmented.
         """
         check_size(image_hw[1], image_hw[0])
-        self.segment(np.zeros((1, *image_hw, 3), np.uint8))
+        in_passing_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
 
     def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
         """Run the network as `segment` does and decide nothing, to measure what that costs."""

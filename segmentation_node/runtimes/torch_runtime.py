@@ -12,6 +12,8 @@ from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.decision import Decided, Decision, decide
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
+from segmentation_node.graph import SegmentationGraph
+from segmentation_node.passing_thread import in_passing_thread
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -35,8 +37,7 @@ class TorchRuntime:
         self.precision = _pick_precision(precision, self._device)
         self._ids = checkpoint.channel_ids
         try:
-            self._graph = checkpoint.graph(input_size).to(self._device)
-            self._graph.to(memory_format=torch.channels_last)
+            self._graph = in_passing_thread(lambda: self._loaded(checkpoint, input_size))
         except RuntimeError as error:  # of torch: no memory left, or a driver that fails
             raise SettingError(
                 f'device {self.device!r} does not take model {checkpoint.name!r} '
@@ -44,6 +45,13 @@ class TorchRuntime:
             ) from error
         self._whole: Callable[[torch.Tensor], Any] = self._graph.forward
         self._coarse_scores: Callable[[torch.Tensor, Geometry], Any] = self._graph.coarse_scores
+
+    def _loaded(
+        self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
+    ) -> SegmentationGraph:
+        graph = checkpoint.graph(input_size).to(self._device)
+        graph.to(memory_format=torch.channels_last)
+        return graph
 
     def decide(self, images_rgb: Bytes) -> list[Decision]:
         geometry = self._geometry(images_rgb, None)

@@ -23,6 +23,7 @@ from segmentation_node.bags.options import HelpFormatter, add_input_size_option,
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
+from segmentation_node.memory import keep_freed_memory
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
@@ -148,6 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             'whoever reaches %s can use the service; set %s to ask for a key',
             args.host, API_KEY_VARIABLE,
         )  # fmt: skip
+    keep_freed_memory()
     live = Live()
     config = uvicorn.Config(
         make_application(settings, live), host=args.host, port=args.port, log_config=None,

@@ -7,12 +7,14 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import numpy as np
 
 from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.passing_thread import in_passing_thread
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 
@@ -90,7 +92,7 @@ class Shelf:
         started_s = time.perf_counter()
         try:
             model.segmenter = self._segmenter(model.source)
-            model.max_batch = self._max_batch(model.segmenter)
+            model.max_batch = in_passing_thread(partial(self._max_batch, model.segmenter))
         except SegmentationError as error:
             model.error, model.state = str(error), FAILED
             _log.error('model %s cannot be loaded: %s', model.name, error)
