@@ -30,7 +30,7 @@ LabelImages = npt.NDArray[np.uint8]
 class Prediction:
     """What a batch of images shows; how sure the network is costs nothing unless asked for."""
 
-    def __init__(self, labels: LabelImages, measure: Callable[[], LabelImages]) -> None:
+    def __init__(self, labels: LabelImages, measure: Callable[[int], LabelImages]) -> None:
         self.labels, self._measure = labels, measure
 
     #: (B, H, W) uint8 ids as published.
@@ -39,7 +39,11 @@ class Prediction:
     @cached_property
     def confidence(self) -> LabelImages:
         """(B, H, W) uint8, 255 is certain."""
-        return self._measure()
+        return _stacked([self.confidence_of(index) for index in range(len(self.labels))])
+
+    def confidence_of(self, index: int) -> LabelImages:
+        """That of one image, (H, W); threads may ask for different ones at a time."""
+        return self._measure(index)
 
 
 class Segmenter:
@@ -185,7 +189,7 @@ class Segmenter:
 
     def _prediction(self, decisions: list[Decision]) -> Prediction:
         labels = _stacked([d.labels for d in decisions])
-        found = Prediction(labels, lambda: _stacked([d.confidence for d in decisions]))
+        found = Prediction(labels, lambda index: decisions[index].confidence)
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
             found.labels = np.asarray(published, np.uint8).reshape(labels.shape)

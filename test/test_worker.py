@@ -24,6 +24,7 @@ from segmentation_node.labels import load_scheme
 from segmentation_node.ros import worker
 from segmentation_node.ros.outputs import CameraOutputs
 from segmentation_node.ros.worker import Worker
+from segmentation_node.segmenter import Prediction
 
 
 class Gate:
@@ -98,7 +99,7 @@ class Bench:
     def _segment(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> Any:
         self.inferring.enter([int(image[0, 0, 0]) for image in images_rgb])
         labels = np.stack([image[..., 0] for image in images_rgb])
-        return SimpleNamespace(labels=labels, confidence=labels)
+        return Prediction(labels, lambda index: labels[index])
 
     def _publish(self, _wanted: Any, rendered: Any, _header: Any) -> None:
         number = int(rendered.label_mask[0, 0])

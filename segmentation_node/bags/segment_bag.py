@@ -211,7 +211,7 @@ class OutputTopics:
         """
         prediction = segmenter.segment([image_rgb])
         rendered = Rendered(
-            image_rgb, prediction.labels[0], lambda: prediction.confidence[0], segmenter.scheme,
+            image_rgb, prediction.labels[0], lambda: prediction.confidence_of(0), segmenter.scheme,
             self._overlay_alpha,
         )  # fmt: skip
         # All are made before the first is written: a frame has all its outputs or none.

@@ -22,11 +22,11 @@ from segmentation_node.codec import ImageRgb
 from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.frames import Accounts, Frame, HandOff, Slots, Window
 from segmentation_node.outputs import Output
-from segmentation_node.rendering import LabelImage, Rendered
+from segmentation_node.rendering import Rendered
 from segmentation_node.ros.outputs import CameraOutputs
 
 if TYPE_CHECKING:
-    from segmentation_node.segmenter import Prediction, Segmenter
+    from segmentation_node.segmenter import Segmenter
 
 #: `wait` is from a frame's arrival to its decoding; `infer` is of its whole batch; `total` is from
 #: decoding to publication, with what a frame waits for the network and for the frame before.
@@ -215,7 +215,7 @@ class Worker:
             self._image_hw[decoded.camera] = found.labels.shape[1:]
         rendered = [
             Rendered(
-                decoded.image_rgb, found.labels[index], partial(_confidence, found, index),
+                decoded.image_rgb, found.labels[index], partial(found.confidence_of, index),
                 segmenter.scheme, alpha, self._outputs[decoded.camera].canvas,
             )
             for index, decoded in enumerate(batch)
@@ -270,8 +270,3 @@ def _by_size(frames: list[Decoded]) -> list[list[Decoded]]:
     for decoded in frames:
         batches.setdefault(decoded.image_rgb.shape, []).append(decoded)
     return list(batches.values())
-
-
-def _confidence(found: 'Prediction', index: int) -> LabelImage:
-    confidence: LabelImage = found.confidence[index]
-    return confidence

@@ -115,9 +115,7 @@ def pictures(
     image_rgb: ImageRgb, found: Segmented, outputs: Sequence[OutputName], overlay_alpha: float
 ) -> dict[OutputName, bytes]:
     """PNG files of what is asked for, and of no more."""
-    rendered = Rendered(
-        image_rgb, found.labels, lambda: found.confidence, found.scheme, overlay_alpha
-    )
+    rendered = Rendered(image_rgb, found.labels, found.measure, found.scheme, overlay_alpha)
     return {name: encode_png(getattr(rendered, PICTURES[name])) for name in outputs}
 
 
@@ -133,7 +131,7 @@ def model_answer(
         label_scheme=found.scheme.name,
         outputs={name: base64.b64encode(data).decode() for name, data in files.items()},
         classes=class_shares(found.labels, found.scheme),
-        confidence=float(found.confidence.mean() / 255),
+        confidence=float(found.measure().mean() / 255),
         batch=found.batch,
         timings=Timings(
             decode_ms=decode_ms,

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 from segmentation_node.errors import CheckpointError
 from segmentation_node.image_files import ImageRgb
@@ -25,14 +26,14 @@ _NEWEST = 0.2
 
 @dataclass(frozen=True)
 class Segmented:
-    """Labels and confidence of one image, (H, W) uint8 each, and how they came about.
+    """Labels of one image, (H, W) uint8, what measures their confidence, and how they came about.
 
     `wait_ms` is from the request to the start of the batch, `segment_ms` is what the whole batch
     of `batch` images took.
     """
 
     labels: LabelImage
-    confidence: LabelImage
+    measure: Callable[[], LabelImage]
     scheme: LabelScheme
     wait_ms: float
     segment_ms: float
@@ -151,7 +152,7 @@ class Batcher:
             job.answer.set_result(
                 Segmented(
                     found.labels[index],
-                    found.confidence[index],
+                    partial(found.confidence_of, index),
                     segmenter.scheme,
                     (started_s - job.arrived_s) * 1e3,
                     took_s * 1e3,
