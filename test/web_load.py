@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.image_files import encode_jpeg, encode_png
+from segmentation_node.memory import keep_freed_memory
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
@@ -101,6 +102,7 @@ def run_clients(args: argparse.Namespace) -> int:
     street, renderer = Street(9), Renderer(1024, 512)
     images = [renderer.render(street, float(i)).image_rgb for i in range(8)]
     files = [encode_jpeg(image) for image in images]
+    keep_freed_memory()  # as the service does
     segmenter = Segmenter(args.model, runtime=args.runtime)
     segmenter.segment(images[:1])
     started_s = time.perf_counter()
