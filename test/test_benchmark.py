@@ -252,7 +252,9 @@ def test_results_are_read_as_written(results: Results, tmp_path: Path) -> None:
     assert read_results(tmp_path / 'results.json') == results
 
 
-@pytest.mark.parametrize('text', ['{}', 'no json', '{"format": 99}', '{"format": 2}'])
+@pytest.mark.parametrize(
+    'text', ['{}', 'no json', '{"format": 1}', '{"format": 99}', '{"format": 2}']
+)
 def test_other_files_are_no_results(text: str, tmp_path: Path) -> None:
     (tmp_path / 'results.json').write_text(text)
     with pytest.raises(SettingError, match=r'results\.json'):

@@ -70,10 +70,11 @@ def test_both_nodes_really_published(results: Results) -> None:
         assert all(mask.sent_s < mask.received_s for mask in stream.masks)
         assert stream.masks[0].received_s > 0
         assert stream.cpu_s > 0
-        assert stream.others_cpu_s > 0
         assert stream.peak_rss_mb[0] >= stream.pss_mb[0] > 50
     assert (single[COMMON].stamps_kept, single['torch'].stamps_kept) == (0.0, 1.0)
     assert single['torch'].stages['infer_p50_ms'] > 0
+    # Of all together: the clock of processes ticks in hundredths of a second, they work little.
+    assert sum(stream.others_cpu_s for stream in results.streams) > 0
 
 
 def test_cameras_meet_on_one_node_and_on_one_each(results: Results) -> None:

@@ -82,10 +82,10 @@ class Stream(_OfVariant):
     All cameras together send `rate_hz` frames a second, from before the start of the nodes until
     after the end. Throughput, latency, `cpu_s` of the nodes and `others_cpu_s` of camera and
     subscriber are of the time from `from_s` to `to_s`, both since the start of the nodes, as are
-    the masks' times. `stamps_kept` is the share of masks
-    whose stamp is the image's. `stages` are the node's own figures, such as "infer_p50_ms".
-    `peak_rss_mb` and `pss_mb` hold a value for each node: resident memory at its highest, and at
-    the end, with shared pages divided among those who share them.
+    the masks' times. `stamps_kept` is the share of masks whose stamp is the image's. `stages` are
+    the node's own figures, such as "infer_p50_ms". `peak_rss_mb` and `pss_mb` hold a value for
+    each node: resident memory at its highest, and at the end, with shared pages divided among
+    those who share them.
     """
 
     size: str

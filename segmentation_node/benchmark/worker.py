@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final, TextIO
 
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.errors import SegmentationError, SettingError, one_line
+from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.metrics import LabelImage
 
@@ -34,12 +34,12 @@ class Held:
 
     def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
         self.label: Callable[[ImageRgb], LabelImage]
-        self.forward: Callable[[ImageRgb], None] | None = None
         if runtime == COMMON:
             from segmentation_node.benchmark.common_model import CommonModel
 
             common = CommonModel(model, device)
             self.label = common.labels
+            self._run: dict[str, Callable[[ImageRgb], object]] = {SEGMENT: self.label}
             self.facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
             return
         from segmentation_node.memory import keep_freed_memory
@@ -48,7 +48,10 @@ class Held:
         keep_freed_memory()  # as the node does
         segmenter = Segmenter(model, runtime=runtime, precision=precision, device=device)
         self.label = lambda image_rgb: segmenter.segment([image_rgb]).labels[0]
-        self.forward = lambda image_rgb: segmenter.forward([image_rgb])
+        self._run = {
+            SEGMENT: self.label,
+            NETWORK: lambda image_rgb: segmenter.forward([image_rgb]),
+        }
         self.facts = {
             'runtime': segmenter.runtime,
             'precision': segmenter.precision,
@@ -57,10 +60,7 @@ class Held:
 
     def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
         """Calls to time, one after the other without end, warmed up."""
-        run = self.forward if what == NETWORK else self.label
-        if run is None:
-            raise SettingError(f'{what!r} is no part of {COMMON}, which is measured as a whole')
-        calls = [partial(run, image) for image in images]
+        calls = [partial(self._run[what], image) for image in images]
         for call, _ in zip(cycle(calls), range(WARM_UP_CALLS), strict=False):
             call()
         return cycle(calls)
