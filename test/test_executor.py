@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's callbacks by two executors: each is served, none is in the other's way."""
+"""A node's callbacks by several executors: all are served, none is in another's way."""
 
 import os
 import threading
@@ -13,7 +13,7 @@ rclpy = pytest.importorskip('rclpy')
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 
-from segmentation_node.ros.executor import FrameExecutor  # noqa: E402
+from segmentation_node.ros.executor import GroupsExecutor  # noqa: E402
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
         ended.set()
 
     load_timer = node.create_timer(0.0, load)
-    executor = FrameExecutor(node, frames, num_threads=2)
+    executor = GroupsExecutor(node, [frames])
     thread = threading.Thread(target=executor.spin)
     thread.start()
     assert began.wait(PATIENCE_S)
@@ -54,7 +54,7 @@ def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
 def test_a_frame_that_fails_ends_the_node(node: Node) -> None:
     frames = MutuallyExclusiveCallbackGroup()
     node.create_timer(0.01, lambda: 1 // 0, frames)
-    executor = FrameExecutor(node, frames, num_threads=2)
+    executor = GroupsExecutor(node, [frames])
     with pytest.raises(ZeroDivisionError):
         executor.spin()
     assert executor.shutdown()

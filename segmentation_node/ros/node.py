@@ -30,7 +30,7 @@ from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.diagnostics import Health
-from segmentation_node.ros.executor import FrameExecutor
+from segmentation_node.ros.executor import GroupsExecutor
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
@@ -102,13 +102,14 @@ class SegmentationNode(LifecycleNode):
         self._intake = threading.Lock()
         self._rates: dict[str, RateLimit] = {}
         self.frames = MutuallyExclusiveCallbackGroup()
+        self.diagnostics = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._diagnostics = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
         )
         # On the steady clock: simulated time may stand still, or never come.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(1.0, self._diagnose, MutuallyExclusiveCallbackGroup(), steady)
+        self.create_timer(1.0, self._diagnose, self.diagnostics, steady)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
 
@@ -356,7 +357,7 @@ def main(args: list[str] | None = None) -> None:
     except (SegmentationError, ParameterException) as error:
         print(f'segmentation_node: {error}', file=sys.stderr)
         sys.exit(1)
-    executor = FrameExecutor(node, node.frames, num_threads=2)
+    executor = GroupsExecutor(node, [node.frames, node.diagnostics])
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
