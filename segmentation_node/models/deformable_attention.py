@@ -56,8 +56,8 @@ class _Axis:
     @classmethod
     def of(cls, centres: Tensor, sides: Sequence[int], starts: Sequence[int]) -> '_Axis':
         """Lay maps of some sides at some starts; centres (N, L) are in pixels of each map."""
-        first = torch.tensor(starts, dtype=torch.int32, device=centres.device)
-        last = first + torch.tensor(sides, dtype=torch.int32, device=centres.device) + _MARGIN
+        first = _constants(starts, torch.int32, centres.device)
+        last = first + _constants(sides, torch.int32, centres.device) + _MARGIN
         whole = centres.floor()
         place = whole.int() + first + _MARGIN
         of_pixels, of_maps = (slice(None), None, slice(None), None), (slice(None), None)
@@ -103,8 +103,8 @@ class Atlas:
         """
         (row, below), (column, beyond) = self._rows.split(down), self._columns.split(right)
         place = (row * self._width + column) * self._heads + self._first_entries(values)
-        step = torch.tensor([0, 1, self._width, self._width + 1], dtype=torch.int32)
-        step = step.to(place.device)[:, None] * self._heads  # to the four places around a point
+        steps = _constants([0, 1, self._width, self._width + 1], torch.int32, place.device)
+        step = steps[:, None] * self._heads  # to the four places around a point
         entries = (place.flatten(-2)[..., None, :] + step).flatten(-2)
 
         upper, lower = shares * (1 - below), shares * below
@@ -146,9 +146,14 @@ def _weighted_sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 def _centres(sizes: Sequence[Size], axis: int, device: torch.device) -> Tensor:
     """(N, L) float: where the pixels of all maps lie along an axis, in pixels of each map."""
-    sides = torch.tensor([size[axis] for size in sizes], device=device)
+    sides = _constants([size[axis] for size in sizes], torch.int64, device)
     centres = []
     for size in sizes:
         along = (torch.arange(size[axis], device=device) + 0.5)[:, None] * sides / size[axis] - 0.5
         centres.append(along.unsqueeze(1 - axis).expand(*size, -1).flatten(0, 1))
     return torch.cat(centres)
+
+
+def _constants(values: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N,), made on the device: a copy from the host could not be part of a CUDA graph."""
+    return torch.cat([torch.full((1,), value, dtype=dtype, device=device) for value in values])

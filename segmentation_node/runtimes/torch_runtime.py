@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """PyTorch, on a CPU or an NVIDIA GPU."""
 
-from collections.abc import Callable, Iterable
-from typing import Any, Final
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +20,15 @@ from segmentation_node.passing_thread import in_passing_thread
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-Bytes = npt.NDArray[np.uint8]
+#: Shapes of batch that stay captured, the newest by use.
+_CAPTURED: Final = 16
+#: Before a graph is captured, so that all is loaded, chosen and allocated.
+_WARM_UPS: Final = 3
+
+_log = logging.getLogger(__name__)
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+Run: TypeAlias = Callable[..., Any]
 
 
 class TorchRuntime:
@@ -35,7 +46,6 @@ class TorchRuntime:
         self._device = _pick_device(device)
         self.device = str(self._device)
         self.precision = _pick_precision(precision, self._device)
-        self._ids = checkpoint.channel_ids
         try:
             self._graph = in_passing_thread(lambda: self._loaded(checkpoint, input_size))
         except RuntimeError as error:  # of torch: no memory left, or a driver that fails
@@ -43,8 +53,12 @@ class TorchRuntime:
                 f'device {self.device!r} does not take model {checkpoint.name!r} '
                 f'({one_line(error)}); free its memory, or say another device or a smaller model'
             ) from error
-        self._whole: Callable[[torch.Tensor], Any] = self._graph.forward
-        self._coarse_scores: Callable[[torch.Tensor, Geometry], Any] = self._graph.coarse_scores
+        self._way: _OnCpu | _OnGpu
+        if self._device.type == 'cpu':
+            run = self._compiled(self._graph.coarse_scores)
+            self._way = _OnCpu(run, checkpoint.channel_ids)
+        else:
+            self._way = _OnGpu(self._compiled(self._graph.forward), self._device)
 
     def _loaded(
         self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
@@ -53,25 +67,18 @@ class TorchRuntime:
         graph.to(memory_format=torch.channels_last)
         return graph
 
+    def _compiled(self, run: Run) -> Run:
+        return run
+
     def decide(self, images_rgb: Bytes) -> list[Decision]:
         geometry = self._geometry(images_rgb, None)
-        found = self._run(images_rgb, geometry)
-        if self._device.type != 'cpu':
-            return _decided(found)
-        return [decide(scores, geometry, self._ids) for scores in found.numpy()]
+        with torch.inference_mode(), self._autocast():
+            return self._way.decide(images_rgb, geometry)
 
     def forward(self, images_rgb: Bytes) -> None:
-        self._run(images_rgb, self._geometry(images_rgb, None))
-        if self._device.type != 'cpu':
-            torch.cuda.synchronize(self._device)
-
-    def _run(self, images_rgb: Bytes, geometry: Geometry) -> Any:
-        """Scores of a batch at the network's stride on a CPU; on a GPU labels and confidence."""
+        geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
-            batch = torch.from_numpy(images_rgb).to(self._device)
-            if self._device.type != 'cpu':
-                return self._whole(batch)
-            return self._coarse_scores(batch, geometry).float().contiguous()
+            self._way.forward(images_rgb, geometry)
 
     def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
         """(B, H, W, 3) uint8 RGB to (B, C, H, W) float32 scores from 0 up, on the device.
@@ -99,7 +106,7 @@ class TorchRuntime:
 
 
 class CompiledTorchRuntime(TorchRuntime):
-    """The graph compiled by torch.compile, with CUDA graphs on a GPU.
+    """The graph compiled by torch.compile.
 
     Each size of batch is compiled when it first comes, which takes a minute or more; torch keeps
     what it compiled (TORCHINDUCTOR_CACHE_DIR).
@@ -107,15 +114,7 @@ class CompiledTorchRuntime(TorchRuntime):
 
     name = 'torch_compiled'
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        device: str,
-        precision: str,
-        input_size: tuple[int, int] | None,
-    ) -> None:
-        super().__init__(checkpoint, device, precision, input_size)
-        mode = 'default' if self._device.type == 'cpu' else 'max-autotune'
+    def _compiled(self, run: Run) -> Run:
         try:
             # Told now rather than with the first frame: a compiler is missing.
             torch.compile(torch.neg)(torch.ones(1, device=self._device))
@@ -125,13 +124,108 @@ class CompiledTorchRuntime(TorchRuntime):
                 f'compiler (Debian, Ubuntu: sudo apt install g++) and the headers of Python, or '
                 f'say runtime torch'
             ) from error
-        self._whole = torch.compile(self._graph.forward, mode=mode, dynamic=False)
-        self._coarse_scores = torch.compile(self._graph.coarse_scores, mode=mode, dynamic=False)
+        # Without its CUDA graphs, which belong to the thread that made them; ours do not.
+        return torch.compile(run, dynamic=False)
 
 
-def _decided(parts: Iterable[torch.Tensor]) -> list[Decision]:
+class _OnCpu:
+    """The network up to its scores; the decision by cells is faster than torch's."""
+
+    def __init__(self, run: Run, channel_ids: Bytes) -> None:
+        self._run, self._ids = run, channel_ids
+
+    def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
+        found = self.forward(images_rgb, geometry)
+        return [decide(scores, geometry, self._ids) for scores in found.numpy()]
+
+    def forward(self, images_rgb: Bytes, geometry: Geometry) -> torch.Tensor:
+        scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
+        return scores.float().contiguous()
+
+
+class _OnGpu:
+    """All of it, from pixels to labels, as one CUDA graph for each shape of batch.
+
+    Launching the kernels of a network one by one takes longer than many of them run.
+    """
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        self._run, self._device = run, device
+        #: One for all graphs: only one of them runs at a time.
+        self._memory = torch.cuda.graph_pool_handle()
+        self._captured: OrderedDict[tuple[int, ...], Run] = OrderedDict()
+
+    def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
+        del geometry
+        with torch.cuda.device(self._device):
+            return _decided(self._for(images_rgb)(torch.from_numpy(images_rgb)))
+
+    def forward(self, images_rgb: Bytes, geometry: Geometry) -> None:
+        del geometry
+        with torch.cuda.device(self._device):
+            self._for(images_rgb)(torch.from_numpy(images_rgb))
+            torch.cuda.synchronize()
+
+    def _for(self, images_rgb: Bytes) -> Run:
+        """What runs a batch of such a shape; its results are overwritten by the next run."""
+        shape = images_rgb.shape
+        if shape not in self._captured:
+            self._captured[shape] = self._capture(shape)
+            if len(self._captured) > _CAPTURED:
+                self._captured.popitem(last=False)
+        self._captured.move_to_end(shape)
+        return self._captured[shape]
+
+    def _capture(self, shape: tuple[int, ...]) -> Run:
+        pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
+        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        aside.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(aside), _fastest_convolutions():
+            for _ in range(_WARM_UPS):
+                self._run(pixels)
+            aside.synchronize()
+            try:
+                # Other threads may load a model meanwhile.
+                with torch.cuda.graph(
+                    graph, self._memory, aside, capture_error_mode='thread_local'
+                ):
+                    found = self._run(pixels)
+            except RuntimeError as error:  # a layer asks the host, or there is no memory left
+                _log.warning(
+                    'no CUDA graph for images of shape %s (%s); its kernels are launched one by '
+                    'one, which is slower', shape, one_line(error),
+                )  # fmt: skip
+                return lambda batch: self._run(batch.to(self._device))
+
+        def replay(batch: torch.Tensor) -> Any:
+            pixels.copy_(batch)
+            graph.replay()
+            return found
+
+        return replay
+
+
+@contextmanager
+def _fastest_convolutions() -> Iterator[None]:
+    """Have cuDNN measure which of its kernels is the fastest for each size that comes."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
+def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
     """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image."""
-    labels, confidence = (part.cpu().numpy() for part in parts)
+    # Into pinned memory, which a GPU writes to several times as fast.
+    pinned = parts[0].is_cuda
+    found = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
+    for host, part in zip(found, parts, strict=True):
+        host.copy_(part, non_blocking=pinned)
+    if pinned:
+        torch.cuda.current_stream(parts[0].device).synchronize()
+    labels, confidence = (host.numpy() for host in found)
     return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
 
 
@@ -154,7 +248,9 @@ def _pick_device(device: str) -> torch.device:
 
 def _pick_precision(precision: str, device: torch.device) -> str:
     if precision == 'auto':
-        return 'bf16' if computes_in_bf16(device) else 'fp32'
+        if computes_in_bf16(device):
+            return 'bf16'
+        return 'fp32' if device.type == 'cpu' else 'fp16'
     if precision not in _DTYPES:
         raise SettingError(
             f'precision {precision!r} is none of the runtime torch, which has '
@@ -164,9 +260,9 @@ def _pick_precision(precision: str, device: torch.device) -> str:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 on a device: a CPU without units for it emulates it."""
+    """Whether bf16 is faster than fp32 on a device: without units for it, it is emulated."""
     if device.type == 'cuda':
-        return True
+        return torch.cuda.get_device_capability(device) >= (8, 0)
     # An older torch cannot tell.
     found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
     return bool(found.get('amx_bf16') or found.get('avx512_bf16'))
