@@ -98,10 +98,13 @@ class Session:
                 self._judge(crew, model, [*sets, data] if data is not None else sets)
                 results.absent += crew.absent
                 there = crew.variants
+            self._keep()
             self._stream(model, there, sets)
-            # What is measured is kept, whatever becomes of the rest.
-            results.write(self._args.output / JSON_FILE)
         return results
+
+    def _keep(self) -> None:
+        """Write what is measured, whatever becomes of the rest."""
+        self._results.write(self._args.output / JSON_FILE)
 
     def _empty_results(self) -> Results:
         args, scale = self._args, self._scale
@@ -208,6 +211,7 @@ class Session:
             for number, setup in alternating(setups, self._scale.rounds):
                 if setup.variant not in failed and not self._streamed(part, setup, number):
                     failed.add(setup.variant)
+                self._keep()
                 bar.update()
 
     def _streamed(self, part: str, setup: streams.Setup, number: int) -> bool:
