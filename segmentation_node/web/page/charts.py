@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-WIDTH: Final = 760
-HEIGHT: Final = 360
-LEFT, RIGHT, TOP, BOTTOM = 60, WIDTH - 170, 16, HEIGHT - 46
+WIDTH: Final = 640
+HEIGHT: Final = 400
+LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 140, 16, HEIGHT - 56
+#: Large, since a phone shows all of it on half the width.
+FONT_SIZE: Final = 17
 #: Told apart by people who see colours differently, too, and dark enough on white.
 COLORS: Final = ('#0b5394', '#a04000', '#1b7837', '#762a83', '#5b5b00', '#8b0a50')
 DASHES: Final = ('', '9 5', '2 4', '12 4 2 4', '5 5', '1 3')
@@ -41,7 +43,7 @@ def curve_chart(title: str, description: str, x_title: str, curves: Mapping[str,
 
     head = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
-        f'height="{HEIGHT}" font-family="sans-serif" font-size="14" fill="#1c2026">'
+        f'height="{HEIGHT}" font-family="sans-serif" font-size="{FONT_SIZE}" fill="#1c2026">'
     )
     parts = [
         head,
@@ -50,22 +52,18 @@ def curve_chart(title: str, description: str, x_title: str, curves: Mapping[str,
     for y in y_ticks:
         _, height = at(x_ticks[0], y)
         parts.append(f'<path d="M{LEFT} {height:.1f}H{RIGHT}" stroke="#d0d4da"></path>')
-        parts.append(_text(LEFT - 8, height + 5, f'{y:.4g}', 'end'))
+        parts.append(_text(LEFT - 8, height + 6, f'{y:.4g}', 'end'))
     for x in x_ticks:
         across, _ = at(x, y_ticks[0])
         parts.append(f'<path d="M{across:.1f} {BOTTOM}v6" stroke="#5b626b"></path>')
-        parts.append(_text(across, BOTTOM + 22, f'{x:.4g}', 'middle'))
-    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 6, x_title, 'middle'))
+        parts.append(_text(across, BOTTOM + 24, f'{x:.4g}', 'middle'))
+    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 8, x_title, 'middle'))
     ends = {name: at(max(curve), curve[max(curve)])[1] for name, curve in curves.items()}
     heights = _spread(ends)
     for index, (name, curve) in enumerate(curves.items()):
         line = [at(x, curve[x]) for x in sorted(curve)]
         parts.append(_line(index, line))
-        color = COLORS[index % len(COLORS)]
-        parts.append(
-            f'<text x="{line[-1][0] + 12:.1f}" y="{heights[name] + 5:.1f}" fill="{color}">'
-            f'{escape(name)}</text>'
-        )
+        parts.append(_name(index, name, line[-1], heights[name]))
     svg = ''.join((*parts, '</svg>'))
     # As an image: drawings amid the HTML are taken out on their way to the browser.
     source = f'data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}'
@@ -83,6 +81,16 @@ def _line(index: int, line: Sequence[tuple[float, float]]) -> str:
     return drawn + ''.join(_marker(MARKERS[index % len(MARKERS)], x, y, color) for x, y in line)
 
 
+def _name(index: int, name: str, end: tuple[float, float], height: float) -> str:
+    """A name to the right of all curves, and a thin line to it from where its own ends."""
+    color = COLORS[index % len(COLORS)]
+    x, y = end
+    return (
+        f'<path d="M{x:.1f} {y:.1f}L{RIGHT + 8} {height:.1f}" stroke="{color}"></path>'
+        f'<text x="{RIGHT + 12}" y="{height + 6:.1f}" fill="{color}">{escape(name)}</text>'
+    )
+
+
 def _marker(kind: str, x: float, y: float, color: str) -> str:
     if kind == 'circle':
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{color}"></circle>'
@@ -95,7 +103,7 @@ def _text(x: float, y: float, text: str, anchor: str) -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
 
 
-def _spread(heights: Mapping[str, float], apart: float = 18) -> dict[str, float]:
+def _spread(heights: Mapping[str, float], apart: float = FONT_SIZE + 4) -> dict[str, float]:
     """Heights moved downwards as far as it takes for names not to overlap."""
     found: dict[str, float] = {}
     last = -math.inf

@@ -23,7 +23,7 @@ STYLE: Final = """
 .sn-figure {margin: 0 0 1rem}
 .sn-figure img {width: 100%; height: auto; border: 1px solid #7a828c}
 .sn-figure figcaption {font-size: .95rem; margin-top: .3rem}
-.sn-figure img.sn-chart {max-width: 900px}
+.sn-figure img.sn-chart {max-width: 720px}
 .sn-scroll {overflow-x: auto}
 .sn-table {border-collapse: collapse; width: 100%; font-size: .95rem; margin-bottom: 1rem}
 .sn-table caption {text-align: left; font-weight: 600; padding: .3rem 0}
@@ -33,6 +33,11 @@ STYLE: Final = """
 .sn-table th:first-child {white-space: nowrap}
 .sn-swatch {width: 36px; height: 24px; vertical-align: middle; margin-right: .5rem;
   border: 1px solid #5b626b}
+@media (max-width: 640px) {
+  .sn-table {font-size: .8rem}
+  .sn-table th, .sn-table td {padding: .3rem .2rem}
+  .sn-swatch {width: 24px; height: 16px; margin-right: .3rem}
+}
 .sn-note {border-left: 4px solid #3d6fa5; padding: .2rem .8rem; margin: .3rem 0 1rem}
 </style>
 """
