@@ -4,6 +4,7 @@
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from ros_process import DOMAIN_ID, PATIENCE_S, isolated_environment
@@ -11,6 +12,7 @@ from ros_process import DOMAIN_ID, PATIENCE_S, isolated_environment
 rclpy = pytest.importorskip('rclpy')
 
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup  # noqa: E402
+from rclpy.executors import ExternalShutdownException  # noqa: E402
 from rclpy.node import Node  # noqa: E402
 
 from segmentation_node.ros.executor import GroupsExecutor  # noqa: E402
@@ -49,6 +51,30 @@ def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
     assert executor.shutdown()
     thread.join(PATIENCE_S)
     assert seen == [True]
+
+
+def test_shutdown_waits_for_no_callback(node: Node) -> None:
+    began, held, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def load() -> None:
+        began.set()
+        held.wait()
+
+    def spin() -> None:
+        with suppress(ExternalShutdownException):
+            GroupsExecutor(node, []).spin()
+        ended.set()
+
+    node.create_timer(0.01, load)
+    thread = threading.Thread(target=spin)
+    thread.start()
+    assert began.wait(PATIENCE_S)
+    node.context.shutdown()
+    try:
+        assert ended.wait(PATIENCE_S)
+    finally:
+        held.set()
+        thread.join(PATIENCE_S)
 
 
 def test_a_frame_that_fails_ends_the_node(node: Node) -> None:

@@ -1,18 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves callback groups of a node by a thread each, and all else beside them."""
+"""Serves a node's callbacks by a few threads, each of which knows its own."""
 
+import operator
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from rclpy.callback_groups import CallbackGroup
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+
+#: How long a signal may go unseen: rclpy (7.1) wakes an executor before it ends the context, so
+#: that one that is quick looks too early, and is woken no more.
+SIGNAL_PERIOD_S: Final = 0.2
 
 
 class GroupsExecutor(SingleThreadedExecutor):
     """Several executors share a node: one for each of some callback groups, one for the rest.
+
+    They have threads of their own; the one that spins waits for signals and errors, so that no
+    callback holds them up, however long it takes.
 
     What rclpy has for callbacks side by side, a pool of threads, costs frames: until a thread of
     the pool gets hold of the interpreter, its executor submits the same callback over and over,
@@ -21,50 +29,56 @@ class GroupsExecutor(SingleThreadedExecutor):
 
     def __init__(self, node: Node, groups: Collection[CallbackGroup]) -> None:
         super().__init__(context=node.context)
-        self._groups = groups
-        self._beside = [_GroupExecutor(node, group) for group in groups]
+        self._parts = [_Part(node, partial(operator.is_, group)) for group in groups]
+        self._parts.append(_Part(node, lambda group: group not in groups))
+        self._ended = threading.Event()
         self.add_node(node)
 
     def can_execute(self, entity: Any) -> bool:
-        """All but what is in the groups."""
-        return entity.callback_group not in self._groups and super().can_execute(entity)
+        """Nothing: it belongs to the others."""
+        del entity
+        return False
 
     def wake(self) -> None:
         """Look at the node anew: something was made or destroyed."""
         super().wake()
-        for executor in self._beside:
-            executor.wake()
+        for part in self._parts:
+            part.wake()
 
     def spin(self) -> None:
         """Serve all until shutdown; raises what a callback raises, of any of them."""
-        for executor in self._beside:
-            threading.Thread(target=partial(self._serve, executor), daemon=True).start()
-        super().spin()
+        for part in self._parts:
+            threading.Thread(target=partial(self._serve, part), daemon=True).start()
+        while self.context.ok() and not self._ended.is_set():
+            self.spin_once(timeout_sec=SIGNAL_PERIOD_S)
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
         """End all; false where a callback takes longer than that."""
-        ended = [executor.shutdown(timeout_sec) for executor in self._beside]
+        self._ended.set()
+        ended = [part.shutdown(timeout_sec) for part in self._parts]
         return bool(super().shutdown(timeout_sec)) and all(ended)
 
-    def _serve(self, executor: SingleThreadedExecutor) -> None:
+    def _serve(self, part: SingleThreadedExecutor) -> None:
         try:
-            executor.spin()
+            part.spin()
+        except ExternalShutdownException:
+            return  # which all learn
         except BaseException as error:  # noqa: BLE001 (raised again, where it ends the node)
             self.create_task(_raise, error)
 
 
-class _GroupExecutor(SingleThreadedExecutor):
-    """Serves one callback group of a node, which belongs to another executor."""
+class _Part(SingleThreadedExecutor):
+    """Serves some callback groups of a node, which belongs to another executor."""
 
-    def __init__(self, node: Node, group: CallbackGroup) -> None:
+    def __init__(self, node: Node, serves: Callable[[CallbackGroup], bool]) -> None:
         super().__init__(context=node.context)
-        self._node, self._group = node, group
+        self._node, self._serves = node, serves
 
     def get_nodes(self) -> list[Node]:
         return [self._node]
 
     def can_execute(self, entity: Any) -> bool:
-        return entity.callback_group is self._group and super().can_execute(entity)
+        return self._serves(entity.callback_group) and super().can_execute(entity)
 
 
 def _raise(error: BaseException) -> None:
