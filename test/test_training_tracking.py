@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from training_data import DEEPLAB, fields, write_folders
 
+from segmentation_node.web.page.runs import Run as RunOfPage
+from segmentation_node.web.page.runs import runs_of_mlflow
 from training.config import Experiment
 from training.tracking import Run, TrackingError, client, experiment_id, main, shown_uri
 from training.train import train
@@ -277,6 +279,26 @@ def server(tmp_path: Path) -> Iterator[Server]:
     found.start()
     yield found
     found.stop()
+
+
+def test_the_page_shows_what_a_server_has(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', server.uri)
+    run = begun(tmp_path / 'finished')
+    run.log(0, {'mIoU': 0.5, 'val_loss': 2.0, 'IoU/flat': 0.25})
+    run.log(1, {'mIoU': 0.75, 'IoU/flat': 0.5, 'Dice': 0.875, 'pixel_acc': 0.9375})
+    run.log(2, {'mIoU': 0.625, 'IoU/flat': 0.375})
+    run.finish('FINISHED')
+    begun(tmp_path / 'going_on').sync()
+    assert runs_of_mlflow(server.uri) == [
+        RunOfPage(
+            'one',
+            {'mIoU': {1: 0.5, 2: 0.75, 3: 0.625}, 'val_loss': {1: 2.0}, 'train_loss': {}},
+            {'flat': 0.5},
+            {'miou': 0.75, 'dice': 0.875, 'pixel_accuracy': 0.9375},
+        )
+    ]
 
 
 def test_server_that_dies_costs_nothing(

@@ -9,6 +9,7 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import httpx
@@ -20,6 +21,8 @@ URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'
 MAX_RUNS: Final = 20
 #: Figures that come with every epoch and are shown as curves, as training names them.
 CURVES: Final = ('mIoU', 'val_loss', 'train_loss')
+#: Figures of the best epoch, with what the page calls them.
+SCORES: Final = MappingProxyType({'mIoU': 'miou', 'Dice': 'dice', 'pixel_acc': 'pixel_accuracy'})
 TIMEOUT_S: Final = 10.0
 
 
@@ -74,21 +77,18 @@ def runs_of_mlflow(uri: str) -> list[Run]:
 
 
 def _run(client: httpx.Client, run: dict[str, Any]) -> Run:
-    info, last = run['info'], {m['key']: m['value'] for m in run['data'].get('metrics', [])}
-    curves = {
-        metric: _history(client, info['run_id'], metric) for metric in CURVES if metric in last
-    }
-    class_iou = {
-        key.removeprefix('IoU/'): float(value)
-        for key, value in last.items()
-        if key.startswith('IoU/') and math.isfinite(value)
-    }
-    scores = {
-        ours: float(last[theirs])
-        for ours, theirs in (('miou', 'mIoU'), ('dice', 'Dice'), ('pixel_accuracy', 'pixel_acc'))
-        if theirs in last
-    }
-    return Run(info.get('run_name') or info['run_id'][:8], curves, class_iou, scores)
+    info, names = run['info'], [m['key'] for m in run['data'].get('metrics', [])]
+    curves = {metric: _history(client, info['run_id'], metric) for metric in CURVES}
+    # The epoch whose weights were kept; MLflow's own summary is of the last. Epoch 0 is none.
+    best = max(curves['mIoU'], key=lambda epoch: curves['mIoU'][epoch], default=0)
+
+    def at_best(wanted: Mapping[str, str]) -> dict[str, float]:
+        histories = {ours: _history(client, info['run_id'], key) for key, ours in wanted.items()}
+        return {ours: curve[best] for ours, curve in histories.items() if best in curve}
+
+    classes = {name: name.removeprefix('IoU/') for name in names if name.startswith('IoU/')}
+    title = info.get('run_name') or info['run_id'][:8]
+    return Run(title, curves, at_best(classes), at_best(SCORES))
 
 
 def _history(client: httpx.Client, run_id: str, metric: str) -> Curve:
