@@ -12,6 +12,8 @@ HEIGHT: Final = 400
 LEFT, RIGHT, TOP, BOTTOM = 64, WIDTH - 140, 16, HEIGHT - 56
 #: Large, since a phone shows all of it on half the width.
 FONT_SIZE: Final = 17
+#: What has room to the right of the curves.
+LONGEST_NAME: Final = 14
 #: Told apart by people who see colours differently, too, and dark enough on white.
 COLORS: Final = ('#0b5394', '#a04000', '#1b7837', '#762a83', '#5b5b00', '#8b0a50')
 DASHES: Final = ('', '9 5', '2 4', '12 4 2 4', '5 5', '1 3')
@@ -87,8 +89,13 @@ def _name(index: int, name: str, end: tuple[float, float], height: float) -> str
     x, y = end
     return (
         f'<path d="M{x:.1f} {y:.1f}L{RIGHT + 8} {height:.1f}" stroke="{color}"></path>'
-        f'<text x="{RIGHT + 12}" y="{height + 6:.1f}" fill="{color}">{escape(name)}</text>'
+        f'<text x="{RIGHT + 12}" y="{height + 6:.1f}" fill="{color}">{escape(_short(name))}</text>'
     )
+
+
+def _short(name: str) -> str:
+    """A name as far as there is room for it; the table below has all of it."""
+    return name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…'
 
 
 def _marker(kind: str, x: float, y: float, color: str) -> str:
