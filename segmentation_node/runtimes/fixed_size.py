@@ -3,7 +3,6 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from segmentation_node.errors import SettingError, one_line
 from segmentation_node.exports import Export
 from segmentation_node.geometry import Geometry
 from segmentation_node.runtimes.graph_cache import GraphCache, cache_root
+from segmentation_node.runtimes.recent import Recent
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
@@ -59,7 +59,7 @@ class FixedSizeRuntime(ABC):
         )
         if not self._knows_network():
             checkpoint.network  # noqa: B018 (read now: damaged weights are told before a frame comes)
-        self._compiled: OrderedDict[tuple[int, int], Compiled] = OrderedDict()
+        self._compiled: Recent[tuple[int, int], Compiled] = Recent(_COMPILED)
 
     def _knows_network(self) -> bool:
         """Whether a graph was made of these very weights before, so that they are whole."""
@@ -90,12 +90,7 @@ class FixedSizeRuntime(ABC):
     def _for(self, images_rgb: Bytes) -> Compiled:
         """The graph for images of a size, compiled now unless it still is."""
         image_hw = images_rgb.shape[1], images_rgb.shape[2]
-        if image_hw not in self._compiled:
-            self._compiled[image_hw] = self._compile(*self._files(image_hw))
-            if len(self._compiled) > _COMPILED:
-                self._compiled.popitem(last=False)
-        self._compiled.move_to_end(image_hw)
-        return self._compiled[image_hw]
+        return self._compiled.get(image_hw, lambda: self._compile(*self._files(image_hw)))
 
     def _files(self, image_hw: tuple[int, int]) -> tuple[Path, Geometry]:
         """Folder of the graph for one size, and how an image meets it."""

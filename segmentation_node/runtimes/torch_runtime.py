@@ -2,7 +2,6 @@
 """PyTorch, on a CPU or an NVIDIA GPU."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
@@ -17,6 +16,7 @@ from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
 from segmentation_node.graph import SegmentationGraph
 from segmentation_node.passing_thread import in_passing_thread
+from segmentation_node.runtimes.recent import Recent
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -153,7 +153,7 @@ class _OnGpu:
         self._run, self._device = run, device
         #: One for all graphs: only one of them runs at a time.
         self._memory = torch.cuda.graph_pool_handle()
-        self._captured: OrderedDict[tuple[int, ...], Run] = OrderedDict()
+        self._captured: Recent[tuple[int, ...], Run] = Recent(_CAPTURED)
 
     def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
         del geometry
@@ -168,13 +168,7 @@ class _OnGpu:
 
     def _for(self, images_rgb: Bytes) -> Run:
         """What runs a batch of such a shape; its results are overwritten by the next run."""
-        shape = images_rgb.shape
-        if shape not in self._captured:
-            self._captured[shape] = self._capture(shape)
-            if len(self._captured) > _CAPTURED:
-                self._captured.popitem(last=False)
-        self._captured.move_to_end(shape)
-        return self._captured[shape]
+        return self._captured.get(images_rgb.shape, lambda: self._capture(images_rgb.shape))
 
     def _capture(self, shape: tuple[int, ...]) -> Run:
         pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)

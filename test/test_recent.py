@@ -1,0 +1,21 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is kept by use."""
+
+from functools import partial
+
+import pytest
+
+from segmentation_node.runtimes.recent import Recent
+
+
+def test_the_newest_by_use_are_kept() -> None:
+    kept: Recent[str, int] = Recent(2)
+    found = [kept.get(key, partial(int, number)) for number, key in enumerate('abacabb')]
+    assert found == [0, 1, 0, 3, 0, 5, 5]
+
+
+def test_what_fails_is_made_again() -> None:
+    kept: Recent[str, int] = Recent(2)
+    with pytest.raises(ZeroDivisionError):
+        kept.get('a', lambda: 1 // 0)
+    assert kept.get('a', lambda: 7) == 7
