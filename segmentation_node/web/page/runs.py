@@ -23,6 +23,8 @@ MAX_RUNS: Final = 20
 CURVES: Final = ('mIoU', 'val_loss', 'train_loss')
 #: Figures of the best epoch, with what the page calls them.
 SCORES: Final = MappingProxyType({'mIoU': 'miou', 'Dice': 'dice', 'pixel_acc': 'pixel_accuracy'})
+#: What the name of a class's figure begins with.
+CLASS_IOU: Final = 'IoU/'
 TIMEOUT_S: Final = 10.0
 
 
@@ -78,17 +80,22 @@ def runs_of_mlflow(uri: str) -> list[Run]:
 
 def _run(client: httpx.Client, run: dict[str, Any]) -> Run:
     info, names = run['info'], [m['key'] for m in run['data'].get('metrics', [])]
-    curves = {metric: _history(client, info['run_id'], metric) for metric in CURVES}
+    histories = {
+        name: _history(client, info['run_id'], name)
+        for name in names
+        if name in CURVES or name in SCORES or name.startswith(CLASS_IOU)
+    }
+    curves = {metric: histories.get(metric, {}) for metric in CURVES}
     # The epoch whose weights were kept; MLflow's own summary is of the last. Epoch 0 is none.
     best = max(curves['mIoU'], key=lambda epoch: curves['mIoU'][epoch], default=0)
-
-    def at_best(wanted: Mapping[str, str]) -> dict[str, float]:
-        histories = {ours: _history(client, info['run_id'], key) for key, ours in wanted.items()}
-        return {ours: curve[best] for ours, curve in histories.items() if best in curve}
-
-    classes = {name: name.removeprefix('IoU/') for name in names if name.startswith('IoU/')}
-    title = info.get('run_name') or info['run_id'][:8]
-    return Run(title, curves, at_best(classes), at_best(SCORES))
+    at_best = {name: curve[best] for name, curve in histories.items() if best in curve}
+    class_iou = {
+        name.removeprefix(CLASS_IOU): value
+        for name, value in at_best.items()
+        if name.startswith(CLASS_IOU)
+    }
+    scores = {ours: at_best[theirs] for theirs, ours in SCORES.items() if theirs in at_best}
+    return Run(info.get('run_name') or info['run_id'][:8], curves, class_iou, scores)
 
 
 def _history(client: httpx.Client, run_id: str, metric: str) -> Curve:

@@ -16,7 +16,7 @@ from segmentation_node.web.page.texts import Words
 
 #: What can be chosen; the first are curves.
 METRICS: Final = (*runs.CURVES, 'scores', 'class_iou')
-SCORES: Final = ('miou', 'dice', 'pixel_accuracy')
+SCORES: Final = tuple(runs.SCORES.values())
 
 
 def show(words: Words) -> None:
