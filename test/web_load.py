@@ -155,7 +155,9 @@ def run_clients(args: argparse.Namespace) -> int:
     with ServiceProcess(*options, environment={'OMP_NUM_THREADS': ''}) as service:
         url = httpx.URL(service.url)
         with closing(HTTPConnection(url.host, url.port, timeout=PATIENCE_S)) as warm:
-            uploads[0].post(warm).read()
+            answer = uploads[0].post(warm)
+            content = answer.read()
+            assert answer.status == 200, content
         started_s, own_cpu_s = time.perf_counter(), time.process_time()
         with ThreadPoolExecutor(args.clients) as pool:
             for done in [pool.submit(client) for _ in range(args.clients)]:
