@@ -48,7 +48,7 @@ class GroupsExecutor(SingleThreadedExecutor):
     def spin(self) -> None:
         """Serve all until shutdown; raises what a callback raises, of any of them."""
         for part in self._parts:
-            threading.Thread(target=partial(self._serve, part), daemon=True).start()
+            threading.Thread(target=self._serve, args=(part,), daemon=True).start()
         while self.context.ok() and not self._ended.is_set():
             self.spin_once(timeout_sec=SIGNAL_PERIOD_S)
 

@@ -104,7 +104,7 @@ class SegmentationNode(LifecycleNode):
         self.frames = MutuallyExclusiveCallbackGroup()
         self.diagnostics = MutuallyExclusiveCallbackGroup()
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        self._diagnostics = self.create_publisher(
+        self._status_publisher = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
         )
         # On the steady clock: simulated time may stand still, or never come.
@@ -320,7 +320,7 @@ class SegmentationNode(LifecycleNode):
         stamp = self.get_clock().now().to_msg()
         message = DiagnosticArray(status=[status])
         message.header.stamp = stamp
-        self._diagnostics.publish(message)
+        self._status_publisher.publish(message)
 
 
 def load_segmenter(
