@@ -3,12 +3,16 @@
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 from segmentation_node.errors import ImageError
 from segmentation_node.image_files import MAX_PIXELS
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+#: Both sides of a network's input are multiples of this, the coarsest stride of all families.
+DIVISOR: Final = 32
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ def scale_into(box_hw: tuple[int, int] | None, image_hw: tuple[int, int]) -> flo
 class Geometry:
     """How an image of one size meets a network: padded to `padded_hw`, scaled to `network_hw`.
 
-    Padding the image first, by just what the network's divisor asks for at the network's scale,
+    Padding the image first, by just what DIVISOR asks for at the network's scale,
     keeps one single scale between both grids, so that scores are put back without a shift.
     """
 
@@ -42,16 +46,14 @@ class Geometry:
     network_hw: tuple[int, int]
 
     @classmethod
-    def fit(
-        cls, image_hw: tuple[int, int], box_hw: tuple[int, int] | None, divisor: int
-    ) -> 'Geometry':
-        """Plan for an image, the box to fit it into (None: its own size) and a divisor."""
-        return cls.at(image_hw, scale_into(box_hw, image_hw), divisor)
+    def fit(cls, image_hw: tuple[int, int], box_hw: tuple[int, int] | None) -> 'Geometry':
+        """Plan for an image and the box to fit it into (None: its own size)."""
+        return cls.at(image_hw, scale_into(box_hw, image_hw))
 
     @classmethod
-    def at(cls, image_hw: tuple[int, int], scale: float, divisor: int) -> 'Geometry':
-        """Plan for an image, pixels of the network per pixel of the image, and a divisor."""
-        network = [max(1, math.ceil(round(i * scale) / divisor)) * divisor for i in image_hw]
+    def at(cls, image_hw: tuple[int, int], scale: float) -> 'Geometry':
+        """Plan for an image and a scale, in pixels of the network per pixel of the image."""
+        network = [max(1, math.ceil(round(i * scale) / DIVISOR)) * DIVISOR for i in image_hw]
         padded = [max(i, round(n / scale)) for n, i in zip(network, image_hw, strict=True)]
         return cls(image_hw, (padded[0], padded[1]), (network[0], network[1]))
 

@@ -52,8 +52,8 @@ class SegmentationGraph(nn.Module):
     def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
         """How an image of a size meets this network, at a scale or fitted into its box."""
         if scale is not None:
-            return Geometry.at(image_hw, scale, self.network.divisor)
-        return Geometry.fit(image_hw, self.size_hw, self.network.divisor)
+            return Geometry.at(image_hw, scale)
+        return Geometry.fit(image_hw, self.size_hw)
 
     def preprocess(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
         """(B, H, W, 3) uint8 to the network's (B, 3, h, w) float, channels last in memory."""

@@ -17,7 +17,7 @@ from segmentation_node.geometry import scale_into
 from segmentation_node.image_files import MAX_SIDE, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.passing_thread import in_passing_thread
-from segmentation_node.runtimes import open_runtime
+from segmentation_node.runtimes import MeasuredRuntime, open_runtime
 
 if TYPE_CHECKING:
     import torch
@@ -84,8 +84,7 @@ class Segmenter:
         if not 0 <= min_confidence <= 1:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.checkpoint = find_checkpoint(model)
-        #: Why it is this runtime, where it was chosen here; else empty.
-        self._runtime, self.runtime_reason = open_runtime(
+        self._runtime = open_runtime(
             runtime, self.checkpoint, device=device, precision=precision, input_size=input_size
         )
         #: (height, width) box that images are fitted into; None keeps their own size.
@@ -117,13 +116,16 @@ class Segmenter:
     def prepare(self, image_hw: tuple[int, int]) -> None:
         """Get ready for images of one size, so that the first takes no longer than the others.
 
-        For a runtime whose graphs have a fixed size this is where one is converted and compiled.
+        Here a graph is converted and compiled, and `auto` measured, where that was not done
+        before.
 
         Raises:
-            ImageError, SettingError: images of that size cannot be segmented.
+            CheckpointError, ImageError, SettingError: images of that size cannot be segmented.
         """
         check_size(image_hw[1], image_hw[0])
         in_passing_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
+        if isinstance(self._runtime, MeasuredRuntime):
+            self._runtime.wait()
 
     def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
         """Run the network as `segment` does and decide nothing, to measure what that costs."""

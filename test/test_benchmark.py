@@ -13,12 +13,12 @@ import cv2
 import numpy as np
 import pytest
 
-from segmentation_node.benchmark import machine, report, session
+from segmentation_node import machine
+from segmentation_node.benchmark import report, session
 from segmentation_node.benchmark.calls import Crew
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.frames import covering, image_frames, labelled_frames
-from segmentation_node.benchmark.machine import Machine
 from segmentation_node.benchmark.plot import Bar, Line, age_of_images, bar_chart, line_chart
 from segmentation_node.benchmark.quality import agreement
 from segmentation_node.benchmark.results import (
@@ -41,6 +41,7 @@ from segmentation_node.benchmark.timing import (
 from segmentation_node.benchmark.variants import COMMON, Variant, model_title, variants_of
 from segmentation_node.errors import BagError, SettingError
 from segmentation_node.image_files import decode_file, encode_png
+from segmentation_node.machine import Machine
 from segmentation_node.segmenter import Segmenter
 
 COMMON_KEY = ('net', COMMON, 'fp32')

@@ -26,7 +26,6 @@ class KnownNetwork(Network):
     ) -> None:
         super().__init__()
         self.scores, self.count, self.stride = scores, channels, stride
-        self.divisor = 32
         self.seen: list[Tensor] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -73,20 +72,20 @@ sizes = st.tuples(st.integers(1, 2200), st.integers(1, 2200))
 camera_sizes = sizes.filter(lambda hw: max(hw) <= 8 * min(hw))
 
 
-@given(sizes, st.sampled_from([8, 16, 32]))
-def test_without_a_box_pixels_are_only_padded(image_hw: tuple[int, int], divisor: int) -> None:
-    fit = Geometry.fit(image_hw, None, divisor)
+@given(sizes)
+def test_without_a_box_pixels_are_only_padded(image_hw: tuple[int, int]) -> None:
+    fit = Geometry.fit(image_hw, None)
     assert fit.padded_hw == fit.network_hw
     for image, network in zip(image_hw, fit.network_hw, strict=True):
-        assert network % divisor == 0
-        assert image <= network < image + divisor
+        assert network % 32 == 0
+        assert image <= network < image + 32
 
 
 @given(camera_sizes, st.tuples(st.integers(32, 1200), st.integers(32, 1200)))
 def test_in_a_box_one_scale_holds_on_both_axes(
     image_hw: tuple[int, int], box_hw: tuple[int, int]
 ) -> None:
-    fit = Geometry.fit(image_hw, box_hw, 32)
+    fit = Geometry.fit(image_hw, box_hw)
     scale = min(b / i for b, i in zip(box_hw, image_hw, strict=True))
     for image, padded, network, box in zip(
         image_hw, fit.padded_hw, fit.network_hw, box_hw, strict=True
@@ -99,12 +98,12 @@ def test_in_a_box_one_scale_holds_on_both_axes(
 
 
 def test_literal_plans() -> None:
-    assert Geometry.fit((360, 480), None, 32) == Geometry((360, 480), (384, 480), (384, 480))
-    assert Geometry.fit((1024, 2048), (512, 1024), 32) == Geometry(
+    assert Geometry.fit((360, 480), None) == Geometry((360, 480), (384, 480), (384, 480))
+    assert Geometry.fit((1024, 2048), (512, 1024)) == Geometry(
         (1024, 2048), (1024, 2048), (512, 1024)
     )
     # 1920 x 1080 into 1024 x 512: 910 columns, padded to 928 at the scale of 512 / 1080.
-    assert Geometry.fit((1080, 1920), (512, 1024), 32) == Geometry(
+    assert Geometry.fit((1080, 1920), (512, 1024)) == Geometry(
         (1080, 1920), (1080, 1958), (512, 928)
     )
 

@@ -10,7 +10,7 @@ import torch
 from test_segmenter import image
 
 from segmentation_node.errors import SettingError
-from segmentation_node.runtimes import runtime as runtimes
+from segmentation_node.runtimes import opening as runtimes
 from segmentation_node.segmenter import Segmenter
 
 
@@ -29,35 +29,27 @@ def without(monkeypatch: pytest.MonkeyPatch, library: str) -> None:
 def test_auto_is_openvino_on_a_cpu(tiny_checkpoint: Path) -> None:
     segmenter = Segmenter(str(tiny_checkpoint))
     assert (segmenter.runtime, segmenter.device) == ('openvino', 'cpu')
-    assert segmenter.runtime_reason == 'the fastest on a CPU'
 
 
 def test_auto_is_torch_without_openvino(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without(monkeypatch, 'openvino')
-    segmenter = Segmenter(str(tiny_checkpoint))
-    assert segmenter.runtime == 'torch'
-    assert segmenter.runtime_reason == 'openvino, the fastest on a CPU, is not installed'
+    assert Segmenter(str(tiny_checkpoint)).runtime == 'torch'
 
 
 def test_auto_is_torch_on_a_gpu(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtimes, '_may_have_cuda', lambda: True)
-    segmenter = Segmenter(str(tiny_checkpoint))
-    assert segmenter.runtime == 'torch'
+    assert Segmenter(str(tiny_checkpoint)).runtime == 'torch'
 
 
-def test_auto_says_what_it_passed_over(
-    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_gpu_without_torch_is_told(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise SettingError('it is Sunday')
-
-    module = importlib.import_module('segmentation_node.runtimes.openvino_runtime')
-    monkeypatch.setattr(module, 'OpenVinoRuntime', refuse)
-    segmenter = Segmenter(str(tiny_checkpoint))
-    assert segmenter.runtime == 'torch'
-    assert segmenter.runtime_reason == 'openvino was passed over: it is Sunday'
+    monkeypatch.setattr(runtimes, '_may_have_cuda', lambda: True)
+    without(monkeypatch, 'torch')
+    assert Segmenter(str(tiny_checkpoint)).runtime == 'openvino'
+    assert "pip install 'segmentation_node[torch]'" in caplog.text
 
 
 def test_what_is_not_installed_is_named(

@@ -14,6 +14,7 @@ import torch
 
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.errors import SettingError
+from segmentation_node.geometry import DIVISOR
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import LabelImage
@@ -64,7 +65,6 @@ class _Smp:
         network: Any = checkpoint.network
         preprocessing = checkpoint.spec.preprocessing
         self._model = network.model.to(device).eval()
-        self._divisor: int = network.divisor
         self._box_hw = preprocessing.size_hw
         self._device = device
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
@@ -91,7 +91,7 @@ class _Smp:
         return found
 
     def _multiple(self, side: int) -> int:
-        return max(1, round(side / self._divisor)) * self._divisor
+        return max(1, round(side / DIVISOR)) * DIVISOR
 
 
 class _Mask2Former:

@@ -121,7 +121,7 @@ def labelled_frames(root: Path, scheme: str | None, split: str, limit: int | Non
             f'{unlabelled[0].name}; give a folder in which all have them'
         )
     height, width = read_image(frames[0].image).shape[:2]
-    title = f'{len(frames)} labelled frames of {root.resolve().name}'
+    title = f'{len(frames)} labeled frames of {root.resolve().name}'
     return _labelled(title, size_text((width, height)), Source(frames), scheme)
 
 

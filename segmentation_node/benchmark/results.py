@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from segmentation_node.benchmark.machine import Machine
 from segmentation_node.errors import SettingError
+from segmentation_node.machine import Machine
 
 FORMAT: Final = 2
 

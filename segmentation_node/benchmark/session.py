@@ -13,7 +13,8 @@ from typing import Final
 from tqdm import tqdm
 from typing_extensions import Never
 
-from segmentation_node.benchmark import machine, streams
+from segmentation_node import machine
+from segmentation_node.benchmark import streams
 from segmentation_node.benchmark.calls import Crew, Unavailable, default_of
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.frames import (

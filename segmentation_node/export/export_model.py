@@ -1,55 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: export a model for another runtime, if it labels as the network does."""
+"""Command: export a model as graph files, which need no PyTorch, if their labels are good."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmentation_node.bags.options import (
-    HelpFormatter,
-    add_input_size_option,
-    add_quiet_option,
-    count,
-)
+from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count
 from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.errors import SegmentationError
-from segmentation_node.exports import AGREEMENT, FORMATS
+from segmentation_node.runtimes.graph_files import AGREEMENT, FILES, MAX_MIOU_LOSS
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='export_model',
-        description='Export a model as a graph, pixels in and labels out, for images of one size: '
-        'into a new checkpoint folder that the node runs (model:=FOLDER), with the graph in its '
-        'folder exports/. The graph is written only if it labels the given images as the network '
-        'does in PyTorch: '
-        + ', '.join(f'{share:.1%} of the pixels in {name}' for name, share in AGREEMENT.items())
-        + '.',
+        description='Export a model as graph files for images of every size, in fp32 (which also '
+        'serve bf16 and fp16) and in int8, into a checkpoint folder that the node runs '
+        '(model:=FOLDER). A graph is written only if its labels are good: with --truth its mean '
+        f'IoU may be {100 * MAX_MIOU_LOSS:g} points below that of PyTorch, without it '
+        f'{AGREEMENT["fp32"]:.1%} of the pixels must be labeled as by PyTorch in fp32, '
+        f'{AGREEMENT["int8"]:.0%} in int8.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
         '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
     )
-    parser.add_argument('--format', choices=FORMATS, default='openvino', help='of the graph')
+    parser.add_argument('--format', choices=tuple(FILES), default='openvino', help='of the graph')
     parser.add_argument(
-        '--precision', choices=tuple(AGREEMENT), default='fp32',
-        help='fp32 also serves to run in bf16 or fp16; int8 is calibrated on the images',
+        '--precision', choices=('all', 'fp32', 'int8'), default='all',
+        help='int8 is calibrated on the images',
     )  # fmt: skip
     images = parser.add_mutually_exclusive_group(required=True)
     images.add_argument(
-        '--images', type=Path, metavar='FOLDER', help='images of the camera, all of one size'
-    )
+        '--images', type=Path, metavar='FOLDER', action='append',
+        help='images like those of the camera; may be repeated',
+    )  # fmt: skip
     images.add_argument('--bag', type=Path, metavar='BAG', help='a recording of the camera')
     parser.add_argument('--topic', metavar='NAME', help='camera topic, where the bag has several')
     parser.add_argument(
         '--count', type=count, default=100, metavar='N',
-        help='how many images to take at most, from all over the folder or bag',
+        help='how many images to take at most, from all over the folders or the bag',
     )  # fmt: skip
-    add_input_size_option(parser)
+    truth = parser.add_argument_group('judged by the truth instead of by PyTorch')
+    truth.add_argument(
+        '--truth', type=Path, metavar='FOLDER',
+        help='labeled frames: a Cityscapes tree, or images/ and labels/',
+    )  # fmt: skip
+    truth.add_argument(
+        '--truth-scheme', metavar='NAME',
+        help='what the ids in --truth mean: camvid11, ...; not needed for a Cityscapes tree',
+    )  # fmt: skip
+    truth.add_argument('--truth-split', default='val', metavar='NAME', help='of --truth')
     parser.add_argument(
         '-o', '--output', type=Path, required=True, metavar='FOLDER',
-        help='checkpoint to write; an export of the same model that is there gets the graph, too',
+        help='checkpoint to write; one of the same weights that exists gets the graphs',
     )  # fmt: skip
     add_quiet_option(parser)
     return parser
@@ -68,21 +73,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     # Imported late: it takes seconds that --help and wrong arguments need not wait for.
-    from segmentation_node.export.exporting import Request, export_model
-    from segmentation_node.export.images import images_of_bag, images_of_folder
+    from segmentation_node.benchmark.frames import labelled_frames
+    from segmentation_node.export.exporting import PRECISIONS, Request, export_model
+    from segmentation_node.export.images import images_of_bag, images_of_folders
 
-    request = Request(args.model, args.format, args.precision, args.input_size)
     if args.images is not None:
-        images = images_of_folder(args.images, args.count)
+        images = images_of_folders(args.images, args.count)
     else:
         images = images_of_bag(args.bag, args.topic, args.count)
-    export = export_model(request, images, args.output, quiet=args.quiet)
-    height, width = export.image_hw
-    print(
-        f'{args.output} has {request.model} as {export.format} in {export.precision} for images '
-        f'of {width} x {height}: {export.agreement:.2%} of the pixels of {export.images} images '
-        f'are labelled as by the network'
-    )
+    truth = None
+    if args.truth is not None:
+        truth = labelled_frames(args.truth, args.truth_scheme, args.truth_split, None)
+    precisions = PRECISIONS if args.precision == 'all' else (args.precision,)
+    request = Request(args.model, images, args.format, precisions, truth)
+    for exported in export_model(request, args.output, quiet=args.quiet):
+        info = exported.info
+        print(f'{args.output}: {args.format} {exported.kind}, {exported.bytes / 1e6:.1f} MB')
+        print(f'  judged on {info.judged_on}')
+        print(f'  labeled as by PyTorch in fp32: {_per_cent(info.agreement)}')
+        if info.miou:
+            print(f'  mean IoU: {_per_cent(info.miou)}')
+
+
+def _per_cent(figures: dict[str, float]) -> str:
+    return ', '.join(f'{name} {figure:.2%}' for name, figure in figures.items())
 
 
 if __name__ == '__main__':

@@ -1,219 +1,286 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint and images of a camera to a checkpoint that has the exported graph."""
+"""From a checkpoint and images of a camera to a checkpoint that has graph files."""
 
+import math
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from segmentation_node.benchmark.frames import Frames, covering
 from segmentation_node.checkpoint import Checkpoint, find_checkpoint
+from segmentation_node.decision import decide
 from segmentation_node.errors import ExportError, SettingError
-from segmentation_node.export.agreement import Agreement, Label, Labels, measure, share
-from segmentation_node.exports import AGREEMENT, EXPORTS_DIR, FORMATS, Export
-from segmentation_node.geometry import Geometry
-from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.export.judging import Judge, Judgment, share
+from segmentation_node.image_files import ImageRgb, encode_png, read_image, read_labels
+from segmentation_node.metrics import truth_lut_of
+from segmentation_node.runtimes.graph_files import (
+    AGREEMENT,
+    FILES,
+    MAX_MIOU_LOSS,
+    GraphInfo,
+    digests,
+    graph_folder,
+    info_file,
+)
 from segmentation_node.segmenter import Segmenter
 
-#: What a checkpoint consists of; nothing else is copied.
+#: What a checkpoint consists of, beside its graphs; nothing else is copied.
 _CHECKPOINT_SUFFIXES: Final = ('.json', '.safetensors', '.yaml', '.yml', '.md')
-#: Every so many images one is not calibrated on, but judged by.
+#: Without truth, every so many images one is not calibrated on, but judged by.
 _JUDGED_EVERY: Final = 4
+PRECISIONS: Final = ('fp32', 'int8')
 
 
 @dataclass(frozen=True)
 class Request:
     """What to export.
 
-    `format` is one of FORMATS, `precision` one of AGREEMENT, `input_size` the (height, width) box
-    that images are fitted into, None for the checkpoint's own.
+    Args:
+        model: bundled name, folder, or hub id.
+        images: (H, W, 3) uint8 RGB each, such as the camera gives.
+        format: one of FILES.
+        precisions: some of PRECISIONS.
+        truth: labeled frames to judge by, in place of a part of the images.
     """
 
     model: str
+    images: Sequence[ImageRgb]
     format: str = 'openvino'
-    precision: str = 'fp32'
-    input_size: tuple[int, int] | None = None
+    precisions: Sequence[str] = PRECISIONS
+    truth: Frames | None = None
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise SettingError(f'unknown format {self.format!r}; there are {", ".join(FORMATS)}')
-        if self.precision not in AGREEMENT:
+        if self.format not in FILES:
+            raise SettingError(f'unknown format {self.format!r}; use one of {", ".join(FILES)}')
+        if self.format == 'onnx' and 'int8' in self.precisions:
             raise SettingError(
-                f'precision {self.precision!r} is none to export in; say one of '
-                f'{", ".join(AGREEMENT)} (bf16 and fp16 are made of fp32 when it is loaded)'
+                "format 'onnx' is exported in fp32 only; add --precision fp32, or use openvino "
+                'for int8'
             )
-        if self.format == 'onnx' and self.precision == 'int8':
-            raise SettingError("format 'onnx' is exported in fp32; say openvino for int8")
+        least = 2 if 'int8' in self.precisions and self.truth is None else 1
+        if len(self.images) < least:
+            raise ExportError(
+                f'there are {len(self.images)} images, expected {least} or more: to calibrate on '
+                f'and to judge by; better a hundred, of all that the camera meets'
+            )
 
 
-def export_model(
-    request: Request, images: Sequence[ImageRgb], output: Path, *, quiet: bool = True
-) -> Export:
-    """Export a model for images of one size, if it labels them as the network does.
+@dataclass(frozen=True)
+class Exported:
+    """A graph that was written, with the precisions it runs in and how these were judged."""
+
+    kind: str
+    info: GraphInfo
+    bytes: int
+
+
+def export_model(request: Request, output: Path, *, quiet: bool = True) -> Iterator[Exported]:
+    """Export a model, graph by graph, each only if its labels are good enough.
 
     Args:
         request: what to export.
-        images: (H, W, 3) uint8 RGB each, all of one size, such as the camera gives. In int8 a
-            quarter of them is judged by, and the others are calibrated on.
-        output: folder of the new checkpoint, which holds all the old one does; or one that was
-            made so of the same weights, which then gets another graph.
+        output: folder of the new checkpoint, which holds all the old one does; or a checkpoint of
+            the same weights, such as the old one itself, which then gets the graphs.
         quiet: show no progress.
 
     Raises:
         CheckpointError: the model cannot be loaded.
-        ExportError: labels agree on too few pixels, which is shown in a picture beside `output`;
-            or `output` is something else already.
+        ExportError: labels are not good enough, which is shown in a picture beside `output`; or
+            `output` is something else already.
         SettingError: a package is not installed.
         OSError: `output` cannot be written.
     """
     checkpoint = find_checkpoint(request.model)
     _check_output(output, checkpoint)
-    calibrated, judged = _parts(images, request.precision)
-    reference = Segmenter(
-        request.model, runtime='torch', precision='fp32', input_size=request.input_size
-    )
-    expected = [reference.segment([image]).labels[0] for image in judged]
-    make = {'onnx': _onnx, 'openvino': _openvino}[request.format]
+    work = _Work(request, checkpoint, quiet)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix='.export.', dir=output.parent) as name:
-        aside = Path(name, 'graph')
-        aside.mkdir()
-        geometry, found = make(checkpoint, request, calibrated, judged, expected, aside, quiet)
-        if found.share < AGREEMENT[request.precision]:
-            raise _refusal(request, found, reference, output)
-        export = Export(
-            request.format, request.precision, geometry.image_hw, geometry.padded_hw,
-            geometry.network_hw, request.input_size, checkpoint.digest, found.share, len(judged),
+        aside = Path(name, 'checkpoint')
+        _copy(checkpoint, aside)
+        for precision in request.precisions:
+            kind = 'int8' if precision == 'int8' else 'float'
+            info = work.export(kind, replace(checkpoint, folder=aside), output)
+            folder = graph_folder(replace(checkpoint, folder=aside), request.format, kind)
+            size = sum(path.stat().st_size for path in folder.iterdir())
+            _put(folder, output, aside)
+            yield Exported(kind, info, size)
+
+
+@dataclass
+class _Work:
+    request: Request
+    checkpoint: Checkpoint
+    quiet: bool
+    _model: Any = field(default=None, init=False)
+
+    @cached_property
+    def _torch(self) -> Segmenter:
+        return Segmenter(self.request.model, runtime='torch', precision='fp32', device='cpu')
+
+    @cached_property
+    def _calibrated(self) -> Sequence[ImageRgb]:
+        images = self.request.images
+        if self.request.truth is not None:
+            return images
+        return [image for index, image in enumerate(images) if index % _JUDGED_EVERY]
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What labels are compared with."""
+        frames, scheme = self.request.truth, self.checkpoint.scheme
+        if frames is None or frames.scheme is None:
+            images = list(self.request.images[::_JUDGED_EVERY])
+            truth = []
+        else:
+            images = [read_image(path) for path in frames.images]
+            lut = truth_lut_of(frames.scheme, scheme)
+            truth = [lut[read_labels(path)] for path in frames.labels]
+        expected = [self._torch.segment([image]).labels[0] for image in images]
+        return Judge(scheme, images, expected, truth)
+
+    def export(self, kind: str, aside: Checkpoint, output: Path) -> GraphInfo:
+        """Write one graph into a checkpoint aside and judge it there, as it will be run."""
+        folder = graph_folder(aside, self.request.format, kind)
+        folder.mkdir(parents=True)
+        if self.request.format == 'onnx':
+            self._write_onnx(folder)
+            return self._judged(aside, kind, folder, ('fp32',), output)
+        if kind == 'float':
+            self._write_openvino(self._openvino, folder)
+            from segmentation_node.runtimes.openvino_runtime import float_precisions
+
+            return self._judged(aside, kind, folder, float_precisions(), output)
+        self._write_openvino(self._quantized(careful=False), folder)
+        try:
+            return self._judged(aside, kind, folder, ('int8',), output)
+        except ExportError:
+            self._write_openvino(self._quantized(careful=True), folder)
+            return self._judged(aside, kind, folder, ('int8',), output)
+
+    def _judged(
+        self, aside: Checkpoint, kind: str, folder: Path, precisions: Sequence[str], output: Path
+    ) -> GraphInfo:
+        """Judge the graph in every precision it runs in; the first must pass."""
+        frames = self.request.truth
+        info = GraphInfo(
+            network=self.checkpoint.digest,
+            files=digests(folder),
+            made_with=f'{self.request.format} '
+            + metadata.version({'onnx': 'onnxruntime'}.get(self.request.format, 'openvino')),
+            judged_on=frames.title if frames else f'{len(self.judge.images)} images of the camera',
+        )
+        if self.judge.truth:
+            info.miou['torch'] = _rounded(self.judge.miou(self.judge.expected))
+        runtime = 'onnxruntime' if self.request.format == 'onnx' else 'openvino'
+        for precision in precisions:
+            info.write(info_file(folder))
+            # Digests name compiled graphs in the cache, so no other one is run by mistake.
+            segmenter = Segmenter(
+                str(aside.folder), runtime=runtime, precision=precision, device='cpu'
+            )
+            judgment = self.judge.judge(
+                lambda image: segmenter.segment([image]).labels[0].copy(),  # noqa: B023
+                f'judging {precision}', self.quiet,
+            )  # fmt: skip
+            info.agreement[precision] = _rounded(judgment.agreement)
+            if not math.isnan(judgment.miou):
+                info.miou[precision] = _rounded(judgment.miou)
+            if precision == precisions[0] and not info.keeps_labels(precision):
+                raise self._refusal(kind, precision, info, judgment, output)
+        info.write(info_file(folder))
+        return info
+
+    def _refusal(
+        self, kind: str, precision: str, info: GraphInfo, judgment: Judgment, output: Path
+    ) -> ExportError:
+        picture = output.with_name(f'{output.name}_differences.png')
+        picture.write_bytes(encode_png(judgment.picture(self.checkpoint.scheme)))
+        if info.miou:
+            figures = (
+                f'reaches a mean IoU of {info.miou[precision]:.2%} where PyTorch reaches '
+                f'{info.miou["torch"]:.2%}, and may lose {MAX_MIOU_LOSS:.1%}'
+            )
+        else:
+            figures = (
+                f'labels {info.agreement[precision]:.2%} of the pixels as the network does in '
+                f'PyTorch, expected {AGREEMENT[precision]:.1%}'
+            )
+        return ExportError(
+            f'the exported {self.request.model} in {precision} {figures}; {picture} shows where '
+            f'labels differ. The {kind} graph was not written: give more images of what the '
+            f'camera meets, or another precision'
+        )
+
+    @cached_property
+    def _openvino(self) -> Any:
+        from segmentation_node.runtimes.conversion import to_openvino
+
+        return to_openvino(self.checkpoint.network)
+
+    def _write_openvino(self, model: Any, folder: Path) -> None:
+        import openvino  # type: ignore[import-untyped]
+
+        openvino.save_model(model, folder / FILES['openvino'][0], compress_to_fp16=True)
+
+    def _write_onnx(self, folder: Path) -> None:
+        from segmentation_node.runtimes.conversion import to_onnx
+
+        to_onnx(self.checkpoint.network, folder / FILES['onnx'][0])
+
+    def _quantized(self, *, careful: bool) -> Any:
+        from segmentation_node.export.quantization import quantize, quantize_carefully
+
+        transformer = self.checkpoint.spec.family == 'mask2former'
+        height, width = self._calibrated[0].shape[:2]
+        calibrated = [self._pixels(covering(im, (width, height))) for im in self._calibrated]
+        if not careful:
+            return quantize(self._openvino, calibrated, transformer=transformer)
+        judge, ids = self.judge, self.checkpoint.channel_ids
+
+        def agreeing(index: int, scores: Any) -> float:
+            geometry = self._graph.geometry(judge.images[index].shape[:2])
+            return share(judge.expected[index], decide(scores[0], geometry, ids).labels)
+
+        return quantize_carefully(
+            self._openvino, calibrated, [self._pixels(image) for image in judge.images],
+            agreeing, 1 - AGREEMENT['int8'], transformer=transformer,
         )  # fmt: skip
-        export.write(aside)
-        _put(checkpoint, aside, output, export)
-    return export
+
+    @cached_property
+    def _graph(self) -> Any:
+        return self.checkpoint.graph()
+
+    def _pixels(self, image_rgb: ImageRgb) -> Any:
+        """What the network sees of an image, (1, 3, h, w) float32."""
+        import torch
+
+        geometry = self._graph.geometry(image_rgb.shape[:2])
+        pixels = self._graph.preprocess(torch.from_numpy(image_rgb[None]), geometry)
+        return np.ascontiguousarray(pixels.numpy())
+
+
+def _rounded(figure: float) -> float:
+    return round(figure, 5)
 
 
 def _check_output(output: Path, checkpoint: Checkpoint) -> None:
     if not output.exists():
         return
-    is_ours = (output / EXPORTS_DIR).is_dir()
-    if not is_ours or find_checkpoint(str(output)).digest != checkpoint.digest:
+    if (
+        not (output / 'config.json').is_file()
+        or find_checkpoint(str(output)).digest != checkpoint.digest
+    ):
         raise ExportError(
-            f'{output} is there already and not an export of this model; name a folder that is '
-            f'not there yet'
+            f'{output} exists and is not a checkpoint of these weights; give a folder that does '
+            f'not exist yet'
         )
-
-
-def _parts(
-    images: Sequence[ImageRgb], precision: str
-) -> tuple[Sequence[ImageRgb], Sequence[ImageRgb]]:
-    """Images to calibrate on and images to judge by."""
-    least = 2 if precision == 'int8' else 1
-    if len(images) < least:
-        raise ExportError(
-            f'there are {len(images)} images, and {precision} needs {least} or more: to be '
-            f'calibrated on and to be judged by; better a hundred, of all that the camera meets'
-        )
-    if precision != 'int8':
-        return (), images
-    judged = images[::_JUDGED_EVERY]
-    return [image for index, image in enumerate(images) if index % _JUDGED_EVERY], judged
-
-
-def _openvino(
-    checkpoint: Checkpoint,
-    request: Request,
-    calibrated: Sequence[ImageRgb],
-    judged: Sequence[ImageRgb],
-    expected: Sequence[Labels],
-    folder: Path,
-    quiet: bool,
-) -> tuple[Geometry, Agreement]:
-    import openvino  # type: ignore[import-untyped]
-
-    from segmentation_node.export.quantization import quantize, quantize_carefully
-    from segmentation_node.runtimes.conversion import OUTPUTS, to_openvino
-    from segmentation_node.runtimes.openvino_runtime import GRAPH
-
-    image_hw = judged[0].shape[0], judged[0].shape[1]
-    model, geometry = to_openvino(checkpoint, request.input_size, image_hw, OUTPUTS)
-    transformer = checkpoint.spec.family == 'mask2former'
-    if request.precision == 'int8':
-        made = quantize(model, calibrated, transformer=transformer)
-    else:
-        made = model
-    found = measure(judged, expected, _openvino_labels(made, request.precision), quiet)
-    if request.precision == 'int8' and found.share < AGREEMENT['int8']:
-        made = quantize_carefully(
-            model, [*calibrated, *judged],
-            range(len(calibrated), len(calibrated) + len(judged)),
-            lambda index, out: share(expected[index - len(calibrated)], out['labels'][0]),
-            1 - AGREEMENT['int8'], transformer=transformer,
-        )  # fmt: skip
-        found = measure(judged, expected, _openvino_labels(made, request.precision), quiet)
-    openvino.save_model(made, folder / GRAPH, compress_to_fp16=False)
-    return geometry, found
-
-
-def _openvino_labels(model: Any, precision: str) -> Label:
-    import openvino
-
-    # In fp32 it must be the same network; what is left in int8 runs as it will.
-    hint = {'INFERENCE_PRECISION_HINT': 'f32'} if precision == 'fp32' else {}
-    compiled = openvino.compile_model(model, 'CPU', hint)
-    return lambda image: np.asarray(compiled(image[None])['labels'][0]).copy()
-
-
-def _onnx(
-    checkpoint: Checkpoint,
-    request: Request,
-    _calibrated: Sequence[ImageRgb],
-    judged: Sequence[ImageRgb],
-    expected: Sequence[Labels],
-    folder: Path,
-    quiet: bool,
-) -> tuple[Geometry, Agreement]:
-    import onnxruntime  # type: ignore[import-untyped]
-
-    from segmentation_node.runtimes.conversion import INPUT, to_onnx
-    from segmentation_node.runtimes.onnx_runtime import GRAPH
-
-    image_hw = judged[0].shape[0], judged[0].shape[1]
-    path = folder / GRAPH
-    geometry = to_onnx(checkpoint, request.input_size, image_hw, ('labels', 'confidence'), path)
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
-
-    def label(image: ImageRgb) -> Labels:
-        return np.asarray(session.run(['labels'], {INPUT: image[None]})[0][0], np.uint8)
-
-    return geometry, measure(judged, expected, label, quiet)
-
-
-def _refusal(
-    request: Request, found: Agreement, reference: Segmenter, output: Path
-) -> ExportError:
-    picture = output.with_name(f'{output.name}_differences.png')
-    picture.write_bytes(encode_png(found.picture(reference.scheme)))
-    return ExportError(
-        f'the exported {request.model} labels {found.share:.2%} of the pixels as the network '
-        f'does, and {AGREEMENT[request.precision]:.1%} are asked for; {picture} shows where they '
-        f'differ. Nothing was exported: give more images of what the camera meets, or another '
-        f'precision'
-    )
-
-
-def _put(checkpoint: Checkpoint, graph: Path, output: Path, export: Export) -> None:
-    """Bring a graph into a checkpoint that may not be there yet, which then is all there."""
-    whole = output
-    if not output.exists():
-        whole = graph.with_name('whole')
-        _copy(checkpoint, whole)
-    target = whole / export.folder
-    shutil.rmtree(target, ignore_errors=True)
-    target.parent.mkdir(exist_ok=True)
-    shutil.move(graph, target)
-    if whole != output:
-        whole.rename(output)
 
 
 def _copy(checkpoint: Checkpoint, folder: Path) -> None:
@@ -221,3 +288,16 @@ def _copy(checkpoint: Checkpoint, folder: Path) -> None:
     for path in sorted(checkpoint.folder.iterdir()):
         if path.is_file() and path.suffix in _CHECKPOINT_SUFFIXES:
             shutil.copyfile(path, folder / path.name)
+
+
+def _put(graph: Path, output: Path, aside: Path) -> None:
+    """Bring a graph into a checkpoint that may not exist yet, and then appears as a whole."""
+    if not output.exists():
+        whole = aside.with_name('whole')
+        shutil.copytree(aside, whole)
+        whole.rename(output)
+        return
+    target = output / graph.relative_to(aside)
+    target.parent.mkdir(exist_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(graph, target)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Int8 by NNCF: ranges of activations measured on images of the user's, no training."""
+"""Int8 by NNCF: ranges of activations measured on images, no training."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -7,40 +7,38 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import numpy.typing as npt
 
 from segmentation_node.errors import SettingError
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.runtimes.openvino_runtime import SCORES
 from segmentation_node.runtimes.unreported import unreported
 
-#: From the labels of an image and what a graph found to the share that agrees.
-Judge = Callable[[int, Any], float]
+Pixels = npt.NDArray[np.float32]
+#: From the index of an image and its class scores, (1, C, h, w), to the share of equal labels.
+Share = Callable[[int, Pixels], float]
 
 
-def quantize(model: Any, images: Sequence[ImageRgb], *, transformer: bool) -> Any:
-    """Quantize a graph, all that computes scores in it.
+def quantize(model: Any, pixels: Sequence[Pixels], *, transformer: bool) -> Any:
+    """Quantize a network.
 
     Args:
-        model: openvino.Model of the pixels-in labels-out graph; stays as it is.
-        images: (H, W, 3) uint8 RGB to calibrate on.
+        model: openvino.Model of normalized pixels to class scores; stays as it is.
+        pixels: (1, 3, H, W) float32 each, all of one size, what the network sees, to calibrate on.
         transformer: whether most of it is attention.
     """
     with unreported():
         nncf = _nncf()
-        return nncf.quantize(
-            model.clone(),
-            nncf.Dataset(images, _batch),
-            subset_size=len(images),
-            **_settings(nncf, model, transformer),
+        fixed = _of_size(model, pixels[0].shape[2:])
+        found = nncf.quantize(
+            fixed, nncf.Dataset(pixels), subset_size=len(pixels), **_settings(nncf, transformer)
         )
+    return _of_size(found, (-1, -1))
 
 
 def quantize_carefully(
     model: Any,
-    images: Sequence[ImageRgb],
-    judged: Sequence[int],
-    judge: Judge,
+    pixels: Sequence[Pixels],
+    judged: Sequence[Pixels],
+    share: Share,
     max_drop: float,
     *,
     transformer: bool,
@@ -49,28 +47,36 @@ def quantize_carefully(
 
     Args:
         model: as for `quantize`.
-        images: as for `quantize`.
-        judged: indices of the images that labels are compared on.
-        judge: tells the share of labels that agree.
+        pixels: as for `quantize`.
+        judged: of the same size, to compare labels on.
+        share: tells the share of labels that agree.
         max_drop: share of labels that may differ.
         transformer: as for `quantize`.
     """
 
     def validate(compiled: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-        shares = [judge(index, compiled(_batch(images[index]))) for index in items]
+        shares = [share(index, next(iter(compiled(judged[index]).values()))) for index in items]
         return float(np.mean(shares)), shares
 
     with unreported():
         nncf = _nncf()
-        return nncf.quantize_with_accuracy_control(
-            model.clone(),
-            nncf.Dataset(images, _batch),
-            nncf.Dataset(judged),
+        found = nncf.quantize_with_accuracy_control(
+            _of_size(model, pixels[0].shape[2:]),
+            nncf.Dataset(pixels),
+            nncf.Dataset(range(len(judged))),
             validate,
             max_drop=max_drop,
-            subset_size=len(images),
-            **_settings(nncf, model, transformer),
+            subset_size=len(pixels),
+            **_settings(nncf, transformer),
         )
+    return _of_size(found, (-1, -1))
+
+
+def _of_size(model: Any, size_hw: Sequence[int]) -> Any:
+    """A copy for images of one size, or of any (-1, -1); NNCF does not run Mask2Former of any."""
+    copy = model.clone()
+    copy.reshape({copy.input(0): [1, 3, *size_hw]})
+    return copy
 
 
 def _nncf() -> Any:
@@ -81,28 +87,15 @@ def _nncf() -> Any:
     except ModuleNotFoundError as error:
         raise SettingError(
             f'int8 needs the package {error.name}, which is not installed; install it (pip '
-            f'install nncf), or say another precision'
+            f'install nncf), or use --precision fp32'
         ) from error
     nncf.set_log_level(logging.WARNING)
     return nncf
 
 
-def _settings(nncf: Any, model: Any, transformer: bool) -> dict[str, Any]:
-    """What is the same with and without care; the decision is left as it is."""
-    scores = openvino.Model([model.output(SCORES)], model.get_parameters(), SCORES)
-    network = {op.get_friendly_name() for op in scores.get_ops()}
-    decision = [
-        op.get_friendly_name()
-        for op in model.get_ops()
-        if op.get_friendly_name() not in network and op.get_type_name() != 'Result'
-    ]
+def _settings(nncf: Any, transformer: bool) -> dict[str, Any]:
     return {
         'target_device': nncf.TargetDevice.CPU,
         'preset': nncf.QuantizationPreset.MIXED,
         'model_type': nncf.ModelType.TRANSFORMER if transformer else None,
-        'ignored_scope': nncf.IgnoredScope(names=decision, validate=False),
     }
-
-
-def _batch(image: ImageRgb) -> ImageRgb:
-    return image[None]

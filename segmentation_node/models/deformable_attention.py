@@ -129,7 +129,8 @@ class Atlas:
             self._sizes, values.split([h * w for h, w in self._sizes], 1), strict=True
         ):
             right = self._width - w - _MARGIN
-            maps.append(F.pad(part.unflatten(1, (h, w)), (0, 0, _MARGIN, right, _MARGIN, _MARGIN)))
+            placed = part.reshape(part.shape[0], h, w, part.shape[2])
+            maps.append(F.pad(placed, (0, 0, _MARGIN, right, _MARGIN, _MARGIN)))
         return torch.cat(maps, 1).view(-1, values.shape[2] // self._heads)
 
 
@@ -146,10 +147,10 @@ def _weighted_sums(table: Tensor, rows: Tensor, weights: Tensor) -> Tensor:
 
 def _centres(sizes: Sequence[Size], axis: int, device: torch.device) -> Tensor:
     """(N, L) float: where the pixels of all maps lie along an axis, in pixels of each map."""
-    sides = _constants([size[axis] for size in sizes], torch.int64, device)
+    sides = _constants([size[axis] for size in sizes], torch.float32, device)
     centres = []
-    for size in sizes:
-        along = (torch.arange(size[axis], device=device) + 0.5)[:, None] * sides / size[axis] - 0.5
+    for size, side in zip(sizes, sides, strict=True):
+        along = (torch.arange(size[axis], device=device) + 0.5)[:, None] * sides / side - 0.5
         centres.append(along.unsqueeze(1 - axis).expand(*size, -1).flatten(0, 1))
     return torch.cat(centres)
 

@@ -31,8 +31,6 @@ _UNREAD: Final = re.compile(r'\.encoder\.swin\.layernorm\.')
 class Mask2Former(Network):
     """Cheng et al., "Masked-attention Mask Transformer", CVPR 2022."""
 
-    divisor = 32
-
     def __init__(self, config: Mask2FormerConfig) -> None:
         super().__init__()
         with _only_errors_logged():

@@ -47,10 +47,10 @@ def last_layer(
     for index, layer in enumerate(transformer.decoder.layers):
         level = levels[index % len(levels)]
         inside = masks(queries, level.features) >= 0  # (B, Q, K)
-        inside |= ~inside.any(-1, keepdim=True)  # who found nothing looks everywhere
+        inside = inside | ~inside.any(-1, keepdim=True)  # who found nothing looks everywhere
         queries = _decode_queries(layer, queries, places, level, inside)
     classes = whole.class_predictor(transformer.decoder.layernorm(queries))
-    return classes, masks(queries, finest.flatten(2)).unflatten(2, _size(finest))
+    return classes, _as_map(masks(queries, finest.flatten(2)).transpose(1, 2), _size(finest))
 
 
 # --- from the features of the backbone to those of the pixel decoder
@@ -177,7 +177,8 @@ def _positions(size: Size, of_level: Tensor) -> Tensor:
 
 def _waves(side: int, channels: int, device: torch.device) -> Tensor:
     """(side, channels) float: sine and cosine in turn, of ever longer waves."""
-    places = torch.arange(1, side + 1, device=device) * (2 * math.pi / (side + 1e-6))
+    steps = torch.arange(1, side + 1, device=device).float()
+    places = steps / (steps[-1:] + 1e-6) * (2 * math.pi)
     lengths = torch.pow(10000, torch.arange(0, channels, 2, device=device) / channels)
     angles = places[:, None] / lengths
     return torch.stack([angles.sin(), angles.cos()], -1).flatten(1)
@@ -194,10 +195,8 @@ def _as_rows(features: Tensor) -> Tensor:
 
 def _as_map(rows: Tensor, size: Size) -> Tensor:
     """(B, h * w, D) to (B, D, h, w)."""
-    features: Tensor = rows.transpose(1, 2).unflatten(2, size)
-    return features
+    return rows.transpose(1, 2).reshape(rows.shape[0], rows.shape[2], *size)
 
 
 def _size(features: Tensor) -> Size:
-    """As plain numbers in a traced graph, too, which is for one size."""
-    return int(features.shape[-2]), int(features.shape[-1])
+    return features.shape[-2], features.shape[-1]

@@ -20,12 +20,7 @@ MISFITS: Final = (
 
 
 class Network(nn.Module, ABC):
-    """Turns normalised pixels into class scores; owns the model of its library.
-
-    `divisor` is the number both sides of the input must divide by.
-    """
-
-    divisor: int
+    """Turns normalised pixels into class scores; owns the model of its library."""
 
     @classmethod
     @abstractmethod
@@ -45,7 +40,7 @@ class Network(nn.Module, ABC):
         """Score classes.
 
         Args:
-            pixels: (B, 3, H, W) float, normalised RGB, H and W multiples of `divisor`.
+            pixels: (B, 3, H, W) float, normalised RGB, H and W multiples of geometry.DIVISOR.
 
         Returns:
             (B, C, H / s, W / s) float class scores at the network's own stride s, from 0 up; 1

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.geometry import DIVISOR
 from segmentation_node.models.network import MISFITS, Network
 
 
@@ -32,7 +33,9 @@ class SmpNetwork(Network):
         # would make the library download others.
         self.config = {**config, 'encoder_weights': None}
         self.model = self.library_class(**self.config)
-        self.divisor = max(int(self.model.encoder.output_stride), 32)
+        stride = int(self.model.encoder.output_stride)
+        if DIVISOR % stride:
+            raise ValueError(f'encoder of output stride {stride}, expected a divisor of {DIVISOR}')
 
     def logits(self, pixels: Tensor) -> Tensor:
         """(B, C, H / s, W / s) unnormalised scores, s = 4 for DeepLabV3+ and 1 for U-Net."""

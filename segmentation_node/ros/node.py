@@ -31,6 +31,7 @@ from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.executor import GroupsExecutor
+from segmentation_node.ros.logging import forward_log
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
@@ -149,10 +150,6 @@ class SegmentationNode(LifecycleNode):
             f'{values.model} ({segmenter.scheme.name}) on {segmenter.runtime}, '
             f'{segmenter.device}, {segmenter.precision}; camera formats by {name}'
         )
-        if segmenter.runtime_reason:
-            self.get_logger().info(
-                f'runtime auto took {segmenter.runtime}: {segmenter.runtime_reason}'
-            )
         return SUCCESS
 
     @_reported
@@ -357,6 +354,7 @@ def main(args: list[str] | None = None) -> None:
     except (SegmentationError, ParameterException) as error:
         print(f'segmentation_node: {error}', file=sys.stderr)
         sys.exit(1)
+    forward_log(node.get_logger())
     executor = GroupsExecutor(node, [node.frames, node.diagnostics])
     try:
         executor.spin()

@@ -1,114 +1,65 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The graph of a checkpoint in the forms of other runtimes."""
+"""From a network in PyTorch to a graph file of any size of image."""
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import torch
-from torch import Tensor, nn
 
-from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.geometry import Geometry
-from segmentation_node.graph import SegmentationGraph
+from segmentation_node.models.network import Network
 from segmentation_node.runtimes.unreported import unreported
 
-#: Name of the pixels that go in, (1, H, W, 3) uint8 RGB.
-INPUT: Final = 'images_rgb'
-#: What may come out: (1, H, W) uint8 twice, and (1, C, h, w) float32 at the network's stride.
-OUTPUTS: Final = ('labels', 'confidence', 'class_scores')
+INPUT: Final = 'pixels'
+OUTPUT: Final = 'class_scores'
+_MODE: Final = 'coordinate_transformation_mode'
+#: Height and width that networks are traced at: no multiples of Swin's windows, so that the
+#: padding of these is part of the trace.
+_TRACED_HW: Final = (288, 416)
 
 
-class _FixedSize(nn.Module):
-    """The graph for images of one size."""
-
-    def __init__(
-        self, graph: SegmentationGraph, geometry: Geometry, outputs: Sequence[str]
-    ) -> None:
-        super().__init__()
-        # Not "graph": a traced module has another thing of that name.
-        self.whole, self.geometry, self.outputs = graph, geometry, outputs
-
-    def forward(self, images_rgb: Tensor) -> tuple[Tensor, ...]:
-        found = {'class_scores': self.whole.coarse_scores(images_rgb, self.geometry)}
-        if 'labels' in self.outputs:
-            decided = self.whole.postprocess(found['class_scores'], self.geometry)
-            found['labels'], found['confidence'] = decided
-        return tuple(found[name] for name in self.outputs)
-
-
-def to_openvino(
-    checkpoint: Checkpoint,
-    input_size: tuple[int, int] | None,
-    image_hw: tuple[int, int],
-    outputs: Sequence[str],
-) -> tuple[Any, Geometry]:
-    """Convert the graph for images of one size into an openvino.Model.
-
-    Args:
-        checkpoint: whose network it is.
-        input_size: (height, width) box that images are fitted into; None is the checkpoint's.
-        image_hw: of the images.
-        outputs: some of OUTPUTS, the names of what comes out.
-
-    Raises:
-        CheckpointError: the weights cannot be loaded.
-        ImageError: an image that would be padded beyond all bounds.
-    """
+def to_openvino(network: Network) -> Any:
+    """Convert a network into an openvino.Model with dynamic height and width."""
     import openvino  # type: ignore[import-untyped]
 
-    module, example, geometry = _prepared(checkpoint, input_size, image_hw, outputs)
     with _quiet(), unreported(), torch.inference_mode():
-        model = openvino.convert_model(module, example_input=example, input=list(example.shape))
-    model.inputs[0].get_tensor().set_names({INPUT})
-    for output, name in zip(model.outputs, outputs, strict=True):
-        output.get_tensor().set_names({name})
-    return model, geometry
+        model = openvino.convert_model(network, example_input=_example(), input=[(1, 3, -1, -1)])
+    for operation in model.get_ops():
+        # The converter's mode is PyTorch's but for maps of a single row or column.
+        if operation.get_attributes().get(_MODE) == 'pytorch_half_pixel':
+            operation.set_attribute(_MODE, 'half_pixel')
+    model.input(0).get_tensor().set_names({INPUT})
+    model.output(0).get_tensor().set_names({OUTPUT})
+    return model
 
 
-def to_onnx(
-    checkpoint: Checkpoint,
-    input_size: tuple[int, int] | None,
-    image_hw: tuple[int, int],
-    outputs: Sequence[str],
-    path: Path,
-) -> Geometry:
-    """Write the graph for images of one size as ONNX; arguments and errors as `to_openvino`."""
-    module, example, geometry = _prepared(checkpoint, input_size, image_hw, outputs)
+def to_onnx(network: Network, path: Path) -> None:
+    """Write a network as ONNX with dynamic height and width."""
+    sides = {2: 'height', 3: 'width'}
     with _quiet(), torch.inference_mode():
+        # By tracing: torch.export does not follow the sizes of Mask2Former to the end (2.14).
         torch.onnx.export(
-            module,
-            (example,),
+            network,
+            (_example(),),
             path,
             input_names=[INPUT],
-            output_names=list(outputs),
-            dynamo=True,
-            external_data=False,
-            verbose=False,
+            output_names=[OUTPUT],
+            dynamic_axes={INPUT: sides, OUTPUT: sides},
+            opset_version=18,
+            dynamo=False,
         )
-    return geometry
 
 
-def _prepared(
-    checkpoint: Checkpoint,
-    input_size: tuple[int, int] | None,
-    image_hw: tuple[int, int],
-    outputs: Sequence[str],
-) -> tuple[nn.Module, Tensor, Geometry]:
-    """The module to convert and an example of what goes in."""
-    graph = checkpoint.graph(input_size)
-    geometry = graph.geometry(image_hw)
-    geometry.check()
-    example = torch.zeros((1, *image_hw, 3), dtype=torch.uint8)
-    return _FixedSize(graph, geometry, outputs).eval(), example, geometry
+def _example() -> torch.Tensor:
+    return torch.zeros((1, 3, *_TRACED_HW))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what tracing has to say to the networks' authors off the terminal."""
+    """Silence what tracing tells the authors of networks."""
     library_log = logging.getLogger('transformers')
     level = library_log.level
     library_log.setLevel(logging.ERROR)

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ONNX Runtime: on the CPU up to the scores, on a GPU up to the labels."""
+"""ONNX Runtime and TensorRT, on a CPU or an NVIDIA GPU."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, ClassVar, Final
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
+import openvino  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decided, Decision, decide
+from segmentation_node.decision import Scores
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
-from segmentation_node.runtimes.fixed_size import Bytes, Compiled, FixedSizeRuntime
-
-GRAPH: Final = 'graph.onnx'
+from segmentation_node.runtimes.cache import cache_root
+from segmentation_node.runtimes.graph_files import load_graph
+from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
 #: What ONNX Runtime raises; these have no base of their own.
 _FAILURES: Final = tuple(
@@ -25,8 +26,11 @@ _FAILURES: Final = tuple(
 )
 
 
-class OnnxRuntime(FixedSizeRuntime):
-    """The graph in ONNX Runtime's own kernels, on a CPU or with CUDA."""
+class OnnxRuntime(GraphRuntime):
+    """The graph in ONNX Runtime's own kernels, the pixels prepared by OpenVINO.
+
+    `threads` limits the threads of the network; 0 leaves it to ONNX Runtime.
+    """
 
     name = 'onnxruntime'
     precisions: ClassVar[tuple[str, ...]] = ('fp32',)
@@ -38,69 +42,63 @@ class OnnxRuntime(FixedSizeRuntime):
         device: str,
         precision: str,
         input_size: tuple[int, int] | None,
+        threads: int = 0,
     ) -> None:
+        super().__init__(checkpoint, input_size)
+        self._threads = threads
         self.device = self._pick_device(device)
         self.precision = self._pick_precision(precision)
-        self.outputs = ('class_scores',) if self.device == 'cpu' else ('labels', 'confidence')
-        self.made_with = {'onnx': onnxruntime.__version__, 'outputs': self.outputs}
-        super().__init__(checkpoint, input_size)
+        self._session = self._opened()
 
-    def _convert(self, folder: Path, image_hw: tuple[int, int]) -> Geometry:
-        from segmentation_node.runtimes.conversion import to_onnx
+    def _compile(self, geometry: Geometry) -> Forward:
+        height, width = geometry.network_hw
+        pixels = openvino.op.Parameter(openvino.Type.f32, openvino.Shape([1, 3, height, width]))
+        prepare = openvino.compile_model(
+            with_preprocessing(openvino.Model([pixels], [pixels]), geometry, self._preprocessing),
+            'CPU',
+            {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'},
+        ).create_infer_request()
+        session = self._session
+        name = session.get_inputs()[0].name
 
-        try:
-            return to_onnx(
-                self._checkpoint, self._input_size, image_hw, self.outputs, folder / GRAPH
-            )
-        except ModuleNotFoundError as error:  # what torch exports with
-            raise SettingError(
-                f'{self._checkpoint.name} cannot be converted without the package {error.name}; '
-                f'install it (pip install onnx onnxscript) or say another runtime'
-            ) from error
-
-    def _compile(self, folder: Path, geometry: Geometry) -> Compiled:
-        session = self._session(folder)
-        ids = self._checkpoint.channel_ids
-        pixels = session.get_inputs()[0].name
-
-        def forward(image_rgb: Bytes) -> Any:
+        def forward(padded: Bytes) -> Scores:
+            (prepared,) = prepare.infer(padded, share_inputs=True, share_outputs=True).values()
             try:
-                return session.run(None, {pixels: image_rgb})
+                (scores,) = session.run(None, {name: prepared})
             except _FAILURES as error:
-                raise self._refused(error) from error
+                raise self._refusal(error) from error
+            return np.asarray(scores[0], np.float32)
 
-        def read(found: Any) -> Decision:
-            if self.device == 'cpu':
-                return decide(np.asarray(found[0][0], np.float32), geometry, ids)
-            return Decided(found[0][0], found[1][0])
+        return forward
 
-        return Compiled(forward, read)
-
-    def _session(self, folder: Path) -> Any:
-        wanted = self._provider(folder)
+    def _opened(self) -> Any:
+        graph = load_graph(self._checkpoint, 'onnx')
+        wanted = self._provider()
         options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
         # Else its threads wait for the next run at full speed, on cores that other work wants.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
-            session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=[wanted])
+            session = onnxruntime.InferenceSession(
+                graph['graph.onnx'], options, providers=[wanted]
+            )
         except _FAILURES as error:
-            raise self._refused(error) from error
+            raise self._refusal(error) from error
         # A provider whose libraries do not load is replaced by the CPU without a word.
         if wanted[0] not in session.get_providers():
             raise SettingError(
                 f'{wanted[0]} of ONNX Runtime does not load on this machine; install the CUDA '
-                f'libraries that its version asks for, or say device cpu'
+                f'libraries that its version asks for, or use device cpu'
             )
         return session
 
-    def _refused(self, error: Exception) -> SettingError:
+    def _refusal(self, error: Exception) -> SettingError:
         return SettingError(
             f'device {self.device!r} does not run model {self._checkpoint.name!r} '
-            f'({one_line(error)}); free its memory, or say another device or runtime'
+            f'({one_line(error)}); free its memory, or use another device or runtime'
         )
 
-    def _provider(self, folder: Path) -> tuple[str, Mapping[str, object]]:
-        del folder
+    def _provider(self) -> tuple[str, Mapping[str, object]]:
         if self.device == 'cpu':
             return 'CPUExecutionProvider', {}
         return self.gpu_provider, {'device_id': self._device_id}
@@ -115,11 +113,11 @@ class OnnxRuntime(FixedSizeRuntime):
             return 'cuda:0' if there else 'cpu'
         kind, _, index = device.partition(':')
         if kind not in ('cpu', 'cuda') or not (index.isdecimal() or not index):
-            raise SettingError(f'unknown device {device!r}; say auto, cpu, cuda or cuda:N')
+            raise SettingError(f'unknown device {device!r}; use auto, cpu, cuda or cuda:N')
         if kind == 'cuda' and not there:
             raise SettingError(
                 f'device {device!r} needs {self.gpu_provider}, which this build of ONNX Runtime '
-                f'lacks; install the package onnxruntime-gpu in its place, or say cpu'
+                f'lacks; install the package onnxruntime-gpu in its place, or use cpu'
             )
         return device
 
@@ -128,8 +126,8 @@ class OnnxRuntime(FixedSizeRuntime):
             return self.precisions[0]
         if precision not in self.precisions:
             raise SettingError(
-                f'precision {precision!r} is none of runtime {self.name}, which has '
-                f'{", ".join(self.precisions)}; say one of these, or auto'
+                f'precision {precision!r} is not supported by the runtime {self.name}; use one '
+                f'of {", ".join(self.precisions)}, or auto'
             )
         return precision
 
@@ -146,17 +144,17 @@ class TensorRtRuntime(OnnxRuntime):
         if picked == 'cpu':
             raise SettingError(
                 f'runtime tensorrt needs a GPU and {self.gpu_provider}, which this build of ONNX '
-                f'Runtime lacks; install the package onnxruntime-gpu and TensorRT, or say another '
+                f'Runtime lacks; install the package onnxruntime-gpu and TensorRT, or use another '
                 f'runtime'
             )
         return picked
 
-    def _provider(self, folder: Path) -> tuple[str, Mapping[str, object]]:
+    def _provider(self) -> tuple[str, Mapping[str, object]]:
         return self.gpu_provider, {
             'device_id': self._device_id,
             'trt_fp16_enable': self.precision == 'fp16',
             'trt_bf16_enable': self.precision == 'bf16',
             'trt_engine_cache_enable': True,
-            # Within the entry, so that they are forgotten together.
-            'trt_engine_cache_path': str(folder / 'engines'),
+            # TensorRT names engines after the graph, which all checkpoints call alike.
+            'trt_engine_cache_path': str(cache_root() / 'engines' / self._checkpoint.digest[:32]),
         }

@@ -1,31 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO, on the CPU: pixels in, class scores at the network's own stride out.
+"""OpenVINO on the CPU."""
 
-A graph that was converted before comes from the cache, without torch.
-"""
-
-from pathlib import Path
-from typing import Final
+import io
+import logging
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 import openvino  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Scores, decide
-from segmentation_node.errors import CheckpointError, SettingError
-from segmentation_node.exports import Export, exports_of
+from segmentation_node.decision import Scores
+from segmentation_node.errors import CheckpointError, SettingError, one_line
 from segmentation_node.geometry import Geometry
-from segmentation_node.runtimes.fixed_size import Bytes, Compiled, FixedSizeRuntime
+from segmentation_node.machine import cpu_identity, multiplies_bf16_matrices
+from segmentation_node.runtimes.cache import Cache
+from segmentation_node.runtimes.graph_files import (
+    Graph,
+    exported_info,
+    graph_digest,
+    load_graph,
+)
+from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
-#: OpenVINO's names; what is left of a network in int8 that has no int8 runs in the precision
-#: that is otherwise the CPU's own.
+#: OpenVINO's names of the precisions.
 _ELEMENT_TYPES: Final = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
-GRAPH: Final = 'graph.xml'
-SCORES: Final = 'class_scores'
+
+#: Compiled for one size of image and one CPU. OpenVINO's own cache (CACHE_DIR) grows without
+#: bound and runs damaged entries.
+_COMPILED: Final = Cache('compiled', 2**29)
+
+_log = logging.getLogger(__name__)
 
 
-class OpenVinoRuntime(FixedSizeRuntime):
-    """The graph up to its scores in OpenVINO, the decision by cells."""
+class OpenVinoRuntime(GraphRuntime):
+    """The graph up to its class scores in OpenVINO, the choice of labels by cells.
+
+    `threads` limits the threads of the network; 0 leaves it to OpenVINO.
+    """
 
     name = 'openvino'
     device = 'cpu'
@@ -36,100 +49,97 @@ class OpenVinoRuntime(FixedSizeRuntime):
         device: str,
         precision: str,
         input_size: tuple[int, int] | None,
+        threads: int = 0,
     ) -> None:
         if device not in ('auto', 'cpu'):
             raise SettingError(
-                f'device {device!r} is not one of the runtime openvino, which runs on cpu; say '
-                f'cpu, or runtime torch'
+                f'device {device!r} is not supported by the runtime openvino, which runs on cpu; '
+                f'use cpu, or the runtime torch'
             )
-        self._core = openvino.Core()
-        self._exports = (
-            _int8_exports(checkpoint, input_size) if precision in ('auto', 'int8') else []
-        )
-        self.precision = self._pick_precision(precision, checkpoint)
-        self.made_with = {'openvino': openvino.get_version()}
         super().__init__(checkpoint, input_size)
-
-    def _knows_network(self) -> bool:
-        return bool(self._exports) or super()._knows_network()
-
-    def _convert(self, folder: Path, image_hw: tuple[int, int]) -> Geometry:
-        from segmentation_node.runtimes.conversion import to_openvino
-
-        model, geometry = to_openvino(self._checkpoint, self._input_size, image_hw, (SCORES,))
-        openvino.save_model(model, folder / GRAPH, compress_to_fp16=False)
-        return geometry
-
-    def _compile(self, folder: Path, geometry: Geometry) -> Compiled:
-        model = self._core.read_model(folder / GRAPH)
-        # An exported graph goes on to labels, all pixels computed; that part is left out.
-        scores = openvino.Model([model.output(SCORES)], model.get_parameters(), SCORES)
-        rest = _native_precision(self._core) if self.precision == 'int8' else self.precision
-        compiled = self._core.compile_model(
-            scores,
-            'CPU',
-            {'INFERENCE_PRECISION_HINT': _ELEMENT_TYPES[rest], 'PERFORMANCE_HINT': 'LATENCY'},
-        )
-        ids = self._checkpoint.channel_ids
-
-        def forward(image_rgb: Bytes) -> Scores:
-            # In the runtime's own memory, without a copy.
-            (found,) = compiled(image_rgb, share_inputs=True, share_outputs=True).values()
-            return np.asarray(found[0])
-
-        return Compiled(forward, lambda scores: decide(scores, geometry, ids))
-
-    def _exported(self, image_hw: tuple[int, int]) -> Export | None:
-        if self.precision != 'int8':
-            return None
-        for export in self._exports:
-            if export.image_hw == image_hw:
-                return export
-        raise SettingError(
-            f'{self._checkpoint.name} was exported in int8 for images of '
-            f'{_sizes(self._exports)}, and one of {image_hw[1]} x {image_hw[0]} came; export it '
-            f'for this size, too, or say another precision, such as auto of another model'
-        )
-
-    def _pick_precision(self, precision: str, checkpoint: Checkpoint) -> str:
-        if precision == 'int8' and not self._exports:
+        self.precision = precision
+        self._kind = 'int8' if precision == 'int8' else 'float'
+        self._core = openvino.Core()
+        supported = (*float_precisions(), 'int8')
+        if precision not in supported:
             raise SettingError(
-                f"precision 'int8' needs an export of {checkpoint.name}, calibrated on images of "
-                f'the camera: run export_model --precision int8, and give the folder it writes as '
-                f'the model'
+                f'precision {precision!r} is not supported on this CPU by OpenVINO; use one of '
+                f'{", ".join(supported)}, or auto'
             )
-        if self._exports:  # somebody made it to have it
-            return 'int8'
-        if precision == 'auto':
-            return _native_precision(self._core)
-        there = _precisions(self._core)
-        if precision not in there:
-            raise SettingError(
-                f'precision {precision!r} is none of this CPU under OpenVINO, which has '
-                f'{", ".join(there)}; say one of these, or auto'
-            )
-        return precision
+        # Layers that have no int8 run in fp32, or in bf16 where the CPU multiplies matrices of it.
+        native = 'bf16' if multiplies_bf16_matrices() else 'fp32'
+        rest = native if precision == 'int8' else precision
+        self._config = {
+            'INFERENCE_PRECISION_HINT': _ELEMENT_TYPES[rest],
+            'PERFORMANCE_HINT': 'LATENCY',
+            **({'INFERENCE_NUM_THREADS': threads} if threads else {}),
+        }
+        # Read now, so that damage is reported before a frame comes.
+        self._files: Graph | None = load_graph(checkpoint, 'openvino', self._kind)
 
-
-def _int8_exports(checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> list[Export]:
-    exports = exports_of(checkpoint, 'openvino', 'int8', input_size)
-    for export in exports:
-        if export.network != checkpoint.digest:
+    @cached_property
+    def _graph(self) -> Any:
+        """The network of any size, read when a size is met that was never compiled here."""
+        files = self._files or load_graph(self._checkpoint, 'openvino', self._kind)
+        self._files = None
+        try:
+            return self._core.read_model(files['graph.xml'], files['graph.bin'])
+        except RuntimeError as error:
             raise CheckpointError(
-                f'{checkpoint.folder / export.folder} was exported from other weights than '
-                f'lie in {checkpoint.folder}; export anew, or delete it'
-            )
-    return exports
+                f'{self._checkpoint.folder}: OpenVINO cannot read the graph of this checkpoint '
+                f'({one_line(error)}); export it again'
+            ) from error
+
+    def _compile(self, geometry: Geometry) -> Forward:
+        key = {
+            'openvino': openvino.get_version(), **cpu_identity(),
+            'graph': graph_digest(self._checkpoint, 'openvino', self._kind),
+            'precision': self.precision, 'config': self._config,
+            'geometry': geometry, 'preprocessing': self._preprocessing,
+        }  # fmt: skip
+        compiled = self._imported(_COMPILED.get(key))
+        if compiled is None:
+            model = self._graph.clone()
+            model.reshape({model.input(0): [1, 3, *geometry.network_hw]})
+            model = with_preprocessing(model, geometry, self._preprocessing)
+            compiled = self._core.compile_model(model, 'CPU', self._config)
+            stream = io.BytesIO()
+            compiled.export_model(stream)
+            _COMPILED.put(key, stream.getvalue())
+        run = compiled.create_infer_request()
+
+        def forward(padded: Bytes) -> Scores:
+            # In the runtime's own memory, without a copy.
+            (scores,) = run.infer(padded, share_inputs=True, share_outputs=True).values()
+            return np.asarray(scores[0])
+
+        return forward
+
+    def _imported(self, blob: bytes | None) -> Any:
+        if blob is None:
+            return None
+        try:
+            return self._core.import_model(blob, 'CPU', self._config)
+        except RuntimeError as error:  # of another build of the same version
+            _log.warning('a compiled graph is made again (%s)', one_line(error))
+            return None
 
 
-def _sizes(exports: list[Export]) -> str:
-    return ', '.join(f'{width} x {height}' for height, width in (e.image_hw for e in exports))
+def worthwhile_precisions(checkpoint: Checkpoint) -> list[str]:
+    """Return the precisions that may be the fastest and keep the labels, the likeliest first.
+
+    Raises:
+        CheckpointError: the description of a graph is damaged.
+    """
+    info = exported_info(checkpoint, 'openvino', 'float')
+    floats = [each for each in float_precisions() if info is None or info.keeps_labels(each)]
+    if multiplies_bf16_matrices():
+        floats.sort(key='bf16'.__ne__)
+    int8 = exported_info(checkpoint, 'openvino', 'int8') is not None
+    return (['int8'] if int8 else []) + floats
 
 
-def _precisions(core: openvino.Core) -> list[str]:
-    capabilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+def float_precisions() -> list[str]:
+    """Return the floating-point precisions that OpenVINO runs on this CPU, however slowly."""
+    capabilities = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     return [precision for precision in _ELEMENT_TYPES if precision.upper() in capabilities]
-
-
-def _native_precision(core: openvino.Core) -> str:
-    return 'bf16' if 'bf16' in _precisions(core) else 'fp32'

@@ -254,9 +254,12 @@ def _pick_precision(precision: str, device: torch.device) -> str:
 
 
 def computes_in_bf16(device: torch.device) -> bool:
-    """Whether bf16 is faster than fp32 on a device: without units for it, it is emulated."""
+    """Return whether bf16 is faster than fp32 on a device.
+
+    On a CPU that takes units for matrices (AMX): with AVX-512's bf16 alone it is slower.
+    """
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # An older torch cannot tell.
     found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(found.get('amx_bf16') or found.get('avx512_bf16'))
+    return bool(found.get('amx_bf16'))

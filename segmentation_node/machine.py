@@ -5,6 +5,7 @@ import os
 import platform
 import re
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Final
@@ -64,11 +65,10 @@ class Machine:
 def describe() -> Machine:
     """Describe the machine that this runs on."""
     text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
-    flags = set(_cpu_value(text, '(?:flags|Features)').split())
     return Machine(
         cpu=' '.join(_cpu_value(text, 'model name').split()) or platform.machine(),
         cores=_cores(),
-        cpu_flags=[flag for flag in TELLING_FLAGS if flag in flags],
+        cpu_flags=_cpu_flags(text),
         memory_gb=round(os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 1e9, 1),
         gpus=_gpus(),
         system=_system(),
@@ -76,6 +76,37 @@ def describe() -> Machine:
         libraries=_versions(),
         threads=os.environ.get('OMP_NUM_THREADS', ''),
     )
+
+
+@cache
+def cpu_identity() -> dict[str, object]:
+    """Describe everything about the CPU that decides which arithmetic is fast.
+
+    Virtual machines hide the model behind one name; the instruction sets tell them apart.
+    """
+    text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
+    return {
+        'cpu': _cpu_value(text, 'model name') or platform.machine(),
+        'flags': _cpu_flags(text),
+        'cores': _cores(),
+        'limit': os.environ.get('ONEDNN_MAX_CPU_ISA', ''),
+    }
+
+
+def multiplies_bf16_matrices() -> bool:
+    """Return whether the CPU has units for bf16 matrices (AMX); elsewhere bf16 saves no time.
+
+    AVX-512's bf16 instructions alone make networks slower than fp32.
+    """
+    identity = cpu_identity()
+    flags: object = identity['flags']
+    limited = str(identity['limit']).upper() not in ('', 'ALL', 'DEFAULT')
+    return isinstance(flags, list) and 'amx_bf16' in flags and not limited
+
+
+def _cpu_flags(text: str) -> list[str]:
+    flags = set(_cpu_value(text, '(?:flags|Features)').split())
+    return [flag for flag in TELLING_FLAGS if flag in flags]
 
 
 def _cpu_value(text: str, name: str) -> str:

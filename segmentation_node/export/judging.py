@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How good the labels of an exported graph are: like PyTorch's, and by the truth where known."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme
+from segmentation_node.metrics import Confusion, Target
+from segmentation_node.rendering import colorize
+
+Labels = npt.NDArray[np.uint8]
+#: (H, W, 3) uint8 RGB to (H, W) uint8 label ids.
+Label = Callable[[ImageRgb], Labels]
+
+#: Marks pixels of other labels in a picture.
+_MARK = (255, 0, 255)
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """Share of labels equal to those of PyTorch, mean IoU (NaN without truth), the worst image."""
+
+    agreement: float
+    miou: float
+    worst: ImageRgb
+    expected: Labels
+    found: Labels
+
+    def picture(self, scheme: LabelScheme) -> ImageRgb:
+        """Draw the worst image, where labels differ, and both labels, 2 x 2."""
+        marked = self.worst // 2
+        marked[self.expected != self.found] = _MARK
+        expected, found = colorize(self.expected, scheme), colorize(self.found, scheme)
+        rows = [cv2.hconcat([self.worst, marked]), cv2.hconcat([expected, found])]
+        return np.asarray(cv2.vconcat(rows), np.uint8)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Images with their labels by PyTorch in fp32, and with the truth, or none at all.
+
+    `images` are (H, W, 3) uint8 RGB, `expected` (H, W) uint8 ids of `scheme`, `truth` (H, W)
+    int16 ids of the same, UNCOUNTED where a pixel does not count.
+    """
+
+    scheme: LabelScheme
+    images: Sequence[ImageRgb]
+    expected: Sequence[Labels]
+    truth: Sequence[Target] = ()
+
+    def judge(self, label: Label, title: str, quiet: bool) -> Judgment:
+        """Label all images and compare; `title` names the progress bar."""
+        found = [label(image) for image in tqdm(self.images, title, unit='image', disable=quiet)]
+        shares = [share(a, b) for a, b in zip(self.expected, found, strict=True)]
+        worst = int(np.argmin(shares))
+        return Judgment(
+            float(np.mean(shares)), self.miou(found),
+            self.images[worst], self.expected[worst], found[worst],
+        )  # fmt: skip
+
+    def miou(self, labels: Sequence[Labels]) -> float:
+        """Return the mean IoU of labels of all images; NaN without truth."""
+        if not self.truth:
+            return math.nan
+        confusion = Confusion()
+        for target, predicted in zip(self.truth, labels, strict=True):
+            confusion.add_target(target, predicted)
+        return float(confusion.scores(self.scheme).miou())
+
+
+def share(expected: Labels, found: Labels) -> float:
+    """Return the share of equal labels of one image."""
+    return float((expected == found).mean())

@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results that take long to compute, cached in the user's cache folder.
+
+An entry is one file that is named after everything its content depends on, so that a stale one is
+never found. It begins with a digest of the rest, so that a damaged one counts as missing. Nothing
+here is needed: where the folder cannot be written, everything is computed again.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from segmentation_node import __version__
+from segmentation_node.errors import one_line
+
+_DIGEST_BYTES: Final = hashlib.sha256().digest_size
+
+_log = logging.getLogger(__name__)
+
+
+def cache_root() -> Path:
+    """Return the cache folder (XDG Base Directory Specification)."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base, 'segmentation_node')
+
+
+class Cache:
+    """Entries of one kind.
+
+    Args:
+        kind: folder below `cache_root`.
+        max_bytes: the least recently used entries go when they exceed this together.
+    """
+
+    def __init__(self, kind: str, max_bytes: int) -> None:
+        self._kind, self._max_bytes = kind, max_bytes
+
+    def get(self, key: Mapping[str, object]) -> bytes | None:
+        """Return the content stored for a key; None where there is none, or a damaged one."""
+        try:
+            path = self._path(key)
+            stored = path.read_bytes()
+        except (OSError, RuntimeError):  # RuntimeError: there is no home folder
+            return None
+        digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
+        if hashlib.sha256(content).digest() != digest:
+            _log.warning('%s is damaged and is replaced', path)
+            return None
+        with contextlib.suppress(OSError):  # a cache that may only be read records no use
+            os.utime(path)
+        return content
+
+    def put(self, key: Mapping[str, object], content: bytes) -> None:
+        """Store the content for a key; a warning where the folder cannot be written."""
+        try:
+            path = self._path(key)
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _replace(path, hashlib.sha256(content).digest() + content)
+            self._remove_oldest(path.parent)
+        except (OSError, RuntimeError) as error:
+            _log.warning(
+                'running without a cache, so the next start takes longer (%s); make room, or set '
+                'XDG_CACHE_HOME to a folder that can be written', one_line(error),
+            )  # fmt: skip
+
+    def _path(self, key: Mapping[str, object]) -> Path:
+        text = json.dumps({'package': __version__, **key}, sort_keys=True, default=str)
+        return cache_root() / self._kind / hashlib.sha256(text.encode()).hexdigest()[:32]
+
+    def _remove_oldest(self, folder: Path) -> None:
+        entries = [(path, path.stat()) for path in folder.iterdir() if not path.suffix]
+        left = self._max_bytes
+        for path, stat in sorted(entries, key=lambda entry: entry[1].st_mtime, reverse=True):
+            left -= stat.st_size
+            if left < 0:
+                path.unlink(missing_ok=True)
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Write a file that readers see either whole or not at all."""
+    with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.new', delete=False) as stream:
+        try:
+            stream.write(content)
+            stream.flush()
+            Path(stream.name).replace(path)
+        except OSError:
+            Path(stream.name).unlink(missing_ok=True)
+            raise

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the runtimes of graph files share: a graph compiled for each size of image."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.checkpoint import Checkpoint
+from segmentation_node.decision import Decision, Scores, decide
+from segmentation_node.geometry import Geometry
+from segmentation_node.runtimes.recent import Recent
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+#: Runs a compiled graph: (1, H, W, 3) uint8 RGB of the padded image to class scores, (C, h, w)
+#: float32, in memory that the next run may overwrite.
+Forward: TypeAlias = Callable[[Bytes], Scores]
+
+#: Sizes of image that stay compiled, the newest by use.
+_COMPILED: Final = 4
+
+
+class GraphRuntime(ABC):
+    """Runs a graph file of a checkpoint, compiled for each size of image.
+
+    Images of a batch run one by one: on a CPU several at a time are no faster, and so labels never
+    depend on the other images of a batch.
+    """
+
+    name: str
+    device: str
+    precision: str
+
+    def __init__(self, checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> None:
+        self._checkpoint = checkpoint
+        self._preprocessing = checkpoint.preprocessing(input_size)
+        self._compiled: Recent[tuple[int, int], tuple[Geometry, Forward]] = Recent(_COMPILED)
+
+    @abstractmethod
+    def _compile(self, geometry: Geometry) -> Forward:
+        """Return what runs the graph on images of one size."""
+
+    def decide(self, images_rgb: Bytes) -> list[Decision]:
+        geometry, forward = self._for(images_rgb)
+        ids = self._checkpoint.channel_ids
+        return [decide(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb]
+
+    def forward(self, images_rgb: Bytes) -> None:
+        geometry, forward = self._for(images_rgb)
+        for image in images_rgb:
+            forward(_padded(image, geometry))
+
+    def _for(self, images_rgb: Bytes) -> tuple[Geometry, Forward]:
+        """The plan for images of a size, and the graph, compiled now unless it still is."""
+        image_hw = images_rgb.shape[1], images_rgb.shape[2]
+
+        def compiled() -> tuple[Geometry, Forward]:
+            geometry = Geometry.fit(image_hw, self._preprocessing.size_hw)
+            geometry.check()
+            return geometry, self._compile(geometry)
+
+        return self._compiled.get(image_hw, compiled)
+
+
+def _padded(image_rgb: Bytes, geometry: Geometry) -> Any:
+    """Pad (H, W, 3) to (1, H, W, 3) by repeating edge pixels, as the torch graph does."""
+    (height, width), (padded_height, padded_width) = geometry.image_hw, geometry.padded_hw
+    if geometry.padded_hw != geometry.image_hw:
+        below, right = padded_height - height, padded_width - width
+        padded = cv2.copyMakeBorder(image_rgb, 0, below, 0, right, cv2.BORDER_REPLICATE)
+        image_rgb = np.asarray(padded, np.uint8)
+    return image_rgb[None]

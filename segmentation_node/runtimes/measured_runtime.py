@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The fastest of several ways to run a checkpoint, measured on this machine."""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from importlib import metadata
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.checkpoint import Checkpoint
+from segmentation_node.decision import Decision
+from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.machine import cpu_identity
+from segmentation_node.runtimes.cache import Cache
+from segmentation_node.runtimes.graph_files import KINDS, graph_digest
+from segmentation_node.runtimes.runtime import Candidate, Runtime
+
+Bytes: TypeAlias = npt.NDArray[np.uint8]
+
+#: Calls of each candidate, in turns; at least the first number, and no more once the time is up.
+_LEAST_ROUNDS: Final = 3
+_MOST_ROUNDS: Final = 7
+_SECONDS: Final = 2.0
+#: A candidate that takes so many times as long as the fastest leaves after the first round.
+_HOPELESS: Final = 2.0
+#: A more precise candidate is taken though it takes so many times as long as the fastest.
+_PRECISION_IS_WORTH: Final = 1.05
+_BY_PRECISION: Final = ('fp32', 'fp16', 'bf16', 'int8')
+#: With as many cores, half as many threads may be faster.
+_MANY_CORES: Final = 4
+
+_CHOICES: Final = Cache('choices', 2**20)
+
+_log = logging.getLogger(__name__)
+
+
+class MeasuredRuntime:
+    """Runs the fastest of some candidates; a Runtime.
+
+    The first image of a size is run by the first candidate at once. Beside it, a thread compiles
+    the others and times all of them on that image, taking turns with the images that come. The
+    choice holds for sizes of about as many pixels, and is cached for this CPU, these versions of
+    the libraries and this checkpoint.
+    """
+
+    def __init__(
+        self,
+        candidates: Sequence[Candidate],
+        open_: Callable[[Candidate], Runtime],
+        checkpoint: Checkpoint,
+        input_size: tuple[int, int] | None,
+    ) -> None:
+        """Open the first candidate; raises as `open_runtime`."""
+        self._candidates, self._open = list(candidates), open_
+        self._key = {
+            **cpu_identity(), 'openvino': metadata.version('openvino'),
+            'graphs': [graph_digest(checkpoint, 'openvino', kind) for kind in KINDS],
+            'input_size': input_size,
+            'candidates': [str(candidate) for candidate in candidates],
+        }  # fmt: skip
+        self._name = checkpoint.name
+        self._opened = {candidates[0]: open_(candidates[0])}
+        self._current = self._opened[candidates[0]]
+        self._chosen: dict[int, Candidate] = {}
+        #: Held while a network runs whose time counts, or could disturb one whose time does.
+        self._turn = threading.Lock()
+        self._measuring: threading.Thread | None = None
+
+    @property
+    def name(self) -> str:
+        return self._current.name
+
+    @property
+    def device(self) -> str:
+        return self._current.device
+
+    @property
+    def precision(self) -> str:
+        return self._current.precision
+
+    def decide(self, images_rgb: Bytes) -> list[Decision]:
+        runtime = self._for(images_rgb)
+        with self._turn:
+            return runtime.decide(images_rgb)
+
+    def forward(self, images_rgb: Bytes) -> None:
+        runtime = self._for(images_rgb)
+        with self._turn:
+            runtime.forward(images_rgb)
+
+    def wait(self) -> None:
+        """Return when nothing is being measured."""
+        if self._measuring is not None:
+            self._measuring.join()
+
+    def _for(self, images_rgb: Bytes) -> Runtime:
+        size = _size_class(images_rgb)
+        is_measuring = self._measuring is not None and self._measuring.is_alive()
+        if size not in self._chosen and not is_measuring:
+            self._choose(size, images_rgb[:1])
+        chosen = self._chosen.get(size)
+        if chosen is not None:
+            self._current = self._opened[chosen]
+        return self._current
+
+    def _choose(self, size: int, image_rgb: Bytes) -> None:
+        """Take the choice from the cache, or begin to measure."""
+        remembered = self._remembered(size)
+        if remembered is not None:
+            try:
+                self._opened.setdefault(remembered, self._open(remembered))
+            except SegmentationError as error:
+                _log.warning('the cached choice %s is out of date: %s', remembered, error)
+            else:
+                self._chosen[size] = remembered
+                return
+        self._measuring = threading.Thread(
+            target=self._measure, args=(size, image_rgb.copy()), name='measure', daemon=True
+        )
+        self._measuring.start()
+
+    def _remembered(self, size: int) -> Candidate | None:
+        content = _CHOICES.get({**self._key, 'size': size})
+        if content is None:
+            return None
+        found = json.loads(content)
+        chosen = Candidate(**found['candidate'])
+        _log.info('runtime auto for %s: %s, measured before: %s', self._name, chosen,
+                  found['figures'])  # fmt: skip
+        return chosen
+
+    def _measure(self, size: int, image_rgb: Bytes) -> None:
+        """Time all candidates on an image and choose."""
+        for candidate in self._candidates:
+            self._compile(candidate, image_rgb)
+        times = self._times([c for c in self._candidates if c in self._opened], image_rgb)
+        chosen = choose(times)
+        cores = int(str(cpu_identity()['cores']))
+        if cores >= _MANY_CORES:
+            fewer = replace(chosen, threads=cores // 2)
+            if self._compile(fewer, image_rgb):
+                times |= self._times([chosen, fewer], image_rgb)
+                chosen = choose({c: times[c] for c in (chosen, fewer)})
+        figures = _figures(chosen, times)
+        height, width = image_rgb.shape[1:3]
+        _log.info('runtime auto for %s at %d x %d: %s', self._name, width, height, figures)
+        content = {'candidate': asdict(chosen), 'figures': figures}
+        _CHOICES.put({**self._key, 'size': size}, json.dumps(content).encode())
+        self._chosen[size] = chosen
+        # The others keep no memory.
+        kept = self._chosen.values()
+        self._opened = {c: runtime for c, runtime in self._opened.items() if c in kept}
+
+    def _compile(self, candidate: Candidate, image_rgb: Bytes) -> bool:
+        """Make a candidate ready for an image; false where it cannot run here."""
+        try:
+            if candidate not in self._opened:
+                runtime = self._open(candidate)
+                runtime.forward(image_rgb)
+                self._opened[candidate] = runtime
+        except (SegmentationError, RuntimeError, MemoryError) as error:
+            _log.warning('runtime auto: %s is left out: %s', candidate, one_line(error))
+            return False
+        return True
+
+    def _times(self, candidates: Sequence[Candidate], image_rgb: Bytes) -> dict[Candidate, float]:
+        """Return the milliseconds of a call of each candidate, the least of several."""
+        best = dict.fromkeys(candidates, float('inf'))
+        until_s = time.monotonic() + _SECONDS
+        left = list(candidates)
+        for index in range(_MOST_ROUNDS):
+            if index >= _LEAST_ROUNDS and time.monotonic() > until_s:
+                break
+            for candidate in left:
+                with self._turn:
+                    started_s = time.perf_counter()
+                    for decision in self._opened[candidate].decide(image_rgb):
+                        decision.labels  # noqa: B018 (chosen now)
+                    took_ms = 1e3 * (time.perf_counter() - started_s)
+                best[candidate] = min(best[candidate], took_ms)
+            left = [c for c in left if best[c] <= _HOPELESS * min(best.values())]
+        return best
+
+
+def choose(times_ms: dict[Candidate, float]) -> Candidate:
+    """Choose the most precise of those candidates that are about as fast as the fastest."""
+    limit = _PRECISION_IS_WORTH * min(times_ms.values())
+    fast = [candidate for candidate, time_ms in times_ms.items() if time_ms <= limit]
+    return min(fast, key=lambda c: (_BY_PRECISION.index(c.precision), times_ms[c]))
+
+
+def _size_class(images_rgb: Bytes) -> int:
+    """Number that images of about as many pixels share, within a factor of 1.4."""
+    return round(math.log2(images_rgb.shape[1] * images_rgb.shape[2]))
+
+
+def _figures(chosen: Candidate, times_ms: dict[Candidate, float]) -> str:
+    others = ', '.join(f'{c} {t:.0f}' for c, t in times_ms.items() if c != chosen)
+    return f'{chosen} {times_ms[chosen]:.0f} ms' + (f'; {others}' if others else '')
