@@ -83,12 +83,15 @@ clean:  ## Remove results and caches; .venv, data/ and runs/ stay
 distclean: clean  ## Remove .venv, too
 	rm -rf $(VENV)
 
+# PyTorch, several gigabytes, is for GPUs; on a CPU the bundled models run without it.
+GPU := $(if $(wildcard /proc/driver/nvidia/version),torch)
+
 # One stamp per set of extras. A later change of what the package needs installs it anew.
-$(STAMPS)/demo: EXTRAS := ros,demo
+$(STAMPS)/demo: EXTRAS := ros,demo$(GPU:%=$(COMMA)%)
 # With ROS where there is one, for the live view.
-$(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web
+$(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web$(GPU:%=$(COMMA)%)
 $(STAMPS)/training: EXTRAS := training
-$(STAMPS)/benchmark: EXTRAS := ros,openvino
+$(STAMPS)/benchmark: EXTRAS := ros,torch
 $(STAMPS)/test: EXTRAS := ros,demo,training,web,test
 $(STAMPS)/demo $(STAMPS)/web $(STAMPS)/training $(STAMPS)/benchmark $(STAMPS)/test: $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'

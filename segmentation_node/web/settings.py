@@ -36,7 +36,7 @@ class Settings:
     """
 
     models: Mapping[str, str]
-    runtime: str = 'torch'
+    runtime: str = 'auto'
     device: str = 'auto'
     precision: str = 'auto'
     input_size: tuple[int, int] | None = None

@@ -15,6 +15,7 @@ import numpy as np
 from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.passing_thread import in_passing_thread
+from segmentation_node.runtimes import TORCH_RUNTIMES
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 
@@ -125,8 +126,8 @@ class Shelf:
         answer must not depend on who else asks at the moment.
         """
         largest = self._settings.max_batch
-        if not self._settings.exact:
-            return largest
+        if not self._settings.exact or segmenter.runtime not in TORCH_RUNTIMES:
+            return largest  # the other runtimes run the images of a batch one by one
         images = trial_images(largest)
         alone = np.concatenate([segmenter.segment([image]).labels for image in images])
         for size in sorted({2, largest}):
