@@ -25,10 +25,15 @@ def unused_domain() -> int:
     )
 
 
-def environment_of(domain_id: int) -> dict[str, str]:
-    """What processes need in their environment to meet in a domain, on this machine only."""
+def environment_of(domain_id: int, large_frames: bool = False) -> dict[str, str]:
+    """Environment variables with which processes meet in a domain, on this machine only.
+
+    Args:
+        domain_id: of the ROS graph.
+        large_frames: whether Fast DDS gets room for large frames, not its default transports.
+    """
     return {
-        **large_frames_environment(),
+        **(large_frames_environment() if large_frames else {}),
         'ROS_DOMAIN_ID': str(domain_id),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
