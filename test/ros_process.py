@@ -155,6 +155,12 @@ class Probe:
         self.wait_for('diagnostics', lambda: len(self.diagnostics) >= seen + 2)
         return self.diagnostics[-1]
 
+    def report(self) -> dict[str, str]:
+        """The next report, for those who know that what they ask for happened before."""
+        seen = len(self.diagnostics)
+        self.wait_for('diagnostics', lambda: len(self.diagnostics) > seen)
+        return self.diagnostics[-1]
+
     def settled(self) -> dict[str, int]:
         """The accounts once nothing is in flight and two reports agree."""
 

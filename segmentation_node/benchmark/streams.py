@@ -18,6 +18,7 @@ from segmentation_node.benchmark.results import Mask, Stream
 from segmentation_node.benchmark.variants import Variant
 from segmentation_node.demo.domain import environment_of, unused_domain
 from segmentation_node.demo.processes import Child, DemoError, wait_for
+from segmentation_node.transport import large_frames_environment
 
 #: For a model from a hub and a graph that is compiled.
 START_PATIENCE_S: Final = 900.0
@@ -28,6 +29,9 @@ WARM_UP_MASKS: Final = 2
 SECOND_NS: Final = 10**9
 #: What the subscriber takes of each node: what both of them publish.
 OUTPUTS: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY)
+#: Fast DDS as it comes, and with room for large frames.
+DEFAULT, PROFILE = 'default', 'profile'
+TRANSPORTS: Final = (DEFAULT, PROFILE)
 _MEGABYTE: Final = 1e6
 #: Of the node's diagnostics, what pages show.
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
@@ -37,7 +41,8 @@ _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 class Setup:
     """What is streamed through what; `rate_hz` is of all cameras together.
 
-    Counting goes on for `seconds`, and until every camera has `least` masks.
+    Counting goes on for `seconds`, and until every camera has `least` masks. `transport` is one of
+    TRANSPORTS.
     """
 
     variant: Variant
@@ -48,6 +53,7 @@ class Setup:
     least: int
     cameras: int = 1
     nodes: int = 1
+    transport: str = DEFAULT
 
 
 def camera_name(index: int) -> str:
@@ -91,7 +97,9 @@ class Run:
     def __init__(self, setup: Setup, log: Path, domain_id: int) -> None:
         self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
         self._environment = {
-            **environment_of(domain_id),
+            # A profile that the user has set would be no default.
+            **dict.fromkeys(large_frames_environment(), ''),
+            **environment_of(domain_id, setup.transport == PROFILE),
             'ROS_LOG_DIR': str((log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
@@ -151,6 +159,22 @@ class Run:
         status: dict[str, dict[str, str]] = self._subscriber.report['status']
         return next(iter(status.values()), {})
 
+    def _accounts(self) -> tuple[int, int] | None:
+        """Frames received and lost by the nodes; None where these do not count."""
+        if self._setup.variant.is_common:
+            return None
+        of_nodes: dict[str, dict[str, str]] = self._subscriber.report['status']
+        received, lost = (
+            sum(int(status[name]) for status in of_nodes.values() for name in names)
+            for names in (('received', 'in_flight'), ('lost',))
+        )
+        return received, lost
+
+    def _all_count(self) -> bool:
+        """Return whether every node has told its accounts."""
+        nodes = 0 if self._setup.variant.is_common else self._setup.nodes
+        return len(self._subscriber.report['status']) >= nodes
+
     def _figures_are_there(self) -> bool:
         return self._setup.variant.is_common or bool(_stages(self._status()))
 
@@ -179,11 +203,13 @@ class Run:
     def warm_up(self) -> None:
         """Wait until every camera has some masks."""
         self._wait('a first mask', lambda: min(self._counts()) > WARM_UP_MASKS, START_PATIENCE_S)
+        self._wait("the nodes' accounts", self._all_count, STALL_PATIENCE_S)
 
     def measure(self, round_number: int) -> Stream:
         """Let it run for the time to count, end it, and return what came."""
         others = [self._camera, self._subscriber]
         before, cpu_s, others_cpu_s = self._counts(), _cpu_s(self._nodes), _cpu_s(others)
+        sent, accounts = self._camera.report['sent'], self._accounts()
         from_ns = time.monotonic_ns()
 
         def enough() -> bool:
@@ -193,6 +219,8 @@ class Run:
 
         self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
         to_ns = time.monotonic_ns()
+        sent = self._camera.report['sent'] - sent
+        received, lost = _fresh(accounts, self._accounts())
         cpu_s, others_cpu_s = _cpu_s(self._nodes) - cpu_s, _cpu_s(others) - others_cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
         self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
@@ -202,6 +230,7 @@ class Run:
         setup = self._setup
         return Stream(
             *setup.variant.key, setup.frames.size, setup.cameras, setup.nodes, round_number,
+            transport=setup.transport,
             rate_hz=setup.rate_hz,
             from_s=self._since_start_s(from_ns),
             to_s=self._since_start_s(to_ns),
@@ -210,6 +239,9 @@ class Run:
                 for camera, sent_ns, received_ns, _ in rows
             ],
             stamps_kept=sum(kept for *_, kept in rows) / len(rows),
+            sent=sent,
+            received=received,
+            lost=lost,
             cpu_s=round(cpu_s, 3),
             others_cpu_s=round(others_cpu_s, 3),
             peak_rss_mb=[peak for peak, _ in memory],
@@ -230,6 +262,15 @@ def stream(setup: Setup, log: Path, round_number: int) -> Stream:
     with Run(setup, log, unused_domain()) as run:
         run.warm_up()
         return run.measure(round_number)
+
+
+def _fresh(
+    before: tuple[int, int] | None, after: tuple[int, int] | None
+) -> tuple[int | None, int | None]:
+    """Frames that were received and lost between two accounts."""
+    if before is None or after is None:
+        return None, None
+    return after[0] - before[0], after[1] - before[1]
 
 
 def _stages(status: Mapping[str, str]) -> dict[str, float]:
