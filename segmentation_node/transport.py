@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Room for large frames in Fast DDS."""
+"""Profiles of Fast DDS: room for large frames, prompt discovery."""
 
 import os
 from typing import Final
@@ -17,7 +17,18 @@ def large_frames_environment() -> dict[str, str]:
 
     The profile's own comment says why.
     """
-    return dict.fromkeys((FASTRTPS, FASTDDS), _profile())
+    return dict.fromkeys((FASTRTPS, FASTDDS), _profile('transport'))
+
+
+def local_environment(large_frames: bool) -> dict[str, str]:
+    """Environment variables for a ROS graph on this machine only, which is found promptly.
+
+    Args:
+        large_frames: whether Fast DDS gets room for large frames, not its default transports.
+    """
+    if large_frames:
+        return large_frames_environment()
+    return dict.fromkeys((FASTRTPS, FASTDDS), _profile('discovery'))
 
 
 def reliable_camera(topic: str) -> str:
@@ -29,11 +40,11 @@ def reliable_camera(topic: str) -> str:
     # What comes from PyPI is of Jazzy.
     variable = FASTRTPS if os.environ.get('ROS_DISTRO', 'jazzy') in _WITH_FASTRTPS else FASTDDS
     return (
-        f'export {variable}={_profile()}\n'
+        f'export {variable}={_profile("transport")}\n'
         f'ros2 run CAMERA_PACKAGE CAMERA_NODE --ros-args '
         f'-p qos_overrides.{topic}.publisher.reliability:=reliable'
     )
 
 
-def _profile() -> str:
-    return str(config_dir() / 'transport_fastdds.xml')
+def _profile(name: str) -> str:
+    return str(config_dir() / f'{name}_fastdds.xml')

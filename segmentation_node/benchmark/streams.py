@@ -18,7 +18,7 @@ from segmentation_node.benchmark.results import Mask, Stream
 from segmentation_node.benchmark.variants import Variant
 from segmentation_node.demo.domain import environment_of, unused_domain
 from segmentation_node.demo.processes import Child, DemoError, wait_for
-from segmentation_node.transport import large_frames_environment
+from segmentation_node.transport import local_environment
 
 #: For a model from a hub and a graph that is compiled.
 START_PATIENCE_S: Final = 900.0
@@ -97,9 +97,8 @@ class Run:
     def __init__(self, setup: Setup, log: Path, domain_id: int) -> None:
         self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
         self._environment = {
-            # A profile that the user has set would be no default.
-            **dict.fromkeys(large_frames_environment(), ''),
-            **environment_of(domain_id, setup.transport == PROFILE),
+            **environment_of(domain_id),
+            **local_environment(large_frames=setup.transport == PROFILE),
             'ROS_LOG_DIR': str((log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }

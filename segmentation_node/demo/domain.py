@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from segmentation_node.demo.processes import DemoError
-from segmentation_node.transport import large_frames_environment
 
 #: Domains whose ports lie below those that Linux gives to outgoing connections.
 DOMAINS: Final[Sequence[int]] = range(1, 101)
@@ -25,15 +24,9 @@ def unused_domain() -> int:
     )
 
 
-def environment_of(domain_id: int, large_frames: bool = False) -> dict[str, str]:
-    """Environment variables with which processes meet in a domain, on this machine only.
-
-    Args:
-        domain_id: of the ROS graph.
-        large_frames: whether Fast DDS gets room for large frames, not its default transports.
-    """
+def environment_of(domain_id: int) -> dict[str, str]:
+    """Environment variables with which processes meet in a domain, on this machine only."""
     return {
-        **(large_frames_environment() if large_frames else {}),
         'ROS_DOMAIN_ID': str(domain_id),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }

@@ -20,6 +20,7 @@ from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
 from segmentation_node.demo.results import Outcome
+from segmentation_node.transport import local_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 
@@ -60,7 +61,8 @@ class Session:
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
         self.environment = {
-            **environment_of(domain_id, large_frames),
+            **environment_of(domain_id),
+            **local_environment(large_frames),
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
