@@ -88,9 +88,9 @@ class Stream(_OfVariant):
     those who share them.
 
     `transport` is "default" (Fast DDS as it comes) or "profile" (config/transport_fastdds.xml).
-    `sent` counts the frames that the cameras sent from `from_s` to `to_s`; `received` and `lost`
-    are the nodes' own counts of that time, null where a node does not count. Cameras report four
-    times a second and nodes once, so `sent` and the others differ by up to that at either end.
+    `sent` counts the frames that the cameras sent from `from_s` to `to_s`, give or take a quarter
+    of a second. `received` and `lost` are the nodes' own counts since their start, as of their
+    last report, one a second; null where a node does not count.
     """
 
     size: str

@@ -158,10 +158,10 @@ class Run:
         status: dict[str, dict[str, str]] = self._subscriber.report['status']
         return next(iter(status.values()), {})
 
-    def _accounts(self) -> tuple[int, int] | None:
-        """Frames received and lost by the nodes; None where these do not count."""
+    def _accounts(self) -> tuple[int | None, int | None]:
+        """Frames received and lost by the nodes so far; None where these do not count."""
         if self._setup.variant.is_common:
-            return None
+            return None, None
         of_nodes: dict[str, dict[str, str]] = self._subscriber.report['status']
         received, lost = (
             sum(int(status[name]) for status in of_nodes.values() for name in names)
@@ -169,13 +169,11 @@ class Run:
         )
         return received, lost
 
-    def _all_count(self) -> bool:
-        """Return whether every node has told its accounts."""
-        nodes = 0 if self._setup.variant.is_common else self._setup.nodes
-        return len(self._subscriber.report['status']) >= nodes
-
     def _figures_are_there(self) -> bool:
-        return self._setup.variant.is_common or bool(_stages(self._status()))
+        if self._setup.variant.is_common:
+            return True
+        all_there = len(self._subscriber.report['status']) == self._setup.nodes
+        return all_there and bool(_stages(self._status()))
 
     def _check(self) -> None:
         for child in (self._camera, self._subscriber, *self._nodes):
@@ -202,13 +200,12 @@ class Run:
     def warm_up(self) -> None:
         """Wait until every camera has some masks."""
         self._wait('a first mask', lambda: min(self._counts()) > WARM_UP_MASKS, START_PATIENCE_S)
-        self._wait("the nodes' accounts", self._all_count, STALL_PATIENCE_S)
 
     def measure(self, round_number: int) -> Stream:
         """Let it run for the time to count, end it, and return what came."""
         others = [self._camera, self._subscriber]
         before, cpu_s, others_cpu_s = self._counts(), _cpu_s(self._nodes), _cpu_s(others)
-        sent, accounts = self._camera.report['sent'], self._accounts()
+        sent = self._camera.report['sent']
         from_ns = time.monotonic_ns()
 
         def enough() -> bool:
@@ -219,11 +216,10 @@ class Run:
         self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
         to_ns = time.monotonic_ns()
         sent = self._camera.report['sent'] - sent
-        received, lost = _fresh(accounts, self._accounts())
         cpu_s, others_cpu_s = _cpu_s(self._nodes) - cpu_s, _cpu_s(others) - others_cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
         self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
-        stages = _stages(self._status())
+        stages, (received, lost) = _stages(self._status()), self._accounts()
         self._subscriber.stop()  # which writes the times
         rows = json.loads(self._times.read_text(encoding='utf-8'))
         setup = self._setup
@@ -261,15 +257,6 @@ def stream(setup: Setup, log: Path, round_number: int) -> Stream:
     with Run(setup, log, unused_domain()) as run:
         run.warm_up()
         return run.measure(round_number)
-
-
-def _fresh(
-    before: tuple[int, int] | None, after: tuple[int, int] | None
-) -> tuple[int | None, int | None]:
-    """Frames that were received and lost between two accounts."""
-    if before is None or after is None:
-        return None, None
-    return after[0] - before[0], after[1] - before[1]
 
 
 def _stages(status: Mapping[str, str]) -> dict[str, float]:
