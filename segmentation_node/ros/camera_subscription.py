@@ -15,8 +15,10 @@ Measured with rclpy 7.1 and Fast DDS 2.14 about losses as the middleware reports
 - A frame that a newer one replaces in the subscription's own queue is neither received nor lost.
   Hence the depth: a frame that is sent again arrives together with those that waited for it. With
   a queue of one, 1 to 6 of 13 frames of 2048 x 1024 vanished there now and then, with ten none.
-- Frames that are sent while the subscription is created anew (some milliseconds) are neither
-  received nor counted as lost, as are those sent before the first match.
+- Frames that are sent while the subscription is created anew (1 to 2 ms; none was missed of 100 a
+  second) would be neither received nor lost, as are those sent before the first match. A reliable
+  publisher knows its subscription a moment before that knows the publisher: one that sends at once
+  loses its first frame.
 """
 
 import inspect
