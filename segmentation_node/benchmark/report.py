@@ -28,14 +28,14 @@ Medians, with quartiles in brackets. *Network* is the pass from pixels to class 
 *CPU* what all cores worked for one image, *x* how many times as fast as the commonly written one.
 *same* is the share of pixels labelled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
 equal; *mIoU* is against the truth. Latency is from the sending of an image to the reception of
-its mask, *CPU ms beyond calls* what all cores worked in the node for a mask less what they work
-for a bare call, which does not depend on who else uses them, *sent* the frames of the camera while
-masks were counted, *lost %* the share that the middleware lost on the way to the node, *transport*
-Fast DDS as it comes (default) or with config/transport_fastdds.xml (profile), *% of calls* the
-throughput of the node in that of bare calls, *others CPU* what camera
-and subscriber worked on the same cores, memory the resident set at its highest, start from the
-start of the process to the first mask, with everything cached that can be. Stages are the node's
-own figures."""
+its mask. *CPU ms beyond calls* is what all cores worked in the node for a mask less what they work
+for a bare call in the same run; on a machine whose speed varies it can be negative. *Sent* counts
+the frames of the camera while masks were counted, *lost %* is the share that the middleware lost
+on the way to the node, *transport* is Fast DDS as it comes (default) or with
+config/transport_fastdds.xml (profile). *% of calls* is the throughput of the node in that of bare
+calls, *others CPU* what camera and subscriber worked on the same cores, memory the resident set at
+its highest, start from the start of the process to the first mask, with everything cached that can
+be. Stages are the node's own figures."""
 
 _CAMERAS_EXPLAINED: Final = """\
 All cameras together send as many frames as the one above. Memory is that of all nodes, with what
