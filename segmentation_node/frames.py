@@ -29,19 +29,26 @@ class Accounts:
     """Counts of frames by fate; received = the sum of the fates, at every moment.
 
     A frame enters the books together with its fate, so that no reader ever sees one without the
-    other; what waits or is being worked on is `in_flight`.
+    other; what waits or is being worked on is `in_flight`. Frames that were sent and never
+    received are `lost`, beside these: sent = received + in_flight + lost.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Condition()
         self._counts = Counter(dict.fromkeys(FATES, 0))
         self._in_flight = 0
+        self._lost = 0
         self._abandoned = False
 
     def arrive(self) -> None:
         """Take a frame in."""
         with self._lock:
             self._in_flight += 1
+
+    def lose(self, count: int) -> None:
+        """Count frames that were lost on their way here."""
+        with self._lock:
+            self._lost += count
 
     def settle(self, fate: str) -> None:
         """Give one frame in flight its one fate, one of FATES."""
@@ -64,9 +71,10 @@ class Accounts:
             self._lock.notify_all()
 
     def snapshot(self) -> dict[str, int]:
-        """All counts at one moment: received, the fates, in_flight."""
+        """All counts at one moment: lost, received, the fates, in_flight."""
         with self._lock:
             return {
+                'lost': self._lost,
                 'received': self._counts.total(),
                 **{fate: self._counts[fate] for fate in FATES},
                 'in_flight': self._in_flight,

@@ -26,6 +26,7 @@ from std_msgs.msg import String  # noqa: E402
 
 from segmentation_node.demo.domain import environment_of, unused_domain  # noqa: E402
 from segmentation_node.demo.processes import Child  # noqa: E402
+from segmentation_node.transport import large_frames_environment  # noqa: E402
 
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
 PATIENCE_S = 240.0
@@ -36,7 +37,12 @@ DOMAIN_ID = unused_domain()
 
 
 def isolated_environment() -> dict[str, str]:
-    """Environment of one test run: its own domain, this machine only, one thread per network."""
+    """Environment of one test run: its own domain, this machine only, default transports.
+
+    Networks run on one thread.
+    """
+    for variable in large_frames_environment():
+        os.environ.pop(variable, None)
     return {**os.environ, **environment_of(DOMAIN_ID), 'OMP_NUM_THREADS': '1'}
 
 
@@ -105,9 +111,9 @@ class Probe:
             self.executor.spin_once(timeout_sec=0.1)
         return value
 
-    def publisher(self, topic: str = 'image', kind: Any = Image) -> Any:
+    def publisher(self, topic: str = 'image', kind: Any = Image, qos: Any = 10) -> Any:
         """A camera publisher that the node has subscribed to."""
-        publisher = self.node.create_publisher(kind, topic, 10)
+        publisher = self.node.create_publisher(kind, topic, qos)
         self.wait_for(f'a subscriber of {topic}', publisher.get_subscription_count)
         return publisher
 
@@ -147,6 +153,12 @@ class Probe:
         seen = len(self.diagnostics)
         # The report under way when we asked may be older than the question; the second is not.
         self.wait_for('diagnostics', lambda: len(self.diagnostics) >= seen + 2)
+        return self.diagnostics[-1]
+
+    def report(self) -> dict[str, str]:
+        """The next report, for those who know that what they ask for happened before."""
+        seen = len(self.diagnostics)
+        self.wait_for('diagnostics', lambda: len(self.diagnostics) > seen)
         return self.diagnostics[-1]
 
     def settled(self) -> dict[str, int]:

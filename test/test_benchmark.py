@@ -55,10 +55,11 @@ def stream(key: tuple[str, str, str], first_s: float, step_s: float, age_s: floa
     """Five masks, the second to fourth of which count."""
     received_s = [first_s + step_s * i for i in range(5)]
     return Stream(
-        *key, '64x32', cameras=1, nodes=1, round=0, rate_hz=30.0,
+        *key, '64x32', cameras=1, nodes=1, round=0, transport='default', rate_hz=30.0,
         from_s=received_s[1], to_s=received_s[3],
         masks=[Mask(0, at_s - age_s, at_s) for at_s in received_s],
-        stamps_kept=1.0, cpu_s=0.6, others_cpu_s=0.15, peak_rss_mb=[300.0], pss_mb=[200.0],
+        stamps_kept=1.0, sent=40, received=27, lost=9,
+        cpu_s=0.6, others_cpu_s=0.15, peak_rss_mb=[300.0], pss_mb=[200.0],
         stages={'infer_p50_ms': 40.0},
     )  # fmt: skip
 
@@ -254,7 +255,7 @@ def test_results_are_read_as_written(results: Results, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'text', ['{}', 'no json', '{"format": 1}', '{"format": 99}', '{"format": 2}']
+    'text', ['{}', 'no json', '{"format": 2}', '{"format": 99}', '{"format": 3}']
 )
 def test_other_files_are_no_results(text: str, tmp_path: Path) -> None:
     (tmp_path / 'results.json').write_text(text)
@@ -277,7 +278,9 @@ def test_figures_of_literal_samples(results: Results) -> None:
     assert found.memory_mb == 300.0
     assert found.stage_ms('infer') == 40.0
     assert np.isnan(found.stage_ms('decode'))
+    assert (found.sent, found.lost_share) == (40, 0.25)
     assert figures.streams(EXACT_KEY, '64x32', cameras=4) is None
+    assert figures.streams(EXACT_KEY, '64x32', transport='profile') is None
 
 
 def test_rates_of_several_cameras_add_up(results: Results) -> None:
@@ -302,7 +305,8 @@ def test_page_has_a_line_for_each_variant_and_quality_beside_speed(results: Resu
     page = report.page(results)
     assert '| openvino bf16 | 102 [101, 103] | 91.5 [91.2, 91.8] | 9.00 | 7.86 | 99.50 |' in page
     assert '| as commonly written | 802 [801, 803] | - | 9.00 | 1.00 | 97.00 | 50.00 |' in page
-    assert '| openvino bf16 | 10.0 [10.0, 10.0] | 200 | 200 | 200 | 50.0 | 8.00 | 102 |' in page
+    row = '| openvino bf16 | default | 10.0 [10.0, 10.0] | 200 | 200 | 200 | 50.0 | 191 | 8.00 '
+    assert f'{row}| 102 | 40 | 25.00 |' in page
     assert page.count('| openvino int8 |') == 2
     assert '| net | torch fp16 | calls | no \\| such units |' in page
     assert '2 cores of A CPU (AMX); 8 GB; Linux; Python 3.12.1' in page

@@ -73,6 +73,11 @@ def test_both_nodes_really_published(results: Results) -> None:
         assert stream.peak_rss_mb[0] >= stream.pss_mb[0] > 50
     assert (single[COMMON].stamps_kept, single['torch'].stamps_kept) == (0.0, 1.0)
     assert single['torch'].stages['infer_p50_ms'] > 0
+    assert (single[COMMON].received, single[COMMON].lost) == (None, None)
+    assert single['torch'].received
+    assert (single['torch'].lost, single['torch'].transport) == (0, 'default')
+    # Of all together: cameras report four times a second, and this takes less.
+    assert sum(stream.sent for stream in results.streams) > 0
     # Of all together: the clock of processes ticks in hundredths of a second, they work little.
     assert sum(stream.others_cpu_s for stream in results.streams) > 0
 
@@ -110,7 +115,7 @@ def test_files_show_it_and_tell_nothing_of_whose_machine_it_is(
     written = (output / 'results.json').read_text() + page
     for secret in (str(tiny_checkpoint), str(output), socket.gethostname(), str(Path.home())):
         assert secret not in written
-    assert json.loads(written.partition('\n# ')[0])['format'] == 2
+    assert json.loads(written.partition('\n# ')[0])['format'] == 3
 
 
 def test_nothing_is_left_running(run: tuple[Path, str], tiny_checkpoint: Path) -> None:

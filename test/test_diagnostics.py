@@ -44,3 +44,21 @@ def test_frames_that_went_wrong_are_said_once() -> None:
 def test_silence_is_said() -> None:
     health = Health(active_since_s=time.monotonic() - 2 * SILENCE_S)
     assert said(health, 'active') == (WARN, 'no image for 5 s')
+
+
+def test_losses_in_transport_are_said_with_the_remedy() -> None:
+    health = Health(last_arrival_s=math.inf)
+    assert said(health, 'active') == (OK, 'segmenting')
+    for _ in range(99):
+        health.accounts.arrive()
+        health.accounts.settle('published')
+    health.lose('/front/image', 1)
+    assert said(health, 'active') == (OK, 'segmenting')
+    health.lose('/front/image', 1)
+    level, message = said(health, 'active')
+    assert level == WARN
+    assert message.startswith('2 of 101 frames sent in 30 s were lost in transport')
+    status = health.status('/node', 'active', None, 'cure of {}'.format)
+    values = {value.key: value.value for value in status.values}
+    assert (values['lost'], values['received']) == ('2', '99')
+    assert values['remedy'] == 'cure of /front/image'

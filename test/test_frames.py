@@ -52,7 +52,16 @@ def balanced(books: dict[str, int]) -> bool:
 
 
 def test_books_start_empty(accounts: Accounts) -> None:
-    assert accounts.snapshot() == {'received': 0, 'in_flight': 0, **dict.fromkeys(FATES, 0)}
+    names = ('received', 'lost', 'in_flight', *FATES)
+    assert accounts.snapshot() == dict.fromkeys(names, 0)
+
+
+def test_lost_frames_stand_beside_those_received(accounts: Accounts) -> None:
+    accounts.lose(3)
+    accounts.lose(2)
+    books = accounts.snapshot()
+    assert books.pop('lost') == 5
+    assert not any(books.values())
 
 
 def test_a_frame_is_received_with_its_fate(accounts: Accounts) -> None:

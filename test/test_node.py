@@ -337,8 +337,9 @@ def test_an_activation_that_fails_is_reported_until_one_succeeds(
         probe.wait_for(
             'a report', lambda: probe.diagnostics and probe.diagnostics[-1]['last_error']
         )
-        assert probe.next_diagnostics()['message'].startswith('unconfigured: RuntimeError: ')
-        assert '`often`' in probe.next_diagnostics()['message']
+        message = probe.next_diagnostics()['message']
+        assert message.startswith('inactive: qos_overrides./misled/image.subscription.reliability')
+        assert "'often'; give one of reliable, best_effort" in message
         probe.close()
 
 
@@ -406,7 +407,7 @@ def test_sigint_in_mid_inference_ends_well(tiny_checkpoint: Path, tmp_path: Path
         big = image_message(np.zeros((2000, 2000), np.uint8), 'mono8')
 
         def inferring() -> bool:
-            camera.send(big)  # again, since a frame of this size may get lost on its way
+            camera.send(big)  # again, since it may have been too early for the node's subscription
             return probe.next_diagnostics()['in_flight'] != '0'
 
         probe.wait_for('inference', inferring)

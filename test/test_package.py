@@ -23,6 +23,7 @@ from test_imports import imports_of
 
 import segmentation_node
 from segmentation_node import topics
+from segmentation_node.transport import local_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
@@ -173,6 +174,7 @@ def test_fast_dds_takes_the_profile_and_makes_room() -> None:
     variable = 'FAST{}_DEFAULT_PROFILES_FILE'
     profile = {variable.format(name): str(PROFILE) for name in ('RTPS', 'DDS')}
     assert _shared_memory_bytes(profile) >= 8 * LARGE_FRAME_BYTES
+    assert _shared_memory_bytes(local_environment(large_frames=False)) < LARGE_FRAME_BYTES
 
 
 def _shared_memory_bytes(environment: dict[str, str]) -> int:

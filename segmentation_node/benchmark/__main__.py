@@ -12,7 +12,8 @@ from pathlib import Path
 from segmentation_node.bags.options import HelpFormatter, count, positive, rate_hz
 from segmentation_node.benchmark.frames import size_text
 from segmentation_node.benchmark.report import lines, write_pages
-from segmentation_node.benchmark.session import FULL, MODELS, OVERLOAD, PARTS, Session
+from segmentation_node.benchmark.session import BOTH, FULL, MODELS, OVERLOAD, PARTS, Session
+from segmentation_node.benchmark.streams import DEFAULT, TRANSPORTS
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.demo.processes import end_on_signals
 from segmentation_node.errors import SegmentationError
@@ -85,6 +86,10 @@ def _add_scale_options(parser: argparse.ArgumentParser) -> None:
     scale.add_argument(
         '--cameras', type=count, default=4, metavar='N',
         help='on one node, against as many nodes; 1 leaves that out',
+    )  # fmt: skip
+    scale.add_argument(
+        '--transport', choices=(*TRANSPORTS, BOTH), default=DEFAULT,
+        help='Fast DDS as it comes, with the profile for large frames, or both in turns',
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the samples of a run come to, by model, size and variant."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -83,6 +84,20 @@ class StreamFigures:
         """Whether masks carry the stamps of their images."""
         return all(stream.stamps_kept == 1 for stream in self.streams)
 
+    @property
+    def sent(self) -> int:
+        """Frames that the cameras sent while masks were counted."""
+        return sum(stream.sent for stream in self.streams)
+
+    @property
+    def lost_share(self) -> float:
+        """Share of the frames sent that were lost in transport; NaN where no node counts them."""
+        received, lost = (
+            sum(getattr(stream, name) or 0 for stream in self.streams)
+            for name in ('received', 'lost')
+        )
+        return lost / (received + lost) if received + lost else math.nan
+
     def stage_ms(self, stage: str) -> float:
         """Median over the rounds of a stage's own median; NaN where the node tells none."""
         name = f'{stage}_p50_ms'
@@ -111,6 +126,8 @@ class Figures:
         timed: list[Calls | Stream] = [*results.calls, *results.streams]
         #: Model and size of everything that was timed, in order.
         self.groups = list(dict.fromkeys((row.model, row.size) for row in timed))
+        #: Transports of the streams, in order.
+        self.transports = list(dict.fromkeys(stream.transport for stream in results.streams))
         self._keys = list(dict.fromkeys((row.size, row.key) for row in timed))
 
     def keys(self, model: str, size: str) -> list[Key]:
@@ -126,14 +143,23 @@ class Figures:
         return None
 
     def streams(
-        self, key: Key, size: str, cameras: int = 1, nodes: int = 1
+        self,
+        key: Key,
+        size: str,
+        cameras: int = 1,
+        nodes: int = 1,
+        transport: str | None = None,
     ) -> StreamFigures | None:
-        """Figures of one arrangement; None where it was not measured."""
+        """Figures of one arrangement; None where it was not measured.
+
+        Without `transport` they are of the first that was measured.
+        """
+        transport = transport or next(iter(self.transports), None)
         found = [
             stream
             for stream in self.results.streams
             if (stream.key, stream.size) == (key, size)
-            and (stream.cameras, stream.nodes) == (cameras, nodes)
+            and (stream.cameras, stream.nodes, stream.transport) == (cameras, nodes, transport)
         ]
         return StreamFigures(found) if found else None
 

@@ -5,6 +5,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -27,10 +28,14 @@ Medians, with quartiles in brackets. *Network* is the pass from pixels to class 
 *CPU* what all cores worked for one image, *x* how many times as fast as the commonly written one.
 *same* is the share of pixels labelled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
 equal; *mIoU* is against the truth. Latency is from the sending of an image to the reception of
-its mask, *% of calls* the throughput of the node in that of bare calls, *others CPU* what camera
-and subscriber worked on the same cores, memory the resident set at its highest, start from the
-start of the process to the first mask, with everything cached that can be. Stages are the node's
-own figures."""
+its mask. *CPU ms beyond calls* is what all cores worked in the node for a mask less what they work
+for a bare call in the same run; on a machine whose speed varies it can be negative. *Sent* counts
+the frames of the camera while masks were counted, *lost %* is the share that the middleware lost
+on the way to the node, *transport* is Fast DDS as it comes (default) or with
+config/transport_fastdds.xml (profile). *% of calls* is the throughput of the node in that of bare
+calls, *others CPU* what camera and subscriber worked on the same cores, memory the resident set at
+its highest, start from the start of the process to the first mask, with everything cached that can
+be. Stages are the node's own figures."""
 
 _CAMERAS_EXPLAINED: Final = """\
 All cameras together send as many frames as the one above. Memory is that of all nodes, with what
@@ -128,18 +133,22 @@ def _calls(figures: Figures, model: str, size: str) -> str:
 
 def _nodes(figures: Figures, model: str, size: str) -> str:
     rows = []
-    for key in figures.keys(model, size):
-        stream = figures.streams(key, size)
+    for key, transport in product(figures.keys(model, size), figures.transports):
+        stream = figures.streams(key, size, transport=transport)
         if stream is None:
             continue
         rows.append([
-            variant_name(key), *_stream_cells(stream), three_digits(_factor(figures, key, size)),
-            three_digits(_share_of_calls(figures, key, size)), three_digits(stream.memory_mb),
+            variant_name(key), transport, *_stream_cells(stream),
+            three_digits(_beyond_calls_ms(figures, key, size, stream)),
+            three_digits(_factor(figures, key, size, transport)),
+            three_digits(_share_of_calls(figures, key, size, stream)), str(stream.sent),
+            _percent(stream.lost_share), three_digits(stream.memory_mb),
             _spread(stream.start_s), 'kept' if stream.stamps_kept else 'lost',
             *(three_digits(stream.stage_ms(stage)) for stage in _STAGES),
             *_quality(figures, key, size)[:1],
         ])  # fmt: skip
-    head = ['the node', *_STREAM_HEAD, 'x', '% of calls', 'memory MB', 'start s', 'stamps',
+    head = ['the node', 'transport', *_STREAM_HEAD, 'CPU ms beyond calls', 'x', '% of calls',
+            'sent', 'lost %', 'memory MB', 'start s', 'stamps',
             *(f'{stage} ms' for stage in _STAGES), 'same %']  # fmt: skip
     return markdown.table(head, rows) if rows else ''
 
@@ -152,15 +161,22 @@ def _stream_cells(stream: StreamFigures) -> list[str]:
     return [_spread(stream.fps), *map(three_digits, figures)]
 
 
-def _share_of_calls(figures: Figures, key: Key, size: str) -> float:
+def _beyond_calls_ms(figures: Figures, key: Key, size: str, stream: StreamFigures) -> float:
+    """CPU milliseconds of the node for a mask, without those of a bare call."""
+    calls = figures.calls(key, size)
+    return stream.cpu_ms - calls.cpu_ms.median if calls else math.nan
+
+
+def _share_of_calls(figures: Figures, key: Key, size: str, stream: StreamFigures) -> float:
     """Throughput of the node over that of calls alone, in per cent."""
-    stream, calls = figures.streams(key, size), figures.calls(key, size)
-    return stream.fps.median * calls.wall_ms.median / 10 if stream and calls else math.nan
+    calls = figures.calls(key, size)
+    return stream.fps.median * calls.wall_ms.median / 10 if calls else math.nan
 
 
-def _factor(figures: Figures, key: Key, size: str) -> float:
+def _factor(figures: Figures, key: Key, size: str, transport: str | None = None) -> float:
     """Throughput over that of the commonly written node."""
-    ours, common = (figures.streams(k, size) for k in (key, figures.common(key[0])))
+    keys = (key, figures.common(key[0]))
+    ours, common = (figures.streams(k, size, transport=transport) for k in keys)
     return ours.fps.median / common.fps.median if ours and common else math.nan
 
 
@@ -215,7 +231,7 @@ def _labelled_miou(figures: Figures, key: Key) -> list[str]:
 
 
 def _percent(share: float | None) -> str:
-    return NO_NUMBER if share is None else f'{100 * share:.2f}'
+    return NO_NUMBER if share is None or math.isnan(share) else f'{100 * share:.2f}'
 
 
 def _spread(values: Spread) -> str:

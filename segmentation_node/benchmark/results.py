@@ -17,7 +17,7 @@ from typing import Any, Final
 from segmentation_node.errors import SettingError
 from segmentation_node.machine import Machine
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 Key = tuple[str, str, str]
 
@@ -86,17 +86,26 @@ class Stream(_OfVariant):
     the node's own figures, such as "infer_p50_ms". `peak_rss_mb` and `pss_mb` hold a value for
     each node: resident memory at its highest, and at the end, with shared pages divided among
     those who share them.
+
+    `transport` is "default" (Fast DDS as it comes) or "profile" (config/transport_fastdds.xml).
+    `sent` counts the frames that the cameras sent from `from_s` to `to_s`, give or take a quarter
+    of a second. `received` and `lost` are the nodes' own counts since their start, as of their
+    last report, one a second; null where a node does not count.
     """
 
     size: str
     cameras: int
     nodes: int
     round: int
+    transport: str
     rate_hz: float
     from_s: float
     to_s: float
     masks: list[Mask]
     stamps_kept: float
+    sent: int
+    received: int | None
+    lost: int | None
     cpu_s: float
     others_cpu_s: float
     peak_rss_mb: list[float]

@@ -36,6 +36,8 @@ from segmentation_node.demo.processes import DemoError
 NODE: Final = 'node'
 CAMERAS: Final = 'cameras'
 PARTS: Final = (NETWORK, SEGMENT, NODE, CAMERAS)
+#: Choice of the option --transport beside streams.TRANSPORTS.
+BOTH: Final = 'both'
 MODELS: Final = ('deeplabv3plus', 'mask2former')
 #: More than any node can do, so that what it does is what it can.
 OVERLOAD: Final = 1.5
@@ -118,6 +120,7 @@ class Session:
             'rounds': scale.rounds,
             'seconds': scale.seconds,
             'rate_hz': args.rate_hz,
+            'transport': args.transport,
             'parts': [part for part in PARTS if part in self._parts],
         }
         results = Results(date, settings, machine.describe())
@@ -176,7 +179,10 @@ class Session:
     def _stream(self, model: str, variants: Sequence[Variant], sets: Sequence[Frames]) -> None:
         for frames in sets:
             if NODE in self._parts:
-                setups = [self._setup(variant, frames) for variant in variants]
+                setups = [
+                    self._setup(variant, frames, transport=transport)
+                    for variant, transport in product(variants, self._transports)
+                ]
                 self._run_streams(NODE, setups)
             if CAMERAS in self._parts and self._args.cameras > 1 and frames is sets[0]:
                 fastest = Figures(self._results).fastest(model_title(model), frames.size)
@@ -187,12 +193,23 @@ class Session:
                 ]
                 self._run_streams(CAMERAS, setups)
 
+    @property
+    def _transports(self) -> tuple[str, ...]:
+        wanted: str = self._args.transport
+        return streams.TRANSPORTS if wanted == BOTH else (wanted,)
+
     def _setup(
-        self, variant: Variant, frames: Frames, cameras: int = 1, nodes: int = 1
+        self,
+        variant: Variant,
+        frames: Frames,
+        cameras: int = 1,
+        nodes: int = 1,
+        transport: str | None = None,
     ) -> streams.Setup:
         return streams.Setup(
             variant, self._args.device, frames, self._rate_hz(variant.model, frames),
             self._scale.seconds, self._scale.masks, cameras, nodes,
+            transport or self._transports[0],
         )  # fmt: skip
 
     def _rate_hz(self, model: str, frames: Frames) -> float:

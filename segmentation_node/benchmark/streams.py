@@ -18,6 +18,7 @@ from segmentation_node.benchmark.results import Mask, Stream
 from segmentation_node.benchmark.variants import Variant
 from segmentation_node.demo.domain import environment_of, unused_domain
 from segmentation_node.demo.processes import Child, DemoError, wait_for
+from segmentation_node.transport import local_environment
 
 #: For a model from a hub and a graph that is compiled.
 START_PATIENCE_S: Final = 900.0
@@ -28,6 +29,9 @@ WARM_UP_MASKS: Final = 2
 SECOND_NS: Final = 10**9
 #: What the subscriber takes of each node: what both of them publish.
 OUTPUTS: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY)
+#: Fast DDS as it comes, and with room for large frames.
+DEFAULT, PROFILE = 'default', 'profile'
+TRANSPORTS: Final = (DEFAULT, PROFILE)
 _MEGABYTE: Final = 1e6
 #: Of the node's diagnostics, what pages show.
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
@@ -37,7 +41,8 @@ _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 class Setup:
     """What is streamed through what; `rate_hz` is of all cameras together.
 
-    Counting goes on for `seconds`, and until every camera has `least` masks.
+    Counting goes on for `seconds`, and until every camera has `least` masks. `transport` is one of
+    TRANSPORTS.
     """
 
     variant: Variant
@@ -48,6 +53,7 @@ class Setup:
     least: int
     cameras: int = 1
     nodes: int = 1
+    transport: str = DEFAULT
 
 
 def camera_name(index: int) -> str:
@@ -92,6 +98,7 @@ class Run:
         self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
         self._environment = {
             **environment_of(domain_id),
+            **local_environment(large_frames=setup.transport == PROFILE),
             'ROS_LOG_DIR': str((log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
@@ -151,8 +158,22 @@ class Run:
         status: dict[str, dict[str, str]] = self._subscriber.report['status']
         return next(iter(status.values()), {})
 
+    def _accounts(self) -> tuple[int | None, int | None]:
+        """Frames received and lost by the nodes so far; None where these do not count."""
+        if self._setup.variant.is_common:
+            return None, None
+        of_nodes: dict[str, dict[str, str]] = self._subscriber.report['status']
+        received, lost = (
+            sum(int(status[name]) for status in of_nodes.values() for name in names)
+            for names in (('received', 'in_flight'), ('lost',))
+        )
+        return received, lost
+
     def _figures_are_there(self) -> bool:
-        return self._setup.variant.is_common or bool(_stages(self._status()))
+        if self._setup.variant.is_common:
+            return True
+        all_there = len(self._subscriber.report['status']) == self._setup.nodes
+        return all_there and bool(_stages(self._status()))
 
     def _check(self) -> None:
         for child in (self._camera, self._subscriber, *self._nodes):
@@ -184,6 +205,7 @@ class Run:
         """Let it run for the time to count, end it, and return what came."""
         others = [self._camera, self._subscriber]
         before, cpu_s, others_cpu_s = self._counts(), _cpu_s(self._nodes), _cpu_s(others)
+        sent = self._camera.report['sent']
         from_ns = time.monotonic_ns()
 
         def enough() -> bool:
@@ -193,15 +215,17 @@ class Run:
 
         self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
         to_ns = time.monotonic_ns()
+        sent = self._camera.report['sent'] - sent
         cpu_s, others_cpu_s = _cpu_s(self._nodes) - cpu_s, _cpu_s(others) - others_cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
         self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
-        stages = _stages(self._status())
+        stages, (received, lost) = _stages(self._status()), self._accounts()
         self._subscriber.stop()  # which writes the times
         rows = json.loads(self._times.read_text(encoding='utf-8'))
         setup = self._setup
         return Stream(
             *setup.variant.key, setup.frames.size, setup.cameras, setup.nodes, round_number,
+            transport=setup.transport,
             rate_hz=setup.rate_hz,
             from_s=self._since_start_s(from_ns),
             to_s=self._since_start_s(to_ns),
@@ -210,6 +234,9 @@ class Run:
                 for camera, sent_ns, received_ns, _ in rows
             ],
             stamps_kept=sum(kept for *_, kept in rows) / len(rows),
+            sent=sent,
+            received=received,
+            lost=lost,
             cpu_s=round(cpu_s, 3),
             others_cpu_s=round(others_cpu_s, 3),
             peak_rss_mb=[peak for peak, _ in memory],

@@ -66,6 +66,10 @@ def _parser() -> argparse.ArgumentParser:
         '--domain-id', type=int, metavar='ID', choices=DOMAINS,
         help='ROS_DOMAIN_ID to work in; one that nobody uses without it',
     )  # fmt: skip
+    parser.add_argument(
+        '--large-frames', action='store_true',
+        help='give Fast DDS room for large frames (config/transport_fastdds.xml)',
+    )  # fmt: skip
     return parser
 
 
@@ -109,7 +113,7 @@ def _run_node(args: argparse.Namespace) -> Outcome:
     footage = _footage(args)
     domain_id = unused_domain() if args.domain_id is None else args.domain_id
     print(f'{args.model} on {footage.title}; ROS_DOMAIN_ID={domain_id}')
-    with Session(footage, args.model, args.output, domain_id) as session:
+    with Session(footage, args.model, args.output, domain_id, args.large_frames) as session:
         with _stage(1, 'make the bag, while the node loads its model'):
             footage.prepare(session.check)
         with _stage(2, 'wait until the node is active'):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Final
 
 from segmentation_node.demo.processes import DemoError
-from segmentation_node.transport import large_frames_environment
 
 #: Domains whose ports lie below those that Linux gives to outgoing connections.
 DOMAINS: Final[Sequence[int]] = range(1, 101)
@@ -26,9 +25,8 @@ def unused_domain() -> int:
 
 
 def environment_of(domain_id: int) -> dict[str, str]:
-    """What processes need in their environment to meet in a domain, on this machine only."""
+    """Environment variables with which processes meet in a domain, on this machine only."""
     return {
-        **large_frames_environment(),
         'ROS_DOMAIN_ID': str(domain_id),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }

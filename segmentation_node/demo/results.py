@@ -49,8 +49,8 @@ class Outcome:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Frames received, and by fate."""
-        return {name: int(self.status[name]) for name in ('received', *FATES)}
+        """Frames received, by fate, and lost in transport."""
+        return {name: int(self.status[name]) for name in ('received', *FATES, 'lost')}
 
     @property
     def model(self) -> str:
@@ -129,9 +129,10 @@ def _fates(outcome: Outcome) -> Iterator[str]:
         if counts[fate] or fate in FATES[:2]:
             remark = MEANING.get(fate, '') if counts[fate] else ''
             yield _line(fate.replace('_', ' '), counts[fate], remark)
-    lost = outcome.sent - counts['received']
-    if lost > 0:
-        yield _line('not received', lost, 'lost or overtaken on their way to the node')
+    yield _line('lost', counts['lost'], 'in transport, before the node' if counts['lost'] else '')
+    unknown = outcome.sent - counts['received'] - counts['lost']
+    if unknown > 0:
+        yield _line('not seen', unknown, 'sent before the node had found the camera')
 
 
 def _scores(scores: BagScores) -> Iterator[str]:

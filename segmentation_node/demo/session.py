@@ -3,6 +3,7 @@
 
 import json
 import sys
+from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -19,6 +20,7 @@ from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
 from segmentation_node.demo.results import Outcome
+from segmentation_node.transport import local_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 
@@ -30,17 +32,37 @@ STALL_PATIENCE_S: Final = 120.0
 SETTLE_PATIENCE_S: Final = 60.0
 #: For masks that are published and not yet recorded; the table tells if some never are.
 RECORD_PATIENCE_S: Final = 5.0
+#: A publisher learns of a subscriber a moment before the subscriber learns of it; what is sent in
+#: between never arrives.
+MATCH_S: Final = 0.5
 
 
 class Session:
     """Runs the node on footage and records what comes back; a context manager."""
 
-    def __init__(self, footage: Footage, model: str, output: Path, domain_id: int) -> None:
+    def __init__(
+        self,
+        footage: Footage,
+        model: str,
+        output: Path,
+        domain_id: int,
+        large_frames: bool = False,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            footage: frames to replay.
+            model: bundled name, checkpoint folder or hub id.
+            output: folder for the recording and the logs.
+            domain_id: of the ROS graph.
+            large_frames: whether Fast DDS gets room for large frames, not its default transports.
+        """
         self._footage, self._model = footage, model
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
         self.environment = {
             **environment_of(domain_id),
+            **local_environment(large_frames),
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
@@ -159,8 +181,8 @@ class Session:
             if report['reports'] == seen[-1]['reports']:
                 return False
             seen.append(report)
-            received = [int(r['status']['received']) for r in seen[-2:]]
-            all_came = received[1] == sent or received[1] == received[0]
+            known = [_known(r['status']) for r in seen[-2:]]
+            all_came = known[1] == sent or known[1] == known[0]
             return report['status']['in_flight'] == '0' and all_came
 
         wait_for(settled, SETTLE_PATIENCE_S, lambda: DemoError(
@@ -179,18 +201,29 @@ class Session:
         return int(self._recorder.report.get('recorded', {}).get(topic, 0))
 
     def _replay_command(self) -> list[str]:
-        names = [topic.name for topic in (self._footage.camera, *self._footage.truth)]
+        played = (self._footage.camera, *self._footage.truth)
+        names = [topic.name for topic in played]
         # The camera once more, for it is to have two subscribers: the recorder and the node.
         awaited = [self._footage.camera.name, *names]
         return [
             sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
-            '--topics', *names, '--wait-for-subscribers', *awaited, '--clock', '--quiet',
+            '--topics', *names, '--wait-for-subscribers', *awaited,
+            '--delay', str(MATCH_S), '--clock', '--quiet', '--ros-args',
+            # Whatever the camera of the bag offered: what is recorded is to be complete.
+            *(word for topic in played for word in _reliable(topic)),
         ]  # fmt: skip
 
 
+def _known(status: Mapping[str, str]) -> int:
+    """Frames that the node received or knows to be lost."""
+    return int(status['received']) + int(status['lost'])
+
+
+def _reliable(topic: Topic) -> tuple[str, str]:
+    """ROS arguments that make a publisher of the topic reliable."""
+    return '-p', f'qos_overrides.{topic.name}.publisher.reliability:=reliable'
+
+
 def _word(topic: Topic) -> str:
-    """What the recorder calls a quality of service that matches what replay_bag offers."""
-    if any(qos.latched for qos in topic.qos):
-        return 'latched'
-    best_effort = topic.qos and all(qos.reliability == 'best_effort' for qos in topic.qos)
-    return 'best_effort' if best_effort else 'reliable'
+    """Name of the quality of service with which the recorder subscribes."""
+    return 'latched' if any(qos.latched for qos in topic.qos) else 'reliable'

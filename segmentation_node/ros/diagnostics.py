@@ -3,12 +3,15 @@
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from segmentation_node.frames import Accounts
+from segmentation_node.ros.losses import RECENT_S, Losses
 from segmentation_node.ros.worker import Timings, Worker
+from segmentation_node.transport import reliable_camera
 
 #: Without a frame for this long the stream counts as silent.
 SILENCE_S = 5.0
@@ -19,6 +22,11 @@ class Health:
     """What the status tells beyond counts; survives the swap of a model."""
 
     accounts: Accounts = field(default_factory=Accounts)
+    losses: Losses = field(default_factory=Losses)
+    #: Complaint about frames that are lost in transport; empty while few are.
+    losing: str = ''
+    #: What ends that; empty as well.
+    remedy: str = ''
     last_error: str = ''
     refused: str = ''
     active_since_s: float = 0.0
@@ -29,14 +37,33 @@ class Health:
         """Keep why a transition failed, until one succeeds."""
         self.last_error = self.refused = reason
 
-    def status(self, name: str, state: str, worker: Worker | None) -> DiagnosticStatus:
-        """The status now; problems since the last call make it a warning."""
+    def lose(self, topic: str, count: int) -> None:
+        """Count frames that were lost on their way from a camera."""
+        self.accounts.lose(count)
+        self.losses.add(topic, count)
+
+    def status(
+        self,
+        name: str,
+        state: str,
+        worker: Worker | None,
+        remedy_of: Callable[[str], str] = reliable_camera,
+    ) -> DiagnosticStatus:
+        """The status now; problems since the last call make it a warning.
+
+        Args:
+            name: of the node.
+            state: in its life cycle.
+            worker: what segments, None where no model is loaded.
+            remedy_of: gives the remedy for a topic whose frames are lost.
+        """
         counts = self.accounts.snapshot()
+        self._judge_losses(counts, remedy_of)
         level, message = self._verdict(state, counts)
         values = {'state': state, **counts}
         if worker is not None:
             values |= _model_values(worker) | _timing_values(worker.timings)
-        values['last_error'] = self.last_error
+        values |= {'last_error': self.last_error, 'remedy': self.remedy}
         return DiagnosticStatus(
             level=level,
             name=name,
@@ -44,6 +71,17 @@ class Health:
             hardware_id='',
             values=[KeyValue(key=k, value=str(v)) for k, v in values.items()],
         )
+
+    def _judge_losses(self, counts: dict[str, int], remedy_of: Callable[[str], str]) -> None:
+        arrived = counts['received'] + counts['in_flight']
+        recent = self.losses.recent(time.monotonic(), arrived)
+        self.losing = self.remedy = ''
+        if recent.excessive:
+            self.losing = (
+                f'{recent.lost} of {recent.sent} frames sent in {RECENT_S:.0f} s were lost in '
+                f'transport, most of them on {recent.topic}; see remedy'
+            )
+            self.remedy = remedy_of(recent.topic)
 
     def _verdict(self, state: str, counts: dict[str, int]) -> tuple[bytes, str]:
         troubled = counts['malformed'] + counts['failed']
@@ -56,6 +94,8 @@ class Health:
             return DiagnosticStatus.WARN, f'{state} ...'
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} frames went wrong: {self.last_error}'
+        if self.losing:
+            return DiagnosticStatus.WARN, self.losing
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'

@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
+from copy import copy
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
+from segmentation_node.ros.camera_subscription import CameraSubscription
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.executor import GroupsExecutor
 from segmentation_node.ros.logging import forward_log
@@ -36,12 +38,15 @@ from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.worker import Worker
+from segmentation_node.transport import reliable_camera
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
 
-#: Best effort matches every publisher; one message deep, since only the newest is of use.
-CAMERA_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+#: Best effort matches every publisher; calibrations are small enough to arrive.
+CAMERA_INFO_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+#: How often cameras are looked at, beside the events of the middleware that tell of them.
+FOLLOW_PERIOD_S = 1.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 #: States in and after a transition, as the life cycle calls them.
@@ -98,7 +103,8 @@ class SegmentationNode(LifecycleNode):
         self._worker: Worker | None = None
         self._outputs: dict[str, CameraOutputs] = {}
         self._label_info: LabelInfoOutput | None = None
-        self._inputs: list[Subscription] = []
+        self._cameras: list[CameraSubscription] = []
+        self._camera_infos: list[Subscription] = []
         # Held while a frame is taken in and while what it needs is taken down.
         self._intake = threading.Lock()
         self._rates: dict[str, RateLimit] = {}
@@ -111,6 +117,7 @@ class SegmentationNode(LifecycleNode):
         # On the steady clock: simulated time may stand still, or never come.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(1.0, self._diagnose, self.diagnostics, steady)
+        self.create_timer(FOLLOW_PERIOD_S, self._follow_cameras, self.frames, steady)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
 
@@ -155,11 +162,15 @@ class SegmentationNode(LifecycleNode):
     @_reported
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Subscribe to the cameras."""
-        for camera in self._values.cameras:
-            self._rates[camera] = RateLimit()
-            self._subscribe(camera)
+        try:
+            for camera in self._values.cameras:
+                self._rates[camera] = RateLimit()
+                self._subscribe(camera)
+        except SettingError:
+            self._unsubscribe()
+            raise
         self.health.active_since_s = time.monotonic()
-        listening = ', '.join(s.topic_name for s in self._inputs if s.msg_type is not CameraInfo)
+        listening = ', '.join(camera.topic for camera in self._cameras)
         self.get_logger().info(f'active, listening to {listening}')
         return super().on_activate(state)
 
@@ -194,29 +205,41 @@ class SegmentationNode(LifecycleNode):
         if self._values.image_transport == 'compressed':
             # As image_transport does: the transport's name follows the topic after remapping.
             kind, suffix = CompressedImage, topics.COMPRESSED_SUFFIX
-        image = self.resolve_topic_name(f'{camera}/{topics.IMAGE}'.lstrip('/'))
+        image = self.resolve_topic_name(f'{camera}/{topics.IMAGE}'.lstrip('/')) + suffix
         camera_info = self.resolve_topic_name(f'{camera}/{topics.CAMERA_INFO}'.lstrip('/'))
-        relay = partial(self._on_camera_info, camera)
-        for type_, topic, callback in (
-            (kind, image + suffix, partial(self._on_image, camera)),
-            (CameraInfo, camera_info, relay),
-        ):
-            self._inputs.append(
-                self.create_subscription(
-                    type_,
-                    topic,
-                    callback,
-                    CAMERA_QOS,
-                    callback_group=self.frames,
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                )
+        self._camera_infos.append(
+            self.create_subscription(
+                CameraInfo,
+                camera_info,
+                partial(self._on_camera_info, camera),
+                copy(CAMERA_INFO_QOS),  # rclpy writes overrides into it
+                callback_group=self.frames,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
+        )
+        self._cameras.append(
+            CameraSubscription(
+                self,
+                kind,
+                image,
+                on_image=partial(self._on_image, camera),
+                on_lost=partial(self.health.lose, image),
+                group=self.frames,
+                lock=self._intake,
+            )
+        )
 
     def _unsubscribe(self) -> None:
         with self._intake:
-            for subscription in self._inputs:
+            for camera in self._cameras:
+                camera.close()
+            for subscription in self._camera_infos:
                 self.destroy_subscription(subscription)
-            self._inputs = []
+            self._cameras, self._camera_infos = [], []
+
+    def _follow_cameras(self) -> None:
+        for camera in self._cameras:
+            camera.follow()
 
     def _release(self) -> None:
         self._unsubscribe()
@@ -247,7 +270,7 @@ class SegmentationNode(LifecycleNode):
     def _on_image(self, camera: str, message: Any) -> None:
         with self._intake:
             worker, accounts = self._worker, self.health.accounts
-            if worker is None or not self._inputs:
+            if worker is None or not self._camera_infos:
                 return  # it came while the node was being taken down
             now_s = time.monotonic()
             self.health.last_arrival_s = now_s
@@ -261,7 +284,7 @@ class SegmentationNode(LifecycleNode):
 
     def _on_camera_info(self, camera: str, message: CameraInfo) -> None:
         with self._intake:
-            if self._inputs:
+            if self._camera_infos:
                 self._outputs[camera].camera_info.publish(message)
 
     def _latency_ms(self, message: Any) -> float:
@@ -313,11 +336,21 @@ class SegmentationNode(LifecycleNode):
         worker = self._worker
         if worker is not None and worker.failure is not None:
             raise worker.failure
-        status = self.health.status(self.get_fully_qualified_name(), self._state, worker)
+        was_losing = self.health.losing
+        status = self.health.status(
+            self.get_fully_qualified_name(), self._state, worker, self._remedy_of
+        )
+        if self.health.losing and not was_losing:
+            self.get_logger().warning(f'{self.health.losing}:\n{self.health.remedy}')
         stamp = self.get_clock().now().to_msg()
         message = DiagnosticArray(status=[status])
         message.header.stamp = stamp
         self._status_publisher.publish(message)
+
+    def _remedy_of(self, topic: str) -> str:
+        """Remedy for frames that are lost between a camera and the node."""
+        camera = next((camera for camera in self._cameras if camera.topic == topic), None)
+        return reliable_camera(topic) if camera is None else camera.remedy
 
 
 def load_segmenter(

@@ -21,7 +21,8 @@ from segmentation_node import markdown, topics
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.outputs import OUTPUTS, Output
-from segmentation_node.ros.node import CAMERA_QOS
+from segmentation_node.ros.camera_subscription import DEPTH
+from segmentation_node.ros.node import CAMERA_INFO_QOS
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.ros.parameters import Parameters
 
@@ -85,12 +86,13 @@ def model_table() -> str:
 
 def topic_rows() -> list[TopicRow]:
     """All topics, the subscribed ones first."""
-    camera, mask, latched = map(_qos_words, (CAMERA_QOS, MASK_QOS, LATCHED_QOS))
+    info, mask, latched = map(_qos_words, (CAMERA_INFO_QOS, MASK_QOS, LATCHED_QOS))
+    camera = f'as reliable as the camera, depth {DEPTH}'
     compressed = topics.IMAGE + topics.COMPRESSED_SUFFIX
     return [
         TopicRow(topics.IMAGE, IMAGE, camera, 'in: the camera'),
         TopicRow(compressed, COMPRESSED_IMAGE, camera, 'in, instead, with `image_transport`'),
-        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, camera, 'in, optional: its calibration'),
+        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'in, optional: its calibration'),
         *(_picture_row(output, mask) for output in OUTPUTS.values()),
         TopicRow(
             f'~/{topics.CAMERA_INFO}', CAMERA_INFO, mask,

@@ -21,6 +21,7 @@ from rclpy.qos import (
     QoSProfile,
     QoSReliabilityPolicy,
 )
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
@@ -162,7 +163,12 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
             f'{", ".join(topic.name for topic in topics)}'
         )
     publishers = {
-        topic: node.create_publisher(kind, remap.get(topic.name, topic.name), publisher_qos(topic))
+        topic: node.create_publisher(
+            kind,
+            remap.get(topic.name, topic.name),
+            publisher_qos(topic),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
         for topic, kind in topics.items()
     }
     if args.wait_for_subscribers is not None:
