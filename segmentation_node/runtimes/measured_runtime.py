@@ -166,7 +166,10 @@ class MeasuredRuntime:
     def _compile(self, candidate: Candidate, image_rgb: Bytes) -> bool:
         """Make a candidate ready for an image; false where it cannot run here."""
         try:
-            if candidate not in self._opened:
+            if candidate in self._opened:
+                with self._turn:
+                    self._opened[candidate].forward(image_rgb)
+            else:
                 runtime = self._open(candidate)
                 runtime.forward(image_rgb)
                 self._opened[candidate] = runtime
