@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
 CPU_INFO: Final = Path('/proc/cpuinfo')
@@ -19,6 +20,19 @@ TELLING_FLAGS: Final = (
     'amx_tile', 'amx_bf16', 'amx_int8', 'amx_fp16', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni',
     'avx512f', 'avx_vnni', 'avx2', 'asimd', 'sve', 'bf16', 'i8mm',
 )  # fmt: skip
+#: Instruction sets by their names, the newest first, which says that the others are there as well.
+_EXTENSIONS: Final = MappingProxyType(
+    {
+        'AMX': 'amx_tile',
+        'AVX-512 with VNNI and BF16': 'avx512_bf16',
+        'AVX-512 with VNNI': 'avx512_vnni',
+        'AVX-512': 'avx512f',
+        'AVX2 with VNNI': 'avx_vnni',
+        'AVX2': 'avx2',
+    }
+)
+#: Limits the instruction sets of oneDNN, which computes the networks of OpenVINO and of torch.
+_ISA_LIMIT: Final = 'ONEDNN_MAX_CPU_ISA'
 LIBRARIES: Final = (
     'segmentation_node', 'torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu', 'transformers',
     'segmentation-models-pytorch', 'numpy', 'opencv-python-headless', 'ros-rclpy', 'ros-fastrtps',
@@ -39,11 +53,12 @@ class Machine:
     libraries: dict[str, str]
     #: OMP_NUM_THREADS where it is set: how many cores torch may use.
     threads: str
+    #: ONEDNN_MAX_CPU_ISA where it is set: the instruction sets that networks may use.
+    isa_limit: str = ''
 
     def line(self) -> str:
         """The machine in a line of text."""
-        # The newest of a kind of instructions says that the others are there as well.
-        extensions = [name for name in ('AMX', 'AVX-512', 'AVX2') if self._has(name)]
+        extensions = [name for name, flag in _EXTENSIONS.items() if flag in self.cpu_flags]
         parts = [
             f'{self.cores} cores of {self.cpu}' + (f' ({extensions[0]})' if extensions else ''),
             f'{self.memory_gb:.0f} GB',
@@ -55,11 +70,9 @@ class Machine:
         ]  # fmt: skip
         if self.threads:
             parts.append(f'OMP_NUM_THREADS={self.threads}')
+        if self.isa_limit:
+            parts.append(f'{_ISA_LIMIT}={self.isa_limit}')
         return '; '.join(parts)
-
-    def _has(self, extension: str) -> bool:
-        start = extension.lower().replace('-', '')
-        return any(flag.startswith(start) for flag in self.cpu_flags)
 
 
 def describe() -> Machine:
@@ -75,6 +88,7 @@ def describe() -> Machine:
         python=platform.python_version(),
         libraries=_versions(),
         threads=os.environ.get('OMP_NUM_THREADS', ''),
+        isa_limit=os.environ.get(_ISA_LIMIT, ''),
     )
 
 
@@ -89,7 +103,7 @@ def cpu_identity() -> dict[str, object]:
         'cpu': _cpu_value(text, 'model name') or platform.machine(),
         'flags': _cpu_flags(text),
         'cores': _cores(),
-        'limit': os.environ.get('ONEDNN_MAX_CPU_ISA', ''),
+        'limit': os.environ.get(_ISA_LIMIT, ''),
     }
 
 

@@ -9,6 +9,9 @@ from segmentation_node.paths import config_dir
 #: Names of the variable that holds the path of a profile: up to Jazzy, and since Kilted (which
 #: has Fast DDS 3).
 FASTRTPS, FASTDDS = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
+#: The variable that chooses transports without a profile.
+_BUILTIN_TRANSPORTS: Final = 'FASTDDS_BUILTIN_TRANSPORTS'
+_RMW: Final = 'rmw_fastrtps_cpp'
 _WITH_FASTRTPS: Final = ('humble', 'iron', 'jazzy')
 
 
@@ -18,6 +21,22 @@ def large_frames_environment() -> dict[str, str]:
     The profile's own comment says why.
     """
     return dict.fromkeys((FASTRTPS, FASTDDS), _profile('transport'))
+
+
+def give_own_frames_room() -> str:
+    """Let this process publish frames of several MB through shared memory, unless told otherwise.
+
+    What the sender has room for decides. Without it, masks larger than half a megabyte are cut up,
+    lost in part, and sent again. To be called before rclpy.init.
+
+    Returns:
+        the profile in use; empty where the user has chosen transports or another middleware.
+    """
+    chosen = any(name in os.environ for name in (FASTRTPS, FASTDDS, _BUILTIN_TRANSPORTS))
+    if chosen or os.environ.get('RMW_IMPLEMENTATION', _RMW) != _RMW:
+        return ''
+    os.environ.update(large_frames_environment())
+    return _profile('transport')
 
 
 def local_environment(large_frames: bool) -> dict[str, str]:

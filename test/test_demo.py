@@ -2,7 +2,6 @@
 """The demo as a newcomer runs it: real processes, real DDS, a small street."""
 
 import os
-import platform
 import re
 import signal
 import socket
@@ -28,9 +27,11 @@ from segmentation_node.demo import __main__ as demo_command_line
 from segmentation_node.demo import results
 from segmentation_node.demo.contact_sheet import SheetRow, draw_contact_sheet
 from segmentation_node.demo.domain import DOMAINS, unused_domain
+from segmentation_node.demo.footage import scenes_footage
 from segmentation_node.demo.lettering import shortened, width
 from segmentation_node.demo.processes import DemoError
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC, Recording
+from segmentation_node.demo.session import merge
 from segmentation_node.demo.video import TimedPicture, write_video
 from segmentation_node.image_files import decode_file
 from segmentation_node.labels import load_scheme
@@ -227,13 +228,6 @@ def test_recording_without_a_camera_image_has_nothing_to_show(tmp_path: Path) ->
         results.contact_sheet(Recording(bag, '/image'), 'A title', None)
 
 
-def test_machine_without_cpuinfo_is_described(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(results, 'CPU_INFO', tmp_path / 'cpuinfo')
-    assert f'{os.cpu_count()} cores, {platform.machine()}; Python' in results.machine()
-
-
 @pytest.fixture
 def running(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo with much to do, as soon as its node is there."""
@@ -328,3 +322,75 @@ def test_used_domain_is_avoided() -> None:
         other = unused_domain()
     assert other != domain
     assert other in DOMAINS
+
+
+def test_frames_and_masks_become_one_bag_in_order(tmp_path: Path) -> None:
+    footage = scenes_footage(3, (128, 64), tmp_path, 10.0)
+    footage.prepare(lambda: None)
+    with open_bag(footage.bag) as bag:
+        stamps_ns = [m.stamp_ns for m in bag.messages([footage.camera.name])]
+    sent_ns = [10**18 + 10**8 * index for index in range(3)]
+    (tmp_path / 'sent.tsv').write_text(
+        ''.join(f'/image\t{a}\t{b}\n' for a, b in zip(stamps_ns, sent_ns, strict=True))
+    )
+    label = messages.known_topic(LABEL_TOPIC, messages.IMAGE, RELIABLE)
+    with BagWriter(tmp_path / 'masks.mcap') as writer:
+        for time_ns in sent_ns:
+            writer.write(label, time_ns + 50, b'mask', time_ns + 40)
+    merge(footage, tmp_path / 'sent.tsv', tmp_path / 'masks.mcap', tmp_path / 'all.mcap')
+    with open_bag(tmp_path / 'all.mcap') as bag:
+        found = [(m.topic.name, m.stamp_ns, m.sent_ns) for m in bag.messages()]
+    images = [(stamp, sent) for name, stamp, sent in found if name == footage.camera.name]
+    masks = [(stamp, sent) for name, stamp, sent in found if name == LABEL_TOPIC]
+    assert images == [(time_ns, time_ns) for time_ns in sent_ns]
+    assert masks == [(time_ns + 50, time_ns + 40) for time_ns in sent_ns]
+    assert [stamp for _, stamp, _ in found] == sorted(stamp for _, stamp, _ in found)
+    truth = {topic.name for topic in footage.truth}
+    assert truth <= {name for name, *_ in found}
+
+
+#: Libraries that a bundled model needs on no CPU.
+HEAVY = (
+    'torch', 'torchvision', 'transformers', 'timm', 'scipy', 'segmentation_models_pytorch',
+    'huggingface_hub', 'safetensors', 'onnxruntime', 'nncf',
+)  # fmt: skip
+
+
+@pytest.fixture
+def without_torch(tmp_path: Path) -> dict[str, str]:
+    """Environment in which none of the heavy libraries can be imported."""
+    folder = tmp_path / 'absent'
+    folder.mkdir()
+    for name in HEAVY:
+        text = f'raise ModuleNotFoundError("No module named {name!r}", name={name!r})\n'
+        (folder / f'{name}.py').write_text(text, encoding='utf-8')
+    return {**os.environ, 'PYTHONPATH': str(folder), 'XDG_CACHE_HOME': str(tmp_path / 'cold')}
+
+
+@pytest.mark.parametrize('model', ['deeplabv3plus', 'mask2former', 'unet'])
+def test_the_demo_runs_without_torch(
+    model: str, tmp_path: Path, without_torch: dict[str, str]
+) -> None:
+    command = [
+        sys.executable, '-m', 'segmentation_node.demo', '--model', model, '--frames', '10',
+        '--size', '256x128', '--output', str(tmp_path / 'out'),
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=without_torch, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        timeout=PATIENCE_S,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert f'{model} (cityscapes8) on openvino, cpu' in done.stdout
+    assert (tmp_path / 'out/contact_sheet.png').is_file()
+
+
+def test_bag_tools_run_without_torch(tmp_path: Path, without_torch: dict[str, str]) -> None:
+    footage = scenes_footage(2, (128, 64), tmp_path, 10.0)
+    footage.prepare(lambda: None)
+    output = tmp_path / 'segmented.mcap'
+    for command in (
+        ['segment_bag', str(footage.bag), '--output', str(output), '--quiet'],
+        ['score_bag', str(output)],
+    ):
+        path = str(Path(sys.executable).parent / command[0])
+        subprocess.run([path, *command[1:]], env=without_torch, check=True, timeout=PATIENCE_S)

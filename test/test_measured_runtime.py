@@ -109,7 +109,9 @@ def test_a_choice_is_remembered(
 
     def run() -> tuple[list[Candidate], str]:
         opened: list[Candidate] = []
-        runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True)
+        runtime = MeasuredRuntime(
+            [FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True
+        )
         runtime.decide(batch)
         runtime.wait()
         runtime.decide(batch)

@@ -153,6 +153,19 @@ def test_the_beginning_can_be_left_out_but_for_what_is_latched(
     ]
 
 
+def test_when_messages_were_sent_is_written_down(tmp_path: Path, probe: Probe) -> None:
+    bag = write_camera_bag(tmp_path / 'bag.mcap', frames=3)
+    before_ns = time.time_ns()
+    replay = Replay(bag, '--topics', '/image', '--rate', 10, '--log', tmp_path / 'sent.tsv')
+    assert replay.ended()[0] == 0
+    lines = (tmp_path / 'sent.tsv').read_text(encoding='utf-8').splitlines()
+    names, stamps_ns, sent_ns = zip(*(line.split('\t') for line in lines), strict=True)
+    assert set(names) == {'/image'}
+    assert [int(of) for of in stamps_ns] == [stamp_ns(index) for index in range(3)]
+    times_ns = [before_ns, *map(int, sent_ns), time.time_ns()]
+    assert times_ns == sorted(times_ns)
+
+
 def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,7 +181,7 @@ def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
                 sleep(1.0 if message.stamp_ns < stamp_ns(5) else 0.0)
                 yield message
 
-    fake_time = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep)
+    fake_time = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep, time_ns=time.time_ns)
     monkeypatch.setattr(replay_bag, 'time', fake_time)
     publisher: Any = SimpleNamespace(publish=lambda _: published_s.append(now_s))
     with open_bag(write_camera_bag(tmp_path / 'bag.mcap', frames=8)) as bag:

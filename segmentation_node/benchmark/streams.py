@@ -26,6 +26,8 @@ START_PATIENCE_S: Final = 900.0
 STALL_PATIENCE_S: Final = 300.0
 #: After the first mask of each camera, before counting begins.
 WARM_UP_MASKS: Final = 2
+#: Names of the nodes' processes begin so.
+NODE: Final = 'node'
 SECOND_NS: Final = 10**9
 #: What the subscriber takes of each node: what both of them publish.
 OUTPUTS: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY)
@@ -98,10 +100,11 @@ class Run:
         self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
         self._environment = {
             **environment_of(domain_id),
-            **local_environment(large_frames=setup.transport == PROFILE),
             'ROS_LOG_DIR': str((log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
+        #: Of all processes but our node, which has a profile of its own.
+        self._profile = local_environment(large_frames=setup.transport == PROFILE)
         self._stack = ExitStack()
         self._times = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / 'times.json'
         self._nodes: list[Child] = []
@@ -114,7 +117,7 @@ class Run:
             self._wait('camera and subscriber', self._up, START_PATIENCE_S)
             self.started_ns = time.monotonic_ns()
             self._nodes = [
-                self._child(f'node{i}', command)
+                self._child(f'{NODE}{i}', command)
                 for i, command in enumerate(node_commands(self._setup))
             ]
         except BaseException:
@@ -127,7 +130,9 @@ class Run:
 
     def _child(self, name: str, command: Sequence[str], reports: bool = False) -> Child:
         log = self._log / f'{name}.log'
-        return self._stack.enter_context(Child(name, command, log, self._environment, reports))
+        ours = name.startswith(NODE) and not self._setup.variant.is_common
+        environment = {**self._environment, **({} if ours else self._profile)}
+        return self._stack.enter_context(Child(name, command, log, environment, reports))
 
     def _camera_command(self) -> list[str]:
         names = [f'/{camera_name(i)}/{topics.IMAGE}' for i in range(self._setup.cameras)]

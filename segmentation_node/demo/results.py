@@ -2,13 +2,9 @@
 """What the demo has to show: table, contact sheet, video."""
 
 import math
-import os
-import platform
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -23,9 +19,9 @@ from segmentation_node.demo.recording import Recording
 from segmentation_node.demo.video import write_video
 from segmentation_node.frames import FATES
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.machine import describe
 
 ROWS: Final = 5
-CPU_INFO: Final = Path('/proc/cpuinfo')
 NAME_WIDTH: Final = 24
 #: What the fates of frames mean, where it is not plain from the name.
 MEANING: Final = MappingProxyType(
@@ -95,7 +91,7 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
     lines = [
         _line('model', outcome.model),
         _line('footage', outcome.footage.title),
-        _line('machine', machine()),
+        _line('machine', describe().line()),
         _line('frames sent', outcome.sent),
         *_fates(outcome),
     ]
@@ -109,17 +105,6 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
     ]
     lines += _scores(scores) if scores is not None else [_line('IoU', '-', recording.no_truth)]
     return '\n'.join(lines)
-
-
-def machine() -> str:
-    """What kind of machine this is, without which its figures mean nothing."""
-    # Linux alone has the file, and names the model in it on some processors only.
-    text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
-    name = re.search(r'^model name\s*: (.+)$', text, re.MULTILINE)
-    return (
-        f'{os.cpu_count()} cores, {name[1] if name else platform.machine()}; '
-        f'Python {platform.python_version()}, torch {metadata.version("torch")}'
-    )
 
 
 def _fates(outcome: Outcome) -> Iterator[str]:

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Node, recorder and replay, each a process of its own in a ROS graph of their own."""
 
+import heapq
 import json
 import sys
-from collections.abc import Mapping
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, suppress
+from operator import attrgetter
 from pathlib import Path
 from typing import Final
 
@@ -13,8 +16,9 @@ from tqdm import tqdm
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import LATCHED
-from segmentation_node.bags.reader import open_bag
-from segmentation_node.bags.topic import Topic
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.writer import BagWriter
 from segmentation_node.demo.domain import environment_of
 from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import Child, DemoError, wait_for
@@ -60,19 +64,24 @@ class Session:
         self._footage, self._model = footage, model
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
+        #: What the node published, and when the frames were sent; together they become the bag.
+        self._masks, self._sent = output / 'work' / 'masks.mcap', output / 'work' / 'sent.tsv'
         self.environment = {
             **environment_of(domain_id),
-            **local_environment(large_frames),
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
+        #: Of the processes around the node, which has a profile of its own.
+        self._profile = local_environment(large_frames)
         self._stack = ExitStack()
 
     def __enter__(self) -> 'Session':
         """Start node and recorder; ready or not, they are there."""
         try:
-            self._recorder = self._child('recorder', self._recorder_command(), reports=True)
-            self.node = self._child('the node', self._node_command())
+            self._recorder = self._child(
+                'recorder', self._recorder_command(), self._profile, reports=True
+            )
+            self.node = self._child('the node', self._node_command(), {})
         except BaseException:
             self._stack.close()
             raise
@@ -82,10 +91,15 @@ class Session:
         self._stack.close()
         if error is None and self._recorder.exit_status != 0:
             raise self._recorder.failure()
+        if error is None:
+            merge(self._footage, self._sent, self._masks, self.bag)
 
-    def _child(self, name: str, command: list[str], reports: bool = False) -> Child:
+    def _child(
+        self, name: str, command: list[str], profile: dict[str, str], reports: bool = False
+    ) -> Child:
         log = self._log / f'{name.rpartition(" ")[2]}.log'
-        return self._stack.enter_context(Child(name, command, log, self.environment, reports))
+        environment = {**self.environment, **profile}
+        return self._stack.enter_context(Child(name, command, log, environment, reports))
 
     def _node_command(self) -> list[str]:
         camera = self._footage.camera.name
@@ -106,14 +120,12 @@ class Session:
 
     def _recorder_command(self) -> list[str]:
         recorded = [
-            self._footage.camera,
-            *self._footage.truth,
             Topic(LABEL_TOPIC, messages.IMAGE),
             Topic(OVERLAY_TOPIC, messages.IMAGE),
             Topic(LABEL_INFO_TOPIC, messages.STRING, qos=(LATCHED,)),
             Topic(topics.DIAGNOSTICS, messages.DIAGNOSTIC_ARRAY),
         ]
-        command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self.bag)]
+        command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self._masks)]
         for topic in recorded:
             command += ['--topic', topic.name, topic.msgtype, _word(topic)]
         return command
@@ -153,7 +165,7 @@ class Session:
         """Replay the bag in real time and wait until the node is done with it."""
         with open_bag(self._footage.bag) as bag:
             sent = bag.counts[self._footage.camera]
-        replay = self._child('replay', self._replay_command())
+        replay = self._child('replay', self._replay_command(), self._profile)
         with tqdm(total=sent, desc='masks', unit='', disable=None) as progress:
 
             def ended() -> bool:
@@ -166,7 +178,7 @@ class Session:
             wait_for(ended, STALL_PATIENCE_S, lambda: DemoError(
                 f'the replay has sent nothing for {STALL_PATIENCE_S:.0f} s; its own words:\n'
                 f'{replay.log_text()}'
-            ), sign_of_life=lambda: self._recorded(self._footage.camera.name))  # fmt: skip
+            ), sign_of_life=lambda: self.status.get('received'))  # fmt: skip
             status = self._settle(sent)
             progress.update(self._recorded(LABEL_TOPIC) - progress.n)
         return Outcome(self._footage, self.bag, sent, status)
@@ -201,27 +213,52 @@ class Session:
         return int(self._recorder.report.get('recorded', {}).get(topic, 0))
 
     def _replay_command(self) -> list[str]:
-        played = (self._footage.camera, *self._footage.truth)
-        names = [topic.name for topic in played]
-        # The camera once more, for it is to have two subscribers: the recorder and the node.
-        awaited = [self._footage.camera.name, *names]
+        camera = self._footage.camera
         return [
             sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
-            '--topics', *names, '--wait-for-subscribers', *awaited,
-            '--delay', str(MATCH_S), '--clock', '--quiet', '--ros-args',
-            # Whatever the camera of the bag offered: what is recorded is to be complete.
-            *(word for topic in played for word in _reliable(topic)),
+            '--topics', camera.name, '--wait-for-subscribers', camera.name,
+            '--delay', str(MATCH_S), '--clock', '--quiet', '--log', str(self._sent),
+            # Whatever the camera of the bag offered: no frame is to be lost.
+            '--ros-args', '-p', f'qos_overrides.{camera.name}.publisher.reliability:=reliable',
         ]  # fmt: skip
+
+
+def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
+    """Write camera, truth and masks into one bag, in the order of their times.
+
+    The camera is not recorded while the node works: a second subscriber to large frames would
+    slow down both.
+
+    Args:
+        footage: the bag that was replayed.
+        sent: when its messages were sent, as `replay_bag --log` writes it.
+        masks: bag of what the node published.
+        output: bag to write.
+    """
+    rows = [line.split('\t') for line in sent.read_text(encoding='utf-8').splitlines()]
+    sent_ns = {int(stamp_ns): int(time_ns) for _, stamp_ns, time_ns in rows}
+    stamps_ns = sorted(sent_ns)
+
+    def replayed(bag: Bag) -> Iterator[RawMessage]:
+        names = [topic.name for topic in (footage.camera, *footage.truth)]
+        for message in bag.messages(names):
+            # The truth goes with the frame before it.
+            index = max(0, bisect_right(stamps_ns, message.stamp_ns) - 1)
+            time_ns = sent_ns[stamps_ns[index]]
+            yield message._replace(stamp_ns=time_ns, sent_ns=time_ns)
+
+    with (
+        open_bag(footage.bag) as bag,
+        open_bag(masks) as recorded,
+        BagWriter(output, overwrite=True) as writer,
+    ):
+        for message in heapq.merge(replayed(bag), recorded.messages(), key=attrgetter('stamp_ns')):
+            writer.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
 
 
 def _known(status: Mapping[str, str]) -> int:
     """Frames that the node received or knows to be lost."""
     return int(status['received']) + int(status['lost'])
-
-
-def _reliable(topic: Topic) -> tuple[str, str]:
-    """ROS arguments that make a publisher of the topic reliable."""
-    return '-p', f'qos_overrides.{topic.name}.publisher.reliability:=reliable'
 
 
 def _word(topic: Topic) -> str:

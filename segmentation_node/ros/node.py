@@ -38,7 +38,7 @@ from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.worker import Worker
-from segmentation_node.transport import reliable_camera
+from segmentation_node.transport import give_own_frames_room, reliable_camera
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
@@ -382,6 +382,7 @@ def load_segmenter(
 def main(args: list[str] | None = None) -> None:
     """Run the node until it is told to stop."""
     keep_freed_memory()
+    profile = give_own_frames_room()
     rclpy.init(args=args)
     try:
         node = SegmentationNode()
@@ -389,6 +390,8 @@ def main(args: list[str] | None = None) -> None:
         print(f'segmentation_node: {error}', file=sys.stderr)
         sys.exit(1)
     forward_log(node.get_logger())
+    if profile:
+        node.get_logger().info(f'masks leave by shared memory of their size ({profile})')
     executor = GroupsExecutor(node, [node.frames, node.diagnostics])
     try:
         executor.spin()

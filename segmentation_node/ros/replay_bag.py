@@ -8,7 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TextIO
 
 import rclpy
 from rclpy.duration import Duration
@@ -89,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
         '--wait-for-subscribers', nargs='*', type=topic_name, metavar='TOPIC',
         help='begin when these topics, as published, have a subscriber each, or as many as times '
         'the topic is named; any topic where none is named',
+    )  # fmt: skip
+    parser.add_argument(
+        '--log', type=Path, metavar='FILE',
+        help='write when each message was sent: lines of topic, time in the bag, and time of day, '
+        'in nanoseconds, with tabs between',
     )  # fmt: skip
     add_quiet_option(parser)
     return parser
@@ -175,7 +181,7 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
         wait_for_subscribers(publishers.values(), args.wait_for_subscribers, stop)
     sleep_until(time.monotonic() + args.delay, stop)
     player = Player(bag, publishers, args.rate, args.start_offset, stop, args.quiet)
-    with clock_publisher(node, args.clock, player.now_ns):
+    with clock_publisher(node, args.clock, player.now_ns), _log(args.log) as player.log:
         while player.play() and args.loop:
             pass
     for publisher in publishers.values():
@@ -285,6 +291,8 @@ class Player:
     ) -> None:
         self.published = 0
         self.max_late_s = 0.0
+        #: Where to write when messages were sent; None to keep no record.
+        self.log: TextIO | None = None
         self._bag = bag
         self._publishers = publishers
         self._rate = rate
@@ -333,9 +341,21 @@ class Player:
             sleep_until(due_s, self._stop)
         if self._stop():
             return
+        sent_ns = time.time_ns()
         self._publishers[message.topic].publish(message.cdr)
         self.published += 1
+        if self.log is not None:
+            self.log.write(f'{message.topic.name}\t{message.stamp_ns}\t{sent_ns}\n')
         self.max_late_s = max(self.max_late_s, time.monotonic() - due_s)
+
+
+@contextmanager
+def _log(path: Path | None) -> Iterator[TextIO | None]:
+    if path is None:
+        yield None
+        return
+    with path.open('w', encoding='utf-8') as stream:
+        yield stream
 
 
 @contextmanager

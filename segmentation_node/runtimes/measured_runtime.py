@@ -45,9 +45,9 @@ class MeasuredRuntime:
     """Runs the fastest of some candidates; a Runtime.
 
     A thread compiles the candidates and times all of them on the first image of a size. With
-    `aside` the first candidate runs images meanwhile, in turns with what is timed. The choice holds
-    for sizes of about as many pixels, and is cached for this CPU, this version of OpenVINO and this
-    checkpoint.
+    `aside` the first candidate runs images meanwhile, in turns with what is timed. The choice
+    holds for sizes of about as many pixels, and is cached for this CPU, this version of OpenVINO
+    and this checkpoint.
     """
 
     def __init__(
