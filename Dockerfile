@@ -4,12 +4,11 @@
 #   docker build -t segmentation_node .
 #   docker run -p 127.0.0.1:8000:8000 segmentation_node
 #
-# Without a GPU, give pip a place with smaller builds of torch: --build-arg PIP_EXTRA_INDEX_URL=...
+# For a GPU, hub models and checkpoints without graph files: --build-arg EXTRAS=ros,web,torch
 # ROS 2 from pip is for x86-64: elsewhere, build with --build-arg EXTRAS=web, without live view.
 FROM python:3.12-slim
 
 ARG EXTRAS=ros,web
-ARG PIP_EXTRA_INDEX_URL=
 
 ENV PYTHONUNBUFFERED=1
 

@@ -28,6 +28,7 @@ class StubSegmenter:
 
     #: Whether labels change in company.
     exact = True
+    runtime = 'torch'
 
     def __init__(self, model: str, **_settings: Any) -> None:
         if model == 'broken':
@@ -144,15 +145,17 @@ def test_what_is_called_back_is_not_run(stub: type[StubSegmenter]) -> None:
     runs.close()
 
 
+@pytest.mark.parametrize('runtime', ['auto', 'torch'])
 def test_labels_of_a_batch_are_those_of_its_images_alone(
-    tiny_checkpoint: Path, tiny_mask2former: Path
+    tiny_checkpoint: Path, tiny_mask2former: Path, runtime: str
 ) -> None:
     models = {'smp': str(tiny_checkpoint), 'mask2former': str(tiny_mask2former)}
-    runs = Batcher(Settings(models, device='cpu'), lambda _model, _images: None)
+    settings = Settings(models, runtime=runtime, device='cpu')
+    runs = Batcher(settings, lambda _model, _images: None)
     images = [blocks(seed=seed) for seed in range(6)]
     for name, folder in models.items():
         answers = [runs.submit(name, image) for image in images]
-        alone = Segmenter(folder, runtime='torch', device='cpu')
+        alone = Segmenter(folder, runtime=runtime, device='cpu')
         for image, answer in zip(images, answers, strict=True):
             expected = alone.segment([image])
             found = answer.result(PATIENCE_S)

@@ -187,7 +187,7 @@ def test_everything_can_be_done_by_keyboard(
     tab_to(page, 'tiny: labels')
     with page.expect_download() as download:
         page.keyboard.press('Enter')
-    expected = Segmenter(str(tiny_checkpoint), runtime='torch').segment([blocks(120, 200)])
+    expected = Segmenter(str(tiny_checkpoint)).segment([blocks(120, 200)])
     saved = Path(download.value.path()).read_bytes()
     assert np.array_equal(labels_of(saved), expected.labels[0])
     assert download.value.suggested_filename == 'tiny_label.png'

@@ -50,9 +50,7 @@ def client(models: dict[str, str]) -> Iterator[httpx.Client]:
 
 @pytest.fixture(scope='module')
 def segmenters(models: dict[str, str]) -> dict[str, Segmenter]:
-    return {
-        name: Segmenter(folder, runtime='torch', device='cpu') for name, folder in models.items()
-    }
+    return {name: Segmenter(folder, device='cpu') for name, folder in models.items()}
 
 
 def image_file(data: bytes) -> dict[str, bytes]:
@@ -117,9 +115,7 @@ def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
     assert all(model['curve'][-1]['mIoU'] > 0.5 for model in known)
     assert {result['model'] for result in found['results']} == set(names)
     for result in found['results']:
-        expected = (
-            Segmenter(result['model'], runtime='torch', device='cpu').segment([street]).labels[0]
-        )
+        expected = Segmenter(result['model'], device='cpu').segment([street]).labels[0]
         assert np.array_equal(labels_of(outputs_of(result)['label']), expected)
 
 

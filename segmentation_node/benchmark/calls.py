@@ -167,8 +167,9 @@ class Crew:
         return None if done is None else [folder / f'{i}.png' for i in range(len(images))]
 
 
-def default_of(model: str, device: str, log: Path) -> list[str]:
-    """Runtime and precision that `auto` stands for here; raises Unavailable."""
+def default_of(model: str, device: str, size_wh: tuple[int, int], log: Path) -> list[str]:
+    """Return runtime and precision that `auto` takes here for a size; raises Unavailable."""
     with Worker(Variant(model, AUTO, AUTO), device, log) as worker:
-        facts = worker.facts()
+        worker.facts()
+        facts = worker.ask('prepare', width=size_wh[0], height=size_wh[1])
     return [facts['runtime'], facts['precision']]

@@ -262,18 +262,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m segmentation_node.benchmark.report',
-        description='Make page and picture of a run of the benchmark anew.',
+        description='Write pages and pictures of runs of the benchmark again.',
     )
-    parser.add_argument('results', type=Path, help='results.json of a run')
+    parser.add_argument(
+        'results', type=Path, nargs='+',
+        help='results.json of a run; of several, such as on other CPUs, all go into the README',
+    )  # fmt: skip
     parser.add_argument('--readme', type=Path, metavar='FILE',
                         help='page with a place for the figures, to bring up to date')  # fmt: skip
     args = parser.parse_args(argv)
     try:
-        results = read_results(args.results)
-        written = write_pages(results, args.results.parent)
+        runs = {path: read_results(path) for path in args.results}
+        written = [
+            page for path, results in runs.items() for page in write_pages(results, path.parent)
+        ]
         if args.readme is not None:
             before = args.readme.read_text(encoding='utf-8')
-            after = markdown.with_content(before, CHAPTER, chapter(results))
+            chapters = '\n\n'.join(map(chapter, runs.values()))
+            after = markdown.with_content(before, CHAPTER, chapters)
             args.readme.write_text(after, encoding='utf-8')
             written.append(args.readme)
     except (SegmentationError, OSError) as error:

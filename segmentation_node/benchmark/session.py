@@ -6,7 +6,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Final
 
@@ -45,8 +45,23 @@ OVERLOAD: Final = 1.5
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured: sizes, turns, seconds of a turn, frames, and masks at least."""
+    """How much is measured.
 
+    Args:
+        models: bundled names.
+        runtimes: what runs them, beside PyTorch in fp32 and the common usage; all where empty.
+        parts: some of PARTS.
+        sizes: (width, height) of the images.
+        rounds: turns of each.
+        seconds: of each turn.
+        frames: of each size.
+        labelled: frames of the labeled data to score; all where None.
+        masks: to count at least, in a stream.
+    """
+
+    models: tuple[str, ...]
+    runtimes: tuple[str, ...]
+    parts: tuple[str, ...]
     sizes: tuple[tuple[int, int], ...]
     rounds: int
     seconds: float
@@ -55,8 +70,15 @@ class Scale:
     masks: int
 
 
-FULL: Final = Scale(((1024, 512), (2048, 1024)), 5, 5.0, 6, None, 5)
-QUICK: Final = Scale(((256, 128),), 2, 0.5, 2, 4, 3)
+FULL: Final = Scale(
+    MODELS, (), PARTS, ((1024, 512), (2048, 1024)), rounds=5, seconds=5.0, frames=6,
+    labelled=None, masks=5,
+)  # fmt: skip
+#: Ends within three minutes on two cores.
+QUICK: Final = Scale(
+    MODELS[:1], ('openvino',), (NETWORK, SEGMENT, NODE), ((1024, 512),), rounds=1, seconds=2.0,
+    frames=2, labelled=4, masks=3,
+)  # fmt: skip
 
 
 def measurable(parts: Sequence[str]) -> tuple[set[str], str]:
@@ -74,17 +96,18 @@ class Session:
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
         preset = QUICK if args.quick else FULL
-        self._scale = Scale(
-            tuple(args.sizes or preset.sizes),
-            args.rounds or preset.rounds,
-            args.seconds or preset.seconds,
-            args.frames or preset.frames,
-            preset.labelled,
-            preset.masks,
+        self._scale = replace(
+            preset,
+            models=tuple(dict.fromkeys(args.model)) or preset.models,
+            runtimes=tuple(args.runtime) or preset.runtimes,
+            sizes=tuple(args.sizes or preset.sizes),
+            rounds=args.rounds or preset.rounds,
+            seconds=args.seconds or preset.seconds,
+            frames=args.frames or preset.frames,
         )
-        self._models = list(dict.fromkeys(args.model or MODELS))
+        self._models = self._scale.models
         self._work, self._log = args.output / 'work', args.output / 'log'
-        self._parts, self._note = measurable(args.only or PARTS)
+        self._parts, self._note = measurable(args.only or preset.parts)
 
     def run(self) -> Results:
         """Measure everything."""
@@ -95,7 +118,7 @@ class Session:
         results.settings['frames'] = sets[0].title
         data = self._labelled()
         for model in self._models:
-            variants = variants_of(model, self._args.runtime, self._args.precision)
+            variants = variants_of(model, self._scale.runtimes, self._args.precision)
             with Crew(variants, self._args.device, self._log) as crew:
                 self._call(model_title(model), crew, sets)
                 self._judge(crew, model, [*sets, data] if data is not None else sets)
@@ -134,7 +157,9 @@ class Session:
     def _ask_default(self, results: Results, model: str) -> None:
         name = model_title(model)
         try:
-            results.defaults[name] = default_of(model, self._args.device, self._log)
+            results.defaults[name] = default_of(
+                model, self._args.device, self._scale.sizes[0], self._log
+            )
         except Unavailable as reason:
             results.absent.append(Absent(name, 'auto', 'auto', 'calls', str(reason)))
 

@@ -34,29 +34,39 @@ class Held:
 
     def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
         self.label: Callable[[ImageRgb], LabelImage]
+        self._segmenter: Any = None  # its module takes seconds, and the common usage needs none
         if runtime == COMMON:
             from segmentation_node.benchmark.common_model import CommonModel
 
             common = CommonModel(model, device)
             self.label = common.labels
             self._run: dict[str, Callable[[ImageRgb], object]] = {SEGMENT: self.label}
-            self.facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
+            self._facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
             return
         from segmentation_node.memory import keep_freed_memory
         from segmentation_node.segmenter import Segmenter
 
         keep_freed_memory()  # as the node does
         segmenter = Segmenter(model, runtime=runtime, precision=precision, device=device)
+        self._segmenter = segmenter
         self.label = lambda image_rgb: segmenter.segment([image_rgb]).labels[0]
         self._run = {
             SEGMENT: self.label,
             NETWORK: lambda image_rgb: segmenter.forward([image_rgb]),
         }
-        self.facts = {
-            'runtime': segmenter.runtime,
-            'precision': segmenter.precision,
-            'device': segmenter.device,
-        }
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """Return what runs now, and where."""
+        if self._segmenter is None:
+            return self._facts
+        found = self._segmenter
+        return {'runtime': found.runtime, 'precision': found.precision, 'device': found.device}
+
+    def prepare_for(self, image_hw: tuple[int, int]) -> None:
+        """Get ready for a size of image; where nothing is prescribed, find the fastest runtime."""
+        if self._segmenter is not None:
+            self._segmenter.prepare(image_hw)
 
     def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
         """Calls to time, one after the other without end, warmed up."""
@@ -73,10 +83,16 @@ class Answers:
         self._held = held
         self._calls: dict[str, Iterator[Callable[[], object]]] = {}
         self._do: dict[str, Callable[..., dict[str, Any]]] = {
+            'prepare': self.prepare,
             'load': self.load,
             'time': self.time,
             'labels': self.labels,
         }
+
+    def prepare(self, width: int, height: int) -> dict[str, Any]:
+        """Get ready for a size of image; tells what runs it."""
+        self._held.prepare_for((height, width))
+        return self._held.facts
 
     def load(self, images: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
         """Read images, forget those before, and warm up."""

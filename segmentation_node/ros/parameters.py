@@ -51,7 +51,7 @@ class Parameters:
         DEFAULT_MODEL, 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
     )
     runtime: str = declared(
-        'auto', 'What runs the network; auto takes the fastest that is installed', RELOADS,
+        'auto', 'What runs the network; auto measures what is the fastest here', RELOADS,
         choices=RUNTIMES,
     )  # fmt: skip
     device: str = declared(
@@ -59,8 +59,8 @@ class Parameters:
     )
     precision: str = declared(
         'auto',
-        'Arithmetic of the network; auto takes the fastest that keeps the labels, and int8 where '
-        'the model was exported in it',
+        'Arithmetic of the network; auto measures which is the fastest of those that keep the '
+        'labels',
         RELOADS,
         choices=PRECISIONS,
     )  # fmt: skip

@@ -25,6 +25,7 @@ from segmentation_node.ros.camera_subscription import DEPTH
 from segmentation_node.ros.node import CAMERA_INFO_QOS
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.ros.parameters import Parameters
+from segmentation_node.runtimes.graph_files import GRAPHS_DIR, GraphInfo, info_file
 
 IMAGE: Final = 'sensor_msgs/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
@@ -78,7 +79,12 @@ def model_table() -> str:
     for name in bundled_models():
         known = Spec.read(locate(name) / SPEC_FILE).provenance
         scores = next(iter(known['metrics'].values()))
-        ious = {'mIoU': scores['miou'], **scores['class_iou']}
+        int8 = GraphInfo.read(info_file(locate(name) / GRAPHS_DIR / 'openvino-int8'))
+        ious = {
+            'mIoU': scores['miou'],
+            'mIoU in int8': int8.miou['int8'],
+            **scores['class_iou'],
+        }
         size = f'{known["parameters"] / 1e6:.1f} M'
         rows.append([f'`{name}`', size, *(f'{100 * iou:.1f}' for iou in ious.values())])
     return markdown.table(['model', 'parameters', *ious], rows)

@@ -16,6 +16,7 @@ from segmentation_node.geometry import Geometry
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.graph_files import load_graph
 from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
 #: What ONNX Runtime raises; these have no base of their own.
@@ -53,11 +54,17 @@ class OnnxRuntime(GraphRuntime):
     def _compile(self, geometry: Geometry) -> Forward:
         height, width = geometry.network_hw
         pixels = openvino.op.Parameter(openvino.Type.f32, openvino.Shape([1, 3, height, width]))
-        prepare = openvino.compile_model(
-            with_preprocessing(openvino.Model([pixels], [pixels]), geometry, self._preprocessing),
-            'CPU',
-            {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'},
-        ).create_infer_request()
+        prepare = (
+            core()
+            .compile_model(
+                with_preprocessing(
+                    openvino.Model([pixels], [pixels]), geometry, self._preprocessing
+                ),
+                'CPU',
+                {'INFERENCE_PRECISION_HINT': 'f32', 'PERFORMANCE_HINT': 'LATENCY'},
+            )
+            .create_infer_request()
+        )
         session = self._session
         name = session.get_inputs()[0].name
 

@@ -22,6 +22,7 @@ from segmentation_node.runtimes.graph_files import (
     load_graph,
 )
 from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
 #: OpenVINO's names of the precisions.
@@ -59,7 +60,6 @@ class OpenVinoRuntime(GraphRuntime):
         super().__init__(checkpoint, input_size)
         self.precision = precision
         self._kind = 'int8' if precision == 'int8' else 'float'
-        self._core = openvino.Core()
         supported = (*float_precisions(), 'int8')
         if precision not in supported:
             raise SettingError(
@@ -83,7 +83,7 @@ class OpenVinoRuntime(GraphRuntime):
         files = self._files or load_graph(self._checkpoint, 'openvino', self._kind)
         self._files = None
         try:
-            return self._core.read_model(files['graph.xml'], files['graph.bin'])
+            return core().read_model(files['graph.xml'], files['graph.bin'])
         except RuntimeError as error:
             raise CheckpointError(
                 f'{self._checkpoint.folder}: OpenVINO cannot read the graph of this checkpoint '
@@ -102,7 +102,7 @@ class OpenVinoRuntime(GraphRuntime):
             model = self._graph.clone()
             model.reshape({model.input(0): [1, 3, *geometry.network_hw]})
             model = with_preprocessing(model, geometry, self._preprocessing)
-            compiled = self._core.compile_model(model, 'CPU', self._config)
+            compiled = core().compile_model(model, 'CPU', self._config)
             stream = io.BytesIO()
             compiled.export_model(stream)
             _COMPILED.put(key, stream.getvalue())
@@ -119,7 +119,7 @@ class OpenVinoRuntime(GraphRuntime):
         if blob is None:
             return None
         try:
-            return self._core.import_model(blob, 'CPU', self._config)
+            return core().import_model(blob, 'CPU', self._config)
         except RuntimeError as error:  # of another build of the same version
             _log.warning('a compiled graph is made again (%s)', one_line(error))
             return None
@@ -141,5 +141,5 @@ def worthwhile_precisions(checkpoint: Checkpoint) -> list[str]:
 
 def float_precisions() -> list[str]:
     """Return the floating-point precisions that OpenVINO runs on this CPU, however slowly."""
-    capabilities = openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    capabilities = core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     return [precision for precision in _ELEMENT_TYPES if precision.upper() in capabilities]
