@@ -22,9 +22,13 @@ ROS = (
     'sensor_msgs_py', 'service_msgs', 'std_msgs', 'std_srvs', 'tf2_ros',
     'type_description_interfaces', 'unique_identifier_msgs', 'vision_msgs',
 )  # fmt: skip
-HEAVY = ('torch', 'torchvision', 'transformers', 'segmentation_models_pytorch', 'huggingface_hub')
+#: What the core does not require.
+HEAVY = (
+    'torch', 'torchvision', 'transformers', 'segmentation_models_pytorch', 'huggingface_hub',
+    'timm', 'scipy', 'safetensors', 'onnxruntime', 'nncf',
+)  # fmt: skip
 
-#: Imported by tools that answer before any network is needed.
+#: Run bundled models, or answer before any network is needed.
 LIGHT = (
     'checkpoint', 'choices', 'codec', 'decision', 'errors', 'frames', 'geometry', 'image_files',
     'labels', 'metrics', 'outputs', 'paths', 'rendering', 'runtimes', 'segmenter', 'topics',
@@ -108,10 +112,13 @@ def test_only_the_ros_room_imports_ros() -> None:
     assert failed == {}
 
 
-def test_what_answers_at_once_does_not_wait_for_torch() -> None:
+def test_what_runs_bundled_models_needs_no_torch() -> None:
     light = [f'segmentation_node.{name}' for name in LIGHT]
-    rooms = tuple(f'segmentation_node.{room}' for room in ('bags', 'benchmark', 'demo', 'scenes'))
+    rooms = tuple(
+        f'segmentation_node.{room}' for room in ('bags', 'benchmark', 'demo', 'scenes', 'web')
+    )
     light += [name for name in OUTSIDE if name.startswith(rooms) and name not in HOLDS_A_NETWORK]
+    light += ['segmentation_node.runtimes.openvino_runtime', 'segmentation_node.ros.node']
     failed = import_without([*light, 'segmentation_node.graph'], HEAVY)
     assert 'is blocked here' in failed.pop('segmentation_node.graph')
     assert failed == {}
