@@ -15,7 +15,7 @@ from test_segmenter import image
 
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.decision import Decided
-from segmentation_node.errors import SettingError
+from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.runtimes import measured_runtime
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.measured_runtime import MeasuredRuntime, choose
@@ -149,6 +149,16 @@ def test_without_aside_the_first_image_is_run_as_all_others(tiny_checkpoint: Pat
     assert runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))[0].labels[0, 0] == 0
 
 
+def test_images_that_cannot_be_run_are_not_measured_on(
+    tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    segmenter = Segmenter(str(tiny_checkpoint), device='cpu', input_size=(8, 8))
+    for _ in range(2):
+        with pytest.raises(ImageError, match='must be padded'):
+            segmenter.segment([np.zeros((2, 60000, 3), np.uint8)])
+    assert 'runtime auto' not in caplog.text
+
+
 def test_a_size_like_one_that_was_measured_is_not_measured(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,7 +166,7 @@ def test_a_size_like_one_that_was_measured_is_not_measured(
     runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None, aside=True)
     runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
     runtime.wait()
-    monkeypatch.setattr(MeasuredRuntime, '_choose', lambda *_: pytest.fail('measured again'))
+    monkeypatch.setattr(MeasuredRuntime, '_recall', lambda *_: pytest.fail('measured again'))
     runtime.decide(np.zeros((1, 60, 100, 3), np.uint8))
 
 

@@ -106,8 +106,15 @@ class MeasuredRuntime:
     def _for(self, images_rgb: Bytes) -> Runtime:
         size = _size_class(images_rgb)
         is_measuring = self._measuring is not None and self._measuring.is_alive()
-        if size not in self._chosen and not is_measuring:
-            self._choose(size, images_rgb[:1])
+        if size not in self._chosen and not is_measuring and not self._recall(size):
+            with self._turn:
+                # Raises for images that cannot be run at all, which nothing is measured on.
+                self._current.forward(images_rgb[:1])
+            image_rgb = images_rgb[:1].copy()
+            self._measuring = threading.Thread(
+                target=self._measure, args=(size, image_rgb), name='measure', daemon=True
+            )
+            self._measuring.start()
         if not self._aside:
             self.wait()
         chosen = self._chosen.get(size)
@@ -115,37 +122,30 @@ class MeasuredRuntime:
             self._current = self._opened[chosen]
         return self._current
 
-    def _choose(self, size: int, image_rgb: Bytes) -> None:
-        """Take the choice from the cache, or begin to measure."""
-        remembered = self._remembered(size)
-        if remembered is not None:
-            try:
-                self._opened.setdefault(remembered, self._open(remembered))
-            except SegmentationError as error:
-                _log.warning('the cached choice %s is out of date: %s', remembered, error)
-            else:
-                self._chosen[size] = remembered
-                return
-        self._measuring = threading.Thread(
-            target=self._measure, args=(size, image_rgb.copy()), name='measure', daemon=True
-        )
-        self._measuring.start()
-
-    def _remembered(self, size: int) -> Candidate | None:
+    def _recall(self, size: int) -> bool:
+        """Take the choice from the cache; false where there is none that works."""
         content = _CHOICES.get({**self._key, 'size': size})
         if content is None:
-            return None
+            return False
         found = json.loads(content)
         chosen = Candidate(**found['candidate'])
-        _log.info('runtime auto for %s: %s, measured before: %s', self._name, chosen,
-                  found['figures'])  # fmt: skip
-        return chosen
+        try:
+            if chosen not in self._opened:
+                self._opened[chosen] = self._open(chosen)
+        except SegmentationError as error:
+            _log.warning('the cached choice %s is out of date: %s', chosen, error)
+            return False
+        self._chosen[size] = chosen
+        _log.info('runtime auto for %s, as measured before: %s', self._name, found['figures'])
+        return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:
         """Time all candidates on an image and choose."""
         for candidate in self._candidates:
             self._compile(candidate, image_rgb)
         times = self._times([c for c in self._candidates if c in self._opened], image_rgb)
+        if not times:
+            return  # not even the first runs any more, and images say so
         chosen = choose(times)
         cores = int(str(cpu_identity()['cores']))
         if cores >= _MANY_CORES:

@@ -106,6 +106,7 @@ class OpenVinoRuntime(GraphRuntime):
             stream = io.BytesIO()
             compiled.export_model(stream)
             _COMPILED.put(key, stream.getvalue())
+        self._files = None  # read again for a size that is not in the cache
         run = compiled.create_infer_request()
 
         def forward(padded: Bytes) -> Scores:
