@@ -15,6 +15,7 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
 from segmentation_node.benchmark.results import Results, read_results
+from segmentation_node.benchmark.session import PARTS
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.image_files import decode_file
 from segmentation_node.ros.benchmark.camera import frame_id, times_of
@@ -48,7 +49,10 @@ def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     """Output folder and terminal of a run with two cameras."""
     output = tmp_path_factory.mktemp('benchmark') / 'output'
     done = subprocess.run(
-        command(tiny_checkpoint, output, '--cameras', '2', '--rounds', '1', '--seconds', '0.2'),
+        command(
+            tiny_checkpoint, output, '--sizes', '256x128', '--cameras', '2', '--rounds', '1',
+            '--seconds', '0.2', *(word for part in PARTS for word in ('--only', part)),
+        ),
         capture_output=True, text=True, timeout=PATIENCE_S,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
     )  # fmt: skip

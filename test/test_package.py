@@ -67,7 +67,9 @@ def test_manifest_and_setup_agree(project: dict[str, Any], manifest: ET.Element)
 
 def test_every_library_imported_is_required(project: dict[str, Any], manifest: ET.Element) -> None:
     extras = project['extras_require']
-    rooms = chain.from_iterable(extras[room] for room in ('ros', 'demo', 'int8', 'onnx', 'web'))
+    rooms = chain.from_iterable(
+        extras[room] for room in ('ros', 'demo', 'torch', 'int8', 'onnx', 'web')
+    )
     wanted = [*project['install_requires'], *rooms]
     required = {re.split(r'[\[<>=~! ]', line)[0].replace('_', '-').lower() for line in wanted}
     ros_packages = {element.text for element in manifest.iter('exec_depend')}
