@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the runtimes of graph files share: a graph compiled for each size of image."""
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -21,6 +22,8 @@ Forward: TypeAlias = Callable[[Bytes], Scores]
 
 #: Sizes of image that stay compiled, the newest by use.
 _COMPILED: Final = 4
+
+_log = logging.getLogger(__name__)
 
 
 class GraphRuntime(ABC):
@@ -60,7 +63,12 @@ class GraphRuntime(ABC):
         def compiled() -> tuple[Geometry, Forward]:
             geometry = Geometry.fit(image_hw, self._preprocessing.size_hw)
             geometry.check()
-            return geometry, self._compile(geometry)
+            forward = self._compile(geometry)
+            _log.info(
+                '%s: %s %s is ready for images of %d x %d', self._checkpoint.name, self.name,
+                self.precision, image_hw[1], image_hw[0],
+            )  # fmt: skip
+            return geometry, forward
 
         return self._compiled.get(image_hw, compiled)
 
