@@ -29,6 +29,14 @@ def share_dir() -> Path:
     )
 
 
+def with_extra(name: str) -> str:
+    """Return what `pip install` takes to add an extra of this package."""
+    source = share_dir()
+    if (source / 'setup.py').is_file():
+        return f"-e '{source}[{name}]'"
+    return f"'{PACKAGE}[{name}]'"
+
+
 def config_dir() -> Path:
     """Folder of parameter files, label schemes and profiles."""
     return share_dir() / 'config'

@@ -29,6 +29,8 @@ from segmentation_node.segmenter import Segmenter
 
 Image = npt.NDArray[np.uint8]
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture
 def cache(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -324,4 +326,4 @@ def test_a_missing_library_comes_with_its_command(tiny_checkpoint: Path, tmp_pat
     paths = {'PYTHONPATH': str(tmp_path), 'XDG_CACHE_HOME': str(tmp_path)}
     said = in_a_process(code, tiny_checkpoint, **paths)
     assert 'no graph files' in said
-    assert "pip install 'segmentation_node[torch]'" in said
+    assert f"pip install -e '{ROOT}[torch]'" in said

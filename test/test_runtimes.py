@@ -13,6 +13,8 @@ from segmentation_node.errors import SettingError
 from segmentation_node.runtimes import opening as runtimes
 from segmentation_node.segmenter import Segmenter
 
+ROOT = Path(__file__).parent.parent
+
 
 @pytest.fixture(autouse=True)
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,7 +51,7 @@ def test_a_gpu_without_torch_is_told(
     monkeypatch.setattr(runtimes, '_may_have_cuda', lambda: True)
     without(monkeypatch, 'torch')
     assert Segmenter(str(tiny_checkpoint)).runtime == 'openvino'
-    assert "pip install 'segmentation_node[torch]'" in caplog.text
+    assert f"pip install -e '{ROOT}[torch]'" in caplog.text
 
 
 def test_what_is_not_installed_is_named(

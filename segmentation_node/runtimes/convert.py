@@ -8,6 +8,7 @@ from pathlib import Path
 
 from segmentation_node.checkpoint import load_checkpoint
 from segmentation_node.errors import SegmentationError
+from segmentation_node.paths import with_extra
 from segmentation_node.runtimes.graph_files import BAD_CHECKPOINT, FILES, NOT_INSTALLED
 
 
@@ -23,7 +24,7 @@ def main() -> int:
     except ModuleNotFoundError as error:
         print(
             f'{folder} has no graph files, and converting it needs the package {error.name}, '
-            f"which is not installed; install it (pip install 'segmentation_node[torch]'"
+            f'which is not installed; install it (pip install {with_extra("torch")}'
             + (' onnx)' if format_ == 'onnx' else ')')
             + ', or export the model elsewhere with export_model'
         )

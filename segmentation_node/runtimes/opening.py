@@ -13,6 +13,7 @@ from typing import Final
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
+from segmentation_node.paths import with_extra
 from segmentation_node.runtimes.graph_files import exported_info
 from segmentation_node.runtimes.measured_runtime import MeasuredRuntime
 from segmentation_node.runtimes.runtime import Candidate, Runtime
@@ -33,7 +34,7 @@ class Kind:
     install: str
 
 
-_TORCH_EXTRA: Final = "'segmentation_node[torch]'"
+_TORCH_EXTRA: Final = with_extra('torch')
 KINDS: Final = MappingProxyType(
     {
         'torch': Kind('torch_runtime', 'TorchRuntime', 'torch', _TORCH_EXTRA),
