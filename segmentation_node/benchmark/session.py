@@ -45,7 +45,7 @@ OVERLOAD: Final = 1.5
 
 @dataclass(frozen=True)
 class Scale:
-    """How much is measured.
+    """Extent of a measurement.
 
     Args:
         models: bundled names.

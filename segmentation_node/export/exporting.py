@@ -5,7 +5,7 @@ import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
@@ -104,10 +104,11 @@ def export_model(request: Request, output: Path, *, quiet: bool = True) -> Itera
     with tempfile.TemporaryDirectory(prefix='.export.', dir=output.parent) as name:
         aside = Path(name, 'checkpoint')
         _copy(checkpoint, aside)
+        copied = replace(checkpoint, folder=aside)
         for precision in request.precisions:
             kind = 'int8' if precision == 'int8' else 'float'
-            info = work.export(kind, replace(checkpoint, folder=aside), output)
-            folder = graph_folder(replace(checkpoint, folder=aside), request.format, kind)
+            info = work.export(kind, copied, output)
+            folder = graph_folder(copied, request.format, kind)
             size = sum(path.stat().st_size for path in folder.iterdir())
             _put(folder, output, aside)
             yield Exported(kind, info, size)
@@ -115,10 +116,11 @@ def export_model(request: Request, output: Path, *, quiet: bool = True) -> Itera
 
 @dataclass
 class _Work:
+    """One request, with what its graphs share, computed once."""
+
     request: Request
     checkpoint: Checkpoint
     quiet: bool
-    _model: Any = field(default=None, init=False)
 
     @cached_property
     def _torch(self) -> Segmenter:
@@ -133,7 +135,7 @@ class _Work:
 
     @cached_property
     def judge(self) -> Judge:
-        """What labels are compared with."""
+        """Images, and the labels that are expected of them."""
         frames, scheme = self.request.truth, self.checkpoint.scheme
         if frames is None or frames.scheme is None:
             images = list(self.request.images[::_JUDGED_EVERY])
@@ -258,7 +260,7 @@ class _Work:
         return self.checkpoint.graph()
 
     def _pixels(self, image_rgb: ImageRgb) -> Any:
-        """What the network sees of an image, (1, 3, h, w) float32."""
+        """Prepare an image for the network, (1, 3, h, w) float32."""
         import torch
 
         geometry = self._graph.geometry(image_rgb.shape[:2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How good the labels of an exported graph are: like PyTorch's, and by the truth where known."""
+"""Quality of an exported graph: its labels against those of PyTorch, and against the truth."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -31,6 +31,7 @@ from segmentation_node.runtimes.cache import Cache
 GRAPHS_DIR: Final = 'graphs'
 #: Files of a graph by format; the first is the one to open.
 FILES: Final = {'openvino': ('graph.xml', 'graph.bin'), 'onnx': ('graph.onnx',)}
+_NAMES: Final = tuple(sorted(name for names in FILES.values() for name in names))
 #: Arithmetic that a graph is made for: `float` also serves bf16 and fp16.
 KINDS: Final = ('float', 'int8')
 #: Mean IoU that a graph may lose against PyTorch in fp32, where the truth is known.
@@ -169,10 +170,9 @@ def graph_digest(checkpoint: Checkpoint, format_: str, kind: str) -> str:
 
 def digests(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each graph file in a folder."""
-    names = sorted(name for files in FILES.values() for name in files)
     return {
         name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
-        for name in names
+        for name in _NAMES
         if (folder / name).is_file()
     }
 
@@ -180,7 +180,7 @@ def digests(folder: Path) -> dict[str, str]:
 def _read_exported(folder: Path, info: GraphInfo) -> Graph:
     graph = {}
     for name, digest in info.files.items():
-        if name not in {n for names in FILES.values() for n in names}:
+        if name not in _NAMES:
             raise CheckpointError(f'{info_file(folder)} names a file {name!r:.80}; export again')
         try:
             graph[name] = (folder / name).read_bytes()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the runtimes of graph files share: a graph compiled for each size of image."""
+"""Base of the runtimes of graph files: a graph is compiled for each size of image."""
 
 import logging
 from abc import ABC, abstractmethod
