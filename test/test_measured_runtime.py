@@ -124,6 +124,33 @@ def test_a_choice_is_remembered(
     assert run() == ([FP32, BF16, INT8], 'int8')
 
 
+def test_two_that_start_at_once_measure_once_and_agree(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measured_runtime, '_MANY_CORES', 10**6)
+    released = threading.Event()
+    compile_ = MeasuredRuntime._compile
+
+    def held(self: MeasuredRuntime, candidate: Candidate, image_rgb: Bytes) -> bool:
+        assert released.wait(60)
+        return compile_(self, candidate, image_rgb)
+
+    monkeypatch.setattr(MeasuredRuntime, '_compile', held)
+    checkpoint, batch = find_checkpoint(str(tiny_checkpoint)), np.zeros((1, 64, 96, 3), np.uint8)
+    opened: list[list[Candidate]] = [[], []]
+    runtimes = [
+        MeasuredRuntime([FP32, BF16, INT8], opening(each), checkpoint, None, aside=True)
+        for each in opened
+    ]
+    for runtime in runtimes:
+        runtime.decide(batch)
+    released.set()
+    for runtime in runtimes:
+        runtime.wait()
+        assert runtime.decide(batch)[0].labels[0, 0] == 0
+    assert sorted(opened, key=len) == [[FP32, INT8], [FP32, BF16, INT8]]
+
+
 def test_what_cannot_run_is_left_out(
     tiny_checkpoint: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,9 +34,14 @@ def attend(attention: Any, pixels: Tensor, positions: Tensor, atlas: 'Atlas') ->
             strict=True,
         )
     )
-    shares = attention.attention_weights(queries).float().view(*points[:3], -1).softmax(-1)
-    read = atlas.read(attention.value_proj(pixels), right, down, shares.view(points))
-    return attention.output_proj(read)  # type: ignore[no-any-return]
+    logits = attention.attention_weights(queries).float().view(*points[:3], -1)
+    # A softmax whose sum divides what was read, which is less: OpenVINO's own takes three times
+    # as long for so few values in a row.
+    shares = (logits - logits.amax(-1, keepdim=True)).exp()
+    values = attention.value_proj(pixels)
+    read = atlas.read(values, right, down, shares.view(points)).view(*points[:3], -1)
+    read = read / shares.sum(-1, keepdim=True)
+    return attention.output_proj(read.flatten(2).to(values.dtype))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -48,24 +53,38 @@ class _Axis:
     half a pixel at column 100, then moves no point by more than the rounding of its offset.
     """
 
-    place: Tensor  # (N, 1, L, 1) int32, where a pixel lies in each map
-    rest: Tensor  # (N, 1, L, 1) float from 0 to 1
-    first: Tensor  # (L, 1) int32, of the margin before a map
-    last: Tensor  # (L, 1) int32, the last but one of the margin behind it
+    place: Tensor  # (1, N, heads * L * P) int32, where a pixel lies in each map
+    rest: Tensor  # (1, N, 1, L, 1) float from 0 to 1
+    first: Tensor  # (heads * L * P,) int32, of the margin before a map
+    last: Tensor  # (heads * L * P,) int32, the last but one of the margin behind it
 
     @classmethod
-    def of(cls, centres: Tensor, sides: Sequence[int], starts: Sequence[int]) -> '_Axis':
+    def of(
+        cls, centres: Tensor, sides: Sequence[int], starts: Sequence[int], heads: int, points: int
+    ) -> '_Axis':
         """Lay maps of some sides at some starts; centres (N, L) are in pixels of each map."""
         first = _constants(starts, torch.int32, centres.device)
         last = first + _constants(sides, torch.int32, centres.device) + _MARGIN
         whole = centres.floor()
-        place = whole.int() + first + _MARGIN
-        of_pixels, of_maps = (slice(None), None, slice(None), None), (slice(None), None)
-        return cls(place[of_pixels], (centres - whole)[of_pixels], first[of_maps], last[of_maps])
+
+        def repeated(of_maps: Tensor) -> Tensor:
+            """(..., heads * L * P): OpenVINO adds integers fast where rows need no broadcast."""
+            of_points = of_maps[..., None, :, None].expand(
+                *of_maps.shape[:-1], heads, len(sides), points
+            )
+            return of_points.flatten(-3)
+
+        rest = (centres - whole)[None, :, None, :, None]
+        return cls(
+            repeated(whole.int() + first + _MARGIN)[None], rest, repeated(first), repeated(last)
+        )
 
     def split(self, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """The place before a point, int32, and the share of the place after it, from 0 to 1."""
-        offset = offset + self.rest
+        """The place before a point, int32, and the share of the place after it, from 0 to 1.
+
+        Of offsets (B, N, heads, L, P) in pixels of map l; both results are (B, N, heads * L * P).
+        """
+        offset = (offset + self.rest).flatten(2)
         whole = offset.floor()
         place = (self.place + whole.int()).maximum(self.first).minimum(self.last)
         return place, offset - whole
@@ -77,17 +96,22 @@ class Atlas:
     Args:
         sizes: (height, width) of the maps.
         heads: how many share the channels of a pixel.
+        points: how many a head reads in each map.
         device: where the maps are.
     """
 
-    def __init__(self, sizes: Sequence[Size], heads: int, device: torch.device) -> None:
+    def __init__(
+        self, sizes: Sequence[Size], heads: int, points: int, device: torch.device
+    ) -> None:
         self._sizes, self._heads = sizes, heads
         heights, widths = zip(*sizes, strict=True)
         self._width = max(widths) + 2 * _MARGIN
         starts = [sum(heights[:i]) + 2 * _MARGIN * i for i in range(len(sizes))]
         self._places = (starts[-1] + heights[-1] + 2 * _MARGIN) * self._width
-        self._rows = _Axis.of(_centres(sizes, 0, device), heights, starts)
-        self._columns = _Axis.of(_centres(sizes, 1, device), widths, [0] * len(sizes))
+        self._rows = _Axis.of(_centres(sizes, 0, device), heights, starts, heads, points)
+        self._columns = _Axis.of(
+            _centres(sizes, 1, device), widths, [0] * len(sizes), heads, points
+        )
 
     def read(self, values: Tensor, right: Tensor, down: Tensor, shares: Tensor) -> Tensor:
         """Add up points between pixels, bilinear, with zeros all around each map.
@@ -101,26 +125,28 @@ class Atlas:
         Returns:
             (B, N, C) in the type of `values`.
         """
+        per_head = right.shape[3] * right.shape[4]
         (row, below), (column, beyond) = self._rows.split(down), self._columns.split(right)
-        place = (row * self._width + column) * self._heads + self._first_entries(values)
-        steps = _constants([0, 1, self._width, self._width + 1], torch.int32, place.device)
-        step = steps[:, None] * self._heads  # to the four places around a point
-        entries = (place.flatten(-2)[..., None, :] + step).flatten(-2)
+        beside, under = self._heads, self._heads * self._width  # entries from place to place
+        entry = (row * under + (column * beside + self._first_entries(values, per_head))).view(
+            -1, per_head
+        )
+        entries = torch.cat([entry, entry + beside, entry + under, entry + (under + beside)], -1)
 
+        shares = shares.flatten(2)
         upper, lower = shares * (1 - below), shares * below
         weights = (upper * (1 - beyond), upper * beyond, lower * (1 - beyond), lower * beyond)
-        weight = torch.cat([each.flatten(-2) for each in weights], -1)
-        read = _weighted_sums(
-            self._table(values), entries.flatten(0, 2), weight.to(values.dtype).flatten(0, 2)
+        weight = torch.cat([each.view(-1, per_head) for each in weights], -1)
+        return _weighted_sums(self._table(values), entries, weight.to(values.dtype)).view(
+            values.shape
         )
-        return read.view(values.shape)
 
-    def _first_entries(self, values: Tensor) -> Tensor:
-        """(B, 1, heads, 1, 1) int32: where the table begins for an image and a head."""
+    def _first_entries(self, values: Tensor, per_head: int) -> Tensor:
+        """(B, 1, heads * per_head) int32: where the table begins for an image and a head."""
         image = torch.arange(values.shape[0], dtype=torch.int32, device=values.device)
         head = torch.arange(self._heads, dtype=torch.int32, device=values.device)
-        first: Tensor = image[:, None] * (self._places * self._heads) + head
-        return first[:, None, :, None, None]
+        of_points = head[:, None].expand(-1, per_head).flatten()
+        return image[:, None, None] * (self._places * self._heads) + of_points
 
     def _table(self, values: Tensor) -> Tensor:
         """(B * places * heads, C / heads), the values in their places."""

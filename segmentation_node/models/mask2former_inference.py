@@ -61,7 +61,8 @@ def _decode_pixels(decoder: Any, features: Sequence[Tensor]) -> tuple[list[Tenso
     pairs = zip(decoder.input_projections, features[::-1], strict=False)  # not of the finest
     maps = [project(feature) for project, feature in pairs]
     sizes = [_size(each) for each in maps]
-    atlas = Atlas(sizes, decoder.config.num_attention_heads, maps[0].device)
+    attention = decoder.encoder.layers[0].self_attn
+    atlas = Atlas(sizes, attention.n_heads, attention.n_points, maps[0].device)
     positions = torch.cat(
         [_positions(*each) for each in zip(sizes, decoder.level_embed, strict=True)]
     )

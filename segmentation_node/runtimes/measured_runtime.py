@@ -38,6 +38,9 @@ _MANY_CORES: Final = 4
 
 _CHOICES: Final = Cache('choices', 2**20)
 
+#: Two that measure at a time would slow each other down, and could choose differently.
+_MEASURING: Final = threading.Lock()
+
 _log = logging.getLogger(__name__)
 
 
@@ -140,6 +143,11 @@ class MeasuredRuntime:
         return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:
+        with _MEASURING:
+            if not self._recall(size):  # another runtime of this process may have measured
+                self._choose(size, image_rgb)
+
+    def _choose(self, size: int, image_rgb: Bytes) -> None:
         """Time all candidates on an image and choose."""
         for candidate in self._candidates:
             self._compile(candidate, image_rgb)
