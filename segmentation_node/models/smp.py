@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.errors import CheckpointError, one_line, quoted
+from segmentation_node.foreign import read_json
 from segmentation_node.geometry import DIVISOR
 from segmentation_node.models.network import MISFITS, Network
 
@@ -55,11 +56,11 @@ class SmpNetwork(Network):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        config = read_json(folder / 'config.json')
         found = config.pop('_model_class', None)
         if found != cls.library_class.__name__:
             raise CheckpointError(
-                f'{folder / "config.json"} describes {found!r}, not '
+                f'{folder / "config.json"} describes {quoted(found)}, not '
                 f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
             )
         config = {key: value for key, value in config.items() if not key.startswith('_')}
