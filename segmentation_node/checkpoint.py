@@ -29,6 +29,7 @@ from segmentation_node.labels import (
     scheme_of_class_names,
 )
 from segmentation_node.models.families import (
+    BYTES_PER_PIXEL,
     FAMILIES,
     class_names,
     family_of_config,
@@ -122,6 +123,12 @@ class Checkpoint:
                 f'{self.scheme.name} has {len(self.channel_ids)}; correct "label_scheme" in '
                 f'{SPEC_FILE}'
             )
+        if not_finite := network.not_finite():
+            raise CheckpointError(
+                f'{self.folder}: {len(not_finite)} tensors of the weights have values that are no '
+                f'finite numbers ({not_finite[0]}, ...): the training diverged, or the file was '
+                f'damaged; take an earlier checkpoint'
+            )
         return network.eval()
 
     @cached_property
@@ -135,6 +142,11 @@ class Checkpoint:
                     while block := stream.read(2**20):
                         digest.update(block)
         return digest.hexdigest()
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that the network takes on a CPU, at most, by pixels of its input."""
+        return BYTES_PER_PIXEL[self.spec.family]
 
     def preprocessing(self, size_hw: tuple[int, int] | None = None) -> Preprocessing:
         """What the network expects of its pixels; `size_hw` replaces its own input size."""

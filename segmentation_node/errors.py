@@ -48,6 +48,14 @@ class ExportError(SegmentationError):
     """A model cannot be exported, or would not label as it does now."""
 
 
+class ScoresError(SegmentationError):
+    """A network gave scores that say nothing."""
+
+
+class RoomError(SegmentationError):
+    """An image would take more memory than there is."""
+
+
 class SettingError(SegmentationError):
     """A setting has a value that cannot be used here."""
 

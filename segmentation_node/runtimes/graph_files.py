@@ -24,6 +24,7 @@ from typing import Final
 
 import yaml
 
+from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import (
     CheckpointError,
@@ -211,7 +212,10 @@ def _convert(checkpoint: Checkpoint, format_: str) -> Graph:
     """Convert in a process of its own."""
     _log.warning('converting %s, once; this takes a while', checkpoint.name)
     try:
-        with tempfile.TemporaryDirectory(prefix='segmentation_node.') as folder:
+        with (
+            doing(f'converting {checkpoint.name}'),
+            tempfile.TemporaryDirectory(prefix='segmentation_node.') as folder,
+        ):
             _run_conversion(checkpoint, format_, folder)
             return {name: Path(folder, name).read_bytes() for name in FILES[format_]}
     except OSError as error:
