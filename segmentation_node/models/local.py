@@ -13,31 +13,24 @@ from segmentation_node.errors import CheckpointError, quoted
 
 #: The libraries' own names of an architecture; a colon or a slash would begin a place elsewhere.
 _NAME: Final = re.compile(r'[A-Za-z0-9_.\-]+')
+_ARCHITECTURES: Final = ('backbone', 'encoder_name')
 #: Fields of a configuration that name code or weights, and the values that name none elsewhere.
 _HARMLESS: Final[Mapping[str, tuple[object, ...]]] = {
     'attn_implementation': (None, 'eager', 'sdpa'),
     '_attn_implementation': (None, 'eager', 'sdpa'),
     'auto_map': (None,),
-    'backbone': (None,),
     'quantization_config': (None,),
     'use_pretrained_backbone': (None, False),
-    'use_timm_backbone': (None, False),
 }
-
-
-def check_encoder(path: Path, name: object) -> None:
-    """Raise CheckpointError unless an encoder is known by its mere name."""
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise CheckpointError(
-            f'{path} has encoder_name {quoted(name)}; expected the name of an encoder of the '
-            f'library: a checkpoint reads nothing elsewhere'
-        )
 
 
 def check_names(path: Path, config: Mapping[str, Any]) -> None:
     """Raise CheckpointError where a configuration, at any depth, names code or weights."""
     for name, value in config.items():
-        if name in _HARMLESS and value not in _HARMLESS[name]:
+        harmless = name not in _HARMLESS or value in _HARMLESS[name]
+        if name in _ARCHITECTURES:
+            harmless = value is None or bool(_NAME.fullmatch(str(value)))
+        if not harmless:
             raise CheckpointError(
                 f'{path} has {name} {quoted(value)}, which is to be found elsewhere; a checkpoint '
                 f'reads nothing but its folder: remove it'
