@@ -216,7 +216,7 @@ def assert_newest_wins(newest_when_answered: dict[int, int], sent: list[int]) ->
 def test_a_live_model_swap_loses_no_frame(camera: Camera, tmp_path: Path) -> None:
     other = another_checkpoint(tmp_path)
     frame = random_frame()
-    expected = Segmenter(str(other), runtime='torch').segment([frame]).labels[0]
+    expected = Segmenter(str(other), runtime='torch', precision='fp32').segment([frame]).labels[0]
     before = camera.probe.settled()
     first = camera.segment(image_message(frame))
     assert (pixels_of(first) != expected).any()

@@ -115,6 +115,21 @@ def test_bombs_cost_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
         probe.close()
 
 
+def test_masks_that_do_not_come_are_an_error(camera: Camera) -> None:
+    broken = image_message(np.zeros((48, 64, 3), np.uint8), 'rgb9')
+
+    def complained() -> bool:
+        camera.send(broken)
+        return any('no mask for 1' in d['message'] for d in camera.probe.diagnostics)
+
+    camera.probe.wait_for('a complaint', complained)
+    report = next(d for d in camera.probe.diagnostics if 'no mask for' in d['message'])
+    assert report['level'] == '2'
+    assert "unknown image encoding 'rgb9'" in report['message']
+    camera.segment(image_message(np.zeros((48, 64, 3), np.uint8)))
+    assert 'no mask for' not in camera.probe.next_diagnostics()['message']
+
+
 def test_a_second_node_of_its_name_is_told(
     camera: Camera, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
