@@ -23,7 +23,7 @@ NEEDS := setup.py pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo web study benchmark test lint format scenes readme clean distclean
+.PHONY: help demo web study benchmark test faults soak lint format scenes readme clean distclean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [NAME=value ...]'
@@ -58,6 +58,12 @@ benchmark: $(STAMPS)/benchmark  ## Measure how fast all of it is here; benchmark
 test: $(STAMPS)/test  ## Run all tests (ARGS="-k name" for some of them)
 	$(BIN)/python -m pytest $(ARGS)
 
+faults: $(STAMPS)/test  ## Send faults of all kinds at real processes; faults_output/ (ARGS=--quick)
+	$(BIN)/python test/faults.py $(ARGS)
+
+soak: $(STAMPS)/test  ## Run the node under overload, look for what grows; soak_output/ (ARGS="--hours 2")
+	$(BIN)/python test/soak.py $(ARGS)
+
 lint: $(STAMPS)/test  ## Check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -77,7 +83,7 @@ readme: $(STAMPS)/demo  ## Bring tables, figures and picture of README.md up to 
 	  resource/readme/street.jpg
 
 clean:  ## Remove results and caches; .venv, data/ and runs/ stay
-	rm -rf demo_output benchmark_output build install log dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf demo_output benchmark_output faults_output soak_output build install log dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './.*' -prune -exec rm -rf {} +
 
 distclean: clean  ## Remove .venv, too

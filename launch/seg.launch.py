@@ -37,6 +37,8 @@ from segmentation_node.transport import large_frames_environment
 NODE_PARAMETERS = ('model', 'runtime', 'device', 'image_transport')
 #: Under simulated time no latency can be told finer than the clock ticks.
 CLOCK_HZ = 200
+#: Between the end of a node and its next start.
+RESPAWN_S = 1.0
 #: Between the end of a bag and the end of all, for the masks still to come.
 GRACE_S = 2.0
 
@@ -71,6 +73,7 @@ def _arguments() -> list[Action]:
         _optional(
             'bag', 'Bag to play once the node is active; all ends with it, or with RViz if open'
         ),
+        _switch('respawn', 'Start the node again when it ends although nobody asked it to'),
         _switch('large_frames', 'Give Fast DDS the shared memory that large frames need'),
         _optional('log_level', 'Log level of the node', 'debug', 'info', 'warn', 'error', 'fatal'),
     ]
@@ -96,6 +99,10 @@ def _start(context: LaunchContext) -> list[Action]:
     if 'bag' in given:
         if not Path(given['bag']).exists():
             raise SettingError(f'no bag {given["bag"]!r}; give the folder or file of a bag')
+        if given['respawn'] == 'true':
+            raise SettingError(
+                'bag and respawn exclude each other: all ends with the bag; leave one out'
+            )
         given.setdefault('use_sim_time', 'true')
     if given.get('image_topic', '').endswith(COMPRESSED_SUFFIX):
         raise SettingError(
@@ -138,6 +145,8 @@ def _node(given: dict[str, str]) -> LifecycleNode:
         remappings=_remappings(given),
         ros_arguments=log_level,
         output='screen',
+        respawn=given['respawn'] == 'true',
+        respawn_delay=RESPAWN_S,
         on_exit=_end('the node is gone') if 'bag' in given else None,
     )
 

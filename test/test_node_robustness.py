@@ -8,6 +8,7 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import node_faults
 import numpy as np
@@ -19,6 +20,8 @@ from sensor_msgs.msg import CompressedImage
 from segmentation_node.image_files import encode_png
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.transport import SHARED_MEMORY, remove_dead_segments
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -175,6 +178,32 @@ def test_a_second_node_of_its_name_is_told(
         camera.probe.wait_for(
             'a report', lambda: any(said in d['message'] for d in camera.probe.diagnostics)
         )
+
+
+def test_the_policy_names_all_that_the_node_does(camera: Camera) -> None:
+    """What SROS 2 is told to allow is what a running node has."""
+    policy = ET.parse(ROOT / 'config' / 'sros2_policy.xml')  # noqa: S314 (ours)
+    profile = policy.find('.//profile')
+    assert profile is not None
+    node, name = camera.probe.node, camera.probe.target.rpartition('/')[2]
+
+    def allowed(way: str) -> set[str]:
+        texts = (str(each.text) for group in profile.findall(way) for each in group)
+        return {
+            text.replace('~', camera.probe.target)
+            if text.startswith('~')
+            else f'{camera.probe.namespace}/{text}'.replace(f'{camera.probe.namespace}//', '/')
+            for text in texts
+        }
+
+    for way, ask in (
+        ('topics[@publish]', node.get_publisher_names_and_types_by_node),
+        ('topics[@subscribe]', node.get_subscriber_names_and_types_by_node),
+        ('services', node.get_service_names_and_types_by_node),
+    ):
+        found = {topic for topic, _ in ask(name, camera.probe.namespace)}
+        assert found
+        assert found <= allowed(way), f'{way} lacks {sorted(found - allowed(way))}'
 
 
 def test_signals_at_any_time_end_it_well(tmp_path: Path) -> None:
