@@ -9,6 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
+from segmentation_node.bags.bounds import printable
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
 from segmentation_node.errors import BagError
 
@@ -16,6 +17,7 @@ IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
 PICTURE_ENDING: Final = '_leftImg8bit.png'
+_MAX_CAMERA_BYTES: Final = 1 << 20
 
 _Place = TypeVar('_Place')
 
@@ -193,18 +195,27 @@ def _choose(
 
 
 def _read_timestamp(file: Path) -> int:
+    with file.open('rb') as stream:
+        text = stream.read(100)
     try:
-        return int(file.read_text(encoding='ascii'))
+        stamp_ns = int(text.decode('ascii'))
+        if not 0 <= stamp_ns < 2**63:
+            raise ValueError(f'{stamp_ns} is not from 0 to 2^63')
     except ValueError as error:
-        raise BagError(f'{file} holds no timestamp; expected nanoseconds: {error}') from error
+        raise BagError(
+            f'{file} holds no timestamp; expected nanoseconds: {printable(str(error))}'
+        ) from error
+    return stamp_ns
 
 
 def read_intrinsics(camera: Path) -> Intrinsics:
     """Read a Cityscapes camera file; raises BagError where it is none."""
     try:
-        content = json.loads(camera.read_text(encoding='utf-8'))['intrinsic']
+        with camera.open('rb') as stream:
+            content = json.loads(stream.read(_MAX_CAMERA_BYTES))['intrinsic']
         return Intrinsics(*(float(content[key]) for key in ('fx', 'fy', 'u0', 'v0')))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        reason = printable(f'{type(error).__name__}: {error}')
         raise BagError(
-            f'{camera} is no camera file ({error!r}); expected JSON with intrinsic fx, fy, u0, v0'
+            f'{camera} is no camera file ({reason}); expected JSON with intrinsic fx, fy, u0, v0'
         ) from error

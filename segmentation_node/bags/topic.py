@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a bag knows of a topic and of a message, whatever its storage."""
 
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
+from segmentation_node.bags.bounds import printable
 from segmentation_node.bags.qos import Qos
 
 METADATA_FILE: Final = 'metadata.yaml'
@@ -28,6 +30,16 @@ class Topic:
     qos: tuple[Qos, ...] = ()
     serialization_format: str = 'cdr'
 
+    @property
+    def shown(self) -> str:
+        """Name as text for people: whoever made the bag chose it, control characters and all."""
+        return printable(self.name)
+
+    @property
+    def shown_type(self) -> str:
+        """Type as text for people."""
+        return printable(self.msgtype)
+
 
 class RawMessage(NamedTuple):
     """A serialized message: when it was recorded and, where the storage knows, when sent."""
@@ -36,3 +48,17 @@ class RawMessage(NamedTuple):
     stamp_ns: int
     cdr: bytes
     sent_ns: int
+
+
+class Storage(Protocol):
+    """A readable bag; every method raises BagError where the bag is damaged."""
+
+    @property
+    def counts(self) -> Mapping[Topic, int]:
+        """Number of messages of each topic."""
+
+    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+        """All messages of some topics in the order in which they were recorded."""
+
+    def close(self) -> None:
+        """Let go of the files."""
