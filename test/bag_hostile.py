@@ -5,6 +5,7 @@ import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,14 +26,14 @@ DEEP_YAML: Final = '[' * 5000 + ']' * 5000
 #: A billion values in a few hundred bytes.
 LAUGHING_YAML: Final = (
     'a: &a [x, x, x, x, x, x, x, x, x]\n'
-    + ''.join(f'{b}: &{b} [{", ".join([f"*{a}"] * 9)}]\n' for a, b in zip('abcdefgh', 'bcdefghi'))
+    + ''.join(f'{b}: &{b} [{", ".join([f"*{a}"] * 9)}]\n' for a, b in pairwise('abcdefghi'))
     + 'rosbag2_bagfile_information: *i\n'
 )
 
 #: Names that ROS 2 does not allow, and what a terminal would obey.
 NAMES: Final = (
-    '/2/camera', '', '/', '//x', '/x//y', '/x/', 'camera', '~/x', '{node}/x', '/x y', '/é', '/x\0y',
-    ESCAPES, '/x\ny: [', '/' + 'x' * 100_000, '../../etc/passwd', '/x-y', '/x__y_',
+    '/2/camera', '', '/', '//x', '/x//y', '/x/', 'camera', '~/x', '{node}/x', '/x y', '/é',
+    '/x\0y', ESCAPES, '/x\ny: [', '/' + 'x' * 100_000, '../../etc/passwd', '/x-y', '/x__y_',
 )  # fmt: skip
 TYPES: Final = (
     '', '../msg/X', '/msg/X', '/msg/', 'msg', 'a/b/c/msg/X', 'os/msg/path', 'antigravity/msg/X',
@@ -312,20 +313,21 @@ CHUNKS: Final = (
     (_packed(_record(3, 4, b'\1\0\xff\xff'), '', 13), 'the Schema at byte 0 is damaged'),
     (_packed(_record(4, 12, b'\1\0\1\0' + b'\xff' * 8), '', 21), 'the Channel at byte 0'),
 )  # fmt: skip
-#: What makes a database hostile.
+#: What makes a database hostile: first views that never end in place of the tables, then rows
+#: that are computed to be large.
 STATEMENTS: Final = (
-    # Views that never end, in place of the tables.
-    'DROP TABLE messages; CREATE VIEW messages AS WITH RECURSIVE r(id, topic_id, timestamp, data) '
-    "AS (VALUES (1, 1, 1, x'00') UNION ALL SELECT id + 1, 1, 1, x'00' FROM r) SELECT * FROM r;",
-    'DROP TABLE topics; CREATE VIEW topics AS WITH RECURSIVE r(id, name, type, '
-    "serialization_format) AS (VALUES (1, '/x', 'y', 'cdr') UNION ALL SELECT id + 1, name, type, "
-    "serialization_format FROM r) SELECT *, '' AS offered_qos_profiles FROM r;",
-    # Each row computed to a gigabyte.
-    'DROP TABLE messages; CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, '
-    'timestamp INTEGER, data BLOB GENERATED ALWAYS AS (zeroblob(900000000))); '
-    'INSERT INTO messages VALUES (1, 1, 1);',
-    'DROP TABLE messages; CREATE TABLE messages(id, topic_id, timestamp, data); '
-    'INSERT INTO messages VALUES (1, 1, 1, zeroblob(300000000));',
+    """DROP TABLE messages; CREATE VIEW messages AS
+    WITH RECURSIVE r(id, topic_id, timestamp, data) AS
+    (VALUES (1, 1, 1, x'00') UNION ALL SELECT id + 1, 1, 1, x'00' FROM r) SELECT * FROM r;""",
+    """DROP TABLE topics; CREATE VIEW topics AS
+    WITH RECURSIVE r(id, name, type, serialization_format) AS
+    (VALUES (1, '/x', 'y', 'cdr') UNION ALL SELECT id + 1, name, type, serialization_format FROM r)
+    SELECT *, '' AS offered_qos_profiles FROM r;""",
+    """DROP TABLE messages; CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER,
+    timestamp INTEGER, data BLOB GENERATED ALWAYS AS (zeroblob(900000000)));
+    INSERT INTO messages VALUES (1, 1, 1);""",
+    """DROP TABLE messages; CREATE TABLE messages(id, topic_id, timestamp, data);
+    INSERT INTO messages VALUES (1, 1, 1, zeroblob(300000000));""",
     'DROP TABLE topics;',
     'DROP TABLE messages;',
     'ALTER TABLE topics DROP COLUMN type;',
@@ -342,12 +344,12 @@ STATEMENTS: Final = (
     'DROP TABLE message_definitions;',
     'UPDATE messages SET topic_id = 99;',
     "UPDATE messages SET topic_id = 'x';",
-    "INSERT INTO topics SELECT NULL, '/t' || value, 'std_msgs/msg/String', 'cdr', '', '' FROM ("
-    'WITH RECURSIVE n(value) AS (VALUES (1) UNION ALL SELECT value + 1 FROM n WHERE value < 20000)'
-    ' SELECT value FROM n);',
+    """INSERT INTO topics
+    WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 20000)
+    SELECT NULL, '/t' || i, 'std_msgs/msg/String', 'cdr', '', '' FROM n;""",
     'DROP INDEX timestamp_idx;',
     'PRAGMA user_version = 1; PRAGMA application_id = 1;',
-)  # fmt: skip
+)
 #: In place of zstd data: claims, bombs, and none.
 PACKED: Final = (
     zstd_claim(3 << 30), zstd_claim(2**63), zstd_claim(200 << 20), bomb(300 << 20), b'', b'x',

@@ -2,8 +2,9 @@
 """Drives all that reads bags over a bag, as the commands do, in this process."""
 
 import random
+import shutil
 from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,23 +34,22 @@ class Plain:
         )
 
 
-def read_all(path: Path, salvage: bool) -> int:
-    """Read a bag with all that is in it; returns the number of messages."""
-    count = 0
+def read_all(path: Path, salvage: bool) -> list[str]:
+    """Read a bag with all that is in it; gives back what was said about it."""
+    said = []
     with open_bag(path, salvage) as bag:
-        assert bag.listing().isprintable()
+        said.append(bag.listing())
         try:
-            assert find_camera(bag).shown.isprintable()
+            said.append(find_camera(bag).shown)
         except BagError as error:
-            assert str(error).isprintable()
+            said.append(str(error))
         for message in bag.messages():
-            count += 1
             if message.topic.msgtype in (*messages.DECODERS, messages.STRING):
                 try:
                     messages.deserialize(message)
                 except BagError as error:
-                    assert str(error).isprintable()
-    return count
+                    said.append(str(error))
+    return said
 
 
 def said_by(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, str]:
@@ -70,22 +70,20 @@ def probe(path: Path, output: Path, salvage: bool = False) -> str:
     assert status in (0, 1, segment_bag.EXIT_MALFORMED)
     scored, more = said_by(score_bag.main, path, '--quiet', *options)
     assert scored in (0, 1)
-    for line in f'{said}\n{more}'.split('\n'):
+    shutil.rmtree(output, ignore_errors=True)
+    with suppress(BagError):
+        check_output(path, 'mcap', overwrite=True)
+    lines = f'{said}\n{more}'.split('\n')
+    result = 'read'
+    try:
+        lines += read_all(path, salvage)
+    except BagError as error:
+        result = 'refused'
+        lines.append(str(error))
+    for line in lines:
         assert line.isprintable(), line
         assert len(line) < 5000
-    if output.is_dir():
-        for file in output.iterdir():
-            file.unlink()
-        output.rmdir()
-    try:
-        check_output(path, 'mcap', overwrite=True)
-    except BagError:
-        pass
-    try:
-        read_all(path, salvage)
-    except BagError:
-        return 'refused'
-    return 'read'
+    return result
 
 
 #: Values that a parser or a consumer may stumble over.
