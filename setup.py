@@ -123,14 +123,17 @@ setup(
     },
     entry_points={
         'console_scripts': [
-            f'benchmark = {PACKAGE}.benchmark.__main__:main',
-            f'export_model = {PACKAGE}.export.export_model:main',
-            f'images_to_bag = {PACKAGE}.bags.images_to_bag:main',
-            f'make_scenes = {PACKAGE}.scenes.make_scenes:main',
-            f'replay_bag = {PACKAGE}.ros.replay_bag:main',
-            f'score_bag = {PACKAGE}.bags.score_bag:main',
-            f'segment_bag = {PACKAGE}.bags.segment_bag:main',
-            f'segmentation_node = {PACKAGE}.ros.node:main',
+            f'{command} = {PACKAGE}.entry:{command}'
+            for command in (
+                'benchmark',
+                'export_model',
+                'images_to_bag',
+                'make_scenes',
+                'replay_bag',
+                'score_bag',
+                'segment_bag',
+                'segmentation_node',
+            )
         ]
     },
 )

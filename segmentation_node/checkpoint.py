@@ -9,7 +9,6 @@ configuration tells the family and the class names tell the scheme.
 
 import copy
 import hashlib
-import json
 import math
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -19,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from segmentation_node.errors import CheckpointError, SchemeError, one_line
+from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
+from segmentation_node.foreign import read_json, read_yaml
 from segmentation_node.geometry import Preprocessing
 from segmentation_node.labels import (
     LabelScheme,
@@ -29,6 +29,7 @@ from segmentation_node.labels import (
     scheme_of_class_names,
 )
 from segmentation_node.models.families import (
+    BYTES_PER_PIXEL,
     FAMILIES,
     class_names,
     family_of_config,
@@ -66,23 +67,26 @@ class Spec:
     def read(cls, path: Path) -> 'Spec':
         """Read and check; raises CheckpointError naming what is wrong."""
         try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(f'{path} cannot be read: {error}') from error
+            content = read_yaml(path)
+        except ForeignError as error:
+            raise CheckpointError(f'{error}; write it anew') from error
         _check_fields(path, content, cls, required=('family', 'label_scheme'))
         preprocessing = content.pop('preprocessing', None) or {}
         _check_fields(path, preprocessing, Preprocessing)
         for name in ('family', 'label_scheme'):
             if not isinstance(content[name], str):
-                raise CheckpointError(f'{path} has {name} {content[name]!r}; expected a name')
+                raise CheckpointError(
+                    f'{path} has {name} {quoted(content[name])}; expected a name'
+                )
         if Path(content['label_scheme']).name != content['label_scheme']:
             raise CheckpointError(
-                f'{path} has label_scheme {content["label_scheme"]!r}; expected the name of a '
-                f'scheme, or of a file beside it: a checkpoint reads nothing elsewhere'
+                f'{path} has label_scheme {quoted(content["label_scheme"])}; expected the name of '
+                f'a scheme, or of a file beside it: a checkpoint reads nothing elsewhere'
             )
         if content['family'] not in FAMILIES:
             raise CheckpointError(
-                f'{path} has family {content["family"]!r}; choose one of {", ".join(FAMILIES)}'
+                f'{path} has family {quoted(content["family"])}; choose one of '
+                f'{", ".join(FAMILIES)}'
             )
         return cls(**content, preprocessing=_preprocessing(path, preprocessing))
 
@@ -119,6 +123,12 @@ class Checkpoint:
                 f'{self.scheme.name} has {len(self.channel_ids)}; correct "label_scheme" in '
                 f'{SPEC_FILE}'
             )
+        if not_finite := network.not_finite():
+            raise CheckpointError(
+                f'{self.folder}: {len(not_finite)} tensors of the weights have values that are no '
+                f'finite numbers ({not_finite[0]}, ...): the training diverged, or the file was '
+                f'damaged; take an earlier checkpoint'
+            )
         return network.eval()
 
     @cached_property
@@ -132,6 +142,11 @@ class Checkpoint:
                     while block := stream.read(2**20):
                         digest.update(block)
         return digest.hexdigest()
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Memory that the network takes on a CPU, at most, by pixels of its input."""
+        return BYTES_PER_PIXEL[self.spec.family]
 
     def preprocessing(self, size_hw: tuple[int, int] | None = None) -> Preprocessing:
         """What the network expects of its pixels; `size_hw` replaces its own input size."""
@@ -156,7 +171,9 @@ def _check_fields(
 ) -> None:
     known = [f.name for f in fields(of)]
     if not isinstance(content, dict):
-        raise CheckpointError(f'{path} holds {content!r}, expected fields: {", ".join(known)}')
+        raise CheckpointError(
+            f'{path} holds {quoted(content)}, expected fields: {", ".join(known)}'
+        )
     unknown = ', '.join(sorted(map(str, set(content) - set(known))))
     if unknown:
         raise CheckpointError(f'{path} has unknown fields {unknown}; there are {", ".join(known)}')
@@ -176,7 +193,7 @@ def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:
             good = _are((int, float), value, 3, above_zero=key == 'std')
             expected = 'three numbers, for red, green and blue in [0, 1]'
         if not good:
-            raise CheckpointError(f'{path} has {key} {content[key]!r}; expected {expected}')
+            raise CheckpointError(f'{path} has {key} {quoted(content[key])}; expected {expected}')
     return Preprocessing(**values)
 
 
@@ -295,20 +312,18 @@ def save_checkpoint(folder: Path, network: 'Network', spec: Spec, card: str) -> 
 
 def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
-    try:
-        config = json.loads(path.read_text(encoding='utf-8'))
-    except FileNotFoundError:
+    if not path.is_file():
         raise CheckpointError(
             f'{folder} has no config.json; a checkpoint folder holds config.json, '
             f'model.safetensors and {SPEC_FILE}'
-        ) from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f'{path} is not valid JSON ({error}); download or save the checkpoint anew'
-        ) from error
+        )
+    try:
+        config = read_json(path)
+    except ForeignError as error:
+        raise CheckpointError(f'{error}; download or save the checkpoint anew') from error
     if not isinstance(config, dict):
         raise CheckpointError(
-            f'{path} holds {config!r:.40}, expected a JSON object; download or save the '
+            f'{path} holds {quoted(config)}, expected a JSON object; download or save the '
             f'checkpoint anew'
         )
     return config
@@ -324,12 +339,12 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
     if not path.is_file():
         return Preprocessing()
     try:
-        content = json.loads(path.read_text(encoding='utf-8'))
+        content = read_json(path)
         statistics = {'mean': content['image_mean'], 'std': content['image_std']}
-    except (KeyError, TypeError, ValueError, OSError) as error:
+    except (KeyError, TypeError, ForeignError) as error:
         raise CheckpointError(
-            f'{path} has no image_mean and image_std ({type(error).__name__}: {error}); download '
-            f'the folder anew, or add a {SPEC_FILE}'
+            f'{path} has no image_mean and image_std ({type(error).__name__}: {one_line(error)}); '
+            f'download the folder anew, or add a {SPEC_FILE}'
         ) from error
     return _preprocessing(path, statistics)
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.errors import ImageError
+from segmentation_node.errors import ImageError, quoted
 from segmentation_node.image_files import (
     MAX_PIXELS,
     ImageRgb,
@@ -172,8 +172,10 @@ def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
     return np.ascontiguousarray(rgb[::2, ::2], np.uint8)
 
 
-def image_view(msg: ImageMessage) -> Pixels:
+def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Look at a message's pixels without copying them, row padding cut off.
+
+    Images of more than `max_pixels` are refused.
 
     Returns:
         (H, W) or (H, W, C) uint8 or native uint16; for nv21 and nv24 the (rows, W) planes.
@@ -183,7 +185,7 @@ def image_view(msg: ImageMessage) -> Pixels:
     """
     encoding = _known_encoding(msg)
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
-    check_size(width, height)
+    check_size(width, height, max_pixels)
     if width % encoding.even_wh[0] or height % encoding.even_wh[1]:
         raise ImageError(
             f'a {msg.encoding} image of {width} x {height}: width and height must be multiples '
@@ -225,12 +227,15 @@ def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.ND
     return words.byteswap() if is_bigendian != (sys.byteorder == 'big') else words
 
 
-def decode_image(msg: ImageMessage, convert: Convert = convert_with_opencv) -> ImageRgb:
+def decode_image(
+    msg: ImageMessage, convert: Convert = convert_with_opencv, *, max_pixels: int = MAX_PIXELS
+) -> ImageRgb:
     """Read an image message.
 
     Args:
         msg: any object with the fields of sensor_msgs/Image; `data` is anything with a buffer.
         convert: makes RGB of the encodings that take more than an exchange of channels.
+        max_pixels: images of more are refused before anything is converted.
 
     Returns:
         (H, W, 3) uint8 RGB. An rgb8 image is the message's own memory: valid while it is, not
@@ -239,7 +244,7 @@ def decode_image(msg: ImageMessage, convert: Convert = convert_with_opencv) -> I
     Raises:
         ImageError: no valid image; says which value, what was expected and what to do.
     """
-    pixels = image_view(msg)
+    pixels = image_view(msg, max_pixels)
     encoding = ENCODINGS[msg.encoding]
     try:
         if msg.encoding not in DIRECT:
@@ -256,7 +261,7 @@ def decode_image(msg: ImageMessage, convert: Convert = convert_with_opencv) -> I
 def _known_encoding(msg: ImageMessage) -> Encoding:
     if msg.encoding not in ENCODINGS:
         raise ImageError(
-            f'unknown image encoding {msg.encoding!r}; there are {", ".join(ENCODINGS)}: '
+            f'unknown image encoding {quoted(msg.encoding)}; there are {", ".join(ENCODINGS)}: '
             f'publish one of these (image_proc converts camera formats)'
         )
     return ENCODINGS[msg.encoding]
@@ -274,11 +279,12 @@ def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
         ) from error
 
 
-def decode_compressed(msg: CompressedMessage) -> ImageRgb:
+def decode_compressed(msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS) -> ImageRgb:
     """Read a compressed image message: JPEG, PNG, TIFF or WebP, whatever its `format` says.
 
     `format` matters for one thing: publishers that write "compressed rgb8" handed RGB to an
-    encoder that takes BGR, as image_transport's subscriber knows.
+    encoder that takes BGR, as image_transport's subscriber knows. Images of more than `max_pixels`
+    are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8 RGB, as `decode_file`.
@@ -286,7 +292,7 @@ def decode_compressed(msg: CompressedMessage) -> ImageRgb:
     Raises:
         ImageError: empty, of another codec, too large, corrupt, or cut short.
     """
-    rgb = decode_file(bytes(_as_bytes(msg.data)))
+    rgb = decode_file(bytes(_as_bytes(msg.data)), max_pixels=max_pixels)
     if 'compressed rgb' not in msg.format:
         return rgb
     return np.asarray(cv2.cvtColor(rgb, _BGR), np.uint8)

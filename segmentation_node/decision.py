@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.errors import ScoresError
 from segmentation_node.geometry import Geometry
 
 Scores = npt.NDArray[np.float32]
@@ -56,6 +57,9 @@ def decide(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Decision:
         scores: (C, h, w) float32 class scores from 0 up, of the padded image.
         geometry: of the image that they are the scores of.
         channel_ids: label id of each channel, (C,) uint8.
+
+    Raises:
+        ScoresError: a score is NaN or infinite.
     """
     stride = geometry.padded_hw[0] // scores.shape[1]
     if geometry.padded_hw == (stride * scores.shape[1], stride * scores.shape[2]) and stride > 1:
@@ -150,7 +154,7 @@ def _weights(stride: int) -> Scores:
 
 
 def _compare(scores: Scores) -> tuple[Bytes, Scores]:
-    """Channel and score of the best of (C, ...), the first of equals."""
+    """Channel and score of the best of (C, ...), the first of equals; raises ScoresError."""
     shape = scores.shape[1:]
     best, channels = np.empty(shape, np.float32), np.zeros(shape, np.uint8)
     step = max(1, _AT_A_TIME // max(1, best[0].size))
@@ -164,7 +168,17 @@ def _compare(scores: Scores) -> tuple[Bytes, Scores]:
             better *= np.uint8(channel)
             np.maximum(channels[part], better, out=channels[part])
             np.maximum(best[part], scores[channel, part], out=best[part])
+    check_finite(np.isfinite(best))  # the best is NaN where any score is
     return channels, best
+
+
+def check_finite(finite: npt.NDArray[np.bool_]) -> None:
+    """Raise ScoresError unless all scores are finite."""
+    if not finite.all():
+        raise ScoresError(
+            'the class scores of a frame are no finite numbers, so that its labels would mean '
+            'nothing; choose another precision, or another model'
+        )
 
 
 def _looked_up(channels: Bytes, channel_ids: Bytes) -> Bytes:

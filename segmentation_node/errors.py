@@ -1,9 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What can go wrong outside our own code; every message says value, expectation and remedy."""
 
+import reprlib
+from typing import Final
+
+#: Characters of a message; what others wrote, and a message quotes, may be of any length.
+MAX_MESSAGE: Final = 1500
+_MAX_QUOTED: Final = 80
+_MAX_LINE: Final = 300
+
 
 class SegmentationError(Exception):
-    """Base of all errors this package raises for its callers."""
+    """Base of all errors this package raises for its callers.
+
+    The text has no control characters, which a terminal would obey, and an end.
+    """
+
+    def __str__(self) -> str:
+        return printable(super().__str__(), MAX_MESSAGE)
+
+
+class ForeignError(SegmentationError):
+    """A file that others wrote is not what it should be, or beyond all bounds."""
 
 
 class SchemeError(SegmentationError):
@@ -30,10 +48,36 @@ class ExportError(SegmentationError):
     """A model cannot be exported, or would not label as it does now."""
 
 
+class ScoresError(SegmentationError):
+    """A network gave scores that say nothing."""
+
+
+class RoomError(SegmentationError):
+    """An image would take more memory than there is."""
+
+
 class SettingError(SegmentationError):
     """A setting has a value that cannot be used here."""
 
 
 def one_line(error: Exception) -> str:
     """The beginning of an error's text on one line, for a message that quotes it."""
-    return ' '.join(str(error).split())[:300]
+    return ' '.join(printable(str(error), 2 * _MAX_LINE).split())[:_MAX_LINE]
+
+
+def quoted(value: object) -> str:
+    """A value as Python writes it, of any size, in at most about a line."""
+    return _QUOTING.repr(value)
+
+
+def printable(text: str, most: int = _MAX_QUOTED) -> str:
+    """Text without control characters but line ends and tabs, its middle left out if too long."""
+    if len(text) > most:
+        text = f'{text[: 2 * most // 3]} ... {text[-(most // 3) :]}'
+    return ''.join(
+        c if c.isprintable() or c in '\n\t' else '\N{REPLACEMENT CHARACTER}' for c in text
+    )
+
+
+_QUOTING: Final = reprlib.Repr()
+_QUOTING.maxstring = _QUOTING.maxother = _QUOTING.maxlong = _MAX_QUOTED

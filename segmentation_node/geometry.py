@@ -58,11 +58,18 @@ class Geometry:
         return cls(image_hw, (padded[0], padded[1]), (network[0], network[1]))
 
     def check(self) -> None:
-        """Raise ImageError where padding makes an image larger than any camera's."""
+        """Raise ImageError where padding or scaling makes an image larger than any camera's."""
         (height, width), (padded_height, padded_width) = self.image_hw, self.padded_hw
         if padded_height * padded_width > MAX_PIXELS:
             raise ImageError(
                 f'an image of {width} x {height} must be padded to {padded_width} x '
                 f'{padded_height} for the network, more than {MAX_PIXELS} pixels; expected the '
                 f'shape of a camera image'
+            )
+        network_height, network_width = self.network_hw
+        if network_height * network_width > MAX_PIXELS:
+            raise ImageError(
+                f'an image of {width} x {height} must be scaled to {network_width} x '
+                f'{network_height} for the network, more than {MAX_PIXELS} pixels; choose a '
+                f'smaller input_size'
             )

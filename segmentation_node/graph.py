@@ -36,6 +36,11 @@ class SegmentationGraph(nn.Module):
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
         return self.decide(self.class_scores(images_rgb))
 
+    def decided(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """What `forward` gives, and whether the scores of each image are finite, (B,) bool."""
+        scores = self.class_scores(images_rgb)
+        return (*self.decide(scores), scores.isfinite().flatten(1).all(1))
+
     def class_scores(self, images_rgb: Tensor, scale: float | None = None) -> Tensor:
         """(B, H, W, 3) uint8 RGB to (B, C, H, W) float scores, which `decide` takes.
 

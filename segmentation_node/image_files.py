@@ -21,7 +21,7 @@ from segmentation_node.errors import ImageError
 
 ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
-#: Larger images are refused: 8 K cameras fit, a forged header does not exhaust the memory.
+#: Larger images are refused always: 8 K cameras fit, a forged header does not exhaust the memory.
 MAX_PIXELS: Final = 2**26
 #: Pixels on a side of the box that images are scaled into.
 MAX_SIDE: Final = 2**14
@@ -29,21 +29,21 @@ MAX_SIDE: Final = 2**14
 MAX_TILE_PIXELS: Final = 2**22
 
 
-def check_size(width: int, height: int) -> None:
-    """Raise ImageError unless an image has at least one and at most MAX_PIXELS pixels."""
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise ImageError unless an image has at least one pixel and not too many."""
     if width < 1 or height < 1:
         raise ImageError(
             f'an image of {width} x {height} pixels; width and height must be at least 1: '
             f'check that the camera delivers frames'
         )
-    if width * height > MAX_PIXELS:
+    if width * height > max_pixels:
         raise ImageError(
-            f'an image of {width} x {height} has more than {MAX_PIXELS} pixels; '
+            f'an image of {width} x {height} has more than {max_pixels} pixels; '
             f'scale it down before it comes here'
         )
 
 
-def decode_file(data: bytes, *, upright: bool = False) -> ImageRgb:
+def decode_file(data: bytes, *, upright: bool = False, max_pixels: int = MAX_PIXELS) -> ImageRgb:
     """Read the content of a JPEG, PNG, TIFF or WebP file.
 
     Args:
@@ -51,6 +51,7 @@ def decode_file(data: bytes, *, upright: bool = False) -> ImageRgb:
         upright: turn the picture as its orientation tag says, as a photograph wants to be seen.
             Without it the tag is left alone, as image_transport does: turned, the picture would
             no longer fit the camera's calibration and its label images.
+        max_pixels: images of more are refused before they are decoded.
 
     Returns:
         (H, W, 3) uint8 RGB; 16 bits are scaled to 8, grey is repeated, alpha is dropped.
@@ -59,7 +60,7 @@ def decode_file(data: bytes, *, upright: bool = False) -> ImageRgb:
         ImageError: empty, of another codec, too large, corrupt, or cut short.
     """
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = _decode(data, cv2.IMREAD_COLOR | orientation)
+    bgr = _decode(data, cv2.IMREAD_COLOR | orientation, max_pixels)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
 
@@ -95,8 +96,8 @@ def _read(path: Path, decode: Callable[[bytes], npt.NDArray[np.uint8]]) -> npt.N
         raise ImageError(f'{path}: {error}') from error
 
 
-def _decode(data: bytes, flags: int) -> npt.NDArray[np.uint8]:
-    check_size(*image_size(data))
+def _decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
+    check_size(*image_size(data), max_pixels)
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -7,6 +7,7 @@ package derives from these rows.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
@@ -14,15 +15,17 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
-from segmentation_node.errors import SchemeError
+from segmentation_node.errors import ForeignError, SchemeError, quoted
+from segmentation_node.foreign import read_yaml
 from segmentation_node.paths import config_dir
 
 Lut = npt.NDArray[np.uint8]
 
 #: Target value of pixels that say nothing in training and scoring. Not a published id.
 IGNORE = 255
+#: As many as there are ids, 0 to 255.
+MAX_CLASSES = 256
 
 
 @dataclass(frozen=True)
@@ -47,23 +50,23 @@ class LabelClass:
     @classmethod
     def from_row(cls, row: object) -> 'LabelClass':
         """Build from a YAML row; raises SchemeError on unknown keys and values out of range."""
-        known = {f.name for f in fields(cls)}
+        known, shown = {f.name for f in fields(cls)}, f'class row {quoted(row)}'
         if not isinstance(row, dict) or not {'id', 'name', 'color', 'category'} <= set(row):
-            raise SchemeError(f'class row {row} needs id, name, color, category')
+            raise SchemeError(f'{shown} needs id, name, color, category')
         unknown = ', '.join(sorted(map(str, set(row) - known)))
         if unknown:
             there_are = ', '.join(sorted(known))
-            raise SchemeError(f'class row {row} has unknown keys {unknown}; there are {there_are}')
+            raise SchemeError(f'{shown} has unknown keys {unknown}; there are {there_are}')
         label_ids = row.get('label_ids', ())
         flags = (row[key] for key in ('void', 'learned', 'scored', 'countable') if key in row)
         if not _is_byte(row['id']) or not _is_list_of(row['color'], _is_byte, 3):
-            raise SchemeError(f'class row {row}: id and the 3 colours must be integers in 0..255')
+            raise SchemeError(f'{shown}: id and the 3 colours must be integers in 0..255')
         # YAML reads a bare no, on or 5 as something else than text.
         if not isinstance(row['name'], str) or not isinstance(row['category'], str):
-            raise SchemeError(f'class row {row}: name and category must be text; put it in quotes')
+            raise SchemeError(f'{shown}: name and category must be text; put it in quotes')
         if not _is_list_of(label_ids, _is_byte) or not all(isinstance(f, bool) for f in flags):
             raise SchemeError(
-                f'class row {row}: label_ids must be a list of integers in 0..255, and void, '
+                f'{shown}: label_ids must be a list of integers in 0..255, and void, '
                 f'learned, scored and countable true or false'
             )
         return cls(**{**row, 'color': tuple(row['color']), 'label_ids': tuple(label_ids)})
@@ -94,7 +97,7 @@ class LabelScheme:
             ('name', [c.name for c in self.classes]),
             ('labelId', [str(i) for c in self.classes for i in c.label_ids]),
         ):
-            twice = sorted({v for v in values if values.count(v) > 1})
+            twice = sorted(v for v, count in Counter(values).items() if count > 1)
             if twice:
                 raise SchemeError(
                     f'label scheme {self.name} has {what} {", ".join(twice)} twice; '
@@ -238,14 +241,19 @@ def load_scheme(name: str | Path) -> LabelScheme:
             )
         path = config_dir() / 'labels' / f'{name}.yaml'
     try:
-        content = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        content = read_yaml(path)
+    except ForeignError as error:
         raise SchemeError(
-            f'cannot read label scheme {path}: {error}; give the path of a scheme file, or one of '
+            f'label scheme {error}; give the path of a scheme file, or one of '
             f'{", ".join(available_schemes())}'
         ) from error
     if not isinstance(content, dict) or not isinstance(content.get('classes'), list):
         raise SchemeError(f'label scheme {path} needs a list "classes", one row per class')
+    if len(content['classes']) > MAX_CLASSES:
+        raise SchemeError(
+            f'label scheme {path} has {len(content["classes"])} classes; an id is a byte, so '
+            f'there can be {MAX_CLASSES}'
+        )
     try:
         rows = tuple(LabelClass.from_row(row) for row in content['classes'])
     except SchemeError as error:

@@ -325,7 +325,7 @@ def test_config_that_is_no_json_object(deeplab: Path, text: str) -> None:
 
 def test_config_in_no_text_encoding(deeplab: Path) -> None:
     (deeplab / 'config.json').write_bytes(b'\xff\xfe{}')
-    refused(deeplab, 'config.json', 'not valid JSON')
+    refused(deeplab, 'config.json', 'not UTF-8 text')
 
 
 class Bomb:

@@ -146,7 +146,8 @@ class Atlas:
         image = torch.arange(values.shape[0], dtype=torch.int32, device=values.device)
         head = torch.arange(self._heads, dtype=torch.int32, device=values.device)
         of_points = head[:, None].expand(-1, per_head).flatten()
-        return image[:, None, None] * (self._places * self._heads) + of_points
+        first: Tensor = image[:, None, None] * (self._places * self._heads) + of_points
+        return first
 
     def _table(self, values: Tensor) -> Tensor:
         """(B * places * heads, C / heads), the values in their places."""

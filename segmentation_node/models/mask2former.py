@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mask2Former of transformers, read as a semantic segmenter."""
 
-import json
 import logging
 import re
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation
 from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
-from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.errors import CheckpointError, one_line, quoted
+from segmentation_node.foreign import read_json
+from segmentation_node.models.local import check_names, offline
 from segmentation_node.models.mask2former_inference import last_layer
 from segmentation_node.models.network import MISFITS, Network
 
@@ -65,12 +66,13 @@ class Mask2Former(Network):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        config = read_json(folder / 'config.json')
         if config.get('model_type') != 'mask2former':
             raise CheckpointError(
-                f'{folder / "config.json"} has model_type {config.get("model_type")!r}, not '
+                f'{folder / "config.json"} has model_type {quoted(config.get("model_type"))}, not '
                 f'"mask2former"; correct "family" in segmentation.yaml'
             )
+        check_names(folder / 'config.json', config)
         network = cls.__new__(cls)
         super().__init__(network)
         network.model = _read(folder)
@@ -90,7 +92,7 @@ def _full_precision(device_type: str) -> AbstractContextManager[object]:
 
 def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
     try:
-        with _only_errors_logged():
+        with _only_errors_logged(), offline():
             model, info = cast(
                 'tuple[Mask2FormerForUniversalSegmentation, dict[str, Any]]',
                 Mask2FormerForUniversalSegmentation.from_pretrained(

@@ -31,6 +31,10 @@ class Network(nn.Module, ABC):
     def save(self, folder: Path) -> None:
         """Write `config.json` and `model.safetensors` in the library's own format."""
 
+    def not_finite(self) -> list[str]:
+        """Names of weights with values that are NaN or infinite."""
+        return [name for name, each in self.state_dict().items() if not each.isfinite().all()]
+
     @abstractmethod
     def channels(self) -> int:
         """Number of class scores per pixel."""

@@ -11,8 +11,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from segmentation_node.errors import CheckpointError, one_line
+from segmentation_node.errors import CheckpointError, one_line, quoted
+from segmentation_node.foreign import read_json
 from segmentation_node.geometry import DIVISOR
+from segmentation_node.models.local import check_encoder, offline
 from segmentation_node.models.network import MISFITS, Network
 
 
@@ -55,16 +57,18 @@ class SmpNetwork(Network):
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+        config = read_json(folder / 'config.json')
         found = config.pop('_model_class', None)
         if found != cls.library_class.__name__:
             raise CheckpointError(
-                f'{folder / "config.json"} describes {found!r}, not '
+                f'{folder / "config.json"} describes {quoted(found)}, not '
                 f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
             )
+        check_encoder(folder / 'config.json', config.get('encoder_name', 'resnet34'))
         config = {key: value for key, value in config.items() if not key.startswith('_')}
         try:
-            network = cls(config)
+            with offline():
+                network = cls(config)
             weights = load_file(folder / 'model.safetensors')
             network.model.load_state_dict(weights)
         except (SafetensorError, OSError) as error:

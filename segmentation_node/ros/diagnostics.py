@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from segmentation_node.activity import activities
+from segmentation_node.errors import printable
 from segmentation_node.frames import Accounts
 from segmentation_node.ros.losses import RECENT_S, Losses
 from segmentation_node.ros.worker import Timings, Worker
@@ -15,6 +17,10 @@ from segmentation_node.transport import reliable_camera
 
 #: Without a frame for this long the stream counts as silent.
 SILENCE_S = 5.0
+#: Without a mask for this long, although frames come and somebody listens, something is wrong.
+STALLED_S = 10.0
+#: Characters of a value; what goes wrong quotes what others sent.
+_MOST = 2000
 
 
 @dataclass
@@ -27,15 +33,26 @@ class Health:
     losing: str = ''
     #: What ends that; empty as well.
     remedy: str = ''
+    #: Complaint about others that publish on the same topics.
+    rivalry: str = ''
     last_error: str = ''
     refused: str = ''
     active_since_s: float = 0.0
     last_arrival_s: float = -math.inf
+    last_wanted_s: float = -math.inf
+    #: Since when no mask followed upon a frame that was wanted.
+    waiting_since_s: float = math.inf
     troubled_frames: int = 0
 
     def refuse(self, reason: str) -> None:
         """Keep why a transition failed, until one succeeds."""
         self.last_error = self.refused = reason
+
+    def expect(self, now_s: float, published_s: float) -> None:
+        """Take note of a frame whose mask somebody wants, and of when the last was published."""
+        if published_s >= self.waiting_since_s or self.waiting_since_s == math.inf:
+            self.waiting_since_s = now_s
+        self.last_wanted_s = now_s
 
     def lose(self, topic: str, count: int) -> None:
         """Count frames that were lost on their way from a camera."""
@@ -59,17 +76,18 @@ class Health:
         """
         counts = self.accounts.snapshot()
         self._judge_losses(counts, remedy_of)
-        level, message = self._verdict(state, counts)
+        level, message = self._verdict(state, counts, worker)
         values = {'state': state, **counts}
         if worker is not None:
             values |= _model_values(worker) | _timing_values(worker.timings)
+        values |= {'doing': ', '.join(activities())}
         values |= {'last_error': self.last_error, 'remedy': self.remedy}
         return DiagnosticStatus(
             level=level,
             name=name,
-            message=message,
+            message=printable(message, _MOST),
             hardware_id='',
-            values=[KeyValue(key=k, value=str(v)) for k, v in values.items()],
+            values=[KeyValue(key=k, value=printable(str(v), _MOST)) for k, v in values.items()],
         )
 
     def _judge_losses(self, counts: dict[str, int], remedy_of: Callable[[str], str]) -> None:
@@ -83,7 +101,9 @@ class Health:
             )
             self.remedy = remedy_of(recent.topic)
 
-    def _verdict(self, state: str, counts: dict[str, int]) -> tuple[bytes, str]:
+    def _verdict(
+        self, state: str, counts: dict[str, int], worker: Worker | None
+    ) -> tuple[bytes, str]:
         troubled = counts['malformed'] + counts['failed']
         fresh, self.troubled_frames = troubled - self.troubled_frames, troubled
         if state in ('unconfigured', 'inactive') and self.refused:
@@ -91,15 +111,32 @@ class Health:
         if state in ('unconfigured', 'inactive'):
             return DiagnosticStatus.WARN, f'{state}: waits to be activated'
         if state != 'active':
-            return DiagnosticStatus.WARN, f'{state} ...'
+            return DiagnosticStatus.WARN, ', '.join(activities()) or f'{state} ...'
+        if stalled_s := self._stalled_s(worker):
+            if busy := ', '.join(activities()):
+                return DiagnosticStatus.WARN, f'no mask for {stalled_s:.0f} s: {busy}'
+            return DiagnosticStatus.ERROR, (
+                f'no mask for {stalled_s:.0f} s, although images come and somebody listens'
+                + (f': {self.last_error}' if fresh else '')
+            )
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} frames went wrong: {self.last_error}'
         if self.losing:
             return DiagnosticStatus.WARN, self.losing
+        if self.rivalry:
+            return DiagnosticStatus.WARN, self.rivalry
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'
         return DiagnosticStatus.OK, 'segmenting'
+
+    def _stalled_s(self, worker: Worker | None) -> float:
+        """How long masks have been missing; 0 while they come, or none is to be expected."""
+        now_s = time.monotonic()
+        waited_s = now_s - self.waiting_since_s
+        if worker is None or waited_s < STALLED_S or now_s - self.last_wanted_s > SILENCE_S:
+            return 0.0
+        return 0.0 if worker.published_s >= self.waiting_since_s else waited_s
 
 
 def _model_values(worker: Worker) -> dict[str, object]:

@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Callable, Collection
 from copy import copy
 from functools import partial, wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -26,8 +26,9 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segmentation_node import topics
+from segmentation_node.activity import doing
 from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
-from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.errors import SegmentationError, SettingError, one_line
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.camera_subscription import CameraSubscription
@@ -37,6 +38,7 @@ from segmentation_node.ros.logging import forward_log
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
+from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.worker import Worker
 from segmentation_node.transport import give_own_frames_room, reliable_camera
 
@@ -47,6 +49,10 @@ if TYPE_CHECKING:
 CAMERA_INFO_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 #: How often cameras are looked at, beside the events of the middleware that tell of them.
 FOLLOW_PERIOD_S = 1.0
+#: How long the frame in work may hold up the end.
+STOP_S: Final = 0.5
+#: Exit status of a failure that is the node's own: EX_SOFTWARE of sysexits.h.
+FAILED: Final = 70
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 #: States in and after a transition, as the life cycle calls them.
@@ -120,9 +126,12 @@ class SegmentationNode(LifecycleNode):
         self.create_timer(FOLLOW_PERIOD_S, self._follow_cameras, self.frames, steady)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
+        answer_always(self)
 
     def _start(self) -> None:
         self._autostart.cancel()
+        if self._state != 'unconfigured':
+            return  # a lifecycle manager was quicker
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
@@ -135,7 +144,7 @@ class SegmentationNode(LifecycleNode):
         self.get_logger().info(f'loading {values.model} ...')
         segmenter = load_segmenter(values)
         name, convert = pick_converter()
-        decode: Callable[[Any], ImageRgb] = partial(decode_image, convert=convert)
+        decode: Callable[..., ImageRgb] = partial(decode_image, convert=convert)
         if values.image_transport == 'compressed':
             decode = decode_compressed
         self._outputs = {camera: CameraOutputs(self, camera) for camera in values.cameras}
@@ -145,7 +154,7 @@ class SegmentationNode(LifecycleNode):
             overlay_alpha=values.overlay_alpha,
             outputs=self._outputs,
             accounts=self.health.accounts,
-            decode=decode,
+            decode=lambda image: decode(image, max_pixels=self._values.max_image_pixels),
             latency_ms=self._latency_ms,
             report=self._report_frame,
             is_up=self.context.ok,
@@ -278,6 +287,7 @@ class SegmentationNode(LifecycleNode):
             accounts.arrive()
             taken = self._rates[camera].allows(self._values.max_rate_hz, now_s)
             if taken and self._outputs[camera].wanted():
+                self.health.expect(now_s, worker.published_s)
                 worker.slots.put(Frame(camera, message, now_s))
             else:
                 accounts.settle('not_wanted')
@@ -307,6 +317,10 @@ class SegmentationNode(LifecycleNode):
         except SegmentationError as error:
             self.get_logger().warning(f'parameter refused: {error}')
             return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # noqa: BLE001 (whatever it is, the old values hold)
+            self.get_logger().error(f'parameter refused: {traceback.format_exc()}')
+            reason = f'{type(error).__name__}: {one_line(error)}'
+            return SetParametersResult(successful=False, reason=reason)
         self._values = wanted
         return SetParametersResult(successful=True)
 
@@ -336,6 +350,7 @@ class SegmentationNode(LifecycleNode):
         worker = self._worker
         if worker is not None and worker.failure is not None:
             raise worker.failure
+        self._look_for_rivals()
         was_losing = self.health.losing
         status = self.health.status(
             self.get_fully_qualified_name(), self._state, worker, self._remedy_of
@@ -346,6 +361,19 @@ class SegmentationNode(LifecycleNode):
         message = DiagnosticArray(status=[status])
         message.header.stamp = stamp
         self._status_publisher.publish(message)
+
+    def _look_for_rivals(self) -> None:
+        """See whether others publish what this node does, such as a second one of its name."""
+        topics_ = [output.label_mask_topic for output in self._outputs.values()]
+        rivals = [topic for topic in topics_ if self.count_publishers(topic) > 1]
+        before, self.health.rivalry = self.health.rivalry, ''
+        if rivals:
+            self.health.rivalry = (
+                f'somebody else publishes on {rivals[0]}, too, so that masks come twice: give '
+                f'each node a name of its own (-r __node:=NAME), or end the other'
+            )
+        if self.health.rivalry and not before:
+            self.get_logger().warning(self.health.rivalry)
 
     def _remedy_of(self, topic: str) -> str:
         """Remedy for frames that are lost between a camera and the node."""
@@ -360,52 +388,86 @@ def load_segmenter(
 
     Raises SegmentationError.
     """
-    # Imported with the first model: the node answers and can be stopped while torch loads.
-    from segmentation_node.segmenter import Segmenter
+    with doing(f'loading {values.model}'):
+        # Imported with the first model: the node answers and can be stopped while torch loads.
+        from segmentation_node.segmenter import Segmenter
 
-    segmenter = Segmenter(
-        values.model,
-        runtime=values.runtime,
-        device=values.device,
-        precision=values.precision,
-        input_size=values.input_size_hw,
-        label_scheme=values.label_scheme or None,
-        min_confidence=values.min_confidence,
-        measure_aside=True,
-    )
-    for image_hw in {*image_sizes_hw, values.image_size_hw}:
-        if image_hw is not None:
-            segmenter.prepare(image_hw)
-    return segmenter
+        segmenter = Segmenter(
+            values.model,
+            runtime=values.runtime,
+            device=values.device,
+            precision=values.precision,
+            input_size=values.input_size_hw,
+            label_scheme=values.label_scheme or None,
+            min_confidence=values.min_confidence,
+            measure_aside=True,
+        )
+        for image_hw in {*image_sizes_hw, values.image_size_hw}:
+            if image_hw is not None:
+                segmenter.prepare(image_hw)
+        return segmenter
 
 
-def main(args: list[str] | None = None) -> None:
-    """Run the node until it is told to stop."""
+def main(
+    args: list[str] | None = None, *, ros_is_up: Callable[[], None] = lambda: None
+) -> NoReturn:
+    """Run the node until it is told to stop; `ros_is_up` is called when ROS handles signals.
+
+    Exit status 0 is an end that was asked for, 1 a start that cannot succeed as it was asked for,
+    and FAILED a failure of the node's own, after which a new start may go well.
+    """
     keep_freed_memory()
     profile = give_own_frames_room()
-    rclpy.init(args=args)
+    try:
+        rclpy.init(args=args)
+    except RuntimeError as error:  # of rclpy, as most of its errors are
+        _refuse_to_start(error, 'ROS cannot start: ')
+    ros_is_up()
     try:
         node = SegmentationNode()
-    except (SegmentationError, ParameterException) as error:
-        print(f'segmentation_node: {error}', file=sys.stderr)
-        sys.exit(1)
+    except (SegmentationError, ParameterException, NameValidationException) as error:
+        _refuse_to_start(error)
+    except RuntimeError as error:
+        if rclpy.ok():
+            _refuse_to_start(error)
+        _leave(0)  # a signal took ROS down meanwhile
     forward_log(node.get_logger())
     if profile:
         node.get_logger().info(f'masks leave by shared memory of their size ({profile})')
     executor = GroupsExecutor(node, [node.frames, node.diagnostics])
+    status = 0
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
-    except RuntimeError:  # of rclpy, as all its errors are
-        # An interrupt takes ROS down at once; a callback that was about to publish meets that.
+    except Exception:  # noqa: BLE001 (whatever it is, an orderly end, and the reason)
+        # A signal takes ROS down at once; a callback that was about to publish meets that.
         if node.context.ok():
-            raise
-    node.stop_within(1.0)
+            status = FAILED
+            node.get_logger().fatal(f'the node ends: {traceback.format_exc()}')
+    node.stop_within(STOP_S)
     node.destroy_node()
     rclpy.try_shutdown()
+    _leave(status)
+
+
+def _refuse_to_start(error: Exception, what: str = '') -> NoReturn:
+    remedy = ''
+    if os.environ.get('ROS_SECURITY_ENABLE') == 'true' and isinstance(error, RuntimeError):
+        remedy = (
+            '. ROS_SECURITY_ENABLE is true, and nothing runs without security then: check '
+            'ROS_SECURITY_KEYSTORE, the enclave, and that the middleware was built with security'
+        )
+    print(f'segmentation_node: {what}{one_line(error)}{remedy}', file=sys.stderr)
+    _leave(1)
+
+
+def _leave(status: int) -> NoReturn:
+    """End the process now.
+
+    A network in work cannot be interrupted, and the interpreter's own end would pull the ground
+    from under its thread.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    # A network in work cannot be interrupted, and the interpreter's own end would pull the
-    # ground from under its thread. Everything ROS is down, so leave.
-    os._exit(0)
+    os._exit(status)

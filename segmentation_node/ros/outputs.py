@@ -55,6 +55,11 @@ class CameraOutputs:
         #: Masks have the size of their image, so its calibration holds for them as it is.
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
 
+    @property
+    def label_mask_topic(self) -> str:
+        """Full name of the topic that only this node should publish on."""
+        return str(self._publishers[OUTPUTS['label_mask']].topic_name)
+
     def wanted(self) -> list[Output]:
         """The outputs that have a subscriber now."""
         return [o for o, p in self._publishers.items() if p.get_subscription_count()]

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import SettingError
-from segmentation_node.image_files import MAX_SIDE
+from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
 
@@ -92,6 +92,13 @@ class Parameters:
         0.0, 'Frames per second and camera at most, 0 is no limit', ANY_TIME,
         range_=(0.0, 1000.0),
     )  # fmt: skip
+    max_image_pixels: int = declared(
+        2**23,
+        'Images of more pixels are refused before they are decoded, which bounds the memory that '
+        'one frame can take; the default admits 3840 x 2160',
+        ANY_TIME,
+        range_=(1, MAX_PIXELS),
+    )
     image_transport: str = declared(
         'raw', 'raw subscribes to image, compressed to image/compressed', UNCONFIGURED,
         choices=IMAGE_TRANSPORTS,
@@ -118,6 +125,11 @@ class Parameters:
                 raise SettingError(
                     f'{name} is {list(size)}; give [height, width] in pixels, each from 1 to '
                     f'{MAX_SIDE}, or [0, 0] to leave it open'
+                )
+            if any(size) and size[0] * size[1] > self.max_image_pixels:
+                raise SettingError(
+                    f'{name} is {list(size)}, {size[0] * size[1]} pixels, and max_image_pixels '
+                    f'is {self.max_image_pixels}; make one smaller or the other larger'
                 )
         wrong = [c for c in self.cameras if c and not _TOPIC_TOKEN.fullmatch(c)]
         if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
@@ -180,7 +192,10 @@ def _descriptor(f: Any) -> ParameterDescriptor:
     )
     if f.metadata['range'] is not None:
         low, high = f.metadata['range']
-        descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
+        if isinstance(f.default, int):
+            descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+        else:
+            descriptor.floating_point_range = [FloatingPointRange(from_value=low, to_value=high)]
     return descriptor
 
 

@@ -8,6 +8,7 @@ published. Where the network has a device of its own, the newest frames are deco
 on a CPU that would gain nothing and make them older, so a frame is decoded when the network waits.
 """
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 import cv2
 
 from segmentation_node.codec import ImageRgb
-from segmentation_node.errors import ImageError, SegmentationError
+from segmentation_node.errors import ImageError, SegmentationError, one_line
 from segmentation_node.frames import Accounts, Frame, HandOff, Slots, Window
 from segmentation_node.outputs import Output
 from segmentation_node.rendering import Rendered
@@ -110,6 +111,8 @@ class Worker:
         self._decoded: Slots[Decoded] = Slots(accounts)
         self._segmented: HandOff[list[tuple[Decoded, Rendered]]] = HandOff()
         self.failure: BaseException | None = None
+        #: When the last mask was published, in seconds of the monotonic clock.
+        self.published_s = -math.inf
         self._image_hw: dict[str, tuple[int, int]] = {}
         self._outputs, self._accounts = outputs, accounts
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
@@ -242,7 +245,7 @@ class Worker:
                 raise
             self._accounts.settle('failed')  # ROS went down
             return
-        now_s = time.monotonic()
+        now_s = self.published_s = time.monotonic()
         timings.stages['total'].add(1000 * (now_s - decoded.begun_s))
         timings.latency.add(self._latency_ms(message))
         timings.publications.add(now_s)
@@ -256,7 +259,7 @@ class Worker:
         if isinstance(error, SegmentationError):  # a graph for a new size that cannot be made
             self._report(f'cannot segment a frame: {error}')
         else:
-            self._report(f'{type(error).__name__} while segmenting: {error}')
+            self._report(f'{type(error).__name__} while segmenting: {one_line(error)}')
         return 'failed'
 
     def _settle_all(self, batch: list[Decoded], fate: str) -> None:

@@ -24,8 +24,16 @@ from typing import Final
 
 import yaml
 
+from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.errors import CheckpointError, SettingError, one_line
+from segmentation_node.errors import (
+    CheckpointError,
+    ForeignError,
+    SettingError,
+    one_line,
+    quoted,
+)
+from segmentation_node.foreign import read_yaml
 from segmentation_node.runtimes.cache import Cache
 
 GRAPHS_DIR: Final = 'graphs'
@@ -39,7 +47,7 @@ MAX_MIOU_LOSS: Final = 0.002
 #: Share of pixels that must be labeled as by PyTorch in fp32, where it is not.
 AGREEMENT: Final = {'fp32': 0.995, 'bf16': 0.98, 'fp16': 0.98, 'int8': 0.98}
 #: Changes whenever other graphs are made of the same checkpoint.
-CONVERSION: Final = 1
+CONVERSION: Final = 2
 
 #: Exit status of the converting process where the checkpoint is at fault, and where a package is
 #: missing; the last line it prints says more.
@@ -74,11 +82,9 @@ class GraphInfo:
     def read(cls, path: Path) -> 'GraphInfo':
         """Read and check; raises CheckpointError naming what is wrong."""
         try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8'))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise CheckpointError(
-                f'{path} cannot be read ({one_line(error)}); export the graph again'
-            ) from error
+            content = read_yaml(path)
+        except ForeignError as error:
+            raise CheckpointError(f'{error}; export the graph again') from error
         kinds = {'network': str, 'files': dict, 'made_with': str, 'judged_on': str,
                  'agreement': dict, 'miou': dict}  # fmt: skip
         if not isinstance(content, dict) or set(content) != {f.name for f in fields(cls)}:
@@ -86,8 +92,14 @@ class GraphInfo:
         for name, kind in kinds.items():
             if not isinstance(content[name], kind):
                 raise CheckpointError(
-                    f'{path} has {name} {content[name]!r:.80}, expected a {kind.__name__}; '
+                    f'{path} has {name} {quoted(content[name])}, expected a {kind.__name__}; '
                     f'export the graph again'
+                )
+        for share in (*content['agreement'].values(), *content['miou'].values()):
+            if not isinstance(share, int | float) or not 0 <= share <= 1:
+                raise CheckpointError(
+                    f'{path} has a share {quoted(share)}, expected a number from 0 to 1; export '
+                    f'the graph again'
                 )
         return cls(**content)
 
@@ -200,7 +212,10 @@ def _convert(checkpoint: Checkpoint, format_: str) -> Graph:
     """Convert in a process of its own."""
     _log.warning('converting %s, once; this takes a while', checkpoint.name)
     try:
-        with tempfile.TemporaryDirectory(prefix='segmentation_node.') as folder:
+        with (
+            doing(f'converting {checkpoint.name}'),
+            tempfile.TemporaryDirectory(prefix='segmentation_node.') as folder,
+        ):
             _run_conversion(checkpoint, format_, folder)
             return {name: Path(folder, name).read_bytes() for name in FILES[format_]}
     except OSError as error:

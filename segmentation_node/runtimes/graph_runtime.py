@@ -10,9 +10,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.decision import Decision, Scores, decide
 from segmentation_node.geometry import Geometry
+from segmentation_node.memory import check_room
 from segmentation_node.runtimes.recent import Recent
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -63,7 +65,9 @@ class GraphRuntime(ABC):
         def compiled() -> tuple[Geometry, Forward]:
             geometry = Geometry.fit(image_hw, self._preprocessing.size_hw)
             geometry.check()
-            forward = self._compile(geometry)
+            check_room(geometry.network_hw, self._checkpoint.bytes_per_pixel)
+            with doing(f'compiling {self._checkpoint.name} for {image_hw[1]} x {image_hw[0]}'):
+                forward = self._compile(geometry)
             _log.info(
                 '%s: %s %s is ready for images of %d x %d', self._checkpoint.name, self.name,
                 self.precision, image_hw[1], image_hw[0],

@@ -14,6 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.decision import Decision
 from segmentation_node.errors import SegmentationError, one_line
@@ -33,6 +34,9 @@ _HOPELESS: Final = 2.0
 #: A more precise candidate is taken though it takes so many times as long as the fastest.
 _PRECISION_IS_WORTH: Final = 1.05
 _BY_PRECISION: Final = ('fp32', 'fp16', 'bf16', 'int8')
+#: Larger images are measured on a part of so many pixels: several candidates at a time would take
+#: gigabytes, and which of them is the fastest is known by then.
+_MOST_PIXELS: Final = 2**21
 #: With as many cores, half as many threads may be faster.
 _MANY_CORES: Final = 4
 
@@ -113,7 +117,7 @@ class MeasuredRuntime:
             with self._turn:
                 # Raises for images that cannot be run at all, which nothing is measured on.
                 self._current.forward(images_rgb[:1])
-            image_rgb = images_rgb[:1].copy()
+            image_rgb = _part(images_rgb[:1])
             self._measuring = threading.Thread(
                 target=self._measure, args=(size, image_rgb), name='measure', daemon=True
             )
@@ -143,7 +147,7 @@ class MeasuredRuntime:
         return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:
-        with _MEASURING:
+        with doing(f'measuring what runs {self._name} the fastest'), _MEASURING:
             if not self._recall(size):  # another runtime of this process may have measured
                 self._choose(size, image_rgb)
 
@@ -214,7 +218,14 @@ def choose(times_ms: dict[Candidate, float]) -> Candidate:
 
 def _size_class(images_rgb: Bytes) -> int:
     """Number that images of about as many pixels share, within a factor of 1.4."""
-    return round(math.log2(images_rgb.shape[1] * images_rgb.shape[2]))
+    return round(math.log2(min(images_rgb.shape[1] * images_rgb.shape[2], _MOST_PIXELS)))
+
+
+def _part(images_rgb: Bytes) -> Bytes:
+    """A copy of the upper left of images, of at most `_MOST_PIXELS` and the same proportions."""
+    height, width = images_rgb.shape[1:3]
+    share = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
+    return images_rgb[:, : max(1, int(height * share)), : max(1, int(width * share))].copy()
 
 
 def _figures(chosen: Candidate, times_ms: dict[Candidate, float]) -> str:

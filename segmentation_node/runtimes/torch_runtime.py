@@ -11,10 +11,11 @@ import numpy.typing as npt
 import torch
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decided, Decision, decide
+from segmentation_node.decision import Decided, Decision, check_finite, decide
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.geometry import Geometry
 from segmentation_node.graph import SegmentationGraph
+from segmentation_node.memory import check_room
 from segmentation_node.passing_thread import in_passing_thread
 from segmentation_node.runtimes.recent import Recent
 
@@ -46,6 +47,9 @@ class TorchRuntime:
         self._device = _pick_device(device)
         self.device = str(self._device)
         self.precision = _pick_precision(precision, self._device)
+        self._bytes_per_pixel = checkpoint.bytes_per_pixel
+        #: Sizes of the network's input that there is memory for.
+        self._fitting: set[tuple[int, int]] = set()
         try:
             self._graph = in_passing_thread(lambda: self._loaded(checkpoint, input_size))
         except RuntimeError as error:  # of torch: no memory left, or a driver that fails
@@ -58,7 +62,7 @@ class TorchRuntime:
             run = self._compiled(self._graph.coarse_scores)
             self._way = _OnCpu(run, checkpoint.channel_ids)
         else:
-            self._way = _OnGpu(self._compiled(self._graph.forward), self._device)
+            self._way = _OnGpu(self._compiled(self._graph.decided), self._device)
 
     def _loaded(
         self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
@@ -98,6 +102,9 @@ class TorchRuntime:
     def _geometry(self, images_rgb: Bytes, scale: float | None) -> Geometry:
         geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
         geometry.check()
+        if self._device.type == 'cpu' and geometry.network_hw not in self._fitting:
+            check_room(geometry.network_hw, self._bytes_per_pixel)
+            self._fitting.add(geometry.network_hw)
         return geometry
 
     def _autocast(self) -> torch.autocast:
@@ -211,7 +218,10 @@ def _fastest_convolutions() -> Iterator[None]:
 
 
 def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
-    """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image."""
+    """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image.
+
+    A third part says which of them are of finite scores, (B,) bool; raises ScoresError else.
+    """
     # Into pinned memory, which a GPU writes to several times as fast.
     pinned = parts[0].is_cuda
     found = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
@@ -219,7 +229,9 @@ def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
         host.copy_(part, non_blocking=pinned)
     if pinned:
         torch.cuda.current_stream(parts[0].device).synchronize()
-    labels, confidence = (host.numpy() for host in found)
+    labels, confidence, *finite = (host.numpy() for host in found)
+    for each in finite:
+        check_finite(each)
     return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
 
 

@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What takes long now, for those who wonder why nothing comes."""
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_lock = threading.Lock()
+_since_s: dict[object, tuple[str, float]] = {}
+
+
+@contextmanager
+def doing(what: str) -> Iterator[None]:
+    """Say that the body of a with statement does something, such as 'loading deeplabv3plus'."""
+    key = object()
+    with _lock:
+        _since_s[key] = (what, time.monotonic())
+    try:
+        yield
+    finally:
+        with _lock:
+            del _since_s[key]
+
+
+def activities() -> list[str]:
+    """What is being done, the longest first, each with its seconds."""
+    now_s = time.monotonic()
+    with _lock:
+        return [f'{what} for {now_s - since_s:.0f} s' for what, since_s in _since_s.values()]

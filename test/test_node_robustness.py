@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing that a node is asked or sent ends it, and every frame keeps its fate."""
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import node_faults
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from ros_process import Camera, NodeProcess, Probe, compressed_message, image_message, pixels_of
+from sensor_msgs.msg import CompressedImage
+
+from segmentation_node.image_files import encode_png
+from segmentation_node.segmenter import Segmenter
+
+
+@pytest.fixture
+def node(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[NodeProcess]:
+    with NodeProcess(
+        tmp_path / 'log.txt', '-p', f'model:={tiny_checkpoint}', namespace='robust'
+    ) as process:
+        yield process
+
+
+@pytest.fixture
+def camera(node: NodeProcess) -> Iterator[Camera]:
+    probe = Probe('robust')
+    probe.wait_until_active()
+    yield probe.connect()
+    probe.close()
+
+
+def labels_are_right(camera: Camera, model: Path) -> None:
+    image = np.random.default_rng(3).integers(0, 256, (48, 64, 3), np.uint8)
+    expected = Segmenter(str(model), runtime='openvino', precision='fp32').segment([image])
+    found = pixels_of(camera.segment(image_message(image)))
+    assert np.mean(found == expected.labels[0]) > 0.99  # bf16 is as good
+
+
+def test_transitions_that_are_not_possible_are_refused(
+    camera: Camera, node: NodeProcess, tiny_checkpoint: Path
+) -> None:
+    for wrong in (Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CONFIGURE, 0, 99):
+        assert not camera.probe.transition(wrong)
+    assert 'transition 3 refused: the node is active; possible are deactivate (4)' in (
+        node.log_text()
+    )
+    found = node_faults.lifecycle(camera, 60)
+    assert found['right'] >= 60
+    assert not found['wrong']
+    labels_are_right(camera, tiny_checkpoint)
+
+
+def test_parameters_of_all_kinds_are_set_or_refused(
+    camera: Camera, node: NodeProcess, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    deep = tmp_path / 'deep'
+    deep.mkdir()
+    (deep / 'config.json').write_text('[' * 100_000)
+    digits = tmp_path / 'digits'
+    digits.mkdir()
+    (digits / 'config.json').write_text(json.dumps({'id2label': {'9' * 5000: 'road'}}))
+    (digits / 'model.safetensors').touch()
+    bad = [str(deep), str(digits), str(tmp_path)]
+    values = node_faults.parameter_values([str(tiny_checkpoint)], bad)
+    found = node_faults.parameters(camera, values, 80)
+    assert found['answered'] == 80
+    assert found['set']
+    assert found['refused']
+    assert not found['without a reason']
+    assert 'Traceback' not in node.log_text()
+    for name, value in (
+        ('model', str(tiny_checkpoint)), ('input_size', [0, 0]), ('label_scheme', ''),
+        ('min_confidence', 0.0), ('precision', 'auto'), ('runtime', 'auto'),
+    ):  # fmt: skip
+        assert camera.probe.set_parameter(name, value).successful
+    labels_are_right(camera, tiny_checkpoint)
+
+
+def test_what_is_sent_is_segmented_or_counted(
+    camera: Camera, node: NodeProcess, tiny_checkpoint: Path
+) -> None:
+    chance = random.Random(1)
+    for _ in range(200):
+        camera.send(node_faults.hostile_images(chance))
+    counts = camera.probe.settled()
+    assert counts['received'] == sum(counts.values()) - counts['received']
+    assert counts['malformed']
+    assert not counts['failed']
+    labels_are_right(camera, tiny_checkpoint)
+    text = node.log_text()
+    assert '\x1b[2J' not in text
+    assert len(text) < 500_000
+    assert max(len(line) for line in text.splitlines()) < 3000
+
+
+def test_bombs_cost_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'image_transport:=compressed')
+    with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='bombed') as node:
+        probe = Probe('bombed')
+        probe.wait_until_active()
+        sample = compressed_message(encode_png(np.zeros((32, 32, 3), np.uint8)), 'png')
+        camera = probe.connect('image/compressed', sample=sample)
+        before = node_faults.resident_mb(node.pid, 'VmHWM')
+        for data in node_faults.bombs():
+            camera.send(compressed_message(data, 'png'))
+            probe.next_diagnostics()
+        assert probe.settled()['malformed'] == 2
+        assert node_faults.resident_mb(node.pid, 'VmHWM') - before < 50
+        assert 'has more than 8388608 pixels' in probe.diagnostics[-1]['last_error']
+        assert camera.segment(CompressedImage(format='png', data=sample.data))
+        probe.close()
+
+
+def test_a_second_node_of_its_name_is_told(
+    camera: Camera, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    with NodeProcess(
+        tmp_path / 'second.txt', '-p', f'model:={tiny_checkpoint}', namespace='robust'
+    ) as second:
+        said = 'somebody else publishes on /robust/segmentation_node/label_mask'
+        camera.probe.wait_for('a warning', lambda: said in second.log_text())
+        camera.probe.wait_for(
+            'a report', lambda: any(said in d['message'] for d in camera.probe.diagnostics)
+        )
+
+
+def test_signals_at_any_time_end_it_well(tmp_path: Path) -> None:
+    _, wrong = node_faults.signals(8, tmp_path / 'log.txt')
+    assert not wrong, wrong[0]
