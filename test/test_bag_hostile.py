@@ -38,7 +38,7 @@ from bag_making import (
 from bag_probing import Plain, mutated_bytes, mutated_metadata, probe, said_by
 
 from segmentation_node.bags import messages, score_bag, segment_bag
-from segmentation_node.bags.bounds import MAX_LINE, MAX_TOPICS, parse_yaml, printable
+from segmentation_node.bags.bounds import MAX_LINE, MAX_TOPICS, shown
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.qos import Qos, dump_qos, parse_qos
 from segmentation_node.bags.reader import open_bag
@@ -109,33 +109,12 @@ def test_mutated_bags_are_read_or_refused(tmp_path: Path, name: str) -> None:
 # --- Text
 
 
-@pytest.mark.parametrize(
-    ('text', 'says'),
-    [
-        (DEEP_YAML, 'nest'),  # refused by the scanner already
-        ('[' * 50 + ']' * 50, 'it is nested deeper than 20 levels'),
-        ('- ' * 5000, 'it is nested deeper than 20 levels'),
-        (LAUGHING_YAML, "it has the alias 'a'; expected none"),
-        ('&a [*a]', "it has the alias 'a'"),
-        ('x' * 1001, 'it is longer than 1000 bytes'),
-        ('!!python/object/apply:os.getcwd []', 'it is no YAML (could not determine'),
-        ('!own 3', 'it is no YAML'),
-        ('{[', 'it is no YAML'),
-        ('2020-02-30', 'it is no YAML (day is out of range'),
-    ],
-)
-def test_yaml_is_bounded(text: str, says: str) -> None:
-    with pytest.raises(BagError) as error:
-        parse_yaml(text, 'it', max(1000, 2 * len(text)) if len(text) != 1001 else 1000)
-    assert says in str(error.value)
-
-
 def test_text_for_a_terminal_has_no_control_characters_and_an_end() -> None:
-    assert printable('/camera/image é') == '/camera/image é'
-    assert '\x1b' not in printable(ESCAPES)
-    assert len(printable('x' * 10**6)) < 100
-    assert printable('a' * 60 + 'b' * 60).startswith('a' * 50)
-    assert printable('a' * 60 + 'b' * 60).endswith('b' * 20)
+    assert shown('/camera/image é') == '/camera/image é'
+    assert shown(f'{ESCAPES}\n\t').isprintable()
+    assert len(shown('x' * 10**6)) < 100
+    assert shown('a' * 60 + 'b' * 60).startswith('a' * 50)
+    assert shown('a' * 60 + 'b' * 60).endswith('b' * 20)
 
 
 @pytest.mark.parametrize('text', QOS)
@@ -273,8 +252,8 @@ def test_what_describes_a_scheme_is_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'says'),
     [
-        (DEEP_YAML, 'nested too deep'),
-        (f'"{"x" * 2_000_000}"', 'longer than 1048576 bytes'),
+        (DEEP_YAML, 'nested deeper than'),
+        (f'"{"x" * 2_000_000}"', 'it is longer than'),
         ('[1]', 'describes no label scheme (TypeError'),
         ('{"scheme": ["cityscapes8"], "classes": []}', 'unknown label scheme ['),
         ('{"scheme": "cityscapes8", "classes": [{"id": [], "name": 1}]}', 'unhashable'),

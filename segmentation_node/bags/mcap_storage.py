@@ -8,7 +8,7 @@ from typing import BinaryIO, Final
 
 from mcap.records import Channel, ChunkIndex, Schema, Statistics
 
-from segmentation_node.bags.bounds import MAX_QUEUED_BYTES, MAX_TOPICS, printable
+from segmentation_node.bags.bounds import MAX_QUEUED_BYTES, MAX_TOPICS, shown
 from segmentation_node.bags.mcap_records import (
     MAGIC,
     Message,
@@ -20,7 +20,7 @@ from segmentation_node.bags.mcap_records import (
     read_chunk,
     summary_records,
 )
-from segmentation_node.bags.qos import parse_qos
+from segmentation_node.bags.qos import read_qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError
 
@@ -165,20 +165,22 @@ class _McapFile:
     def _declare(self, channel: Channel, schema: Schema | None) -> None:
         if len(self._topics) >= MAX_TOPICS:
             raise RecordError(f'it declares more than {MAX_TOPICS} topics')
+        qos, qos_is_damaged = read_qos(channel.metadata.get('offered_qos_profiles', ''))
         topic = Topic(
             channel.topic,
             schema.name if schema else '',
             schema.data.decode(errors='surrogateescape') if schema else '',
             schema.encoding if schema else '',
             channel.metadata.get('topic_type_hash', ''),
-            parse_qos(channel.metadata.get('offered_qos_profiles', '')),
+            qos,
             channel.message_encoding,
+            qos_is_damaged,
         )
         self._topics[channel.id] = topic
         self.counts.setdefault(topic, 0)
 
     def _damaged(self, error: Exception, count: int) -> BagError:
-        reason = printable(str(error) or type(error).__name__, 300)
+        reason = shown(str(error) or type(error).__name__, 300)
         return BagError(
             f'{self._path} is damaged or cut short ({reason}); {count} messages before that are '
             f'readable: allow --salvage to use them, or let "mcap recover" write a whole file'

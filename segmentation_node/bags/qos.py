@@ -7,8 +7,9 @@ from typing import Any, Final
 
 import yaml
 
-from segmentation_node.bags.bounds import MAX_QOS_BYTES, parse_yaml, quoted
-from segmentation_node.errors import BagError
+from segmentation_node.bags.bounds import MAX_QOS_BYTES
+from segmentation_node.errors import ForeignError, quoted
+from segmentation_node.foreign import parse_yaml
 
 #: What rmw calls infinite, in seconds and nanoseconds.
 INFINITE: Final = (9223372036, 854775807)
@@ -68,13 +69,18 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
 
     A profile steers a replay at most; a bag whose profiles are damaged is still a good bag.
     """
+    return read_qos(text)[0]
+
+
+def read_qos(text: str) -> tuple[tuple[Qos, ...], bool]:
+    """As `parse_qos`, with whether the text makes no sense."""
     try:
-        rows = parse_yaml(text, 'a QoS profile', MAX_QOS_BYTES) or ()
+        rows = parse_yaml(text, max_bytes=MAX_QOS_BYTES) or ()
         if not isinstance(rows, Sequence) or len(rows) > MAX_PROFILES:
-            return ()
-        return tuple(map(_parse_profile, rows))
-    except (BagError, AttributeError, KeyError, TypeError, ValueError, IndexError, OverflowError):
-        return ()
+            return (), True
+        return tuple(map(_parse_profile, rows)), False
+    except (ForeignError, AttributeError, LookupError, TypeError, ValueError):
+        return (), True
 
 
 def dump_qos(profiles: tuple[Qos, ...]) -> str:

@@ -16,15 +16,14 @@ from segmentation_node.bags.bounds import (
     MAX_FILES,
     MAX_METADATA_BYTES,
     MAX_TOPICS,
-    parse_yaml,
-    printable,
-    quoted,
+    shown,
 )
 from segmentation_node.bags.compressed_storage import PackedFiles, PackedMessages
 from segmentation_node.bags.mcap_storage import McapStorage
 from segmentation_node.bags.sqlite_storage import SqliteStorage
 from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Topic
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, ForeignError, quoted
+from segmentation_node.foreign import read_yaml
 
 #: Who reads what, by metadata.yaml's storage_identifier: the bag's files, and whether to salvage.
 #: A database needs no salvage: sqlite takes it back to its last transaction by itself.
@@ -94,7 +93,7 @@ class Bag:
         """The first message of a topic; raises BagError where there is none."""
         for message in self.messages({name}):
             return message
-        raise BagError(f'{self.path} has no message on {printable(name)}; record it again')
+        raise BagError(f'{self.path} has no message on {shown(name)}; record it again')
 
     def close(self) -> None:
         """Let go of the files."""
@@ -165,7 +164,7 @@ def _open_folder(path: Path, salvage: bool) -> Storage:
         metadata = _guess_metadata(path)
     else:
         metadata = _read_metadata(path)
-    missing = [printable(file.name) for file in metadata.files if not file.is_file()]
+    missing = [shown(file.name) for file in metadata.files if not file.is_file()]
     if missing:
         raise BagError(
             f'{path} lacks {", ".join(missing[:5])}, of which {METADATA_FILE} speaks; copy the '
@@ -202,8 +201,8 @@ def _read_metadata(path: Path) -> _Metadata:
         files = [path / _file_name(name) for name in names]
         if len(set(files)) < len(files):
             raise ValueError(f'relative_file_paths names a file twice: {quoted(names)}')
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, BagError) as error:
-        reason = printable(' '.join(f'{type(error).__name__}: {error}'.split()), 300)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ForeignError) as error:
+        reason = shown(' '.join(f'{type(error).__name__}: {error}'.split()), 300)
         raise BagError(
             f'{file} is no rosbag2 metadata ({reason}); "ros2 bag reindex {path}" writes it anew'
         ) from error
@@ -216,10 +215,7 @@ def _read_metadata(path: Path) -> _Metadata:
 
 
 def _information(file: Path) -> dict[str, object]:
-    with file.open('rb') as stream:
-        text = stream.read(MAX_METADATA_BYTES + 1).decode()
-    content = parse_yaml(text, 'it', MAX_METADATA_BYTES)
-    information = content['rosbag2_bagfile_information']  # type: ignore[index]
+    information = read_yaml(file, max_bytes=MAX_METADATA_BYTES)['rosbag2_bagfile_information']
     if not isinstance(information, dict):
         raise TypeError(f'rosbag2_bagfile_information is {quoted(information)}')
     return information

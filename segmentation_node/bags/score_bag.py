@@ -2,18 +2,17 @@
 """Command: score the label masks in a bag against the ground truth in it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
-from segmentation_node.bags.bounds import MAX_JSON_BYTES, printable, quoted, tell
+from segmentation_node.bags.bounds import MAX_JSON_BYTES, shown, tell
 from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
 from segmentation_node.bags.options import (
     HelpFormatter,
@@ -22,7 +21,8 @@ from segmentation_node.bags.options import (
     topic_name,
 )
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.errors import BagError, SegmentationError
+from segmentation_node.errors import BagError, ForeignError, SegmentationError, quoted
+from segmentation_node.foreign import parse_json
 from segmentation_node.labels import LabelScheme, available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, Scores, truth_lut_of
 
@@ -112,7 +112,7 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
     msgtype = bag.topic(topic).msgtype
     if msgtype != messages.IMAGE:
         raise BagError(
-            f'topic {topic} of {bag.path} is a {printable(msgtype)}, expected a '
+            f'topic {topic} of {bag.path} is a {shown(msgtype)}, expected a '
             f'{messages.IMAGE} of label ids: choose the topic of a label mask'
         )
     name = f'{topic.rpartition("/")[0]}/{topics.LABEL_INFO_JSON}'
@@ -123,15 +123,15 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
             f'describes a label scheme: record it again'
         )
     try:
-        content = _parse_json(messages.deserialize(raw).data)
+        content = parse_json(messages.deserialize(raw).data, max_bytes=MAX_JSON_BYTES)
         found = content['scheme']
         # A name alone: a bag has no say in which files are read.
         known = [given] if given is not None else []
         known += [load_scheme(found)] if found in available_schemes() else []
         scheme = next((scheme for scheme in known if scheme.name == found), None)
         ids = {row['id']: row['name'] for row in content['classes']}
-    except (ValueError, KeyError, TypeError) as error:
-        reason = printable(f'{type(error).__name__}: {error}', 300)
+    except (ForeignError, KeyError, TypeError) as error:
+        reason = shown(f'{type(error).__name__}: {error}', 300)
         raise BagError(
             f'{name} of {bag.path} describes no label scheme ({reason}); expected JSON with '
             f'scheme and classes, as segment_bag and images_to_bag write it'
@@ -148,15 +148,6 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
             f'install the label scheme that the bag was made with'
         )
     return scheme
-
-
-def _parse_json(text: str) -> Any:
-    if len(text) > MAX_JSON_BYTES:
-        raise ValueError(f'it is longer than {MAX_JSON_BYTES} bytes')
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError('it is nested too deep') from None
 
 
 def _parser() -> argparse.ArgumentParser:

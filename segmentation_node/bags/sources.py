@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the frames of a new bag come from: a Cityscapes tree or a folder of images."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +8,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
-from segmentation_node.bags.bounds import printable
+from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, ForeignError
+from segmentation_node.foreign import read_json
 
 IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
 PICTURE_ENDING: Final = '_leftImg8bit.png'
-_MAX_CAMERA_BYTES: Final = 1 << 20
 
 _Place = TypeVar('_Place')
 
@@ -203,7 +202,7 @@ def _read_timestamp(file: Path) -> int:
             raise ValueError(f'{stamp_ns} is not from 0 to 2^63')
     except ValueError as error:
         raise BagError(
-            f'{file} holds no timestamp; expected nanoseconds: {printable(str(error))}'
+            f'{file} holds no timestamp; expected nanoseconds: {shown(str(error))}'
         ) from error
     return stamp_ns
 
@@ -211,11 +210,10 @@ def _read_timestamp(file: Path) -> int:
 def read_intrinsics(camera: Path) -> Intrinsics:
     """Read a Cityscapes camera file; raises BagError where it is none."""
     try:
-        with camera.open('rb') as stream:
-            content = json.loads(stream.read(_MAX_CAMERA_BYTES))['intrinsic']
+        content = read_json(camera)['intrinsic']
         return Intrinsics(*(float(content[key]) for key in ('fx', 'fy', 'u0', 'v0')))
-    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
-        reason = printable(f'{type(error).__name__}: {error}')
+    except (ForeignError, ValueError, LookupError, TypeError, OverflowError) as error:
+        reason = shown(f'{type(error).__name__}: {error}')
         raise BagError(
             f'{camera} is no camera file ({reason}); expected JSON with intrinsic fx, fy, u0, v0'
         ) from error

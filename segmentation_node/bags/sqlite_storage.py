@@ -13,12 +13,11 @@ from segmentation_node.bags.bounds import (
     MAX_MESSAGE_BYTES,
     MAX_TEXT_BYTES,
     MAX_TOPICS,
-    printable,
-    quoted,
+    shown,
 )
-from segmentation_node.bags.qos import parse_qos
+from segmentation_node.bags.qos import read_qos
 from segmentation_node.bags.topic import RawMessage, Topic
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, quoted
 
 #: What the library raises on damaged data.
 DAMAGED: Final = (apsw.Error, ValueError, MemoryError, OSError)
@@ -152,11 +151,12 @@ class _Database:
         for topic_id, *texts in connection.execute(query):
             if len(self._topics) >= MAX_TOPICS:
                 raise ValueError(f'it declares more than {MAX_TOPICS} topics')
-            name, msgtype, serialization, qos, type_hash = _texts(texts, f'topic {topic_id}')
+            name, msgtype, serialization, profiles, type_hash = _texts(texts, f'topic {topic_id}')
             definition, definition_format = definitions.get(msgtype, ('', ''))
+            qos, qos_is_damaged = read_qos(profiles)
             topic = Topic(
-                name, msgtype, definition, definition_format, type_hash, parse_qos(qos),
-                serialization,
+                name, msgtype, definition, definition_format, type_hash, qos, serialization,
+                qos_is_damaged,
             )  # fmt: skip
             self._topics[topic_id] = topic
             self.counts.setdefault(topic, 0)
@@ -177,7 +177,7 @@ class _Database:
         return definitions
 
     def _damaged(self, error: Exception) -> BagError:
-        reason = printable(f'{type(error).__name__}: {error}', 300)
+        reason = shown(f'{type(error).__name__}: {error}', 300)
         if isinstance(error, apsw.BusyError):
             return BagError(f'{self._path} is being written ({reason}); wait for its recorder')
         if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError) and self._unfinished():

@@ -2,10 +2,10 @@
 """What a bag knows of a topic and of a message, whatever its storage."""
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
-from segmentation_node.bags.bounds import printable
+from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.qos import Qos
 
 METADATA_FILE: Final = 'metadata.yaml'
@@ -29,16 +29,18 @@ class Topic:
     type_hash: str = ''
     qos: tuple[Qos, ...] = ()
     serialization_format: str = 'cdr'
+    #: Whether the bag has profiles for it that make no sense.
+    qos_is_damaged: bool = field(default=False, compare=False)
 
     @property
     def shown(self) -> str:
         """Name as text for people: whoever made the bag chose it, control characters and all."""
-        return printable(self.name)
+        return shown(self.name)
 
     @property
     def shown_type(self) -> str:
         """Type as text for people."""
-        return printable(self.msgtype)
+        return shown(self.msgtype)
 
 
 class RawMessage(NamedTuple):

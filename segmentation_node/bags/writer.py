@@ -20,12 +20,13 @@ from typing import Any, Final, Protocol
 
 import yaml
 
-from segmentation_node.bags.bounds import MAX_METADATA_BYTES, parse_yaml
+from segmentation_node.bags.bounds import MAX_METADATA_BYTES
 from segmentation_node.bags.mcap_file import MAGIC, McapFile
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.sqlite_file import RESERVE_BYTES, SqliteFile
 from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, ForeignError
+from segmentation_node.foreign import read_yaml
 
 #: How long a message may wait to be handed to the operating system; the check takes a period.
 FLUSH_AFTER_S: Final = 0.5
@@ -333,12 +334,10 @@ def _foreign_files(path: Path) -> list[str]:
 def _listed_files(metadata: Path) -> set[str]:
     """Files that a metadata.yaml claims, with itself."""
     try:
-        with metadata.open('rb') as stream:
-            text = stream.read(MAX_METADATA_BYTES + 1).decode()
-        content: Any = parse_yaml(text, str(metadata), MAX_METADATA_BYTES)
+        content = read_yaml(metadata, max_bytes=MAX_METADATA_BYTES)
         names = content['rosbag2_bagfile_information']['relative_file_paths']
         return {metadata.name, *map(str, names)}
-    except (OSError, ValueError, KeyError, TypeError, BagError):
+    except (ForeignError, LookupError, TypeError):
         return set()
 
 

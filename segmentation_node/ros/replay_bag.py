@@ -33,7 +33,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
-from segmentation_node.bags.bounds import printable, quoted, tell
+from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.options import (
@@ -48,7 +48,7 @@ from segmentation_node.bags.options import (
 from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
-from segmentation_node.errors import BagError, SegmentationError
+from segmentation_node.errors import BagError, SegmentationError, quoted
 
 CLOCK_TOPIC: Final = '/clock'
 DEFAULT_CLOCK_HZ: Final = 40.0
@@ -181,10 +181,16 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
     unknown = sorted(set(remap) - {topic.name for topic in topics})
     if unknown:
         raise BagError(
-            f'--remap of {", ".join(map(printable, unknown))}, expected topics that are replayed: '
+            f'--remap of {", ".join(map(shown, unknown))}, expected topics that are replayed: '
             f'{", ".join(topic.shown for topic in topics)}'
         )
     for topic in topics:
+        if topic.qos_is_damaged:
+            tell(
+                'replay_bag',
+                f'warning: {topic.shown} has QoS profiles that make no sense; it is published '
+                f'{RELIABLE.reliability} and {RELIABLE.durability}, with depth {RELIABLE.depth}',
+            )
         depth = max((qos.depth for qos in topic.qos), default=0)
         if depth > MAX_DEPTH:
             tell('replay_bag', f'warning: {topic.shown} has depth {depth}, cut to {MAX_DEPTH}')
@@ -231,7 +237,7 @@ def playable(
         name = remap.get(topic.name, topic.name)
         kind = name_problem(topic.name, name) or message_class(topic)
         if not isinstance(kind, str) and types.setdefault(name, topic.msgtype) != topic.msgtype:
-            kind = f'{printable(name)} is published with type {types[name]} already'
+            kind = f'{shown(name)} is published with type {types[name]} already'
         if isinstance(kind, str):
             skipped[topic] = kind
         else:
@@ -254,7 +260,7 @@ def name_problem(old: str, name: str) -> str:
         return ''
     return (
         f'ROS 2 does not allow its name ({reason}); publish it under another one: '
-        f"--remap '{printable(old)}:=/another_name'"
+        f"--remap '{shown(old)}:=/another_name'"
     )
 
 
@@ -271,10 +277,10 @@ def message_class(topic: Topic) -> Any:
         spec = find_spec(package)
         places = spec.submodule_search_locations if spec else None
         if not any(Path(place, 'msg', '__init__.py').is_file() for place in places or ()):
-            return f'type {topic.shown_type} is not installed (no package {printable(package)})'
+            return f'type {topic.shown_type} is not installed (no package {shown(package)})'
         return getattr(import_module(f'{package}.msg'), name)
     except (ImportError, AttributeError, ValueError) as error:
-        reason = printable(str(error), 300)
+        reason = shown(str(error), 300)
         return f'type {topic.shown_type} is not installed ({reason})'
 
 
