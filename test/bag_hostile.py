@@ -68,7 +68,7 @@ METADATA: Final[Mapping[str, tuple[Any, ...]]] = {
     'relative_file_paths': (
         None, 3, 'bag_0.mcap', [], [3], [None], ['..'], [''], ['/'], ['/etc/passwd'], ['\0'],
         [['bag_0.mcap']], ['bag_0.mcap', 'bag_0.mcap'], ['bag_0.db3'] * 3, ['x'] * 20_000,
-        [ESCAPES],
+        [ESCAPES], ['x' * 1000], ['é' * 200], ['\ud800'],
     ),
     'compression_mode': (3, [1], {}, 'file', 'message', 'FILE', 'storage', 'x' * 10_000, ESCAPES),
     'compression_format': (3, [1], {}, 'zstd', 'lz4', ESCAPES),

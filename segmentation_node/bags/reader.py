@@ -6,6 +6,7 @@ with open_bag('drive.mcap') as bag:
         print(message.topic.name, message.stamp_ns, len(message.cdr))
 """
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -35,6 +36,8 @@ SUFFIXES: Final = MappingProxyType({'.mcap': 'mcap', '.db3': 'sqlite3'})
 COMPRESSION_MODES: Final = ('', 'none', 'storage', 'file', 'message')
 
 
+#: Of a file's name, on most systems.
+MAX_NAME_BYTES: Final = 255
 #: Topics that a message names.
 MAX_LISTED: Final = 30
 
@@ -222,9 +225,10 @@ def _information(file: Path) -> dict[str, object]:
 
 
 def _file_name(path: object) -> str:
-    if not isinstance(path, str) or '\0' in path or Path(path).name in ('', '..'):
+    name = Path(path).name if isinstance(path, str) else ''
+    if name in ('', '..') or '\0' in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
         raise ValueError(f'relative_file_paths has {quoted(path)}, expected names of files')
-    return Path(path).name
+    return name
 
 
 def _compression_mode(path: Path, mode: object, format_: object) -> str:
