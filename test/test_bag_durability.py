@@ -10,13 +10,12 @@ import struct
 import subprocess
 import sys
 import termios
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from bag_making import image_cdr, image_topic, picture, stamp_ns
+from bag_making import image_cdr, image_topic, picture, stamp_ns, wait_until
 
 from segmentation_node.bags.qos import LATCHED
 from segmentation_node.bags.reader import open_bag
@@ -124,9 +123,7 @@ def test_a_killed_segment_bag_leaves_what_it_reported(
             said += os.read(terminal, 4096)
             reported = max((int(n) for n in re.findall(rb'(\d+)/2000 \[', said)), default=0)
         # What was reported becomes readable while the process goes on.
-        while _count(out) < reported:
-            assert process.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: _count(out) >= reported, process)
         process.kill()
         process.wait()
     assert not (out / 'metadata.yaml').exists()

@@ -38,7 +38,13 @@ from bag_making import (
 from bag_probing import Plain, mutated_bytes, mutated_metadata, probe, said_by
 
 from segmentation_node.bags import messages, score_bag, segment_bag
-from segmentation_node.bags.bounds import MAX_LINE, MAX_TOPICS, shown
+from segmentation_node.bags.bounds import (
+    MAX_CHUNK_BYTES,
+    MAX_LINE,
+    MAX_MESSAGE_BYTES,
+    MAX_TOPICS,
+    shown,
+)
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.qos import Qos, dump_qos, parse_qos
 from segmentation_node.bags.reader import open_bag
@@ -56,13 +62,16 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope='module', autouse=True)
 def bounded_memory() -> Iterator[None]:
-    """No allocation of what a bag claims can succeed: 3 GB more than there is now."""
+    """All bags here are small: what they claim is not allocated, let alone used."""
     before = resource.getrlimit(resource.RLIMIT_AS)
     with Path('/proc/self/statm').open() as statm:
         now = int(statm.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + (3 << 30), before[1]))
+    used_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     yield
     resource.setrlimit(resource.RLIMIT_AS, before)
+    most_kb = (MAX_CHUNK_BYTES + 2 * MAX_MESSAGE_BYTES) >> 10
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - used_kb < most_kb
 
 
 @pytest.mark.parametrize('what', CASES)
