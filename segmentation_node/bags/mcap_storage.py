@@ -21,7 +21,7 @@ from segmentation_node.bags.mcap_records import (
     summary_records,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import RawMessage, Topic, total
 from segmentation_node.errors import BagError
 
 #: What reading a damaged file raises.
@@ -35,11 +35,8 @@ class McapStorage:
     """
 
     def __init__(self, paths: Collection[Path], salvage: bool = False) -> None:
-        self.counts: dict[Topic, int] = {}
         self._files = [_McapFile(path, salvage) for path in paths]
-        for file in self._files:
-            for topic, count in file.counts.items():
-                self.counts[topic] = self.counts.get(topic, 0) + count
+        self.counts = total(file.counts for file in self._files)
 
     def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
         for file in self._files:

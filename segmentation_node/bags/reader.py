@@ -163,10 +163,8 @@ class _Metadata(NamedTuple):
 
 
 def _open_folder(path: Path, salvage: bool) -> Storage:
-    if salvage and not (path / METADATA_FILE).exists():
-        metadata = _guess_metadata(path)
-    else:
-        metadata = _read_metadata(path)
+    is_unfinished = not (path / METADATA_FILE).exists() and bool(_data_files(path))
+    metadata = _guess_metadata(path) if salvage and is_unfinished else _read_metadata(path)
     missing = [shown(file.name) for file in metadata.files if not file.is_file()]
     if missing:
         raise BagError(

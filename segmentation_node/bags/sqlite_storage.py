@@ -16,7 +16,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import RawMessage, Topic, total
 from segmentation_node.errors import BagError, quoted
 
 #: What the library raises on damaged data.
@@ -34,11 +34,8 @@ class SqliteStorage:
     """One database, or those a recording was split into; see `reader.Storage`."""
 
     def __init__(self, paths: Collection[Path]) -> None:
-        self.counts: dict[Topic, int] = {}
         self._files = [_Database(path) for path in paths]
-        for file in self._files:
-            for topic, count in file.counts.items():
-                self.counts[topic] = self.counts.get(topic, 0) + count
+        self.counts = total(file.counts for file in self._files)
 
     def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
         for file in self._files:
@@ -112,6 +109,7 @@ class _Database:
         # Whoever made the database may have put code into it: views, computed columns, triggers.
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.execute('PRAGMA cell_size_check = ON')
         connection.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_MESSAGE_BYTES + MAX_TEXT_BYTES)
         return connection
 

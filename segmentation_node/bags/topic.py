@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a bag knows of a topic and of a message, whatever its storage."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -41,6 +41,15 @@ class Topic:
     def shown_type(self) -> str:
         """Type as text for people."""
         return shown(self.msgtype)
+
+
+def total(parts: Iterable[Mapping[Topic, int]]) -> dict[Topic, int]:
+    """Counts of several files taken together."""
+    counts: dict[Topic, int] = {}
+    for part in parts:
+        for topic, count in part.items():
+            counts[topic] = counts.get(topic, 0) + count
+    return counts
 
 
 class RawMessage(NamedTuple):

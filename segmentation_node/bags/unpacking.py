@@ -41,8 +41,8 @@ def unpack(data: bytes, compression: str, what: str, max_bytes: int) -> bytes:
         ) from error
     if unpacked is None:
         raise BagError(
-            f'{what} is larger than {max_bytes >> 20} MiB when decompressed, more than is read; '
-            f'it is damaged, or write it anew in smaller parts'
+            f'{what} is larger than {max_bytes} bytes when decompressed, the most that is '
+            f'expected; it is damaged, or let "ros2 bag convert" write it anew in smaller parts'
         )
     return unpacked
 

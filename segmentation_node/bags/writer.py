@@ -21,7 +21,8 @@ from typing import Any, Final, Protocol
 import yaml
 
 from segmentation_node.bags.bounds import MAX_METADATA_BYTES
-from segmentation_node.bags.mcap_file import MAGIC, McapFile
+from segmentation_node.bags.mcap_file import McapFile
+from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.sqlite_file import RESERVE_BYTES, SqliteFile
 from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
