@@ -21,6 +21,7 @@ import yaml
 from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
 from segmentation_node.foreign import read_json, read_yaml
 from segmentation_node.geometry import Preprocessing
+from segmentation_node.image_files import MAX_SIDE
 from segmentation_node.labels import (
     LabelScheme,
     Lut,
@@ -187,8 +188,8 @@ def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     for key, value in values.items():
         if key == 'size_hw':
-            good = value is None or _are((int,), value, 2)
-            expected = 'null or [height, width], two integers above 0'
+            good = value is None or (_are((int,), value, 2) and max(value) <= MAX_SIDE)
+            expected = f'null or [height, width], two integers from 1 to {MAX_SIDE}'
         else:
             good = _are((int, float), value, 3, above_zero=key == 'std')
             expected = 'three numbers, for red, green and blue in [0, 1]'

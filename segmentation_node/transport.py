@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Profiles of Fast DDS: room for large frames, prompt discovery."""
+"""Fast DDS: profiles with room for large frames and prompt discovery, and what the dead left."""
 
+import contextlib
+import fcntl
 import os
+import re
+import time
+from pathlib import Path
 from typing import Final
 
 from segmentation_node.paths import config_dir
@@ -11,6 +16,10 @@ from segmentation_node.paths import config_dir
 FASTRTPS, FASTDDS = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'
 #: The variable that chooses transports without a profile.
 _BUILTIN_TRANSPORTS: Final = 'FASTDDS_BUILTIN_TRANSPORTS'
+#: Where Linux has the shared memory of all processes.
+SHARED_MEMORY: Final = Path('/dev/shm')  # noqa: S108 (no temporary file of ours)
+_SEGMENT: Final = re.compile(r'fastrtps_[0-9a-f]{16}')
+_YOUNG_S: Final = 2.0
 _RMW: Final = 'rmw_fastrtps_cpp'
 _WITH_FASTRTPS: Final = ('humble', 'iron', 'jazzy')
 
@@ -37,6 +46,30 @@ def give_own_frames_room() -> str:
         return ''
     os.environ.update(large_frames_environment())
     return _profile('transport')
+
+
+def remove_dead_segments(folder: Path = SHARED_MEMORY) -> list[str]:
+    """Remove the shared memory of participants of this user that were killed; returns its names.
+
+    Each is tens of megabytes, and Fast DDS does not look for it: a node that is killed and started
+    again, over and over, would fill the memory. A participant holds a lock on the file beside its
+    segment for as long as it lives.
+    """
+    removed: list[str] = []
+    for lock in folder.glob('fastrtps_*_el'):
+        segment = lock.with_name(lock.name.removesuffix('_el'))
+        # Those of ports belong to all who use the port, and Fast DDS mends them itself.
+        if not _SEGMENT.fullmatch(segment.name):
+            continue
+        with contextlib.suppress(OSError), lock.open('rb') as file:  # of others, or just gone
+            status = os.fstat(file.fileno())
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _YOUNG_S:
+                continue  # one that starts now may not have its lock yet
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            segment.unlink(missing_ok=True)
+            lock.unlink()
+            removed.append(segment.name)
+    return removed
 
 
 def local_environment(large_frames: bool) -> dict[str, str]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from segmentation_node.decision import decide
+from segmentation_node.errors import ScoresError
 from segmentation_node.geometry import Geometry, Preprocessing
 from segmentation_node.graph import SegmentationGraph
 
@@ -134,3 +135,14 @@ def test_no_core_is_busy_when_all_is_decided() -> None:
     """Threads that wait for more at full speed made the next network run take twice as long."""
     rest = subprocess.run([sys.executable, '-c', _REST], stdout=subprocess.PIPE, check=True)
     assert float(rest.stdout) < 0.01
+
+
+@pytest.mark.parametrize('bad', [np.nan, np.inf])
+@pytest.mark.parametrize('stride', [1, 4])
+@pytest.mark.parametrize('channel', [0, 2])
+def test_scores_that_say_nothing_give_no_labels(bad: float, stride: int, channel: int) -> None:
+    scores = np.full((3, 8, 8), 1 / 3, np.float32)
+    scores[channel, 5, 2] = bad
+    geometry = Geometry((8 * stride, 8 * stride), (8 * stride, 8 * stride), (32, 32))
+    with pytest.raises(ScoresError, match='no finite numbers'):
+        decide(scores, geometry, np.arange(3, dtype=np.uint8))

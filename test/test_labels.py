@@ -257,7 +257,7 @@ def test_file_that_is_no_scheme(tmp_path: Path, text: str) -> None:
 def test_binary_file_is_no_scheme(tmp_path: Path) -> None:
     path = tmp_path / 'own.yaml'
     path.write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(SchemeError, match='own.yaml cannot be read'):
+    with pytest.raises(SchemeError, match=r'own.yaml cannot be read'):
         load_scheme(path)
 
 

@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from segmentation_node import memory
+from segmentation_node.errors import RoomError
+
 FILL_AGAIN = """
 import resource
 import threading
@@ -41,3 +44,22 @@ def test_freed_memory_is_not_given_back(fill: str, keep: bool) -> None:
     faults = int(ended.stdout)
     # Given back, it would be 24 large pages at least for each of six.
     assert faults < 24 if keep else faults >= 144
+
+
+def test_what_there_is_no_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0 < memory.free_bytes() < 2**50
+    monkeypatch.setattr(memory, '_free_of_container', lambda: 1e9)
+    memory.check_room((1000, 2000), 400)
+    with pytest.raises(RoomError, match=r'2000 x 2000 to the network takes up to 1.6 GB'):
+        memory.check_room((2000, 2000), 400)
+
+
+def test_a_limit_of_the_process_is_known() -> None:
+    asked = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2**30, 2**30))
+from segmentation_node.memory import free_bytes
+print(free_bytes())
+"""
+    found = subprocess.run([sys.executable, '-c', asked], capture_output=True, check=True)
+    assert 0 < float(found.stdout) < 2**30

@@ -40,7 +40,9 @@ SHARED_MEMORY = Path('/dev/shm')  # noqa: S108 (where Fast DDS has it)
 def camera(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Camera]:
     """A running node with a small model, and a camera that it answers."""
     log = tmp_path_factory.mktemp('node') / 'log.txt'
-    with NodeProcess(log, '-p', f'model:={tiny_checkpoint}'):
+    # In one arithmetic, so that labels can be compared to the pixel.
+    arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'precision:=fp32')
+    with NodeProcess(log, *arguments):
         probe = Probe()
         probe.wait_until_active()
         yield probe.connect()
@@ -83,7 +85,8 @@ def test_every_encoding_gives_the_labels_of_its_rgb_image(
     message = image_message(raw_pixels(encoding), encoding)
     message.height = 48
     mask = camera.segment(message)
-    expected = Segmenter(str(tiny_checkpoint)).segment([decode_image(message)]).labels[0]
+    segmenter = Segmenter(str(tiny_checkpoint), precision='fp32')
+    expected = segmenter.segment([decode_image(message)]).labels[0]
     np.testing.assert_array_equal(pixels_of(mask), expected)
 
 
@@ -213,7 +216,7 @@ def assert_newest_wins(newest_when_answered: dict[int, int], sent: list[int]) ->
 def test_a_live_model_swap_loses_no_frame(camera: Camera, tmp_path: Path) -> None:
     other = another_checkpoint(tmp_path)
     frame = random_frame()
-    expected = Segmenter(str(other), runtime='torch').segment([frame]).labels[0]
+    expected = Segmenter(str(other), runtime='torch', precision='fp32').segment([frame]).labels[0]
     before = camera.probe.settled()
     first = camera.segment(image_message(frame))
     assert (pixels_of(first) != expected).any()
@@ -359,7 +362,7 @@ def nothing_subscribed_nothing_computed(probe: Probe) -> None:
 def test_compressed_cameras_with_prefixes(tiny_checkpoint: Path, tmp_path: Path) -> None:
     arguments = (
         '-p', f'model:={tiny_checkpoint}', '-p', 'image_transport:=compressed',
-        '-p', "cameras:=['front', 'rear']",
+        '-p', "cameras:=['front', 'rear']", '-p', 'precision:=fp32',
     )  # fmt: skip
     with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='surround'):
         probe = Probe('surround')
@@ -370,7 +373,8 @@ def test_compressed_cameras_with_prefixes(tiny_checkpoint: Path, tmp_path: Path)
             probe.connect(f'{side}/image/compressed', f'{side}/label_mask', sample)
             for side in ('front', 'rear')
         )
-        expected = Segmenter(str(tiny_checkpoint)).segment([decode_file(jpeg)]).labels[0]
+        segmenter = Segmenter(str(tiny_checkpoint), precision='fp32')
+        expected = segmenter.segment([decode_file(jpeg)]).labels[0]
         for side in (front, rear):
             mask = side.segment(compressed_message(jpeg))
             np.testing.assert_array_equal(pixels_of(mask), expected)

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing that a node is asked or sent ends it, and every frame keeps its fate."""
 
+import fcntl
 import json
+import os
 import random
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from sensor_msgs.msg import CompressedImage
 
 from segmentation_node.image_files import encode_png
 from segmentation_node.segmenter import Segmenter
+from segmentation_node.transport import SHARED_MEMORY, remove_dead_segments
 
 
 @pytest.fixture
@@ -113,6 +117,51 @@ def test_bombs_cost_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
         assert 'has more than 8388608 pixels' in probe.diagnostics[-1]['last_error']
         assert camera.segment(CompressedImage(format='png', data=sample.data))
         probe.close()
+
+
+def test_masks_that_do_not_come_are_an_error(camera: Camera) -> None:
+    broken = image_message(np.zeros((48, 64, 3), np.uint8), 'rgb9')
+
+    def complained() -> bool:
+        camera.send(broken)
+        return any('no mask for 1' in d['message'] for d in camera.probe.diagnostics)
+
+    camera.probe.wait_for('a complaint', complained)
+    report = next(d for d in camera.probe.diagnostics if 'no mask for' in d['message'])
+    assert report['level'] == '2'
+    assert "unknown image encoding 'rgb9'" in report['message']
+    camera.segment(image_message(np.zeros((48, 64, 3), np.uint8)))
+    assert 'no mask for' not in camera.probe.next_diagnostics()['message']
+
+
+@pytest.mark.skipif(not SHARED_MEMORY.is_dir(), reason='shared memory is not in the file system')
+def test_a_node_that_is_killed_leaves_nothing_after_the_next_start(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    arguments = ('-p', f'model:={tiny_checkpoint}')
+    probe = Probe('killed')
+    left: set[Path] = set()
+    for _ in range(3):
+        with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='killed') as node:
+            probe.diagnostics.clear()
+            probe.wait_until_active()
+            assert not [path.name for path in left if path.exists()]
+            maps, ours = (Path(f'/proc/{pid}/maps').read_text() for pid in (node.pid, 'self'))
+            segments = (p for p in SHARED_MEMORY.glob('fastrtps_*') if str(p) in maps)
+            left = {p for p in segments if 'port' not in p.name and str(p) not in ours}
+            assert left
+            os.kill(node.pid, signal.SIGKILL)
+            assert node.ended() == -signal.SIGKILL
+        for path in left:
+            os.utime(path.with_name(f'{path.name}_el'), (0, 0))  # as if it were long ago
+    probe.close()
+    alive = SHARED_MEMORY / 'fastrtps_0123456789abcdef_el'
+    with alive.open('wb') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        os.utime(alive, (0, 0))
+        assert set(remove_dead_segments()) >= {path.name for path in left}
+        assert alive.exists()
+    assert alive.name.removesuffix('_el') in remove_dead_segments()
 
 
 def test_a_second_node_of_its_name_is_told(

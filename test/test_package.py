@@ -9,6 +9,7 @@ import subprocess
 import sys
 import xml.etree.ElementTree as ET
 from dataclasses import fields
+from functools import partial
 from importlib import import_module
 from importlib.metadata import packages_distributions
 from importlib.util import find_spec
@@ -97,12 +98,14 @@ def test_what_rosdep_does_not_install_the_readme_does(
 
 def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     commands = project['entry_points']['console_scripts']
-    assert 'segmentation_node = segmentation_node.ros.node:main' in commands
+    assert 'segmentation_node = segmentation_node.entry:segmentation_node' in commands
     for command in commands:
         module, function = command.split(' = ')[1].split(':')
-        if '.ros.' in module and find_spec('rclpy') is None:
-            continue
-        assert callable(getattr(import_module(module), function)), command
+        run = getattr(import_module(module), function)
+        if not isinstance(run, partial):
+            assert callable(run)
+        elif not run.args[0].startswith('ros.') or find_spec('rclpy') is not None:
+            assert callable(import_module(f'segmentation_node.{run.args[0]}').main), command
 
 
 def test_every_data_file_is_installed_where_it_is_looked_for(project: dict[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing_extensions import Self
 from segmentation_node.errors import CheckpointError, one_line, quoted
 from segmentation_node.foreign import read_json
 from segmentation_node.geometry import DIVISOR
-from segmentation_node.models.local import check_encoder, offline
+from segmentation_node.models.local import check_names, offline, on_trial
 from segmentation_node.models.network import MISFITS, Network
 
 
@@ -64,10 +64,12 @@ class SmpNetwork(Network):
                 f'{folder / "config.json"} describes {quoted(found)}, not '
                 f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
             )
-        check_encoder(folder / 'config.json', config.get('encoder_name', 'resnet34'))
+        check_names(folder / 'config.json', config)
         config = {key: value for key, value in config.items() if not key.startswith('_')}
         try:
             with offline():
+                with on_trial(folder):
+                    cls(config)
                 network = cls(config)
             weights = load_file(folder / 'model.safetensors')
             network.model.load_state_dict(weights)

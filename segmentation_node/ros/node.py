@@ -40,7 +40,11 @@ from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelI
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.worker import Worker
-from segmentation_node.transport import give_own_frames_room, reliable_camera
+from segmentation_node.transport import (
+    give_own_frames_room,
+    reliable_camera,
+    remove_dead_segments,
+)
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
@@ -417,7 +421,7 @@ def main(
     and FAILED a failure of the node's own, after which a new start may go well.
     """
     keep_freed_memory()
-    profile = give_own_frames_room()
+    profile, dead = give_own_frames_room(), remove_dead_segments()
     try:
         rclpy.init(args=args)
     except RuntimeError as error:  # of rclpy, as most of its errors are
@@ -434,6 +438,8 @@ def main(
     forward_log(node.get_logger())
     if profile:
         node.get_logger().info(f'masks leave by shared memory of their size ({profile})')
+    if dead:
+        node.get_logger().info(f'removed the shared memory of {len(dead)} processes that are dead')
     executor = GroupsExecutor(node, [node.frames, node.diagnostics])
     status = 0
     try:

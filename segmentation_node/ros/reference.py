@@ -141,7 +141,7 @@ def _limits(metadata: Mapping[str, Any]) -> str:
         return f': {", ".join(f"`{choice}`" for choice in metadata["choices"])}'
     if metadata['range']:
         low, high = metadata['range']
-        return f' ({low:g} to {high:g})'
+        return f' ({low} to {high})' if isinstance(low, int) else f' ({low:g} to {high:g})'
     return ''
 
 

@@ -7,12 +7,14 @@ here is needed: where the folder cannot be written, everything is computed again
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -68,6 +70,17 @@ class Cache:
                 'running without a cache, so the next start takes longer (%s); make room, or set '
                 'XDG_CACHE_HOME to a folder that can be written', one_line(error),
             )  # fmt: skip
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let no other process do the same at the same time; where nothing can be written, all."""
+        with contextlib.ExitStack() as held:
+            with contextlib.suppress(OSError, RuntimeError):
+                folder = cache_root() / self._kind
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                stream = held.enter_context((folder / 'held.lock').open('w'))
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
     def _path(self, key: Mapping[str, object]) -> Path:
         text = json.dumps({'package': __version__, **key}, sort_keys=True, default=str)

@@ -42,7 +42,8 @@ _MANY_CORES: Final = 4
 
 _CHOICES: Final = Cache('choices', 2**20)
 
-#: Two that measure at a time would slow each other down, and could choose differently.
+#: Two that measure at a time would slow each other down, and could choose differently; the cache
+#: holds off other processes likewise.
 _MEASURING: Final = threading.Lock()
 
 _log = logging.getLogger(__name__)
@@ -147,8 +148,12 @@ class MeasuredRuntime:
         return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:
-        with doing(f'measuring what runs {self._name} the fastest'), _MEASURING:
-            if not self._recall(size):  # another runtime of this process may have measured
+        with (
+            doing(f'measuring what runs {self._name} the fastest'),
+            _MEASURING,
+            _CHOICES.locked(),
+        ):
+            if not self._recall(size):  # another runtime may have measured meanwhile
                 self._choose(size, image_rgb)
 
     def _choose(self, size: int, image_rgb: Bytes) -> None:
