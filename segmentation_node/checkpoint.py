@@ -226,17 +226,17 @@ def locate(model: str) -> Path:
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # no such user, no permission, a name too long
         raise CheckpointError(
-            f'model {model!r} cannot be looked up ({error}); give a bundled name, a folder that '
-            f'may be read, or a hub id'
+            f'model {quoted(model)} cannot be looked up ({one_line(error)}); give a bundled name, '
+            f'a folder that may be read, or a hub id'
         ) from error
     if is_file:
-        raise CheckpointError(f'model {model!r} is a file; give the folder that holds it')
+        raise CheckpointError(f'model {quoted(model)} is a file; give the folder that holds it')
     if HUB_ID.fullmatch(model):
         return _download(model)
     bundled = ', '.join(bundled_models()) or 'there are none here'
     raise CheckpointError(
-        f'no model {model!r}: it is neither bundled ({bundled}), nor an existing folder, nor a '
-        f'hub id like "owner/name"'
+        f'no model {quoted(model)}: it is neither bundled ({bundled}), nor an existing folder, '
+        f'nor a hub id like "owner/name"'
     )
 
 

@@ -95,7 +95,7 @@ def test_images_are_served_while_it_measures(
         runtime.wait()
     assert runtime.decide(batch)[0].labels[0, 0] == 0
     assert runtime.precision == 'int8'
-    assert f'runtime auto for {tiny_checkpoint} at 96 x 64: openvino int8 1 ms; openvino' in (
+    assert f'runtime auto for {tiny_checkpoint} at 443 x 296: openvino int8 1 ms; openvino' in (
         caplog.text
     )
 

@@ -19,3 +19,14 @@ def test_what_fails_is_made_again() -> None:
     with pytest.raises(ZeroDivisionError):
         kept.get('a', lambda: 1 // 0)
     assert kept.get('a', lambda: 7) == 7
+
+
+def test_heavy_ones_leave_room_before_the_next_is_made() -> None:
+    kept: Recent[int, list[int]] = Recent(10, lambda weight: weight)
+    for weight in (3, 4, 2):
+        kept.get(weight, list)
+    alive = kept.get(4, list)
+    assert kept.get(4, lambda: [1]) is alive
+    kept.get(5, lambda: [len(kept._made)])
+    assert kept.get(5, list) == [1]
+    assert kept.get(99, lambda: [len(kept._made)]) == [0]

@@ -28,7 +28,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from segmentation_node import topics
 from segmentation_node.activity import doing
 from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
-from segmentation_node.errors import SegmentationError, SettingError, one_line
+from segmentation_node.errors import SegmentationError, SettingError, one_line, printable
 from segmentation_node.frames import Frame, RateLimit
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.ros.camera_subscription import CameraSubscription
@@ -87,6 +87,8 @@ def _reported(transition: Transition) -> Transition:
             self.get_logger().error(f'{transition.__name__}: {error}')
             return FAILURE
         except Exception as error:
+            if not self.context.ok():
+                return FAILURE  # a signal took ROS down meanwhile
             self.health.refuse(f'{type(error).__name__}: {error}')
             self.get_logger().error(f'{transition.__name__}: {traceback.format_exc()}')
             raise
@@ -145,7 +147,7 @@ class SegmentationNode(LifecycleNode):
     def on_configure(self, _state: LifecycleState) -> TransitionCallbackReturn:
         """Load the model, advertise the topics."""
         values = self._values
-        self.get_logger().info(f'loading {values.model} ...')
+        self.get_logger().info(f'loading {printable(values.model)} ...')
         segmenter = load_segmenter(values)
         name, convert = pick_converter()
         decode: Callable[..., ImageRgb] = partial(decode_image, convert=convert)
@@ -322,7 +324,8 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().warning(f'parameter refused: {error}')
             return SetParametersResult(successful=False, reason=str(error))
         except Exception as error:  # noqa: BLE001 (whatever it is, the old values hold)
-            self.get_logger().error(f'parameter refused: {traceback.format_exc()}')
+            if self.context.ok():  # a signal may have taken ROS down
+                self.get_logger().error(f'parameter refused: {traceback.format_exc()}')
             reason = f'{type(error).__name__}: {one_line(error)}'
             return SetParametersResult(successful=False, reason=reason)
         self._values = wanted
@@ -340,9 +343,9 @@ class SegmentationNode(LifecycleNode):
                 f'clean it up first (ros2 lifecycle set ... cleanup)'
             )
         if wanted.changed(self._values, RELOADS):
-            self.get_logger().info(f'loading {wanted.model} aside ...')
+            self.get_logger().info(f'loading {printable(wanted.model)} aside ...')
             worker.segmenter = load_segmenter(wanted, worker.image_sizes_hw)
-            self.get_logger().info(f'now running {wanted.model}')
+            self.get_logger().info(f'now running {printable(wanted.model)}')
         worker.segmenter.min_confidence = wanted.min_confidence
         worker.overlay_alpha = wanted.overlay_alpha
         if self._label_info is not None:
@@ -392,7 +395,7 @@ def load_segmenter(
 
     Raises SegmentationError.
     """
-    with doing(f'loading {values.model}'):
+    with doing(f'loading {printable(values.model)}'):
         # Imported with the first model: the node answers and can be stopped while torch loads.
         from segmentation_node.segmenter import Segmenter
 

@@ -25,6 +25,8 @@ _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 
 _log = logging.getLogger(__name__)
 
+_warned_of: set[str] = set()
+
 
 def cache_root() -> Path:
     """Return the cache folder (XDG Base Directory Specification)."""
@@ -66,10 +68,7 @@ class Cache:
             _replace(path, hashlib.sha256(content).digest() + content)
             self._remove_oldest(path.parent)
         except (OSError, RuntimeError) as error:
-            _log.warning(
-                'running without a cache, so the next start takes longer (%s); make room, or set '
-                'XDG_CACHE_HOME to a folder that can be written', one_line(error),
-            )  # fmt: skip
+            _warn_once(error)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -93,6 +92,18 @@ class Cache:
             left -= stat.st_size
             if left < 0:
                 path.unlink(missing_ok=True)
+
+
+def _warn_once(error: Exception) -> None:
+    """Say that a folder cannot be written, the first time."""
+    base = os.environ.get('XDG_CACHE_HOME', '')
+    if base in _warned_of:
+        return
+    _warned_of.add(base)
+    _log.warning(
+        'running without a cache, so the next start takes longer (%s); make room, or set '
+        'XDG_CACHE_HOME to a folder that can be written', one_line(error),
+    )  # fmt: skip
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 """Base of the runtimes of graph files: a graph is compiled for each size of image."""
 
 import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -22,8 +23,10 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 #: float32, in memory that the next run may overwrite.
 Forward: TypeAlias = Callable[[Bytes], Scores]
 
-#: Sizes of image that stay compiled, the newest by use.
-_COMPILED: Final = 4
+#: Sizes of image that stay compiled, the newest by use: four of 1024 x 512, and of larger ones as
+#: many as have no more pixels together. Each keeps the memory of its layers.
+_COMPILED_PIXELS: Final = 2**21
+_LEAST_PIXELS: Final = 2**19
 
 _log = logging.getLogger(__name__)
 
@@ -42,7 +45,9 @@ class GraphRuntime(ABC):
     def __init__(self, checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> None:
         self._checkpoint = checkpoint
         self._preprocessing = checkpoint.preprocessing(input_size)
-        self._compiled: Recent[tuple[int, int], tuple[Geometry, Forward]] = Recent(_COMPILED)
+        self._compiled: Recent[tuple[int, int], tuple[Geometry, Forward]] = Recent(
+            _COMPILED_PIXELS, lambda image_hw: max(_LEAST_PIXELS, math.prod(image_hw))
+        )
 
     @abstractmethod
     def _compile(self, geometry: Geometry) -> Forward:

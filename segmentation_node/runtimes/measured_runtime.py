@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from importlib import metadata
 from typing import Final, TypeAlias
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
@@ -34,9 +35,11 @@ _HOPELESS: Final = 2.0
 #: A more precise candidate is taken though it takes so many times as long as the fastest.
 _PRECISION_IS_WORTH: Final = 1.05
 _BY_PRECISION: Final = ('fp32', 'fp16', 'bf16', 'int8')
-#: Larger images are measured on a part of so many pixels: several candidates at a time would take
-#: gigabytes, and which of them is the fastest is known by then.
-_MOST_PIXELS: Final = 2**21
+#: What is measured has so many pixels, from 512 x 256 to 1448 x 724. Several candidates of larger
+#: ones would take gigabytes, of smaller ones the network is not all that takes time; and a camera
+#: has either the fastest candidate of those sizes, or no need of it.
+_LEAST_PIXELS: Final = 2**17
+_MOST_PIXELS: Final = 2**20
 #: With as many cores, half as many threads may be faster.
 _MANY_CORES: Final = 4
 
@@ -118,10 +121,10 @@ class MeasuredRuntime:
             with self._turn:
                 # Raises for images that cannot be run at all, which nothing is measured on.
                 self._current.forward(images_rgb[:1])
-            image_rgb = _part(images_rgb[:1])
             self._measuring = threading.Thread(
-                target=self._measure, args=(size, image_rgb), name='measure', daemon=True
-            )
+                target=self._measure, args=(size, images_rgb[:1].copy()), name='measure',
+                daemon=True,
+            )  # fmt: skip
             self._measuring.start()
         if not self._aside:
             self.wait()
@@ -157,24 +160,26 @@ class MeasuredRuntime:
                 self._choose(size, image_rgb)
 
     def _choose(self, size: int, image_rgb: Bytes) -> None:
-        """Time all candidates on an image and choose."""
+        """Time all candidates on about an image and choose."""
+        sample_rgb = _sample(image_rgb)
         for candidate in self._candidates:
-            self._compile(candidate, image_rgb)
-        times = self._times([c for c in self._candidates if c in self._opened], image_rgb)
+            self._compile(candidate, sample_rgb)
+        times = self._times([c for c in self._candidates if c in self._opened], sample_rgb)
         if not times:
             return  # not even the first runs any more, and images say so
         chosen = choose(times)
         cores = int(str(cpu_identity()['cores']))
         if cores >= _MANY_CORES:
             fewer = replace(chosen, threads=cores // 2)
-            if self._compile(fewer, image_rgb):
-                times |= self._times([chosen, fewer], image_rgb)
+            if self._compile(fewer, sample_rgb):
+                times |= self._times([chosen, fewer], sample_rgb)
                 chosen = choose({c: times[c] for c in (chosen, fewer)})
         figures = _figures(chosen, times)
-        height, width = image_rgb.shape[1:3]
+        height, width = sample_rgb.shape[1:3]
         _log.info('runtime auto for %s at %d x %d: %s', self._name, width, height, figures)
         content = {'candidate': asdict(chosen), 'figures': figures}
         _CHOICES.put({**self._key, 'size': size}, json.dumps(content).encode())
+        self._compile(chosen, image_rgb)  # so that the next image does not wait
         self._chosen[size] = chosen
         # The others keep no memory.
         kept = self._chosen.values()
@@ -183,13 +188,13 @@ class MeasuredRuntime:
     def _compile(self, candidate: Candidate, image_rgb: Bytes) -> bool:
         """Make a candidate ready for an image; false where it cannot run here."""
         try:
-            if candidate in self._opened:
+            runtime = self._opened.get(candidate) or self._open(candidate)
+            if runtime is self._current:
                 with self._turn:
-                    self._opened[candidate].forward(image_rgb)
+                    runtime.forward(image_rgb)
             else:
-                runtime = self._open(candidate)
                 runtime.forward(image_rgb)
-                self._opened[candidate] = runtime
+            self._opened[candidate] = runtime
         except (SegmentationError, RuntimeError, MemoryError) as error:
             _log.warning('runtime auto: %s is left out: %s', candidate, one_line(error))
             return False
@@ -223,14 +228,21 @@ def choose(times_ms: dict[Candidate, float]) -> Candidate:
 
 def _size_class(images_rgb: Bytes) -> int:
     """Number that images of about as many pixels share, within a factor of 1.4."""
-    return round(math.log2(min(images_rgb.shape[1] * images_rgb.shape[2], _MOST_PIXELS)))
+    return round(math.log2(_pixels(images_rgb.shape[1], images_rgb.shape[2])))
 
 
-def _part(images_rgb: Bytes) -> Bytes:
-    """A copy of the upper left of images, of at most `_MOST_PIXELS` and the same proportions."""
-    height, width = images_rgb.shape[1:3]
-    share = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
-    return images_rgb[:, : max(1, int(height * share)), : max(1, int(width * share))].copy()
+def _pixels(height: int, width: int) -> int:
+    return min(max(height * width, _LEAST_PIXELS), _MOST_PIXELS)
+
+
+def _sample(image_rgb: Bytes) -> Bytes:
+    """An image, (1, H, W, 3), scaled to what is measured."""
+    height, width = image_rgb.shape[1:3]
+    wanted, ratio = _pixels(height, width), min(max(width / height, 0.25), 4.0)
+    if wanted == height * width:
+        return image_rgb
+    size_wh = round(math.sqrt(wanted * ratio)), round(math.sqrt(wanted / ratio))
+    return np.asarray(cv2.resize(image_rgb[0], size_wh), np.uint8)[None]
 
 
 def _figures(chosen: Candidate, times_ms: dict[Candidate, float]) -> str:
