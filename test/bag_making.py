@@ -3,6 +3,7 @@
 
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ from segmentation_node.image_files import encode_jpeg, encode_png
 
 START_NS = 1_600_000_000_000_000_000
 PERIOD_NS = 100_000_000
+#: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
+PATIENCE_S = 240.0
 
 
 def stamp_ns(index: int) -> int:
@@ -91,8 +94,15 @@ def write_with_rosbags(
 
 def wait_for_file(path: Path, process: subprocess.Popen[str], size: int = 0) -> None:
     """Wait until a running process has made a file and written as many bytes."""
-    while not path.exists() or path.stat().st_size < size:
+    wait_until(lambda: path.exists() and path.stat().st_size >= size, process)
+
+
+def wait_until(there: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Wait for what a running process does."""
+    deadline_s = time.monotonic() + PATIENCE_S
+    while not there():
         assert process.poll() is None
+        assert time.monotonic() < deadline_s
         time.sleep(0.02)
 
 

@@ -13,11 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from bag_hostile import DEEP_YAML
 from bag_making import picture, wait_for_file, write_pictures
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
 from segmentation_node.bags.images_to_bag import START_NS, main
+from segmentation_node.bags.sources import read_intrinsics
+from segmentation_node.errors import BagError
 from segmentation_node.image_files import encode_png
 
 Seen = dict[str, list[tuple[int, Any]]]
@@ -321,6 +324,31 @@ def test_a_label_without_its_picture_is_named(tmp_path: Path, capsys: Any) -> No
     (root / 'leftImg8bit/val/lund/lund_000000_000020_leftImg8bit.png').unlink()
     assert run('--cityscapes', root, '-o', tmp_path / 'bag') == 1
     assert 'lund_000000_000020_gtFine_labelIds.png: a label image of' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        DEEP_YAML, f'{{"intrinsic": {DEEP_YAML}}}', '[]', '{"intrinsic": 3}', 'x' * 10**6, '\0',
+        f'{{"intrinsic": {{"fx": 1{"0" * 400}, "fy": 1, "u0": 1, "v0": 1}}}}',
+        '{"intrinsic": {"fx": [1], "fy": 1, "u0": 1, "v0": 1}}',
+    ],
+)  # fmt: skip
+def test_hostile_camera_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / 'camera.json').write_text(text)
+    with pytest.raises(BagError, match='is no camera file'):
+        read_intrinsics(tmp_path / 'camera.json')
+
+
+@pytest.mark.parametrize('text', ['9' * 50, '9' * 10_000, '-5', str(2**63), '\x1b[31m', ''])
+def test_hostile_timestamps_are_refused(tmp_path: Path, capsys: Any, text: str) -> None:
+    root = write_tree(tmp_path / 'cs', NAMES[2:], times_ns=[0, 10])
+    for file in (root / 'timestamp_sequence').rglob('*.txt'):
+        file.write_text(text)
+    assert run('--cityscapes', root, '-o', tmp_path / 'bag') == 1
+    said = capsys.readouterr().err
+    assert 'holds no timestamp; expected nanoseconds' in said
+    assert said.rstrip('\n').isprintable()
 
 
 def test_a_damaged_camera_file_is_named(tmp_path: Path, capsys: Any) -> None:

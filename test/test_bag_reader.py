@@ -2,7 +2,8 @@
 """Every kind of bag is read, and every kind of damage is named with a remedy."""
 
 import shutil
-from contextlib import suppress
+import sqlite3
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.qos import LATCHED, dump_qos
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import RawMessage
 from segmentation_node.bags.writer import BagWriter
@@ -117,6 +119,74 @@ def test_a_recording_in_several_files(tmp_path: Path) -> None:
     metadata['rosbag2_bagfile_information']['relative_file_paths'].append('bag_1.mcap')
     (path / 'metadata.yaml').write_text(yaml.safe_dump(metadata))
     assert content(path) == [*EXPECTED, ('/image', stamp_ns(5), image_cdr(5))]
+
+
+OLD_TOPICS = 'id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT'
+
+
+@pytest.mark.parametrize('qos_column', ['', ', offered_qos_profiles TEXT'])
+def test_databases_of_older_versions(tmp_path: Path, qos_column: str) -> None:
+    path = tmp_path / 'old.db3'
+    with closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            f'CREATE TABLE topics({OLD_TOPICS}{qos_column});'
+            'CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER,'
+            'data BLOB)'
+        )
+        row = (7, '/image', messages.IMAGE, 'cdr', *([dump_qos((LATCHED,))] if qos_column else []))
+        places = ', '.join('?' * len(row))
+        database.execute(f'INSERT INTO topics VALUES ({places})', row)  # noqa: S608
+        for index in (1, 0):
+            image = (stamp_ns(index), image_cdr(index))
+            database.execute('INSERT INTO messages VALUES (NULL, 7, ?, ?)', image)
+        database.commit()
+    assert content(path) == EXPECTED[1:3]
+    with open_bag(path) as bag:
+        assert bag.topic('/image').qos == ((LATCHED,) if qos_column else ())
+
+
+@pytest.mark.parametrize(
+    ('plugin', 'mode'), [(StoragePlugin.SQLITE3, None), *COMPRESSIONS], ids=str
+)
+def test_a_recording_in_two_files_of_any_kind(tmp_path: Path, plugin: Any, mode: Any) -> None:
+    first, second = tmp_path / 'bag', tmp_path / 'more'
+    for path in (first, second):
+        if mode is None:
+            write_with_rosbags(path, plugin, frames=2)
+        else:
+            compressed_bag(path, plugin, mode)
+    once = content(first)
+    metadata = yaml.safe_load((first / 'metadata.yaml').read_text())
+    (file,) = metadata['rosbag2_bagfile_information']['relative_file_paths']
+    renamed = file.replace('bag', 'bag_1')
+    (other,) = (p for p in second.iterdir() if p.name != 'metadata.yaml')
+    shutil.move(other, first / renamed)
+    metadata['rosbag2_bagfile_information']['relative_file_paths'].append(renamed)
+    (first / 'metadata.yaml').write_text(yaml.safe_dump(metadata))
+    assert content(first) == once + once
+    with open_bag(first) as bag:
+        assert bag.message_count == 2 * len(once)
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_without_metadata_the_files_of_a_folder_are_salvaged(tmp_path: Path, storage: str) -> None:
+    path = write_camera_bag(tmp_path / 'bag', storage=storage)
+    (path / 'metadata.yaml').unlink()
+    suffix = 'mcap' if storage == 'mcap' else 'db3'
+    for index in (2, 10):
+        shutil.copy(path / f'bag_0.{suffix}', path / f'bag_{index}.{suffix}')
+    with BagWriter(tmp_path / 'last', storage) as last:
+        last.write(image_topic(), stamp_ns(9), image_cdr(9))
+    shutil.move(tmp_path / 'last' / f'last_0.{suffix}', path / f'bag_10.{suffix}')
+    assert content(path, salvage=True) == [
+        *EXPECTED,
+        *EXPECTED,
+        ('/image', stamp_ns(9), image_cdr(9)),
+    ]
+    (path / 'other.db3').write_bytes(b'x')
+    (path / 'other.mcap').write_bytes(b'x')
+    with pytest.raises(BagError, match='5 data files of 2 storages; give one of the files'):
+        open_bag(path, salvage=True)
 
 
 def test_messages_come_in_order_of_their_stamps(tmp_path: Path) -> None:

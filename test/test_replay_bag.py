@@ -15,6 +15,7 @@ import pytest
 
 from ros_process import LATCHED, PATIENCE_S, Probe, isolated_environment  # isort: skip
 
+from bag_hostile import NAMES, QOS, TYPES, mcap_bag
 from bag_making import (
     image_cdr,
     image_topic,
@@ -31,6 +32,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from segmentation_node.bags import messages
+from segmentation_node.bags.bounds import MAX_LINE
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
@@ -252,6 +254,79 @@ def test_types_that_are_not_installed_are_named(tmp_path: Path, probe: Probe) ->
     assert status == 0
     assert 'warning: /radar is skipped: type radar_msgs/msg/RadarScan is not installed' in errors
     assert '1 messages published' in output
+
+
+def test_names_that_ros_does_not_allow_are_skipped_or_published_under_others(
+    tmp_path: Path, probe: Probe
+) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        for name in ('/notes', *NAMES):
+            bag.write(string_topic(name), stamp_ns(0), string_cdr(name[:20]))
+    notes = Received(probe, '/notes', String, LATCHED)
+    camera = Received(probe, '/camera2', String, LATCHED)
+    replay = Replay(tmp_path / 'bag', '--remap', '/2/camera:=/camera2', '--wait-for-subscribers')
+    probe.wait_for('both messages', lambda: len(notes) and len(camera))
+    status, output, errors = replay.ended()
+    assert status == 0
+    assert camera.messages[0].data == '/2/camera'
+    assert 'warning: //x is skipped: ROS 2 does not allow its name (' in errors
+    assert "publish it under another one: --remap '//x:=/another_name'" in errors
+    assert '/2/camera' not in errors
+    assert all(line.isprintable() and len(line) < MAX_LINE for line in errors.split('\n'))
+    assert 'Traceback' not in errors
+    # Allowed are /x__y_, and "camera", which is /camera.
+    assert output.startswith('4 messages published')
+
+
+def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: Probe) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index, msgtype in enumerate(TYPES):
+            bag.write(Topic(f'/type_{index}', msgtype), stamp_ns(0), b'\0\1\0\0')
+        deep = string_topic('/deep', Qos(depth=2**31 - 1, durability='transient_local'))
+        bag.write(deep, stamp_ns(0), string_cdr('deep'))
+        bag.write(string_topic('/short'), stamp_ns(0), b'\0\1')
+        bag.write(string_topic('/short'), stamp_ns(0), b'')
+        bag.write(string_topic('/twice'), stamp_ns(0), string_cdr('x'))
+        bag.write(image_topic('/twice'), stamp_ns(0), image_cdr(0))
+        bag.write(string_topic('/late'), 2**62, string_cdr('x'))
+        bag.write(string_topic('/junk'), stamp_ns(0), b'\0\1\0\0' + b'\xff' * 9)
+    deep_notes = Received(probe, '/deep', String, LATCHED)
+    replay = Replay(tmp_path / 'bag', '--wait-for-subscribers', '/deep', '--clock')
+    probe.wait_for('the message', lambda: len(deep_notes))
+    status, output, errors = replay.ended()
+    assert status == 0
+    assert 'Traceback' not in errors
+    assert "warning: /type_1 is skipped: '../msg/X' in 'cdr' is no ROS 2 message" in errors
+    assert 'antigravity/msg/X is not installed (no package antigravity)' in errors
+    assert 'warning: /deep has depth 2147483647, cut to 1000' in errors
+    assert '/twice is published with type sensor_msgs/msg/Image already' in errors
+    assert 'warning: 2 messages were left out: /short has messages of less than 4 bytes' in errors
+    assert 'warning: 1 messages were left out: /late has stamps outside of 0 to 2^31 s' in errors
+    assert all(line.isprintable() for line in errors.split('\n'))
+    assert output.startswith('3 messages published')
+
+
+@pytest.mark.parametrize('qos', QOS)
+def test_profiles_of_any_kind(tmp_path: Path, qos: str) -> None:
+    with open_bag(mcap_bag(tmp_path / 'bag.mcap', qos=qos)) as bag:
+        topic = bag.topic('/image')
+    assert 1 <= publisher_qos(topic).depth <= replay_bag.MAX_DEPTH
+    # rclpy would refuse, or take all the memory there is.
+    assert topic.qos or topic.qos_is_damaged
+
+
+def test_damaged_profiles_are_told(tmp_path: Path, probe: Probe) -> None:
+    path = mcap_bag(tmp_path / 'bag.mcap', qos='- {depth: -5}')
+    status, _, errors = Replay(path).ended()
+    assert status == 0
+    assert (
+        'warning: /image has QoS profiles that make no sense; it is published reliable' in errors
+    )
+
+
+def test_looking_for_a_type_imports_nothing_else() -> None:
+    assert 'not installed' in replay_bag.message_class(Topic('/x', 'antigravity/msg/X'))
+    assert 'antigravity' not in sys.modules
 
 
 def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: Probe) -> None:

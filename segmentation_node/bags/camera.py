@@ -5,7 +5,7 @@ from typing import Final
 
 from segmentation_node import topics
 from segmentation_node.bags.messages import DECODERS
-from segmentation_node.bags.reader import Bag
+from segmentation_node.bags.reader import MAX_LISTED, Bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import BagError
 
@@ -26,7 +26,7 @@ def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
         topic = bag.topic(wanted)
         if topic.msgtype not in DECODERS:
             raise BagError(
-                f'topic {wanted} of {bag.path} is a {topic.msgtype}, expected '
+                f'topic {topic.shown} of {bag.path} is a {topic.shown_type}, expected '
                 f'{" or ".join(DECODERS)}{_choice(_images(bag))}'
             )
         return topic
@@ -72,4 +72,6 @@ def _base(topic: Topic) -> str:
 def _choice(images: list[Topic]) -> str:
     if not images:
         return ', and there is no image topic in it'
-    return '; choose one with --topic: ' + ', '.join(topic.name for topic in images)
+    names = [topic.shown for topic in images[:MAX_LISTED]]
+    more = len(images) - len(names)
+    return '; choose one with --topic: ' + ', '.join(names) + (f' and {more} more' if more else '')

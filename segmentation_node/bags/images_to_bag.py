@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
+from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
     HelpFormatter,
@@ -142,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except (SegmentationError, OSError) as error:
-        print(f'images_to_bag: {error}', file=sys.stderr)
+        tell('images_to_bag', error)
         return 1
 
 
@@ -259,7 +260,7 @@ def _report(problems: list[str], skip_bad: bool) -> None:
             f'{len(problems)} files cannot go into the bag, so nothing is written:\n  {shown}\n'
             f'mend them, or leave them out with --skip-bad'
         )
-    print(f'left out {len(problems)} files:\n  {shown}', file=sys.stderr)
+    tell('images_to_bag', f'left out {len(problems)} files:\n  {shown}')
 
 
 def check_stamps(frames: Sequence[SourceFrame], settings: Settings) -> None:

@@ -16,7 +16,7 @@ Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 def stamps_ns(bag: Bag, topic: str) -> list[int]:
     """Header stamps of a topic in order."""
-    return [messages.stamp_ns_of(messages.deserialize(m)) for m in bag.messages({topic})]
+    return [messages.stamp_ns_of(message) for message in _images(bag, topic)]
 
 
 def decoded(
@@ -28,8 +28,7 @@ def decoded(
         BagError: a message cannot be decoded; names its stamp.
     """
     left = set(wanted)
-    for raw in bag.messages({topic}):
-        message = messages.deserialize(raw)
+    for message in _images(bag, topic):
         stamp_ns = messages.stamp_ns_of(message)
         if stamp_ns in left:
             left.remove(stamp_ns)
@@ -37,6 +36,18 @@ def decoded(
                 yield stamp_ns, decode(message)
             except ImageError as error:
                 raise BagError(f'{topic} of {bag.path} at {stamp_ns} ns: {error}') from error
+
+
+def _images(bag: Bag, topic: str) -> Iterator[Any]:
+    """Messages of an image topic; raises BagError where some under its name are no images."""
+    for raw in bag.messages({topic}):
+        if raw.topic.msgtype not in messages.DECODERS:
+            raise BagError(
+                f'topic {raw.topic.shown} of {bag.path} has messages of type '
+                f'{raw.topic.shown_type}, expected {" or ".join(messages.DECODERS)} only: record '
+                f'the others under another name'
+            )
+        yield messages.deserialize(raw)
 
 
 def by_stamp(

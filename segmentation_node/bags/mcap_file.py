@@ -30,10 +30,10 @@ from mcap.records import (
     SummaryOffset,
 )
 
+from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.topic import Topic
 
-MAGIC: Final = b'\x89MCAP0\r\n'
 CHUNK_BYTES: Final = 1 << 20
 LIBRARY: Final = 'segmentation_node'
 #: Label masks shrink a hundredfold at the fastest level, camera images hardly at any.

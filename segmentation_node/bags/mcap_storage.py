@@ -1,35 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads MCAP files with the mcap library, those that were cut short as far as they go."""
+"""Reads MCAP files, those that were cut short as far as they go."""
 
-import struct
+import heapq
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
-import zstandard
-from mcap.exceptions import InvalidMagic, McapError
-from mcap.reader import SeekingReader
-from mcap.records import Channel, Message, Schema, Statistics
-from mcap.stream_reader import StreamReader
-from mcap.summary import Summary
+from mcap.records import Channel, ChunkIndex, Schema, Statistics
 
-from segmentation_node.bags.qos import parse_qos
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.bounds import MAX_QUEUED_BYTES, MAX_TOPICS, shown
+from segmentation_node.bags.mcap_records import (
+    MAGIC,
+    Message,
+    Record,
+    RecordError,
+    check_magic,
+    chunk_records,
+    file_records,
+    read_chunk,
+    summary_records,
+)
+from segmentation_node.bags.qos import read_qos
+from segmentation_node.bags.topic import RawMessage, Topic, total
 from segmentation_node.errors import BagError
 
-#: What the library raises on damaged data: its own errors and those of whatever it calls.
-DAMAGED: Final = (
-    McapError,
-    struct.error,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    OSError,
-    RuntimeError,
-    zstandard.ZstdError,
-)
+#: What reading a damaged file raises.
+DAMAGED: Final = (BagError, OSError, MemoryError)
 
 
 class McapStorage:
@@ -39,73 +35,62 @@ class McapStorage:
     """
 
     def __init__(self, paths: Collection[Path], salvage: bool = False) -> None:
-        self.counts: dict[Topic, int] = {}
-        self._files: list[_McapFile] = []
-        try:
-            for path in paths:
-                self._files.append(_McapFile(path, salvage))
-        except BagError:
-            self.close()
-            raise
-        for file in self._files:
-            for topic, count in file.counts.items():
-                self.counts[topic] = self.counts.get(topic, 0) + count
+        self._files = [_McapFile(path, salvage) for path in paths]
+        self.counts = total(file.counts for file in self._files)
 
     def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
         for file in self._files:
             yield from file.messages(set(topics))
 
     def close(self) -> None:
-        for file in self._files:
-            file.close()
+        """Do nothing: files are open only while they are read."""
 
 
 class _McapFile:
     def __init__(self, path: Path, salvage: bool) -> None:
         self._path = path
         self._salvage = salvage
-        self._file = path.open('rb')
         self._topics: dict[int, Topic] = {}
+        self._indexes: list[ChunkIndex] = []
         self._indexed = False
         self.counts: dict[Topic, int] = {}
         try:
-            self._open()
-        except BagError:
-            self.close()
-            raise
+            with path.open('rb') as stream:
+                self._open(stream)
+        except OSError as error:
+            raise self._damaged(error, 0) from error
 
-    def _open(self) -> None:
-        try:
-            self._reader = SeekingReader(
-                self._file, validate_crcs=True, record_size_limit=self._path.stat().st_size
-            )
-            summary = self._reader.get_summary() or Summary()
-        except InvalidMagic as error:
+    def _open(self, stream: BinaryIO) -> None:
+        self._size = self._path.stat().st_size
+        if self._size >= len(MAGIC) and not check_magic(stream):
             raise BagError(
                 f'{self._path} does not begin like an MCAP file; give a bag folder, or a .mcap or '
                 f'.db3 file'
-            ) from error
+            )
+        try:
+            summary = _Summary(stream, self._size)
         except DAMAGED as error:
-            self._scan(error)
+            self._scan(stream, error)
             return
         statistics = summary.statistics
-        if statistics is not None and _describes(summary, statistics.channel_message_counts):
+        if statistics is not None and summary.describes(statistics.channel_message_counts):
             self._take(summary, statistics)
         else:
-            self._scan(None)
-        self._indexed = bool(summary.chunk_indexes) and _describes(summary, self._topics)
+            self._scan(stream, None)
+        self._indexes = summary.indexes
+        self._indexed = bool(summary.indexes) and summary.describes(self._topics)
 
-    def _take(self, summary: Summary, statistics: Statistics) -> None:
+    def _take(self, summary: '_Summary', statistics: Statistics) -> None:
         for channel in summary.channels.values():
             self._declare(channel, summary.schemas.get(channel.schema_id))
         for channel_id, count in statistics.channel_message_counts.items():
             self.counts[self._topics[channel_id]] += count
 
-    def _scan(self, known_error: Exception | None) -> None:
+    def _scan(self, stream: BinaryIO, known_error: Exception | None) -> None:
         """Count by reading everything; raises BagError where the file is cut and must not be."""
         error: Exception | None = None
         try:
-            for message in self._stream():
+            for message in self._stream(stream):
                 self.counts[message.topic] += 1
         except DAMAGED as found:
             error = found
@@ -117,63 +102,117 @@ class _McapFile:
         read = self._indexed_messages if self._indexed else self._stream
         count = 0
         try:
-            for message in read():
-                count += 1
-                if message.topic in topics:
-                    yield message
+            with self._path.open('rb') as stream:
+                for message in read(stream):
+                    count += 1
+                    if message.topic in topics:
+                        yield message
         except DAMAGED as error:
             if not self._salvage:
                 raise self._damaged(error, count) from error
 
-    def _indexed_messages(self) -> Iterator[RawMessage]:
-        for _, channel, message in self._reader.iter_messages():
-            yield _raw(self._topics[channel.id], message)
+    def _indexed_messages(self, stream: BinaryIO) -> Iterator[RawMessage]:
+        """Messages in the order of their stamps.
 
-    def _stream(self) -> Iterator[RawMessage]:
+        Chunks may overlap in time: a chunk is read when its first stamp is due, and what is read
+        waits in a heap. Where stamps are the same, the order of the file decides.
+        """
+        chunks = [(index.message_start_time, index.chunk_start_offset, index)
+                  for index in self._indexes]  # fmt: skip
+        chunks.sort(key=lambda chunk: chunk[:2], reverse=True)
+        waiting: list[tuple[int, int, int, Message]] = []
+        waiting_bytes = 0
+        while chunks or waiting:
+            if chunks and (not waiting or chunks[-1][:2] <= waiting[0][:2]):
+                _, start, index = chunks.pop()
+                records = chunk_records(read_chunk(stream, index, self._size))
+                for number, record in enumerate(records):
+                    if isinstance(record, Message):
+                        heapq.heappush(waiting, (record.stamp_ns, start, number, record))
+                        waiting_bytes += len(record.cdr)
+                if waiting_bytes > MAX_QUEUED_BYTES:
+                    raise RecordError(
+                        f'the chunks at byte {start} and before overlap in time by more than '
+                        f'{MAX_QUEUED_BYTES >> 20} MiB'
+                    )
+                continue
+            record = heapq.heappop(waiting)[-1]
+            waiting_bytes -= len(record.cdr)
+            yield self._raw(record)
+
+    def _stream(self, stream: BinaryIO) -> Iterator[RawMessage]:
         """Messages in the order of the file, without its index."""
-        self._file.seek(0)
         schemas: dict[int, Schema] = {}
-        limit = self._path.stat().st_size
-        for record in StreamReader(
-            self._file, validate_crcs=True, record_size_limit=limit
-        ).records:
+        for record in file_records(stream, self._size):
             if isinstance(record, Schema):
                 schemas[record.id] = record
             elif isinstance(record, Channel) and record.id not in self._topics:
                 self._declare(record, schemas.get(record.schema_id))
             elif isinstance(record, Message):
-                yield _raw(self._topics[record.channel_id], record)
+                yield self._raw(record)
+
+    def _raw(self, message: Message) -> RawMessage:
+        topic = self._topics.get(message.channel_id)
+        if topic is None:
+            raise RecordError(
+                f'a message is of channel {message.channel_id}, which is not declared'
+            )
+        return RawMessage(topic, message.stamp_ns, message.cdr, message.sent_ns)
 
     def _declare(self, channel: Channel, schema: Schema | None) -> None:
+        if len(self._topics) >= MAX_TOPICS:
+            raise RecordError(f'it declares more than {MAX_TOPICS} topics')
+        qos, qos_is_damaged = read_qos(channel.metadata.get('offered_qos_profiles', ''))
         topic = Topic(
             channel.topic,
             schema.name if schema else '',
             schema.data.decode(errors='surrogateescape') if schema else '',
             schema.encoding if schema else '',
             channel.metadata.get('topic_type_hash', ''),
-            parse_qos(channel.metadata.get('offered_qos_profiles', '')),
+            qos,
             channel.message_encoding,
+            qos_is_damaged,
         )
         self._topics[channel.id] = topic
         self.counts.setdefault(topic, 0)
 
     def _damaged(self, error: Exception, count: int) -> BagError:
+        reason = shown(str(error) or type(error).__name__, 300)
         return BagError(
-            f'{self._path} is damaged or cut short ({type(error).__name__}: {error}); '
-            f'{count} messages before that are readable: allow --salvage to use them, or let '
-            f'"mcap recover" write a whole file'
+            f'{self._path} is damaged or cut short ({reason}); {count} messages before that are '
+            f'readable: allow --salvage to use them, or let "mcap recover" write a whole file'
         )
 
-    def close(self) -> None:
-        self._file.close()
 
+class _Summary:
+    """The summary section of a file, empty where it has none."""
 
-def _describes(summary: Summary, channel_ids: Collection[int]) -> bool:
-    """Whether a summary repeats these channels and their schemas; it is free not to."""
-    known = {0, *summary.schemas}  # 0 is no schema
-    channels = map(summary.channels.get, channel_ids)
-    return all(channel is not None and channel.schema_id in known for channel in channels)
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.schemas: dict[int, Schema] = {}
+        self.channels: dict[int, Channel] = {}
+        self.indexes: list[ChunkIndex] = []
+        self.statistics: Statistics | None = None
+        for record in summary_records(stream, size):
+            self._add(record)
+        self.indexes.sort(key=lambda index: index.chunk_start_offset)
+        end = 0
+        for index in self.indexes:
+            if index.chunk_start_offset < end:
+                raise RecordError(f'two chunks of its index share byte {index.chunk_start_offset}')
+            end = index.chunk_start_offset + index.chunk_length
 
+    def _add(self, record: Record) -> None:
+        if isinstance(record, Schema):
+            self.schemas[record.id] = record
+        elif isinstance(record, Channel):
+            self.channels[record.id] = record
+        elif isinstance(record, ChunkIndex):
+            self.indexes.append(record)
+        elif isinstance(record, Statistics):
+            self.statistics = record
 
-def _raw(topic: Topic, message: Message) -> RawMessage:
-    return RawMessage(topic, message.log_time, message.data, message.publish_time)
+    def describes(self, channel_ids: Collection[int]) -> bool:
+        """Return whether the summary repeats these channels and their schemas, as it need not."""
+        known = {0, *self.schemas}  # 0 is no schema
+        channels = map(self.channels.get, channel_ids)
+        return all(channel is not None and channel.schema_id in known for channel in channels)

@@ -13,6 +13,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
+from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.codec import decode_compressed, decode_image, image_view
@@ -77,8 +78,9 @@ def deserialize(message: RawMessage) -> Any:
         return typestore().deserialize_cdr(message.cdr, message.topic.msgtype)
     except (SerdeError, KeyError) as error:
         raise MessageError(
-            f'message of {message.topic.name} at {message.stamp_ns} ns is no valid '
-            f'{message.topic.msgtype} ({error}); it was damaged when it was recorded'
+            f'message of {message.topic.shown} at {message.stamp_ns} ns is no valid '
+            f'{message.topic.shown_type} ({shown(str(error), 300)}); it was damaged when it '
+            f'was recorded'
         ) from error
 
 

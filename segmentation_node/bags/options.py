@@ -29,7 +29,8 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         '--salvage', action='store_true',
-        help='read an MCAP file that was cut short, as far as it goes',
+        help='read what a killed recording left: a folder without metadata.yaml, and an MCAP file '
+        'that was cut short, as far as it goes',
     )  # fmt: skip
 
 

@@ -1,13 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """Quality of service as rosbag2 records it with a topic."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import yaml
 
+from segmentation_node.bags.bounds import MAX_QOS_BYTES
+from segmentation_node.errors import ForeignError, quoted
+from segmentation_node.foreign import parse_yaml
+
 #: What rmw calls infinite, in seconds and nanoseconds.
 INFINITE: Final = (9223372036, 854775807)
+
+#: The largest queue that DDS knows.
+MAX_DEPTH: Final = 2**31 - 1
+#: Seconds or nanoseconds; rcutils counts both in 64 bits.
+MAX_TIME: Final = 2**64 - 1
+#: Publishers of one topic.
+MAX_PROFILES: Final = 1000
 
 # Position is the number that rosbag2 wrote before metadata version 9, the name what it writes
 # since (rmw/types.h).
@@ -57,10 +69,18 @@ def parse_qos(text: str) -> tuple[Qos, ...]:
 
     A profile steers a replay at most; a bag whose profiles are damaged is still a good bag.
     """
+    return read_qos(text)[0]
+
+
+def read_qos(text: str) -> tuple[tuple[Qos, ...], bool]:
+    """As `parse_qos`, with whether the text makes no sense."""
     try:
-        return tuple(_parse_profile(row) for row in yaml.safe_load(text) or ())
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError, IndexError):
-        return ()
+        rows = parse_yaml(text, max_bytes=MAX_QOS_BYTES) or ()
+        if not isinstance(rows, Sequence) or len(rows) > MAX_PROFILES:
+            return (), True
+        return tuple(map(_parse_profile, rows)), False
+    except (ForeignError, AttributeError, LookupError, TypeError, ValueError):
+        return (), True
 
 
 def dump_qos(profiles: tuple[Qos, ...]) -> str:
@@ -85,21 +105,27 @@ def dump_qos(profiles: tuple[Qos, ...]) -> str:
     return text.strip()
 
 
-def _parse_profile(row: dict[str, Any]) -> Qos:
+def _parse_profile(row: Any) -> Qos:
     times = ('deadline', 'lifespan', 'liveliness_lease_duration')
     return Qos(
         history=_policy(row['history'], HISTORY),
-        depth=int(row['depth']),
+        depth=_number(row['depth'], MAX_DEPTH),
         reliability=_policy(row['reliability'], RELIABILITY),
         durability=_policy(row['durability'], DURABILITY),
         liveliness=_policy(row['liveliness'], LIVELINESS),
         avoid_ros_namespace_conventions=bool(row['avoid_ros_namespace_conventions']),
-        **{key: (int(row[key]['sec']), int(row[key]['nsec'])) for key in times},
+        **{key: (_number(row[key]['sec']), _number(row[key]['nsec'])) for key in times},
     )
 
 
+def _number(value: object, most: int = MAX_TIME) -> int:
+    if not isinstance(value, int) or not 0 <= value <= most:
+        raise ValueError(f'{quoted(value)} is no number from 0 to {most}')
+    return value
+
+
 def _policy(value: int | str, names: tuple[str, ...]) -> str:
-    name = names[value] if isinstance(value, int) else value
+    name = names[value] if isinstance(value, int) and value >= 0 else value
     return name if name in names else 'unknown'
 
 

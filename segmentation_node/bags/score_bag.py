@@ -2,7 +2,6 @@
 """Command: score the label masks in a bag against the ground truth in it."""
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
+from segmentation_node.bags.bounds import MAX_JSON_BYTES, shown, tell
 from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
 from segmentation_node.bags.options import (
     HelpFormatter,
@@ -21,8 +21,9 @@ from segmentation_node.bags.options import (
     topic_name,
 )
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.errors import BagError, SchemeError, SegmentationError
-from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.errors import BagError, ForeignError, SegmentationError, quoted
+from segmentation_node.foreign import parse_json
+from segmentation_node.labels import LabelScheme, available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, Scores, truth_lut_of
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
@@ -111,20 +112,36 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
     msgtype = bag.topic(topic).msgtype
     if msgtype != messages.IMAGE:
         raise BagError(
-            f'topic {topic} of {bag.path} is a {msgtype}, expected a {messages.IMAGE} of label '
-            f'ids: choose the topic of a label mask'
+            f'topic {topic} of {bag.path} is a {shown(msgtype)}, expected a '
+            f'{messages.IMAGE} of label ids: choose the topic of a label mask'
         )
     name = f'{topic.rpartition("/")[0]}/{topics.LABEL_INFO_JSON}'
-    info = messages.deserialize(bag.first(name))
+    raw = bag.first(name)
+    if raw.topic.msgtype != messages.STRING:
+        raise BagError(
+            f'{name} of {bag.path} is a {raw.topic.shown_type}, expected a {messages.STRING} that '
+            f'describes a label scheme: record it again'
+        )
     try:
-        content = json.loads(info.data)
+        content = parse_json(messages.deserialize(raw).data, max_bytes=MAX_JSON_BYTES)
         found = content['scheme']
-        scheme = given if given is not None and given.name == found else load_scheme(found)
+        # A name alone: a bag has no say in which files are read.
+        known = [given] if given is not None else []
+        known += [load_scheme(found)] if found in available_schemes() else []
+        scheme = next((scheme for scheme in known if scheme.name == found), None)
         ids = {row['id']: row['name'] for row in content['classes']}
-    except (ValueError, KeyError, TypeError) as error:
-        raise BagError(f'{name} of {bag.path} describes no label scheme: {error!r}') from error
-    except SchemeError as error:
-        raise BagError(f'{name} of {bag.path}: {error} as the label scheme to score in') from error
+    except (ForeignError, KeyError, TypeError) as error:
+        reason = shown(f'{type(error).__name__}: {error}', 300)
+        raise BagError(
+            f'{name} of {bag.path} describes no label scheme ({reason}); expected JSON with '
+            f'scheme and classes, as segment_bag and images_to_bag write it'
+        ) from error
+    if scheme is None:
+        raise BagError(
+            f'{name} of {bag.path}: unknown label scheme {quoted(found)}; there are '
+            f'{", ".join(available_schemes())}, or give the path of a .yaml file as the label '
+            f'scheme to score in'
+        )
     if ids != {c.id: c.name for c in scheme.classes}:
         raise BagError(
             f'{name} of {bag.path} describes another {scheme.name} than is installed here; '
@@ -168,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.salvage, args.quiet,
         )  # fmt: skip
     except (SegmentationError, OSError) as error:
-        print(f'score_bag: {error}', file=sys.stderr)
+        tell('score_bag', error)
         return 1
     print(table(result))
     return 0

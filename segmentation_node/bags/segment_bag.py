@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
+from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
@@ -116,7 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(args)
     except (SegmentationError, OSError) as error:
-        print(f'segment_bag: {error}', file=sys.stderr)
+        tell('segment_bag', error)
         return 1
 
 
@@ -158,7 +159,7 @@ def _load(args: argparse.Namespace) -> 'Segmenter':
 
 def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
     for line in report.malformed:
-        print(f'segment_bag: malformed: {line}', file=sys.stderr)
+        tell('segment_bag', f'malformed: {line}')
     start = 'interrupted: ' if interrupted else ''
     malformed = f', {len(report.malformed)} malformed' if report.malformed else ''
     print(f'{start}{report.segmented} of {frames} frames segmented{malformed}, in {output}')

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where the frames of a new bag come from: a Cityscapes tree or a folder of images."""
 
-import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,8 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final, TypeVar
 
+from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, ForeignError
+from segmentation_node.foreign import read_json
 
 IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
@@ -193,18 +194,26 @@ def _choose(
 
 
 def _read_timestamp(file: Path) -> int:
+    with file.open('rb') as stream:
+        text = stream.read(100)
     try:
-        return int(file.read_text(encoding='ascii'))
+        stamp_ns = int(text.decode('ascii'))
+        if not 0 <= stamp_ns < 2**63:
+            raise ValueError(f'{stamp_ns} is not from 0 to 2^63')
     except ValueError as error:
-        raise BagError(f'{file} holds no timestamp; expected nanoseconds: {error}') from error
+        raise BagError(
+            f'{file} holds no timestamp; expected nanoseconds: {shown(str(error))}'
+        ) from error
+    return stamp_ns
 
 
 def read_intrinsics(camera: Path) -> Intrinsics:
     """Read a Cityscapes camera file; raises BagError where it is none."""
     try:
-        content = json.loads(camera.read_text(encoding='utf-8'))['intrinsic']
+        content = read_json(camera)['intrinsic']
         return Intrinsics(*(float(content[key]) for key in ('fx', 'fy', 'u0', 'v0')))
-    except (ValueError, KeyError, TypeError) as error:
+    except (ForeignError, ValueError, LookupError, TypeError, OverflowError) as error:
+        reason = shown(f'{type(error).__name__}: {error}')
         raise BagError(
-            f'{camera} is no camera file ({error!r}); expected JSON with intrinsic fx, fy, u0, v0'
+            f'{camera} is no camera file ({reason}); expected JSON with intrinsic fx, fy, u0, v0'
         ) from error

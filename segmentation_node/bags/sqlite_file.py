@@ -2,6 +2,7 @@
 """Writes the sqlite3 database of a rosbag2, schema version 4."""
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,8 @@ from segmentation_node.bags.topic import METADATA_VERSION, Topic
 SCHEMA_VERSION: Final = 4
 #: A transaction for each frame would wait for the disk each time; one for all would lose all.
 COMMIT_BYTES: Final = 4 << 20
+#: Kept free in the database and its journal, so that a full disk leaves room for the metadata.
+RESERVE_BYTES: Final = 64 << 10
 
 #: Tables and columns as rosbag2's own sqlite3 storage makes and reads them.
 _TABLES: Final = """
@@ -28,6 +31,7 @@ CREATE TABLE messages(
     id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL,
     data BLOB NOT NULL);
 CREATE INDEX timestamp_idx ON messages (timestamp ASC);
+CREATE TABLE reserve(data BLOB NOT NULL);
 """
 
 
@@ -36,8 +40,14 @@ class SqliteFile:
 
     def __init__(self, path: Path) -> None:
         # Without transactions of the driver's own: `flush` commits.
-        self._database = sqlite3.connect(path, isolation_level=None)
+        # Whoever writes sees to it that one thread is here at a time.
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        # The journal stays, empty but as large as it ever was, until the end.
+        self._database.execute('PRAGMA journal_mode = PERSIST')
         self._database.executescript(_TABLES)
+        self._database.execute('INSERT INTO reserve VALUES (zeroblob(?))', (RESERVE_BYTES,))
+        # Makes the journal as large as the reserve.
+        self._database.execute('UPDATE reserve SET data = randomblob(?)', (RESERVE_BYTES,))
         self._database.execute('INSERT INTO schema VALUES (?, ?)', (SCHEMA_VERSION, 'unknown'))
         self._ids: dict[Topic, int] = {}
         self._saved: dict[Topic, int] = {}
@@ -100,6 +110,7 @@ class SqliteFile:
             self._saved[topic] += 1
 
     def finish(self, metadata_yaml: str) -> None:
+        self._database.execute('DROP TABLE IF EXISTS reserve')
         self._database.execute(
             'INSERT OR REPLACE INTO metadata VALUES (1, ?, ?)', (METADATA_VERSION, metadata_yaml)
         )
@@ -109,4 +120,6 @@ class SqliteFile:
         return False
 
     def close(self) -> None:
+        with suppress(sqlite3.Error):  # an empty journal that stays does no harm
+            self._database.execute('PRAGMA journal_mode = DELETE')
         self._database.close()

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a bag knows of a topic and of a message, whatever its storage."""
 
-from dataclasses import dataclass
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple, Protocol
 
+from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.qos import Qos
 
 METADATA_FILE: Final = 'metadata.yaml'
@@ -27,6 +29,27 @@ class Topic:
     type_hash: str = ''
     qos: tuple[Qos, ...] = ()
     serialization_format: str = 'cdr'
+    #: Whether the bag has profiles for it that make no sense.
+    qos_is_damaged: bool = field(default=False, compare=False)
+
+    @property
+    def shown(self) -> str:
+        """Name as text for people: whoever made the bag chose it, control characters and all."""
+        return shown(self.name)
+
+    @property
+    def shown_type(self) -> str:
+        """Type as text for people."""
+        return shown(self.msgtype)
+
+
+def total(parts: Iterable[Mapping[Topic, int]]) -> dict[Topic, int]:
+    """Counts of several files taken together."""
+    counts: dict[Topic, int] = {}
+    for part in parts:
+        for topic, count in part.items():
+            counts[topic] = counts.get(topic, 0) + count
+    return counts
 
 
 class RawMessage(NamedTuple):
@@ -36,3 +59,17 @@ class RawMessage(NamedTuple):
     stamp_ns: int
     cdr: bytes
     sent_ns: int
+
+
+class Storage(Protocol):
+    """A readable bag; every method raises BagError where the bag is damaged."""
+
+    @property
+    def counts(self) -> Mapping[Topic, int]:
+        """Number of messages of each topic."""
+
+    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+        """All messages of some topics in the order in which they were recorded."""
+
+    def close(self) -> None:
+        """Let go of the files."""

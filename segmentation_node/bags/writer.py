@@ -2,7 +2,8 @@
 """Writes a rosbag2: a folder with metadata.yaml, or a single .mcap file.
 
 Whatever happens while writing - an exception, a signal, a full disk - what was written before is
-finished into a whole bag.
+finished into a whole bag. Where the process is killed, nothing can finish the bag, but at most the
+last second is lost: until then each message was handed to the operating system.
 
 >>> with BagWriter('out.mcap') as bag:
 ...     bag.write(topic, stamp_ns, cdr)
@@ -10,6 +11,8 @@ finished into a whole bag.
 
 import re
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,12 +20,19 @@ from typing import Any, Final, Protocol
 
 import yaml
 
-from segmentation_node.bags.mcap_file import MAGIC, McapFile
+from segmentation_node.bags.bounds import MAX_METADATA_BYTES
+from segmentation_node.bags.mcap_file import McapFile
+from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.qos import dump_qos
-from segmentation_node.bags.sqlite_file import SqliteFile
+from segmentation_node.bags.sqlite_file import RESERVE_BYTES, SqliteFile
 from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
-from segmentation_node.errors import BagError
+from segmentation_node.errors import BagError, ForeignError
+from segmentation_node.foreign import read_yaml
 
+#: How long a message may wait to be handed to the operating system; the check takes a period.
+FLUSH_AFTER_S: Final = 0.5
+FLUSH_CHECK_S: Final = 0.25
+NEW_METADATA_FILE: Final = f'{METADATA_FILE}.new'
 #: What a full, slow or vanished disk raises.
 DISK_ERRORS: Final = (OSError, sqlite3.Error)
 
@@ -92,21 +102,34 @@ class BagWriter:
         self._data_path = (
             self.path / f'{self.path.name}_0{suffix}' if self._is_folder else self.path
         )
+        #: Has its place on the disk from the beginning; renamed when all is in it.
+        self._new_metadata = self.path / NEW_METADATA_FILE
         self._written = 0
         self._topics: set[Topic] = set()
+        #: Guards all of the state below; messages are flushed by a thread of their own.
+        self._lock = threading.RLock()
+        self._oldest_s: float | None = None
+        self._failure: BagError | None = None
+        self._closed = threading.Event()
         try:
             _remove_own_files(self.path)
             self._data_path.parent.mkdir(parents=True, exist_ok=True)
+            if self._is_folder:
+                self._new_metadata.write_bytes(bytes(RESERVE_BYTES))
             self._file: StorageFile | None = make(self._data_path)
         except DISK_ERRORS as error:
             raise BagError(
                 f'cannot create {self._data_path} ({error}); choose another --output'
             ) from error
+        # A daemon: a writer that is never closed must not keep its process alive.
+        self._flusher = threading.Thread(target=self._flush_in_time, name='flush', daemon=True)
+        self._flusher.start()
 
     @property
     def message_counts(self) -> Mapping[Topic, int]:
         """Messages of each topic that are safe in the bag."""
-        return self._counts if self._file is None else self._file.message_counts
+        with self._lock:
+            return self._counts if self._file is None else self._file.message_counts
 
     def add_topic(self, topic: Topic) -> None:
         """Declare a topic; `write` does it for topics with messages."""
@@ -118,30 +141,62 @@ class BagWriter:
         """Add a serialized message, recorded at `stamp_ns` and sent at `sent_ns`."""
         if not 0 <= stamp_ns < 2**63:
             raise BagError(
-                f'a message on {topic.name} has stamp {stamp_ns} ns; expected 0 to 2^63: correct '
+                f'a message on {topic.shown} has stamp {stamp_ns} ns; expected 0 to 2^63: correct '
                 f'the clock or the timestamp it came from'
             )
         self.add_topic(topic)
         self._written += 1
         sent_ns = stamp_ns if sent_ns is None else sent_ns
-        self._do(lambda file: file.write(topic, stamp_ns, sent_ns, cdr))
+        with self._lock:
+            self._do(lambda file: file.write(topic, stamp_ns, sent_ns, cdr))
+            if self._oldest_s is None:
+                self._oldest_s = time.monotonic()
 
     def close(self) -> None:
         """Finish the bag; where it cannot be as a whole, raise BagError with what is in it."""
-        if self._file is not None:
-            self._do(lambda file: file.flush())
-            error = self._finish()
-            if error is not None:
-                raise self._incomplete(error) from error
+        self._closed.set()
+        self._flusher.join()
+        with self._lock:
+            if self._failure is not None:
+                self._raise_failure()
+            if self._file is not None:
+                self._do(lambda file: file.flush())
+                error = self._finish()
+                if error is not None:
+                    raise self._incomplete(error) from error
 
     def _do(self, action: Callable[[StorageFile], None]) -> None:
-        if self._file is None:
-            raise BagError(f'{self.path} is finished already; open another writer')
-        try:
-            action(self._file)
-        except DISK_ERRORS as error:
-            self._finish()
-            raise self._incomplete(error) from error
+        with self._lock:
+            if self._failure is not None:
+                self._raise_failure()
+            if self._file is None:
+                raise BagError(f'{self.path} is finished already; open another writer')
+            try:
+                action(self._file)
+            except DISK_ERRORS as error:
+                self._finish()
+                raise self._incomplete(error) from error
+
+    def _raise_failure(self) -> None:
+        """Raise, once, what the flushing thread met."""
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def _flush_in_time(self) -> None:
+        """Flush what waits for long enough, also while no further message comes."""
+        while not self._closed.wait(FLUSH_CHECK_S):
+            with self._lock:
+                if self._file is None:
+                    return
+                oldest_s = self._oldest_s
+                if oldest_s is None or time.monotonic() - oldest_s < FLUSH_AFTER_S:
+                    continue
+                self._oldest_s = None
+                try:
+                    self._do(lambda file: file.flush())
+                except BagError as error:
+                    self._failure = error
 
     def _incomplete(self, error: Exception) -> BagError:
         saved = sum(self._counts.values())
@@ -178,9 +233,10 @@ class BagWriter:
         file.finish(yaml.safe_dump(information, sort_keys=False))
         if self._is_folder:
             whole = yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False)
-            new = self.path / f'{METADATA_FILE}.new'
-            new.write_text(whole, encoding='utf-8')
-            new.replace(self.path / METADATA_FILE)
+            with self._new_metadata.open('r+b') as stream:
+                stream.write(whole.encode())
+                stream.truncate()
+            self._new_metadata.replace(self.path / METADATA_FILE)
 
     def _information(self, file: StorageFile) -> dict[str, Any]:
         return {
@@ -261,7 +317,11 @@ def _foreign_files(path: Path) -> list[str]:
             start = file.read(len(MAGIC))
         return [] if start in (MAGIC, b'') and path.suffix == '.mcap' else ['it is no MCAP file']
     # What an unfinished recording leaves, for its metadata.yaml is not there yet.
-    own = re.compile(re.escape(path.name) + r'_\d+\.(mcap|db3(-wal|-shm|-journal)?)')
+    own = re.compile(
+        re.escape(path.name)
+        + r'_\d+\.(mcap|db3(-wal|-shm|-journal)?)|'
+        + re.escape(NEW_METADATA_FILE)
+    )
     listed = _listed_files(path / METADATA_FILE)
     return sorted(
         entry.name
@@ -275,10 +335,10 @@ def _foreign_files(path: Path) -> list[str]:
 def _listed_files(metadata: Path) -> set[str]:
     """Files that a metadata.yaml claims, with itself."""
     try:
-        content = yaml.safe_load(metadata.read_text(encoding='utf-8'))
+        content = read_yaml(metadata, max_bytes=MAX_METADATA_BYTES)
         names = content['rosbag2_bagfile_information']['relative_file_paths']
-        return {metadata.name, f'{metadata.name}.new', *map(str, names)}
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError):
+        return {metadata.name, *map(str, names)}
+    except (ForeignError, LookupError, TypeError):
         return set()
 
 

@@ -2,17 +2,22 @@
 """Command: replay a bag in real time, where there is no `ros2 bag play`."""
 
 import argparse
+import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TextIO
 
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -24,11 +29,13 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
+from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.interrupt import stop_on_signal
-from segmentation_node.bags.messages import SECOND_NS
+from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
@@ -41,7 +48,7 @@ from segmentation_node.bags.options import (
 from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
-from segmentation_node.errors import BagError, SegmentationError
+from segmentation_node.errors import BagError, SegmentationError, quoted
 
 CLOCK_TOPIC: Final = '/clock'
 DEFAULT_CLOCK_HZ: Final = 40.0
@@ -50,6 +57,12 @@ SLICE_S: Final = 0.05
 #: A subscriber that we see may not see us yet, and would miss the first message.
 SETTLE_S: Final = 0.3
 ACKNOWLEDGED_WITHIN: Final = Duration(seconds=2)
+#: Messages that a publisher keeps at most: a bag may ask for all the memory there is.
+MAX_DEPTH: Final = 1000
+#: A type of ROS 2 messages; package and name become those of a Python module and class.
+_MSGTYPE: Final = re.compile(r'([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)')
+#: Serialized messages begin with their encoding, in 4 bytes.
+MIN_CDR_BYTES: Final = 4
 
 Stop = Callable[[], bool]
 
@@ -80,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '-m', '--remap', nargs='+', type=remapping, metavar='OLD:=NEW', default=[],
-        help='publish topic OLD as NEW',
+        help='publish topic OLD as NEW; OLD may be a name that ROS 2 does not allow',
     )  # fmt: skip
     parser.add_argument(
         '-d', '--delay', type=not_negative, default=0.0, metavar='SECONDS',
@@ -103,9 +116,10 @@ def _parser() -> argparse.ArgumentParser:
 def remapping(text: str) -> tuple[str, str]:
     """Parse OLD:=NEW."""
     old, mark, new = text.partition(':=')
-    if not mark:
+    if not mark or not old:
         raise argparse.ArgumentTypeError(f'{text!r} is no remapping; expected OLD:=NEW')
-    return topic_name(old), topic_name(new)
+    # A bag may have any name, also one that ROS 2 does not allow.
+    return old, topic_name(new)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -120,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ):
             _replay(args, bag, node, lambda: bool(stop))
     except (SegmentationError, OSError) as error:
-        print(f'replay_bag: {error}', file=sys.stderr)
+        tell('replay_bag', error)
         return 1
     return 0
 
@@ -156,18 +170,30 @@ def ros_node(argv: Sequence[str]) -> Iterator[Node]:
 
 
 def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
-    topics, skipped = playable(bag, args.topics)
-    for topic, reason in skipped.items():
-        print(f'replay_bag: warning: {topic.name} is skipped: {reason}', file=sys.stderr)
-    if not topics:
-        raise BagError(f'{bag.path} has no topic that can be replayed here')
     remap = dict(args.remap)
+    topics, skipped = playable(bag, args.topics, remap)
+    for topic, reason in skipped.items():
+        tell('replay_bag', f'warning: {topic.shown} is skipped: {reason}')
+    if not topics:
+        raise BagError(
+            f'{bag.path} has no topic that can be replayed here; it has {bag.listing()}'
+        )
     unknown = sorted(set(remap) - {topic.name for topic in topics})
     if unknown:
         raise BagError(
-            f'--remap of {", ".join(unknown)}, expected topics that are replayed: '
-            f'{", ".join(topic.name for topic in topics)}'
+            f'--remap of {", ".join(map(shown, unknown))}, expected topics that are replayed: '
+            f'{", ".join(topic.shown for topic in topics)}'
         )
+    for topic in topics:
+        if topic.qos_is_damaged:
+            tell(
+                'replay_bag',
+                f'warning: {topic.shown} has QoS profiles that make no sense; it is published '
+                f'{RELIABLE.reliability} and {RELIABLE.durability}, with depth {RELIABLE.depth}',
+            )
+        depth = max((qos.depth for qos in topic.qos), default=0)
+        if depth > MAX_DEPTH:
+            tell('replay_bag', f'warning: {topic.shown} has depth {depth}, cut to {MAX_DEPTH}')
     publishers = {
         topic: node.create_publisher(
             kind,
@@ -187,38 +213,82 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
     for publisher in publishers.values():
         if not stop():
             publisher.wait_for_all_acked(ACKNOWLEDGED_WITHIN)
+    for reason, count in player.unfit.items():
+        tell('replay_bag', f'warning: {count} messages were left out: {reason}')
     print(f'{player.published} messages published, at most {player.max_late_s * 1e3:.0f} ms late')
 
 
-def playable(bag: Bag, wanted: Sequence[str]) -> tuple[dict[Topic, Any], dict[Topic, str]]:
+def playable(
+    bag: Bag, wanted: Sequence[str], remap: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[Topic, Any], dict[Topic, str]]:
     """The wanted topics (all where none are named) with their message classes, and what hinders.
 
     Raises:
         BagError: a wanted topic is not in the bag.
     """
-    chosen = [bag.topic(name) for name in wanted] or bag.topics
-    found = {topic: message_class(topic) for topic in chosen}
+    names = set(wanted)
+    for name in names:
+        bag.topic(name)
+    chosen = [topic for topic in bag.topics if not names or topic.name in names]
+    topics: dict[Topic, Any] = {}
+    skipped: dict[Topic, str] = {}
+    types: dict[str, str] = {}
+    for topic in chosen:
+        name = remap.get(topic.name, topic.name)
+        kind = name_problem(topic.name, name) or message_class(topic)
+        if not isinstance(kind, str) and types.setdefault(name, topic.msgtype) != topic.msgtype:
+            kind = f'{shown(name)} is published with type {types[name]} already'
+        if isinstance(kind, str):
+            skipped[topic] = kind
+        else:
+            topics[topic] = kind
+    return topics, skipped
+
+
+def name_problem(old: str, name: str) -> str:
+    """Why a topic cannot be published under a name, '' where it can."""
+    reason = ''
+    if not name.isascii() or not name.isprintable():
+        reason = 'only letters, digits, underscores and slashes'
+    else:
+        try:
+            validate_full_topic_name(name if name.startswith('/') else f'/{name}')
+        except InvalidTopicNameException as error:
+            # The first line says why, the others repeat the name.
+            reason = str(error).partition('\n')[0].strip(':')
+    if not reason:
+        return ''
     return (
-        {topic: kind for topic, kind in found.items() if not isinstance(kind, str)},
-        {topic: reason for topic, reason in found.items() if isinstance(reason, str)},
+        f'ROS 2 does not allow its name ({reason}); publish it under another one: '
+        f"--remap '{shown(old)}:=/another_name'"
     )
 
 
 def message_class(topic: Topic) -> Any:
     """The Python class of a topic's type, or why there is none."""
-    package, _, name = topic.msgtype.partition('/msg/')
-    if topic.serialization_format != 'cdr' or not name:
-        return f'{topic.msgtype} in {topic.serialization_format} is no ROS 2 message'
+    found = _MSGTYPE.fullmatch(topic.msgtype)
+    if topic.serialization_format != 'cdr' or not found:
+        return (
+            f'{quoted(topic.msgtype)} in {quoted(topic.serialization_format)} is no ROS 2 message'
+        )
+    package, name = found.groups()
     try:
+        # Looked up before: importing runs code, and a bag may name any module there is.
+        spec = find_spec(package)
+        places = spec.submodule_search_locations if spec else None
+        if not any(Path(place, 'msg', '__init__.py').is_file() for place in places or ()):
+            return f'type {topic.shown_type} is not installed (no package {shown(package)})'
         return getattr(import_module(f'{package}.msg'), name)
-    except (ImportError, AttributeError) as error:
-        return f'type {topic.msgtype} is not installed ({error})'
+    except (ImportError, AttributeError, ValueError) as error:
+        reason = shown(str(error), 300)
+        return f'type {topic.shown_type} is not installed ({reason})'
 
 
 def publisher_qos(topic: Topic) -> QoSProfile:
     """What the recorded publishers offered, the most where several offered different things.
 
-    Deadline, lifespan and liveliness were promises about the live system and are not made again.
+    A deeper queue than MAX_DEPTH is cut to it. Deadline, lifespan and liveliness were promises
+    about the live system and are not made again.
     """
     offered = topic.qos or (RELIABLE,)
     reliable = any(qos.reliability != 'best_effort' for qos in offered)
@@ -226,7 +296,7 @@ def publisher_qos(topic: Topic) -> QoSProfile:
     keep_all = all(qos.history == 'keep_all' for qos in offered)
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_ALL if keep_all else QoSHistoryPolicy.KEEP_LAST,
-        depth=max(qos.depth for qos in offered) or RELIABLE.depth,
+        depth=min(max(qos.depth for qos in offered) or RELIABLE.depth, MAX_DEPTH),
         reliability=(
             QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
         ),
@@ -291,6 +361,8 @@ class Player:
     ) -> None:
         self.published = 0
         self.max_late_s = 0.0
+        #: Messages that cannot be published, by reason.
+        self.unfit: Counter[str] = Counter()
         #: Where to write when messages were sent; None to keep no record.
         self.log: TextIO | None = None
         self._bag = bag
@@ -320,7 +392,11 @@ class Player:
         with tqdm(total=total, unit='msg', disable=self._quiet or None) as progress:
             for message in self._bag.messages(names):
                 if message.topic in self._publishers:
-                    self._publish(message)
+                    reason = message_problem(message)
+                    if reason:
+                        self.unfit[reason] += 1
+                    else:
+                        self._publish(message)
                     progress.update()
                 if self._stop():
                     return False
@@ -345,8 +421,17 @@ class Player:
         self._publishers[message.topic].publish(message.cdr)
         self.published += 1
         if self.log is not None:
-            self.log.write(f'{message.topic.name}\t{message.stamp_ns}\t{sent_ns}\n')
+            self.log.write(f'{message.topic.shown}\t{message.stamp_ns}\t{sent_ns}\n')
         self.max_late_s = max(self.max_late_s, time.monotonic() - due_s)
+
+
+def message_problem(message: RawMessage) -> str:
+    """Why a message cannot be published, '' where it can."""
+    if len(message.cdr) < MIN_CDR_BYTES:
+        return f'{message.topic.shown} has messages of less than {MIN_CDR_BYTES} bytes'
+    if not 0 <= message.stamp_ns < MAX_STAMP_S * SECOND_NS:
+        return f'{message.topic.shown} has stamps outside of 0 to 2^31 s, the time of ROS 2'
+    return ''
 
 
 @contextmanager

@@ -1,0 +1,199 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the sqlite3 databases of every rosbag2 version."""
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote
+
+import apsw
+
+from segmentation_node.bags.bounds import (
+    MAX_MESSAGE_BYTES,
+    MAX_TEXT_BYTES,
+    MAX_TOPICS,
+    shown,
+)
+from segmentation_node.bags.qos import read_qos
+from segmentation_node.bags.topic import RawMessage, Topic, total
+from segmentation_node.errors import BagError, quoted
+
+#: What the library raises on damaged data.
+DAMAGED: Final = (apsw.Error, ValueError, MemoryError, OSError)
+#: First bytes of a journal that is not empty: a transaction that was not finished.
+_JOURNAL_MAGIC: Final = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'
+#: How long to wait for another process that is amid writing.
+_BUSY_MS: Final = 5000
+#: Columns that a table must have, and those that came with later versions of rosbag2.
+_TOPIC_COLUMNS: Final = ('id', 'name', 'type', 'serialization_format')
+_LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
+
+
+class SqliteStorage:
+    """One database, or those a recording was split into; see `reader.Storage`."""
+
+    def __init__(self, paths: Collection[Path]) -> None:
+        self._files = [_Database(path) for path in paths]
+        self.counts = total(file.counts for file in self._files)
+
+    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+        for file in self._files:
+            yield from file.messages(set(topics))
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
+
+
+class _Database:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._topics: dict[int, Topic] = {}
+        self.counts: dict[Topic, int] = {}
+        with self._connection() as connection:
+            self._check_tables(connection)
+            self._read_topics(connection)
+            for topic_id, count in connection.execute(
+                'SELECT topic_id, count(*) FROM messages GROUP BY topic_id'
+            ):
+                if topic_id in self._topics:
+                    self.counts[self._topics[topic_id]] += count
+
+    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
+        ids = [topic_id for topic_id, topic in self._topics.items() if topic in topics]
+        if not ids:
+            return
+        places = ','.join('?' * len(ids))
+        query = (
+            f'SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) '  # noqa: S608 (only question marks)
+            f'ORDER BY timestamp'
+        )
+        with self._connection() as connection:
+            for topic_id, stamp_ns, cdr in connection.execute(query, ids):
+                topic = self._topics.get(topic_id)
+                if topic is None or not isinstance(stamp_ns, int) or not isinstance(cdr, bytes):
+                    raise ValueError(
+                        f'a message of topic {quoted(topic_id)} has stamp {quoted(stamp_ns)} and '
+                        f'data of type {type(cdr).__name__}'
+                    )
+                if len(cdr) > MAX_MESSAGE_BYTES:
+                    raise ValueError(
+                        f'a message of {topic.shown} has {len(cdr)} bytes, more than '
+                        f'{MAX_MESSAGE_BYTES >> 20} MiB'
+                    )
+                yield RawMessage(topic, stamp_ns, cdr, stamp_ns)
+
+    @contextmanager
+    def _connection(self) -> Iterator[apsw.Connection]:
+        """Open the database; whatever it raises on damaged data is a BagError."""
+        connection = None
+        try:
+            connection = self._open()
+            yield connection
+        except DAMAGED as error:
+            raise self._damaged(error) from error
+        finally:
+            if connection is not None:
+                connection.close(force=True)
+
+    def _open(self) -> apsw.Connection:
+        # A database that no other process is amid writing is read as it is, also where nothing
+        # may be written beside it; else sqlite takes it back to its last transaction first.
+        if self._unfinished():
+            options, flags = '', apsw.SQLITE_OPEN_READWRITE
+        else:
+            options, flags = '?immutable=1', apsw.SQLITE_OPEN_READONLY
+        uri = f'file:{quote(str(self._path.absolute()))}{options}'
+        connection = apsw.Connection(uri, flags | apsw.SQLITE_OPEN_URI)
+        connection.set_busy_timeout(_BUSY_MS)
+        # Whoever made the database may have put code into it: views, computed columns, triggers.
+        connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
+        connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
+        connection.execute('PRAGMA cell_size_check = ON')
+        connection.limit(apsw.SQLITE_LIMIT_LENGTH, MAX_MESSAGE_BYTES + MAX_TEXT_BYTES)
+        return connection
+
+    def _unfinished(self) -> bool:
+        log, journal = (Path(f'{self._path}{suffix}') for suffix in ('-wal', '-journal'))
+        if log.is_file() and log.stat().st_size:
+            return True
+        if not journal.is_file():
+            return False
+        with journal.open('rb') as stream:
+            return stream.read(len(_JOURNAL_MAGIC)) == _JOURNAL_MAGIC
+
+    def _check_tables(self, connection: apsw.Connection) -> None:
+        for table, columns in (
+            ('topics', _TOPIC_COLUMNS),
+            ('messages', ('id', 'topic_id', 'timestamp', 'data')),
+        ):
+            if not set(columns) <= self._columns(connection, table):
+                raise ValueError(f'it has no table {table} with columns {", ".join(columns)}')
+
+    def _columns(self, connection: apsw.Connection, table: str) -> set[str]:
+        """Columns of a table; a view or a virtual table has none."""
+        tables = connection.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name = ? AND rootpage > 0",
+            (table,),
+        )
+        if tables.fetchone() is None:
+            return set()
+        # Those computed from others are hidden.
+        return {str(name) for _, name, *_ in connection.execute(f'PRAGMA table_info({table})')}
+
+    def _read_topics(self, connection: apsw.Connection) -> None:
+        definitions = self._definitions(connection)
+        there = self._columns(connection, 'topics')
+        columns = [*_TOPIC_COLUMNS, *(c if c in there else "''" for c in _LATER_COLUMNS)]
+        query = f'SELECT {", ".join(columns)} FROM topics ORDER BY id LIMIT {MAX_TOPICS + 1}'  # noqa: S608 (names of ours)
+        for topic_id, *texts in connection.execute(query):
+            if len(self._topics) >= MAX_TOPICS:
+                raise ValueError(f'it declares more than {MAX_TOPICS} topics')
+            name, msgtype, serialization, profiles, type_hash = _texts(texts, f'topic {topic_id}')
+            definition, definition_format = definitions.get(msgtype, ('', ''))
+            qos, qos_is_damaged = read_qos(profiles)
+            topic = Topic(
+                name, msgtype, definition, definition_format, type_hash, qos, serialization,
+                qos_is_damaged,
+            )  # fmt: skip
+            self._topics[topic_id] = topic
+            self.counts.setdefault(topic, 0)
+
+    def _definitions(self, connection: apsw.Connection) -> dict[str, tuple[str, str]]:
+        """Text and format of each type's definition, the first where there are several."""
+        columns = ('topic_type', 'encoding', 'encoded_message_definition')
+        if not set(columns) <= self._columns(connection, 'message_definitions'):
+            return {}
+        definitions: dict[str, tuple[str, str]] = {}
+        query = (
+            f'SELECT {", ".join(columns)} FROM message_definitions ORDER BY id '  # noqa: S608 (names of ours)
+            f'LIMIT {MAX_TOPICS}'
+        )
+        for row in connection.execute(query):
+            msgtype, encoding, definition = _texts(row, 'a message definition')
+            definitions.setdefault(msgtype, (definition, encoding))
+        return definitions
+
+    def _damaged(self, error: Exception) -> BagError:
+        reason = shown(f'{type(error).__name__}: {error}', 300)
+        if isinstance(error, apsw.BusyError):
+            return BagError(f'{self._path} is being written ({reason}); wait for its recorder')
+        if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError) and self._unfinished():
+            return BagError(
+                f'{self._path} was left amid a transaction and cannot be taken back to the one '
+                f'before ({reason}); copy it and the files named like it into a folder that you '
+                f'may write'
+            )
+        return BagError(
+            f'{self._path} is damaged or no bag ({reason}); copy it again, or let '
+            f'"sqlite3 FILE .recover" save what a damaged .db3 file still holds'
+        )
+
+
+def _texts(values: Collection[Any], what: str) -> list[str]:
+    for value in values:
+        if not isinstance(value, str):
+            raise ValueError(f'{what} has {quoted(value)}, expected text')
+        if len(value) > MAX_TEXT_BYTES:
+            raise ValueError(f'{what} has a text of more than {MAX_TEXT_BYTES >> 20} MiB')
+    return list(values)
