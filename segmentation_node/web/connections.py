@@ -8,6 +8,8 @@ its connection, and one that is refused while it still sends can read the refusa
 
 import asyncio
 import math
+import socket
+import struct
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, Final, cast
@@ -102,7 +104,7 @@ class Connection(H11Protocol):
             self._answer(_no_place(self.config.places))
             self.linger()
         else:
-            self._socket.abort()
+            self._reset()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
@@ -114,7 +116,7 @@ class Connection(H11Protocol):
         if self._phase in (Phase.DRAINING, Phase.LINGERING):
             self._discarded += len(data)
             if self._discarded > MAX_DISCARDED_BYTES:
-                self._socket.abort()
+                self._reset()
                 return
         if self._phase is Phase.LINGERING:
             return
@@ -142,7 +144,7 @@ class Connection(H11Protocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         allowed_s = self._pace.allowed_s(self._socket.get_write_buffer_size())
-        self._write_timer = self.loop.call_later(allowed_s, self._socket.abort)
+        self._write_timer = self.loop.call_later(allowed_s, self._reset)
 
     def resume_writing(self) -> None:
         if self._write_timer is not None:
@@ -225,7 +227,7 @@ class Connection(H11Protocol):
                 )
                 self.transport.close()
             case _:
-                self._socket.abort()
+                self._reset()
 
     def _answer(self, problem: ProblemError) -> None:
         """Send a problem as the last response of the connection."""
@@ -243,6 +245,14 @@ class Connection(H11Protocol):
         )
         for event in (head, h11.Data(data=bytes(response.body)), h11.EndOfMessage()):
             self._socket.write(self.conn.send(event) or b'')
+
+    def _reset(self) -> None:
+        """End the connection, with what the client has not read yet."""
+        # Without it, the kernel would keep that for as long as the client does not read.
+        self._socket.get_extra_info('socket').setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
+        )
+        self._socket.abort()
 
     def _cancel_timers(self) -> None:
         for timer in (self._phase_timer, self._write_timer):
