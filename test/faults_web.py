@@ -11,6 +11,7 @@ as JSON; the exit status tells whether what the service promises was kept.
 import argparse
 import json
 import random
+import re
 import statistics
 import sys
 import threading
@@ -19,9 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from http.client import HTTPException
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -40,6 +42,15 @@ ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'
 HONEST_MAX_S = 2.0
 BYTE_EVERY_S = 5.0
 OVERSIZED_BYTES = 17_000_000
+REOPEN_S = 1.0
+#: Kinds of slow clients: whether the headers are sent at once, what is sent byte by byte then,
+#: and whether a client that is cut begins anew after REOPEN_S.
+SLOW = {
+    'headers': (False, 'head', False),
+    'bodies': (True, 'body', False),
+    'silent': (False, 'nothing', False),
+    'bodies, reopened when cut': (True, 'body', True),
+}
 
 
 @dataclass
@@ -77,6 +88,10 @@ class Report:
             self.fail('503 without Retry-After')
         if answer.headers['X-Content-Type-Options'] != 'nosniff':
             self.fail(f'status {answer.status} without security headers')
+
+    def members(self) -> dict[str, Any]:
+        """Return what goes into the report."""
+        return {member.name: getattr(self, member.name) for member in fields(self)}
 
     def fail(self, reason: str) -> None:
         """Note a failure, each reason a few times at most."""
@@ -169,30 +184,27 @@ def _others(image_rgb: ImageRgb) -> list[bytes]:
 
 
 def slow(target: Target, count: int, kind: str, duration_s: float) -> Report:
-    """Clients that send a byte every 5 s, of headers or of a body, or nothing at all."""
-    report = Report(f'slow clients: {kind}', count, ATTACKER)
+    """Clients of one of the kinds in SLOW, which send a byte every 5 s."""
+    begin, rest, reopens = SLOW[kind]
+    # Those that come back take every place that their address may have.
+    report = Report(f'slow clients: {kind}', count, STRANGER if reopens else ATTACKER)
     ends_s = time.monotonic() + duration_s
-    begin, rest = {
-        'headers': (b'', target.head),
-        'bodies': (target.head, target.body),
-        'silent': (b'', b''),
-        'bodies at a byte, then reopened': (target.head, target.body),
-    }[kind]
-    reopens = kind.endswith('reopened')
+    begun, rest_of = (target.head if begin else b''), getattr(target, rest, b'')
 
     def attack(_number: int) -> None:
         while time.monotonic() < ends_s:
-            report.note(_asked(trickle), must_answer=kind == 'bodies')
+            report.note(_asked(trickle), must_answer=rest != 'nothing' and not reopens)
             if not reopens:
                 return
+            time.sleep(REOPEN_S)
 
     def trickle() -> Answer:
         with closing(connect(target.port, BYTE_EVERY_S, ATTACKER)) as connection:
-            connection.sendall(begin)
-            for byte in rest or bytes(10**6):
+            connection.sendall(begun)
+            for byte in rest_of or bytes(10**6):
                 if time.monotonic() > ends_s + 30:
                     raise TimeoutError('the service has not ended a slow connection')
-                if rest:
+                if rest_of:
                     connection.sendall(bytes([byte]))
                 try:
                     return read_answer(connection)
@@ -242,7 +254,7 @@ def _asked(ask: Callable[[], Answer]) -> Answer | None:
 def main() -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else '')
-    parser.add_argument('--fuzzed', type=int, default=2000, help='damaged uploads')
+    parser.add_argument('--fuzzed', type=int, default=10_000, help='damaged uploads')
     parser.add_argument('--slow', type=int, default=500, help='clients, for each kind of slowness')
     parser.add_argument('--at-once', type=int, default=500, help='clients')
     parser.add_argument('--oversized', type=int, default=20, help='uploads of 17 MB')
@@ -260,10 +272,7 @@ def main() -> int:
         attacks: list[Callable[[], Report]] = [
             lambda: fuzzed(target, args.fuzzed),
             lambda: oversized(target, args.oversized),
-            *(
-                (lambda kind=kind: slow(target, args.slow, kind, args.duration_s))
-                for kind in ('headers', 'bodies', 'silent', 'bodies at a byte, then reopened')
-            ),
+            *((lambda kind=kind: slow(target, args.slow, kind, args.duration_s)) for kind in SLOW),
             lambda: at_once(target, args.at_once),
         ]
         for attack in attacks:
@@ -272,12 +281,14 @@ def main() -> int:
         with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
             after_mb = memory_mb(client)
         alive = service.process.poll() is None
+        errors = [line for line in service.end() if re.search('Traceback|ERROR|Error', line)]
     print(json.dumps({
         'service_alive': alive,
+        'errors_in_log': errors[:10],
         'memory_mb': {'before': round(before_mb), 'after': round(after_mb)},
-        'attacks': [asdict(report) for report in reports],
+        'attacks': [report.members() for report in reports],
     }, indent=2))  # fmt: skip
-    return int(not alive or any(report.failures for report in reports))
+    return int(not alive or bool(errors) or any(report.failures for report in reports))
 
 
 if __name__ == '__main__':
