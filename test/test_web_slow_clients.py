@@ -23,6 +23,7 @@ from web_raw import Answer, connect, read_answer, upload
 from web_service import PATIENCE_S, ServiceProcess, blocks, serving
 
 from segmentation_node.image_files import encode_png
+from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.problems import MEDIA_TYPE
 from segmentation_node.web.settings import Settings
 
@@ -307,6 +308,22 @@ def test_every_response_has_security_headers(
     assert HEADERS.items() <= answer.headers.items()
     policies = answer.headers.get_list('content-security-policy')
     assert policies == ["default-src 'none'; frame-ancestors 'none'"]
+
+
+def test_refusals_without_a_key_and_failures_have_them_too(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(Segmenter, '_prediction', fail)
+    settings = Settings({'tiny': str(tiny_checkpoint)}, api_key='key', exact=False)
+    with serving(settings) as client:
+        for key, status in (('wrong', 401), ('key', 500)):
+            answer = client.post('/predict', files={'image': encode_png(blocks())},
+                                 headers={'X-API-Key': key})  # fmt: skip
+            assert answer.status_code == status
+            assert HEADERS.items() <= answer.headers.items()
 
 
 @pytest.fixture(scope='module')
