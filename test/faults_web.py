@@ -43,6 +43,8 @@ HONEST_MAX_S = 2.0
 BYTE_EVERY_S = 5.0
 OVERSIZED_BYTES = 17_000_000
 REOPEN_S = 1.0
+#: The service ends slow connections within this after an attack.
+PATIENCE_WITH_SLOW_S = 30.0
 #: Kinds of slow clients: whether the headers are sent at once, what is sent byte by byte then,
 #: and whether a client that is cut begins anew after REOPEN_S.
 SLOW = {
@@ -198,19 +200,20 @@ def slow(target: Target, count: int, kind: str, duration_s: float) -> Report:
                 return
             time.sleep(REOPEN_S)
 
-    def trickle() -> Answer:
+    def trickle() -> Answer | None:
         with closing(connect(target.port, BYTE_EVERY_S, ATTACKER)) as connection:
             connection.sendall(begun)
             for byte in rest_of or bytes(10**6):
-                if time.monotonic() > ends_s + 30:
-                    raise TimeoutError('the service has not ended a slow connection')
+                if time.monotonic() > ends_s + PATIENCE_WITH_SLOW_S:
+                    break
                 if rest_of:
                     connection.sendall(bytes([byte]))
                 try:
                     return read_answer(connection)
                 except TimeoutError:
                     continue
-            raise TimeoutError('all was sent')
+            report.fail('the service did not end a slow connection')
+            return None
 
     with target.under(report), ThreadPoolExecutor(count) as pool:
         list(pool.map(attack, range(count)))
@@ -244,7 +247,7 @@ def oversized(target: Target, count: int) -> Report:
     return report
 
 
-def _asked(ask: Callable[[], Answer]) -> Answer | None:
+def _asked(ask: Callable[[], Answer | None]) -> Answer | None:
     try:
         return ask()
     except (OSError, HTTPException):
