@@ -7,13 +7,15 @@ from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from segmentation_node.web.clients import GRACE_S, Places, scope_client
+from segmentation_node.web.clients import Places, scope_client
 from segmentation_node.web.pace import Pace
 from segmentation_node.web.problems import ProblemError
 
 #: Of a form besides its files: boundaries, headers, text fields.
 FORM_BYTES: Final = 2**16
 RETRY_AFTER_S: Final = '1'
+#: An upload that is younger never makes room: it has had no time to show its pace.
+GRACE_S: Final = 0.25
 #: The rest of the body is not wanted.
 _CLOSE: Final = {'Connection': 'close'}
 

@@ -11,8 +11,6 @@ from starlette.types import Scope
 T = TypeVar('T')
 #: Providers give a customer a whole network of IPv6 addresses of this prefix length.
 IPV6_PREFIX: Final = 64
-#: A holder younger than this never makes room: it has had no time to show its pace.
-GRACE_S: Final = 0.5
 
 
 def client_key(host: str | None) -> str:

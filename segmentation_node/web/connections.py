@@ -20,10 +20,12 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from segmentation_node.web.clients import GRACE_S, Places, client_key
+from segmentation_node.web.clients import Places, client_key
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
+#: A connection that has waited for less never makes room: its request may be on the way.
+GRACE_S: Final = 0.5
 #: Of a client that is refused as soon as it connects, and of all while the service ends.
 REFUSAL_LINGER_S: Final = 2.0
 #: What a client may send beyond a refusal; more than most send before they read.
