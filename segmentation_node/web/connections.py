@@ -25,7 +25,7 @@ from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
 #: A connection that has waited for less never makes room: its request may be on the way.
-GRACE_S: Final = 0.5
+GRACE_S: Final = 1.0
 #: Of a client that is refused as soon as it connects, and of all while the service ends.
 REFUSAL_LINGER_S: Final = 2.0
 #: What a client may send beyond a refusal; more than most send before they read.
@@ -100,13 +100,8 @@ class Connection(H11Protocol):
             evicted.evict()
         if taken:
             self._enter(Phase.IDLE)
-        elif len(self.config.refused) < self.config.places.total // 4:
-            self.config.refused.add(self)
-            self._limits_s[Phase.LINGERING] = REFUSAL_LINGER_S
-            self._answer(_no_place(self.config.places))
-            self.linger()
         else:
-            self._reset()
+            self._refuse()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
@@ -160,11 +155,11 @@ class Connection(H11Protocol):
 
     def evict(self) -> None:
         """Close the connection in favor of another one."""
-        self._cancel_timers()
-        if self._phase is Phase.HEADERS:
-            self._answer(_no_place(self.config.places))
-        self._phase = Phase.LINGERING
-        self._socket.close()
+        if self._phase in (Phase.IDLE, Phase.HEADERS):
+            self._refuse()
+        else:  # it has been answered
+            self._phase = Phase.LINGERING
+            self._socket.close()
 
     @property
     def lingers(self) -> bool:
@@ -230,6 +225,16 @@ class Connection(H11Protocol):
                 self.transport.close()
             case _:
                 self._reset()
+
+    def _refuse(self) -> None:
+        """End a connection that has no place; a request that is on its way is answered."""
+        if len(self.config.refused) < self.config.places.total // 4:
+            self.config.refused.add(self)
+            self._limits_s[Phase.LINGERING] = REFUSAL_LINGER_S
+            self._answer(_no_place(self.config.places))
+            self.linger()
+        else:
+            self._reset()
 
     def _answer(self, problem: ProblemError) -> None:
         """Send a problem as the last response of the connection."""
