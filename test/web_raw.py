@@ -2,7 +2,6 @@
 """HTTP by hand, for clients that behave as no library would: slow, silent, or write-only."""
 
 import socket
-import struct
 from dataclasses import dataclass
 from email.message import Message
 from http.client import HTTPResponse
@@ -40,9 +39,3 @@ def read_answer(connection: socket.socket) -> Answer:
     response = HTTPResponse(connection)
     response.begin()
     return Answer(response.status, response.headers, response.read())
-
-
-def reset(connection: socket.socket) -> None:
-    """Close a connection as a process that is killed does."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-    connection.close()
