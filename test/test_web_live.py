@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The live view: what viewers get, and that nothing is done when nobody looks."""
 
+import base64
+import hashlib
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -164,6 +167,22 @@ def test_the_page_has_its_words(language: str, client: httpx.Client) -> None:
     assert page == live_page(language)
     assert f'<html lang="{language}">' in page
     assert '$' not in page
+
+
+@pytest.mark.parametrize('language', LANGUAGES)
+def test_the_page_runs_its_own_script_and_no_other(language: str, client: httpx.Client) -> None:
+    answer = client.get('/live', params={'lang': language})
+    [policy] = answer.headers.get_list('content-security-policy')
+    sources = {name: values for name, *values in map(str.split, policy.split(';'))}
+    for tag in ('script', 'style'):
+        [text] = re.findall(f'<{tag}>(.*?)</{tag}>', answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert sources[f'{tag}-src'] == [f"'sha256-{digest}'"]
+    assert sources['connect-src'] == ["'self'"]
+    assert sources['img-src'] == ["'self'", 'data:']
+    assert sources['default-src'] == sources['frame-ancestors'] == ["'none'"]
+    # Attributes with code in them would not be run.
+    assert not re.search(r'<[^>]+ (style|on\w+)=', answer.text)
 
 
 @pytest.mark.skipif(find_spec('rclpy') is None, reason='ROS 2 is not installed')

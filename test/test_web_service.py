@@ -331,6 +331,50 @@ def test_more_than_can_wait_is_sent_away_to_come_back(
         assert post().status_code == 200
 
 
+def test_one_address_leaves_places_in_the_queue_to_others(
+    models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, leave = blocked(monkeypatch)
+    stranger = httpx.HTTPTransport(local_address='127.0.0.2')
+    with (
+        serving(Settings(models, max_waiting=2, client_share=0.5)) as client,
+        httpx.Client(transport=stranger, base_url=client.base_url, timeout=PATIENCE_S) as other,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        first = pool.submit(client.post, '/predict', files=image_file(FILES['png']))
+        assert waits.wait(PATIENCE_S)
+        refused = client.post('/predict', files=image_file(FILES['png']))
+        assert (refused.status_code, refused.json()['type']) == (503, f'{TAG}busy')
+        second = pool.submit(other.post, '/predict', files=image_file(FILES['png']))
+        while 'segmentation_images_in_work 2.0' not in client.get('/metrics').text:
+            pass
+        leave.set()
+        assert first.result().status_code == second.result().status_code == 200
+
+
+def test_addresses_behind_a_proxy_are_told_apart(
+    models: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits, leave = blocked(monkeypatch)
+    with (
+        serving(Settings(models, max_requests=2, client_share=0.5)) as client,
+        ThreadPoolExecutor(2) as pool,
+    ):
+
+        def ask(address: str) -> httpx.Response:
+            forwarded = {'X-Forwarded-For': address}
+            return client.post('/predict', files=image_file(FILES['png']), headers=forwarded)
+
+        first = pool.submit(ask, '192.0.2.1')
+        assert waits.wait(PATIENCE_S)
+        assert ask('192.0.2.1').status_code == 503
+        second = pool.submit(ask, '192.0.2.2')
+        while 'segmentation_images_in_work 2.0' not in client.get('/metrics').text:
+            pass
+        leave.set()
+        assert first.result().status_code == second.result().status_code == 200
+
+
 def test_uploads_at_a_time_are_bounded(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,10 +16,10 @@ from pathlib import Path
 import httpx
 import numpy as np
 import numpy.typing as npt
-import uvicorn
 
 from segmentation_node.image_files import decode_label_file
 from segmentation_node.web.application import make_application
+from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live import Live
 from segmentation_node.web.service import Server
 from segmentation_node.web.settings import Settings
@@ -32,7 +32,7 @@ PATIENCE_S = 240.0
 def serving(settings: Settings, live: Live | None = None) -> Iterator[httpx.Client]:
     """A service in a thread, and a client of it."""
     live = live or Live()
-    config = uvicorn.Config(make_application(settings, live), log_config=None, lifespan='on')
+    config = ServerConfig(make_application(settings, live), settings, lifespan='on')
     server = Server(config, live)
     with socket.create_server(('127.0.0.1', 0)) as listener:
         # The socket takes connections from now on, whether or not the server is up.
@@ -77,6 +77,13 @@ class ServiceProcess:
             if found := re.search(pattern, line):
                 return found
         raise AssertionError(f'the service ended without a line {pattern!r}:\n{"".join(said)}')
+
+    def end(self) -> list[str]:
+        """End it as SIGTERM does; returns what is left of its log."""
+        self.process.terminate()
+        lines = list(iter(self._lines.get, None))
+        self.process.wait()
+        return [line for line in lines if line is not None]
 
     def __enter__(self) -> 'ServiceProcess':
         return self

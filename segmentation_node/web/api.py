@@ -5,7 +5,18 @@ from collections.abc import Sequence
 from functools import cache, partial
 from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Depends, File, Form, Header, Path, Query, Response, UploadFile
+from fastapi import (
+    APIRouter,
+    Depends,
+    File,
+    Form,
+    Header,
+    Path,
+    Query,
+    Request,
+    Response,
+    UploadFile,
+)
 from pydantic import BaseModel, Field
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
@@ -20,6 +31,7 @@ from segmentation_node.web.answers import (
     legend,
     pictures,
 )
+from segmentation_node.web.clients import scope_client
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.problems import ProblemError, described
 from segmentation_node.web.shelf import Model
@@ -27,7 +39,7 @@ from segmentation_node.web.shelf import Model
 #: Stands for all models there are.
 ALL: Final = 'all'
 UPLOAD_PROBLEMS: Final = (
-    'unreadable-form', 'unauthorized', 'too-many-bytes', 'too-many-pixels',
+    'unreadable-form', 'unauthorized', 'too-slow', 'too-many-bytes', 'too-many-pixels',
     'unsupported-format', 'damaged-image', 'invalid-request', 'unknown-model', 'busy',
     'model-failed',
 )  # fmt: skip
@@ -116,6 +128,7 @@ def make_router(predictor: Predictor) -> APIRouter:
     async def predict(
         image: Annotated[UploadFile, File(description='JPEG, PNG, TIFF or WebP')],
         wish: Annotated[Wish, Depends(wish_of)],
+        request: Request,
         accept: Annotated[str, Header(description='application/json or image/png')] = '',
     ) -> Response:
         """Segment one image with one model or several.
@@ -130,7 +143,8 @@ def make_router(predictor: Predictor) -> APIRouter:
                 f'picture; ask for one of each, or accept application/json',
             )
         data = await image.read()
-        async with predictor.segmented([data], wish.models) as [seen]:
+        client = scope_client(request.scope)
+        async with predictor.segmented([data], wish.models, client) as [seen]:
             if as_png:
                 [found] = seen.found.values()
                 files = await predictor.off_loop(
@@ -157,10 +171,12 @@ def make_router(predictor: Predictor) -> APIRouter:
             min_length=1, max_length=settings.max_images,
         )],
         wish: Annotated[Wish, Depends(wish_of)],
+        request: Request,
     ) -> Response:  # fmt: skip
         """Segment several images with one model or several; all of them, or none."""
         files = [await image.read() for image in images]
-        async with predictor.segmented(files, wish.models) as all_seen:
+        client = scope_client(request.scope)
+        async with predictor.segmented(files, wish.models, client) as all_seen:
             text = await predictor.off_loop(
                 lambda: Predictions(
                     predictions=[seen.prediction(wish) for seen in all_seen]

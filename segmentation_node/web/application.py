@@ -17,6 +17,7 @@ from segmentation_node.web.api import make_router
 from segmentation_node.web.live import Live, make_live_router
 from segmentation_node.web.monitoring import Measured, Metrics
 from segmentation_node.web.predictor import Predictor
+from segmentation_node.web.security_headers import SecurityHeaders
 from segmentation_node.web.settings import Settings
 from segmentation_node.web.shelf import READY
 
@@ -68,6 +69,8 @@ def make_application(settings: Settings, live: Live | None = None) -> FastAPI:
             '/predict/batch': settings.max_batch_upload_bytes,
         },
         max_requests=settings.max_requests,
+        client_share=settings.client_share,
+        pace=settings.pace,
     )
     if settings.api_key:
         app.add_middleware(access.ApiKey, key=settings.api_key)
@@ -76,6 +79,7 @@ def make_application(settings: Settings, live: Live | None = None) -> FastAPI:
             CORSMiddleware, allow_origins=settings.cors_origins, allow_headers=[access.HEADER]
         )
     app.add_middleware(Measured, metrics=metrics)
+    app.add_middleware(SecurityHeaders)
     schemas = app.openapi()['components']['schemas']
     schemas[problems.ProblemDetails.__name__] = problems.ProblemDetails.model_json_schema()
     return app

@@ -44,12 +44,15 @@ class Segmented:
 class _Job:
     model: str
     image_rgb: ImageRgb
+    client: str
+    #: Order in which jobs are run: how many jobs its client had before it, see Batcher.submit.
+    turn: int = 0
     arrived_s: float = field(default_factory=time.perf_counter)
     answer: 'Future[Segmented]' = field(default_factory=Future)
 
 
 class Batcher:
-    """Runs what is submitted in the order of arrival.
+    """Runs what is submitted, one image of each client in turn, else in the order of arrival.
 
     Whatever else of the same model and size waits when an image's turn comes goes with it in one
     batch; nothing waits for company.
@@ -63,6 +66,7 @@ class Batcher:
         self._settings = settings
         self._ran = ran
         self._runnable: deque[_Job] = deque()
+        self._turn = 0
         self._parked: dict[str, list[_Job]] = {}
         self._changed = threading.Condition()
         self._closed = False
@@ -81,16 +85,16 @@ class Batcher:
         with self._changed:
             self.shelf.want(model)
 
-    def submit(self, model: str, image_rgb: ImageRgb) -> 'Future[Segmented]':
-        """Have an image, (H, W, 3) uint8, segmented by one of the shelf's models.
+    def submit(self, model: str, image_rgb: ImageRgb, client: str = '') -> 'Future[Segmented]':
+        """Have an image, (H, W, 3) uint8, of a client segmented by one of the shelf's models.
 
         The future raises CheckpointError where the model cannot be loaded, ImageError where the
         model cannot take the image.
         """
-        job = _Job(model, image_rgb)
+        job = _Job(model, image_rgb, client)
         with self._changed:
             if self.shelf.models[model].state == READY:
-                self._runnable.append(job)
+                self._enqueue(job)
                 self._changed.notify()
             else:
                 self._parked.setdefault(model, []).append(job)
@@ -108,12 +112,25 @@ class Batcher:
         with self._changed:
             jobs = self._parked.pop(model.name, [])
             if ready:
-                self._runnable.extend(jobs)
+                for job in jobs:
+                    self._enqueue(job)
                 self._changed.notify()
                 return
         for job in jobs:
             if job.answer.set_running_or_notify_cancel():
                 job.answer.set_exception(CheckpointError(model.error))
+
+    def _enqueue(self, job: _Job) -> None:
+        """Put a job behind those of its turn.
+
+        Turns are those of start-time fair queueing (Goyal, Vin and Cheng, 1997) with images of
+        equal cost: a client's next image has the turn after its last one, but never one that is
+        over. A client with many images thereby delays another's by one image, not by all.
+        """
+        last = max((j.turn for j in self._runnable if j.client == job.client), default=-1)
+        job.turn = max(self._turn, last + 1)
+        index = next((i for i, j in enumerate(self._runnable) if j.turn > job.turn), None)
+        self._runnable.insert(len(self._runnable) if index is None else index, job)
 
     def _serve(self) -> None:
         while batch := self._take():
@@ -129,6 +146,7 @@ class Batcher:
             if not self._runnable:
                 return []
             first = self._runnable[0]
+            self._turn = first.turn
             height, width = first.image_rgb.shape[:2]
             fitting = max(1, self._settings.max_batch_pixels // (height * width))
             size = min(fitting, self.shelf.models[first.model].max_batch)

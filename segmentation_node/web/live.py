@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field
 
 from segmentation_node.web.live_page import live_page
 from segmentation_node.web.problems import ProblemError, described
+from segmentation_node.web.security_headers import POLICY_HEADER, page_policy
 
 T = TypeVar('T')
 #: Streams at a time; each holds a connection for as long as somebody looks.
@@ -158,7 +159,8 @@ def make_live_router(live: Live) -> APIRouter:
         lang: Annotated[str, Query(pattern='^(en|fr)$', description='en or fr')] = 'en',
     ) -> HTMLResponse:
         """A page with the overlays of all cameras and what became of their frames."""
-        return HTMLResponse(live_page(lang))
+        html = live_page(lang)
+        return HTMLResponse(html, headers={POLICY_HEADER: page_policy(html)})
 
     @router.get('/cameras', summary='Which cameras can be looked at')
     def cameras() -> Cameras:

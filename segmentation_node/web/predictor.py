@@ -58,6 +58,7 @@ class Predictor:
             settings.max_waiting,
             settings.max_waiting_pixels,
             lambda: self.batcher.seconds_per_image,
+            settings.client_share,
         )
         # Decoding and encoding share the cores with the network and gain nothing from more.
         self._pool = ThreadPoolExecutor(os.cpu_count(), 'codec')
@@ -73,9 +74,9 @@ class Predictor:
 
     @asynccontextmanager
     async def segmented(
-        self, files: Sequence[bytes], models: Sequence[str]
+        self, files: Sequence[bytes], models: Sequence[str], client: str
     ) -> AsyncIterator[list[Seen]]:
-        """Segment image files with every one of some models.
+        """Segment image files of a client with every one of some models.
 
         The places that the images take in the queue are held until the context is left, which is
         to be when the answer is ready to be sent.
@@ -88,11 +89,15 @@ class Predictor:
             for index, data in enumerate(files)
         ]
         pixels = sum(upload.pixels for upload in uploads) * len(models)
-        with self.capacity.taken(len(files) * len(models), pixels):
-            yield await self._seen(files, uploads, models)
+        with self.capacity.taken(len(files) * len(models), pixels, client):
+            yield await self._seen(files, uploads, models, client)
 
     async def _seen(
-        self, files: Sequence[bytes], uploads: Sequence[Upload], models: Sequence[str]
+        self,
+        files: Sequence[bytes],
+        uploads: Sequence[Upload],
+        models: Sequence[str],
+        client: str,
     ) -> list[Seen]:
         begun = []
         for index, upload in enumerate(uploads):
@@ -101,7 +106,7 @@ class Predictor:
             decode_ms = (time.perf_counter() - started_s) * 1e3
             begun.append((upload.format, image_rgb, decode_ms))
         jobs = [
-            [asyncio.wrap_future(self.batcher.submit(model, image_rgb)) for model in models]
+            [asyncio.wrap_future(self.batcher.submit(m, image_rgb, client)) for m in models]
             for _, image_rgb, _ in begun
         ]
         # All of them, also where one fails: what is in work keeps its place until it is done.

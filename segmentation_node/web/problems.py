@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
 from segmentation_node.errors import SegmentationError
+from segmentation_node.web.security_headers import SECURITY_HEADERS
 
 MEDIA_TYPE: Final = 'application/problem+json'
 _NAMES: Final = 'tag:segmentation-node.org,2026:'
@@ -21,8 +22,10 @@ _NAMES: Final = 'tag:segmentation-node.org,2026:'
 #: What can go wrong, by the last part of the problem's type: its status and its title.
 KINDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
     {
+        'unreadable-request': (400, 'The request is no valid HTTP'),
         'unreadable-form': (400, 'The form cannot be read'),
         'unauthorized': (401, 'An API key is needed'),
+        'too-slow': (408, 'The request arrives too slowly'),
         'too-many-bytes': (413, 'The upload is too large'),
         'too-many-pixels': (413, 'The image has too many pixels'),
         'unsupported-format': (415, 'The upload is no image of a supported format'),
@@ -78,7 +81,8 @@ def _response(
     type_: str, title: str, status: int, detail: str, more: ProblemError | None = None
 ) -> JSONResponse:
     content = {'type': type_, 'title': title, 'status': status, 'detail': detail}
-    headers = dict(more.headers) if more else {}
+    # A failure is answered outside of all middleware.
+    headers = {**SECURITY_HEADERS, **(more.headers if more else {})}
     members = dict(more.members) if more else {}
     return JSONResponse({**content, **members}, status, headers, MEDIA_TYPE)
 

@@ -12,14 +12,21 @@ import ipaddress
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
+from types import FrameType, MappingProxyType
+from typing import Any, Final
 
 import cv2
 import uvicorn
 
-from segmentation_node.bags.options import HelpFormatter, add_input_size_option, count
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_input_size_option,
+    count,
+    positive,
+    share,
+)
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
@@ -27,10 +34,30 @@ from segmentation_node.memory import keep_freed_memory
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
+from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live import Live
 from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT, Settings
 
 _log = logging.getLogger(__name__)
+
+#: Settings that are options, by name: how they are parsed, and their help.
+_LIMITS: Final[Mapping[str, tuple[Callable[[str], Any], str]]] = MappingProxyType(
+    {
+        'max_upload_bytes': (count, 'of one image file'),
+        'max_pixels': (count, 'of one image'),
+        'max_requests': (count, 'uploads at a time; beyond it, slow ones make room'),
+        'max_waiting': (count, 'images in the queue or in work; beyond it, the answer is 503'),
+        'max_batch': (count, 'images that go through a network at once'),
+        'max_connections': (count, 'open at a time; beyond it, waiting ones are closed'),
+        'client_share': (share, 'of connections, uploads and queue that one address may hold'),
+        'keep_alive_s': (positive, 'an idle connection is closed after so many seconds'),
+        'header_timeout_s': (positive, 'for the headers of a request'),
+        'stall_timeout_s': (positive, 'without a byte of an upload'),
+        'min_bytes_per_s': (positive, 'mean rate of an upload; a slower one is answered with 408'),
+        'max_transfer_s': (positive, 'for a whole upload'),
+        'linger_s': (positive, 'for which a refused upload is still read and discarded'),
+    }
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,15 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         '--cors-origin', action='append', default=[], metavar='ORIGIN',
         help='let web pages of this origin call the service; may be repeated',
     )  # fmt: skip
-    defaults = Settings({})
-    for name, what in (
-        ('max-upload-bytes', 'of one image file'),
-        ('max-pixels', 'of one image'),
-        ('max-waiting', 'images in the queue or in work; beyond it, the answer is 503'),
-        ('max-batch', 'images that go through a network at once'),
-    ):
-        value = getattr(defaults, name.replace('-', '_'))
-        parser.add_argument(f'--{name}', type=count, default=value, metavar='N', help=what)
+    for name, (kind, what) in _LIMITS.items():
+        option = f'--{name.replace("_", "-")}'
+        default = getattr(Settings, name)
+        parser.add_argument(option, type=kind, default=default, metavar='N', help=what)
     return parser
 
 
@@ -85,10 +107,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         exact=not args.any_batch,
         api_key=os.environ.get(API_KEY_VARIABLE, ''),
         cors_origins=tuple(args.cors_origin),
-        max_upload_bytes=args.max_upload_bytes,
-        max_pixels=args.max_pixels,
-        max_waiting=args.max_waiting,
-        max_batch=args.max_batch,
+        **{name: getattr(args, name) for name in _LIMITS},
     )
 
 
@@ -151,10 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # fmt: skip
     keep_freed_memory()
     live = Live()
-    config = uvicorn.Config(
-        make_application(settings, live), host=args.host, port=args.port, log_config=None,
-        access_log=False, server_header=False, http='h11',
-    )  # fmt: skip
+    config = ServerConfig(
+        make_application(settings, live), settings, host=args.host, port=args.port
+    )
     server = Server(config, live)
     server.run()
     sys.stdout.flush()

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Command: attack a service, and say whether honest clients were served meanwhile.
+
+    python test/faults_web.py --fuzzed 10000 --slow 500 --at-once 500
+
+Starts a service of its own with a bundled model. While each attack goes on, an honest client asks
+for an image to be segmented, again and again, and comes back when it is told to. Prints a report
+as JSON; the exit status tells whether what the service promises was kept.
+"""
+
+import argparse
+import json
+import random
+import re
+import statistics
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field, fields
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import httpx
+from web_load import damaged, memory_mb
+from web_raw import Answer, connect, read_answer, upload
+from web_service import PATIENCE_S, ServiceProcess
+
+from segmentation_node.image_files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.scenes.render import Renderer
+from segmentation_node.scenes.street import Street
+
+#: The attackers' address, and that of a client that has nothing to do with them.
+ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'
+#: An honest client is served within this.
+HONEST_MAX_S = 2.0
+BYTE_EVERY_S = 5.0
+OVERSIZED_BYTES = 17_000_000
+REOPEN_S = 1.0
+#: The service ends slow connections within this after an attack.
+PATIENCE_WITH_SLOW_S = 30.0
+#: Kinds of slow clients: whether the headers are sent at once, what is sent byte by byte then,
+#: and whether a client that is cut begins anew after REOPEN_S.
+SLOW = {
+    'headers': (False, 'head', False),
+    'bodies': (True, 'body', False),
+    'silent': (False, 'nothing', False),
+    'bodies, reopened when cut': (True, 'body', True),
+}
+
+
+@dataclass
+class Report:
+    """Results of one attack; `statuses` counts answers by status, and connections without one."""
+
+    what: str
+    count: int
+    honest_client: str
+    statuses: Counter[str] = field(default_factory=Counter)
+    honest_statuses: Counter[str] = field(default_factory=Counter)
+    honest_served: int = 0
+    honest_p50_s: float | None = None
+    honest_max_s: float | None = None
+    took_s: float = 0.0
+    failures: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def note(self, answer: Answer | None, *, must_answer: bool = True) -> None:
+        """Count an answer; None where the connection ended without one."""
+        with self._lock:
+            self.statuses[str(answer.status) if answer else 'none'] += 1
+            if answer is None and must_answer:
+                self.fail('a connection ended without an answer')
+            if answer is not None:
+                self.check(answer)
+
+    def check(self, answer: Answer) -> None:
+        """Note a failure where an answer is not one that the service may give."""
+        if answer.status >= 500 and answer.status != 503:
+            self.fail(f'status {answer.status}: {answer.body[:200]!r}')
+        if answer.status == 503 and 'Retry-After' not in answer.headers:
+            self.fail('503 without Retry-After')
+        if answer.headers['X-Content-Type-Options'] != 'nosniff':
+            self.fail(f'status {answer.status} without security headers')
+
+    def members(self) -> dict[str, Any]:
+        """Return what goes into the report."""
+        return {member.name: getattr(self, member.name) for member in fields(self)}
+
+    def fail(self, reason: str) -> None:
+        """Note a failure, each reason a few times at most."""
+        if self.failures.count(reason) < 3:
+            self.failures.append(reason)
+
+
+class Target:
+    """The service under attack, and the requests made for it."""
+
+    def __init__(self, port: int, image_rgb: ImageRgb) -> None:
+        self.port = port
+        self.head, self.body = upload(encode_jpeg(image_rgb), 'Connection: close')
+
+    def ask(self, data: bytes, source: str) -> Answer:
+        """Send all, then read."""
+        with closing(connect(self.port, PATIENCE_S, source)) as connection:
+            connection.sendall(data)
+            return read_answer(connection)
+
+    def ask_honestly(self, source: str) -> Answer:
+        """Segment one image; OSError where the service gives no answer."""
+        return self.ask(self.head + self.body, source)
+
+    @contextmanager
+    def under(self, report: Report) -> Iterator[None]:
+        """Let an honest client ask while the context lasts, and after it until it is served."""
+        ended = threading.Event()
+        took_s: list[float] = []
+
+        def be_honest() -> None:
+            while not ended.is_set() or not took_s:
+                asked_s = time.perf_counter()
+                while True:
+                    try:
+                        answer = self.ask_honestly(report.honest_client)
+                    except (OSError, HTTPException) as error:
+                        report.fail(f'an honest client got {error!r}')
+                        break
+                    report.honest_statuses[str(answer.status)] += 1
+                    report.check(answer)
+                    if answer.status != 503:
+                        break
+                    time.sleep(float(answer.headers['Retry-After']))
+                took_s.append(time.perf_counter() - asked_s)
+                ended.wait(0.1)
+
+        honest = threading.Thread(target=be_honest)
+        started_s = time.perf_counter()
+        honest.start()
+        try:
+            yield
+        finally:
+            report.took_s = time.perf_counter() - started_s
+            ended.set()
+            honest.join()
+        report.honest_served = len(took_s)
+        report.honest_p50_s, report.honest_max_s = statistics.median(took_s), max(took_s)
+        if report.honest_max_s > HONEST_MAX_S:
+            report.fail(f'an honest client waited {report.honest_max_s:.2f} s')
+
+
+def fuzzed(target: Target, count: int) -> Report:
+    """Damaged files in whole forms, and damaged forms; one after the other."""
+    report = Report('damaged uploads', count, STRANGER)
+    small = Renderer(96, 64).render(Street(0), 0.0).image_rgb
+    samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0]), *_others(small)]
+    rng = random.Random(0)
+    with target.under(report):
+        for number in range(count):
+            if number % 4:
+                head, body = upload(damaged(rng, samples), 'Connection: close')
+            else:
+                whole = upload(rng.choice(samples))[1]
+                boundary = whole[2 : whole.index(b'\r\n')].decode()
+                body = damaged(rng, [whole])
+                lines = ('POST /predict HTTP/1.1', 'Host: x', 'Connection: close',
+                         f'Content-Type: multipart/form-data; boundary={boundary}',
+                         f'Content-Length: {len(body)}', '', '')  # fmt: skip
+                head = '\r\n'.join(lines).encode()
+            report.note(_asked(lambda: target.ask(head + body, ATTACKER)))  # noqa: B023
+    return report
+
+
+def _others(image_rgb: ImageRgb) -> list[bytes]:
+    import cv2
+
+    bgr = image_rgb[..., ::-1]
+    return [cv2.imencode(suffix, bgr)[1].tobytes() for suffix in ('.webp', '.tiff')]
+
+
+def slow(target: Target, count: int, kind: str, duration_s: float) -> Report:
+    """Clients of one of the kinds in SLOW, which send a byte every 5 s."""
+    begin, rest, reopens = SLOW[kind]
+    # Those that come back take every place that their address may have.
+    report = Report(f'slow clients: {kind}', count, STRANGER if reopens else ATTACKER)
+    ends_s = time.monotonic() + duration_s
+    begun, rest_of = (target.head if begin else b''), getattr(target, rest, b'')
+
+    def attack(_number: int) -> None:
+        while time.monotonic() < ends_s:
+            report.note(_asked(trickle), must_answer=rest != 'nothing' and not reopens)
+            if not reopens:
+                return
+            time.sleep(REOPEN_S)
+
+    def trickle() -> Answer | None:
+        with closing(connect(target.port, BYTE_EVERY_S, ATTACKER)) as connection:
+            connection.sendall(begun)
+            for byte in rest_of or bytes(10**6):
+                if time.monotonic() > ends_s + PATIENCE_WITH_SLOW_S:
+                    break
+                if rest_of:
+                    connection.sendall(bytes([byte]))
+                try:
+                    return read_answer(connection)
+                except TimeoutError:
+                    continue
+            report.fail('the service did not end a slow connection')
+            return None
+
+    with target.under(report), ThreadPoolExecutor(count) as pool:
+        list(pool.map(attack, range(count)))
+    return report
+
+
+def at_once(target: Target, count: int) -> Report:
+    """Clients that all upload a whole image at the same time."""
+    report = Report('uploads at once', count, STRANGER)
+    barrier = threading.Barrier(count)
+
+    def attack(_number: int) -> None:
+        barrier.wait()
+        report.note(_asked(lambda: target.ask_honestly(ATTACKER)))
+
+    with target.under(report), ThreadPoolExecutor(count) as pool:
+        list(pool.map(attack, range(count)))
+    return report
+
+
+def oversized(target: Target, count: int) -> Report:
+    """Uploads beyond the limit whose clients write all of it before they read."""
+    report = Report('oversized uploads, written before anything is read', count, STRANGER)
+    head, body = upload(bytes(OVERSIZED_BYTES), 'Connection: close')
+    with target.under(report):
+        for _ in range(count):
+            answer = _asked(lambda: target.ask(head + body, ATTACKER))
+            report.note(answer)
+            if answer is not None and answer.status != 413:
+                report.fail(f'status {answer.status}, expected 413')
+    return report
+
+
+def _asked(ask: Callable[[], Answer | None]) -> Answer | None:
+    try:
+        return ask()
+    except (OSError, HTTPException):
+        return None
+
+
+def main() -> int:
+    """Run the command; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else '')
+    parser.add_argument('--fuzzed', type=int, default=10_000, help='damaged uploads')
+    parser.add_argument('--slow', type=int, default=500, help='clients, for each kind of slowness')
+    parser.add_argument('--at-once', type=int, default=500, help='clients')
+    parser.add_argument('--oversized', type=int, default=20, help='uploads of 17 MB')
+    parser.add_argument('--duration-s', type=float, default=30.0, help='of each slow attack')
+    parser.add_argument('--model', default='deeplabv3plus')
+    args = parser.parse_args()
+    image_rgb = Renderer(512, 256).render(Street(9), 0.0).image_rgb
+    reports: list[Report] = []
+    with ServiceProcess('--model', args.model) as service:
+        target = Target(service.port, image_rgb)
+        warm = target.ask_honestly(STRANGER)
+        assert warm.status == 200, warm.body
+        with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
+            before_mb = memory_mb(client)
+        attacks: list[Callable[[], Report]] = [
+            lambda: fuzzed(target, args.fuzzed),
+            lambda: oversized(target, args.oversized),
+            *((lambda kind=kind: slow(target, args.slow, kind, args.duration_s)) for kind in SLOW),
+            lambda: at_once(target, args.at_once),
+        ]
+        for attack in attacks:
+            reports.append(attack())
+            print(f'{reports[-1].what}: {dict(reports[-1].statuses)}', file=sys.stderr)
+        with httpx.Client(base_url=service.url, timeout=PATIENCE_S) as client:
+            after_mb = memory_mb(client)
+        alive = service.process.poll() is None
+        errors = [line for line in service.end() if re.search('Traceback|ERROR|Error', line)]
+    print(json.dumps({
+        'service_alive': alive,
+        'errors_in_log': errors[:10],
+        'memory_mb': {'before': round(before_mb), 'after': round(after_mb)},
+        'attacks': [report.members() for report in reports],
+    }, indent=2))  # fmt: skip
+    return int(not alive or bool(errors) or any(report.failures for report in reports))
+
+
+if __name__ == '__main__':
+    sys.exit(main())

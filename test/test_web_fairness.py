@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places, queue and turns are shared between clients."""
+
+from typing import Any
+
+import pytest
+
+pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
+
+from test_web_batching import StubSegmenter, batcher, red, stub
+from web_service import PATIENCE_S
+
+from segmentation_node.web.capacity import Capacity
+from segmentation_node.web.clients import Places, client_key
+from segmentation_node.web.pace import Pace
+from segmentation_node.web.problems import ProblemError
+
+__all__ = ['stub']  # a fixture
+
+
+def holders(places: Places[str], *names: str, slow: str = '') -> list[tuple[bool, str | None]]:
+    """Take places for holders whose client is their first letter; those named in `slow` may go."""
+    return [
+        places.take(name[0], name, lambda n: float(n[1:]) if n in slow.split() else None)
+        for name in names
+    ]
+
+
+def test_one_client_has_its_share_and_no_more() -> None:
+    places: Places[str] = Places(4, 0.75)
+    assert holders(places, 'a1', 'a2', 'a3', 'a4', 'b1') == [(True, None)] * 3 + [
+        (False, None), (True, None)
+    ]  # fmt: skip
+    assert places.held == 4
+    assert holders(places, 'b2', 'c1') == [(False, None)] * 2
+    places.release('a', 'a1')
+    assert holders(places, 'c1') == [(True, None)]
+
+
+def test_a_client_with_its_share_replaces_its_own_slowest() -> None:
+    places: Places[str] = Places(8, 0.5)
+    holders(places, 'a1', 'a3', 'a2', 'a4', 'b9')
+    assert holders(places, 'a5', slow='a1 a3 a2 b9') == [(True, 'a3')]
+    assert places.held == 5
+    places.release('a', 'a3')  # it has lost its place already
+    assert places.held == 5
+
+
+def test_the_slowest_of_the_largest_client_makes_room() -> None:
+    places: Places[str] = Places(4, 0.75)
+    holders(places, 'a1', 'a2', 'b9', 'a3')
+    assert holders(places, 'c1', slow='a1 a2 b9') == [(True, 'a2')]
+    assert holders(places, 'c2', slow='a1 a3 b9') == [(True, 'a3')]
+
+
+def test_nobody_makes_room_for_a_client_that_has_more() -> None:
+    places: Places[str] = Places(4, 0.75)
+    holders(places, 'a1', 'a2', 'b1', 'c1')
+    assert holders(places, 'a3', slow='b1 c1') == [(False, None)]
+
+
+def test_all_have_one_place_at_least() -> None:
+    assert holders(Places(1, 0.01), 'a1', 'b1') == [(True, None), (False, None)]
+
+
+@pytest.mark.parametrize(
+    ('host', 'key'),
+    [
+        ('192.0.2.7', '192.0.2.7'),
+        ('::ffff:192.0.2.7', '192.0.2.7'),
+        ('2001:db8:0:1:aaaa::7', '2001:db8:0:1::/64'),
+        ('::1', '::/64'),
+        ('testclient', 'testclient'),
+        (None, ''),
+    ],
+)
+def test_a_client_is_an_address_or_a_network(host: str | None, key: str) -> None:
+    assert client_key(host) == key
+
+
+def test_a_pace_has_a_start_a_rate_and_an_end() -> None:
+    pace = Pace(stall_s=10, min_bytes_per_s=100, max_s=60)
+    assert [pace.allowed_s(n) for n in (0, 1000, 5000, 10**6)] == [10, 20, 60, 60]
+
+
+def test_one_client_has_its_share_of_the_queue() -> None:
+    capacity = Capacity(4, 400, lambda: 1.0, client_share=0.5)
+    with capacity.taken(1, 150, 'a'):
+        for images, pixels in ((2, 2), (1, 51)):
+            with pytest.raises(ProblemError, match='1 of them yours') as busy:
+                capacity.taken(images, pixels, 'a').__enter__()
+            assert busy.value.headers == {'Retry-After': '1'}
+        with capacity.taken(2, 200, 'b'), capacity.taken(1, 50, 'a'):
+            assert (capacity.images, capacity.pixels) == (4, 400)
+    with capacity.taken(2, 200, 'a'):
+        pass
+    for images, pixels in ((3, 3), (1, 201)):
+        with pytest.raises(ProblemError) as problem:
+            capacity.taken(images, pixels, 'b').__enter__()
+        assert problem.value.kind == 'too-many-pixels'
+
+
+def test_clients_are_served_in_turn(stub: type[StubSegmenter]) -> None:
+    runs = batcher(max_batch=1)
+    answers: list[Any] = [runs.submit('one', red(i), 'many') for i in range(4)]
+    answers += [runs.submit('one', red(i), 'few') for i in (10, 11)]
+    stub.leave.set()
+    for answer in answers:
+        answer.result(PATIENCE_S)
+    assert stub.batches == [[0], [10], [1], [11], [2], [3]]
+    runs.close()
+
+
+def test_a_client_does_not_save_turns_up(stub: type[StubSegmenter]) -> None:
+    runs = batcher(max_batch=1)
+    stub.leave.set()
+    for i in range(3):
+        runs.submit('one', red(i), 'early').result(PATIENCE_S)
+    stub.batches.clear()
+    stub.leave.clear()
+    first = [runs.submit('other', red(i), 'early') for i in (3, 4)]
+    late = runs.submit('other', red(5), 'late')
+    stub.leave.set()
+    for answer in [*first, late]:
+        answer.result(PATIENCE_S)
+    assert stub.batches == [[3], [5], [4]]
+    runs.close()
