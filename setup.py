@@ -97,6 +97,7 @@ setup(
         ],
         'web': [
             'fastapi>=0.115',
+            'h11',
             'httpx',
             'prometheus-client',
             'pydantic>=2',

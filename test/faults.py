@@ -256,6 +256,7 @@ class Faults:
         )  # what was left by one that lived for a moment only counts as dead after that
         log = self._scratch / 'killed.txt'
         with NodeProcess(log, '-p', f'model:={MODEL}', namespace='killed') as node:
+            probe.diagnostics.clear()
             probe.wait_until_active()
             left = len(_segments() & theirs)
         probe.close()

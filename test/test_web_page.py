@@ -268,9 +268,9 @@ def test_every_text_that_is_asked_for_is_there() -> None:
 
 
 def test_problems_of_uploads_are_told_in_plain_words() -> None:
-    # The page sends whole requests at once: the last two are for clients that do not.
+    # The page sends whole requests: the last is for clients that do not.
     ours = {'internal-error', 'invalid-request', 'not-ready', 'not-well', 'unknown-camera',
-            'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-ros', 'too-slow',
+            'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-ros',
             'unreadable-request'}  # fmt: skip
     for kind in set(KINDS) - ours:
         assert 'detail' not in Words('fr').problem(kind, 'detail'), kind
