@@ -206,6 +206,36 @@ def test_the_policy_names_all_that_the_node_does(camera: Camera) -> None:
         assert found <= allowed(way), f'{way} lacks {sorted(found - allowed(way))}'
 
 
+@pytest.mark.parametrize(
+    ('environment', 'arguments', 'said'),
+    [
+        ({'ROS_LOG_DIR': '/proc/nowhere'}, (), 'Failed to create log directory'),
+        ({'ROS_SECURITY_ENABLE': 'true', 'ROS_SECURITY_STRATEGY': 'Enforce'}, (),
+         'ROS_SECURITY_ENABLE is true, and nothing runs without security then'),
+        ({}, ('-r', '__node:=no name'), "Couldn't parse remap rule"),
+        ({}, ('--no-such-option',), '--no-such-option'),
+        ({}, ('-p', 'cameras:=[1, 2]'), 'cameras'),
+        ({}, ('-p', 'input_size:=[16384, 16384]'), 'max_image_pixels is 8388608'),
+    ],
+)  # fmt: skip
+def test_a_start_that_cannot_succeed_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    environment: dict[str, str],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    log = tmp_path / 'log.txt'
+    with NodeProcess(log, *arguments, namespace='refused') as node:
+        assert node.ended() == 1
+    ours = [line for line in log.read_text().splitlines() if line.startswith('segmentation_node:')]
+    assert len(ours) == 1
+    assert said in ours[0]
+    assert 'Traceback' not in log.read_text()
+
+
 def test_signals_at_any_time_end_it_well(tmp_path: Path) -> None:
     _, wrong = node_faults.signals(8, tmp_path / 'log.txt')
     assert not wrong, wrong[0]
