@@ -150,16 +150,20 @@ def bombs() -> list[bytes]:
 
 
 def signals(
-    count: int, log: Path, *, longest_s: float = 2.5, seed: int = 0
+    count: int, log: Path, *command: str, longest_s: float = 2.5, seed: int = 0
 ) -> tuple[Counter[str], list[str]]:
-    """Start nodes and send each a signal at a random time; how they ended, and what was wrong."""
+    """Start a command, else the node, and send it a signal at a random time, so many times.
+
+    Returns how they ended, and what was wrong.
+    """
     chance, found, wrong = random.Random(seed), Counter[str](), list[str]()
-    script = Path(sys.executable).parent / 'segmentation_node'
+    name, *arguments = command or ('segmentation_node',)
+    run = [str(Path(sys.executable).parent / name), *arguments]
     for _ in range(count):
         sent = chance.choice((signal.SIGINT, signal.SIGTERM))
         with log.open('w+b') as output:
             process = subprocess.Popen(
-                [script], env=isolated_environment(), stdout=output, stderr=subprocess.STDOUT
+                run, env=isolated_environment(), stdout=output, stderr=subprocess.STDOUT
             )
             time.sleep(chance.uniform(0, longest_s))  # the moment is what is tried out
             process.send_signal(sent)
@@ -168,8 +172,9 @@ def signals(
             text = output.read().decode(errors='replace')
         found[f'{sent.name} {status}'] += 1
         # A shell reports a process that a signal killed as 128 and its number: Python itself was
-        # only about to start.
-        if status not in (0, 128 + sent, -sent) or 'Traceback' in text:
+        # only about to start. What that says of its own start is not ours.
+        ours = '/segmentation_node/' in text.partition('Traceback')[2]
+        if status not in (0, 128 + sent, -sent) or ours:
             wrong.append(f'{sent.name}: status {status}\n{text[-2000:]}')
     return found, wrong
 

@@ -61,6 +61,26 @@ def test_transitions_that_are_not_possible_are_refused(
     labels_are_right(camera, tiny_checkpoint)
 
 
+def test_a_lifecycle_manager_brings_it_up_and_down(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """By the requests of Nav2's manager, each followed by a look at the state."""
+    arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'autostart:=false')
+    with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='led') as node:
+        probe = Probe('led')
+        for transition, state in (
+            (Transition.TRANSITION_CONFIGURE, 'inactive'),
+            (Transition.TRANSITION_ACTIVATE, 'active'),
+            (Transition.TRANSITION_DEACTIVATE, 'inactive'),
+            (Transition.TRANSITION_CLEANUP, 'unconfigured'),
+            (Transition.TRANSITION_UNCONFIGURED_SHUTDOWN, 'finalized'),
+        ):
+            assert probe.transition(transition)
+            assert probe.state() == state
+        assert not probe.transition(Transition.TRANSITION_CONFIGURE)
+        assert 'the node is finalized; possible are none' in node.log_text()
+        assert node.interrupt() == 0
+        probe.close()
+
+
 def test_parameters_of_all_kinds_are_set_or_refused(
     camera: Camera, node: NodeProcess, tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -236,6 +256,8 @@ def test_a_start_that_cannot_succeed_says_why(
     assert 'Traceback' not in log.read_text()
 
 
-def test_signals_at_any_time_end_it_well(tmp_path: Path) -> None:
-    _, wrong = node_faults.signals(8, tmp_path / 'log.txt')
+@pytest.mark.parametrize('command', [(), ('segment_bag', '--help'), ('export_model', '--help')])
+def test_signals_at_any_time_end_it_well(tmp_path: Path, command: tuple[str, ...]) -> None:
+    longest_s = 0.5 if command else 2.5
+    _, wrong = node_faults.signals(8, tmp_path / 'log.txt', *command, longest_s=longest_s)
     assert not wrong, wrong[0]

@@ -47,10 +47,10 @@ def _only_possible(node: LifecycleNode, callback: Callback) -> Callback:
         possible = {number: label for number, label, *_ in machine.available_transitions}
         if wanted.label in possible.values() or (not wanted.label and wanted.id in possible):
             return callback(request, response)
+        there_are = ', '.join(f'{label} ({number})' for number, label in sorted(possible.items()))
         node.get_logger().warning(
             f'transition {printable(wanted.label) or wanted.id} refused: the node is '
-            f'{machine.current_state[1]}; possible are '
-            + ', '.join(f'{label} ({number})' for number, label in sorted(possible.items()))
+            f'{machine.current_state[1]}; possible are {there_are or "none"}'
         )
         response.success = False
         return response
