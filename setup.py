@@ -55,6 +55,7 @@ setup(
     python_requires='>=3.10,<3.15',
     install_requires=[
         'apsw',
+        'lz4',
         'mcap',
         'numpy>=1.21',
         'opencv-python-headless',
