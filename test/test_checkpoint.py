@@ -29,7 +29,7 @@ from segmentation_node.checkpoint import (
     locate,
     save_checkpoint,
 )
-from segmentation_node.errors import CheckpointError
+from segmentation_node.errors import CheckpointError, quoted
 from segmentation_node.geometry import Preprocessing
 from segmentation_node.labels import load_scheme
 from segmentation_node.models.mask2former import Mask2Former
@@ -305,7 +305,7 @@ def test_neither_bundled_nor_folder_nor_hub_id(
 
 @pytest.mark.parametrize('model', ['~no-such-user/model', 'x' * 300])
 def test_a_path_that_cannot_be_looked_up(model: str) -> None:
-    refused(model, repr(model), 'hub id')
+    refused(model, quoted(model), 'hub id')
 
 
 def test_file_instead_of_its_folder(deeplab: Path) -> None:
@@ -535,7 +535,7 @@ def test_processor_without_mean_and_std(hub: Path, content: object) -> None:
 HUB_SCRIPT = """
 import sys
 from segmentation_node.checkpoint import load_checkpoint
-from segmentation_node.errors import CheckpointError
+from segmentation_node.errors import CheckpointError, quoted
 try:
     loaded = load_checkpoint(sys.argv[1])
     print(loaded.name, loaded.scheme.name, loaded.network.channels(), loaded.folder)

@@ -18,7 +18,7 @@ from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError, one_line, quoted
 from segmentation_node.foreign import read_json
-from segmentation_node.models.local import check_names, offline, on_trial
+from segmentation_node.models.local import check_names, no_larger_than_weights, offline
 from segmentation_node.models.mask2former_inference import last_layer
 from segmentation_node.models.network import MISFITS, Network
 
@@ -92,9 +92,7 @@ def _full_precision(device_type: str) -> AbstractContextManager[object]:
 
 def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
     try:
-        with _only_errors_logged(), offline():
-            with on_trial(folder):
-                Mask2FormerForUniversalSegmentation(Mask2FormerConfig.from_pretrained(folder))
+        with _only_errors_logged(), offline(), no_larger_than_weights(folder):
             model, info = cast(
                 'tuple[Mask2FormerForUniversalSegmentation, dict[str, Any]]',
                 Mask2FormerForUniversalSegmentation.from_pretrained(

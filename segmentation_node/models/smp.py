@@ -14,7 +14,7 @@ from typing_extensions import Self
 from segmentation_node.errors import CheckpointError, one_line, quoted
 from segmentation_node.foreign import read_json
 from segmentation_node.geometry import DIVISOR
-from segmentation_node.models.local import check_names, offline, on_trial
+from segmentation_node.models.local import check_names, no_larger_than_weights, offline
 from segmentation_node.models.network import MISFITS, Network
 
 
@@ -67,11 +67,9 @@ class SmpNetwork(Network):
         check_names(folder / 'config.json', config)
         config = {key: value for key, value in config.items() if not key.startswith('_')}
         try:
-            with offline():
-                with on_trial(folder):
-                    cls(config)
-                network = cls(config)
             weights = load_file(folder / 'model.safetensors')
+            with offline(), no_larger_than_weights(folder):
+                network = cls(config)
             network.model.load_state_dict(weights)
         except (SafetensorError, OSError) as error:
             raise CheckpointError(
