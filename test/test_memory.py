@@ -63,3 +63,24 @@ print(free_bytes())
 """
     found = subprocess.run([sys.executable, '-c', asked], capture_output=True, check=True)
     assert 0 < float(found.stdout) < 2**30
+
+
+def test_sizes_that_came_once_leave_no_memory() -> None:
+    """Generated code is kept for some sizes of image, not for all that there ever were."""
+    asked = """
+from pathlib import Path
+import numpy as np
+from segmentation_node.memory import keep_freed_memory
+from segmentation_node.segmenter import Segmenter
+
+keep_freed_memory()
+segmenter = Segmenter('deeplabv3plus', runtime='openvino', precision='int8')
+for index in range(40):
+    segmenter.segment([np.zeros((200 + 32 * (index % 8), 300 + 32 * (index // 8), 3), np.uint8)])
+    if index in (15, 39):
+        print(int(Path('/proc/self/statm').read_text().split()[1]) * 4096 / 1e6)
+"""
+    command = [sys.executable, '-c', asked]
+    found = subprocess.run(command, capture_output=True, check=True, text=True)
+    before_mb, after_mb = map(float, found.stdout.split())
+    assert after_mb - before_mb < 30

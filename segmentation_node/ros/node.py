@@ -443,10 +443,9 @@ def main(
         node.get_logger().info(f'masks leave by shared memory of their size ({profile})')
     if dead:
         node.get_logger().info(f'removed the shared memory of {len(dead)} processes that are dead')
-    executor = GroupsExecutor(node, [node.frames, node.diagnostics])
     status = 0
     try:
-        executor.spin()
+        GroupsExecutor(node, [node.frames, node.diagnostics]).spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:  # noqa: BLE001 (whatever it is, an orderly end, and the reason)
