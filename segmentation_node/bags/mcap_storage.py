@@ -21,29 +21,21 @@ from segmentation_node.bags.mcap_records import (
     summary_records,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic, total
+from segmentation_node.bags.topic import DataFiles, RawMessage, Topic
 from segmentation_node.errors import BagError
 
 #: What reading a damaged file raises.
 DAMAGED: Final = (BagError, OSError, MemoryError)
 
 
-class McapStorage:
+class McapStorage(DataFiles):
     """One MCAP file, or those a recording was split into; see `reader.Storage`.
 
     With `salvage`, what comes before a damage is read and the rest is passed over.
     """
 
     def __init__(self, paths: Collection[Path], salvage: bool = False) -> None:
-        self._files = [_McapFile(path, salvage) for path in paths]
-        self.counts = total(file.counts for file in self._files)
-
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
-        for file in self._files:
-            yield from file.messages(set(topics))
-
-    def close(self) -> None:
-        """Do nothing: files are open only while they are read."""
+        super().__init__([_McapFile(path, salvage) for path in paths])
 
 
 class _McapFile:

@@ -16,7 +16,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic, total
+from segmentation_node.bags.topic import DataFiles, RawMessage, Topic
 from segmentation_node.errors import BagError, quoted
 
 #: What the library raises on damaged data.
@@ -30,19 +30,11 @@ _TOPIC_COLUMNS: Final = ('id', 'name', 'type', 'serialization_format')
 _LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
 
 
-class SqliteStorage:
+class SqliteStorage(DataFiles):
     """One database, or those a recording was split into; see `reader.Storage`."""
 
     def __init__(self, paths: Collection[Path]) -> None:
-        self._files = [_Database(path) for path in paths]
-        self.counts = total(file.counts for file in self._files)
-
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
-        for file in self._files:
-            yield from file.messages(set(topics))
-
-    def close(self) -> None:
-        """Do nothing: files are open only while they are read."""
+        super().__init__([_Database(path) for path in paths])
 
 
 class _Database:

@@ -73,3 +73,27 @@ class Storage(Protocol):
 
     def close(self) -> None:
         """Let go of the files."""
+
+
+class DataFile(Protocol):
+    """One file of a recording, which is open only while it is read."""
+
+    counts: dict[Topic, int]
+
+    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
+        """All messages of some topics."""
+
+
+class DataFiles:
+    """A Storage of one file, or of those that a recording was split into."""
+
+    def __init__(self, files: Collection[DataFile]) -> None:
+        self._files = files
+        self.counts = total(file.counts for file in files)
+
+    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+        for file in self._files:
+            yield from file.messages(set(topics))
+
+    def close(self) -> None:
+        """Do nothing: files are open only while they are read."""
