@@ -78,6 +78,7 @@ class _Pixels:
             size_wh = geometry.padded_hw[::-1]
             enlarged = np.stack([cv2.resize(s, size_wh)[:h, :w] for s in scores])
         channels, self._best = _compare(enlarged)
+        check_finite(np.isfinite(self._best))
         self.labels = _looked_up(channels, channel_ids)
 
     @cached_property
@@ -97,6 +98,7 @@ class _Cells:
     ) -> None:
         self._image_hw, self._stride = image_hw, stride
         channels, self._best = _compare(scores)
+        check_finite(np.isfinite(self._best))  # so those between them are finite, too
         corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         first = np.asarray(corners[:-1, :-1], np.uint8)
         mixed = first != corners[:-1, 1:]
@@ -154,7 +156,10 @@ def _weights(stride: int) -> Scores:
 
 
 def _compare(scores: Scores) -> tuple[Bytes, Scores]:
-    """Channel and score of the best of (C, ...), the first of equals; raises ScoresError."""
+    """Channel and score of the best of (C, ...), the first of equals.
+
+    The score is NaN where any of them is.
+    """
     shape = scores.shape[1:]
     best, channels = np.empty(shape, np.float32), np.zeros(shape, np.uint8)
     step = max(1, _AT_A_TIME // max(1, best[0].size))
@@ -168,7 +173,6 @@ def _compare(scores: Scores) -> tuple[Bytes, Scores]:
             better *= np.uint8(channel)
             np.maximum(channels[part], better, out=channels[part])
             np.maximum(best[part], scores[channel, part], out=best[part])
-    check_finite(np.isfinite(best))  # the best is NaN where any score is
     return channels, best
 
 
