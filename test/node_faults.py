@@ -15,9 +15,10 @@ import numpy as np
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
-from ros_process import Camera, image_message, isolated_environment
+from ros_process import Camera, image_message, isolated_environment, pixels_of
 
 from segmentation_node.codec import ENCODINGS
+from segmentation_node.segmenter import Segmenter
 
 #: Transitions that each state offers, by their numbers; shutting down is left out.
 OFFERED = {
@@ -147,6 +148,14 @@ def bombs() -> list[bytes]:
         '.png', np.zeros((1023, 65535), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 9]
     )
     return [bytes(claims), real[1].tobytes()]
+
+
+def right_labels(camera: Camera, model: Path) -> float:
+    """Share of a frame's pixels that the node labels as its model in fp32 does."""
+    image = np.random.default_rng(3).integers(0, 256, (48, 64, 3), np.uint8)
+    expected = Segmenter(str(model), runtime='openvino', precision='fp32').segment([image])
+    found = pixels_of(camera.segment(image_message(image)))
+    return float(np.mean(found == expected.labels[0]))
 
 
 def signals(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hostile_checkpoints import BOMB
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,10 +23,6 @@ VALUES = st.recursive(
     | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=12,
 )  # fmt: skip
-
-BOMB = 'a0: &a0 [x, x, x, x, x, x, x, x, x]\n' + ''.join(
-    f'a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 9)}]\n' for i in range(1, 12)
-)
 
 
 @given(VALUES)
