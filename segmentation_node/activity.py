@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What takes long now, for those who wonder why nothing comes."""
+"""Activities that take long, for those who wonder why nothing comes."""
 
 import threading
 import time
@@ -24,7 +24,7 @@ def doing(what: str) -> Iterator[None]:
 
 
 def activities() -> list[str]:
-    """What is being done, the longest first, each with its seconds."""
+    """Return what is being done, the longest first, each with its seconds."""
     now_s = time.monotonic()
     with _lock:
         return [f'{what} for {now_s - since_s:.0f} s' for what, since_s in _since_s.values()]

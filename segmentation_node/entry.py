@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where commands begin, so that a signal ends them well from the first instruction on.
+"""Entry points of the commands, which a signal ends well from the first instruction on.
 
 Importing ROS or a network takes up to seconds, in which Python would answer Ctrl-C by a traceback
 from the midst of a library. This module imports nothing that takes time.

@@ -37,7 +37,7 @@ class SegmentationGraph(nn.Module):
         return self.decide(self.class_scores(images_rgb))
 
     def decided(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `forward` gives, and whether the scores of each image are finite, (B,) bool."""
+        """Return what `forward` gives, and whether each image has finite scores, (B,) bool."""
         scores = self.class_scores(images_rgb)
         return (*self.decide(scores), scores.isfinite().flatten(1).all(1))
 

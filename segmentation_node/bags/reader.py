@@ -155,7 +155,7 @@ def _hint_for_metadata(path: Path) -> str:
 
 
 class _Metadata(NamedTuple):
-    """What metadata.yaml says about the files of a bag."""
+    """Return what metadata.yaml says about the files of a bag."""
 
     storage: str
     files: list[Path]
