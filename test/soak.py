@@ -5,7 +5,8 @@
 
 A camera that is faster than the network, and starts anew now and then; subscribers that come and
 go; models that are swapped; stamps that jump. Memory, threads, files and shared memory are sampled
-and plotted; the status is 1 where one of them grows after the first minutes, or frames get older.
+and plotted; the status is 1 where one of them grows after the first minutes, frames get older, or
+masks stop.
 """
 
 import argparse
@@ -69,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     slopes, late = _slopes(samples), _ageing(samples)
     failed = [name for name, limit in LIMITS.items() if slopes[name] > limit]
     failed += ['age'] if late > 1.25 else []
+    failed += ['masks'] if _masks_per_s(samples) < 1 else []
     failed += ['log'] if 'Traceback' in log else []
     report = {'per_hour': slopes, 'age_ratio': late, 'failed': failed, 'samples': rows}
     (args.output / 'report.json').write_text(json.dumps(report), encoding='utf-8')
@@ -195,6 +197,15 @@ def _ageing(samples: Sequence[Sample]) -> float:
     ages = np.array([sample.age_ms for sample in _after(samples)])
     quarter = max(1, len(ages) // 4)
     return float(np.nanmedian(ages[-quarter:]) / np.nanmedian(ages[:quarter]))
+
+
+def _masks_per_s(samples: Sequence[Sample]) -> float:
+    """Masks a second in the slowest stretch between two cameras."""
+    every = max(1, round(CAMERA_S / SAMPLE_S))
+    return min(
+        (later.published - sooner.published) / (later.at_s - sooner.at_s)
+        for sooner, later in zip(samples, samples[every:] or samples[-1:], strict=False)
+    )
 
 
 def _plot(samples: Sequence[Sample], path: Path) -> None:
