@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from importlib.metadata import requires
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,8 @@ import yaml
 pytest.importorskip('streamlit', reason='the page is not installed: pip install ".[web]"')
 
 import httpx
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from segmentation_node import entry
 from segmentation_node.web import service
@@ -62,13 +65,13 @@ def test_a_port_that_is_taken_is_told() -> None:
 
 
 def test_what_is_copied_into_the_image_is_there_and_not_ignored() -> None:
-    copied = [word for line in re.findall(r'^COPY (.+)$', DOCKERFILE, re.MULTILINE)
+    copied = [word for line in re.findall(r'^COPY (?!--from)(.+)$', DOCKERFILE, re.MULTILINE)
               for word in line.split()[:-1]]  # fmt: skip
     kept = (ROOT / '.dockerignore').read_text(encoding='utf-8').splitlines()
     assert 'segmentation_node' in copied
     for name in copied:
         assert (ROOT / name).exists()
-        assert f'!{name}' in kept
+        assert f'!{Path(name).parts[0]}' in kept
 
 
 @pytest.mark.parametrize('name', COMPOSE['services'])
@@ -97,3 +100,27 @@ def test_containers_are_reached_from_this_machine_alone_and_find_each_other() ->
     environment = services['page']['environment']
     assert environment[client.URL_VARIABLE] == 'http://service:8000'
     assert environment[client.PUBLIC_URL_VARIABLE] == 'http://127.0.0.1:8000'
+
+
+@pytest.mark.parametrize(
+    'pinned', sorted((ROOT / 'resource' / 'container').glob('*.txt')), ids=lambda path: path.stem
+)
+def test_containers_have_what_the_package_requires_in_pinned_versions(pinned: Path) -> None:
+    text = pinned.read_text(encoding='utf-8')
+    versions = dict(re.findall(r'^([a-z0-9-]+)==([^ ;]+)', text, re.MULTILINE))
+    assert len(versions) == len(re.findall(r'^[a-z].*\\\n    --hash=sha256:', text, re.MULTILINE))
+    for extra in ('', *pinned.stem.split(',')):
+        required = [Requirement(line) for line in requires('segmentation_node') or ()]
+        wanted = [one for one in required
+                  if one.marker is None or one.marker.evaluate({'extra': extra})]  # fmt: skip
+        assert wanted
+        for one in wanted:
+            assert versions[canonicalize_name(one.name)] in one.specifier
+
+
+def test_the_image_is_built_for_extras_that_are_pinned() -> None:
+    assert re.findall(r'^ARG EXTRAS=(.+)$', DOCKERFILE, re.MULTILINE) == ['ros,web']
+    told = re.findall(r'--build-arg EXTRAS=([a-z]+(?:,[a-z]+)*)', DOCKERFILE)
+    assert {'ros,web', *told} == {
+        path.stem for path in (ROOT / 'resource' / 'container').glob('*.txt')
+    }
