@@ -152,7 +152,7 @@ def test_counts_are_those_of_the_definition(
     target: Labels, predicted: Labels, tolerance_px: float
 ) -> None:
     fast = counted(target, predicted, tolerance_px)
-    got = np.stack([fast.predicted, fast.predicted_met, fast.truth, fast.truth_met])
+    got = np.stack([fast.predicted, fast.predicted_matched, fast.truth, fast.truth_matched])
     assert (got == slow(target, predicted, tolerance_px)).all()
 
 
@@ -166,13 +166,13 @@ def test_scores_are_shares_and_the_truth_itself_scores_1(
 
 
 @given(images(-1), images(0))
-def test_more_tolerance_meets_no_less(target: Labels, predicted: Labels) -> None:
-    # Where all is judged at any tolerance.
+def test_larger_tolerance_matches_at_least_as_much(target: Labels, predicted: Labels) -> None:
+    # All pixels are scored at any tolerance.
     target = np.maximum(target, 0)
     strict, lenient = (counted(target, predicted, px) for px in (1, 2))
     assert (strict.predicted == lenient.predicted).all()
-    assert (strict.predicted_met <= lenient.predicted_met).all()
-    assert (strict.truth_met <= lenient.truth_met).all()
+    assert (strict.predicted_matched <= lenient.predicted_matched).all()
+    assert (strict.truth_matched <= lenient.truth_matched).all()
 
 
 @given(images(-1), images(0))
@@ -181,5 +181,5 @@ def test_frames_add_up(target: Labels, predicted: Labels) -> None:
     twice = BoundaryCounts(once.tolerance)
     for _ in range(2):
         twice.add(target, predicted.astype(np.uint8))
-    assert (twice.truth_met == 2 * once.truth_met).all()
+    assert (twice.truth_matched == 2 * once.truth_matched).all()
     assert (twice.predicted == 2 * once.predicted).all()

@@ -142,7 +142,7 @@ def test_encoder_is_taken_over_whole(
     torch.manual_seed(9)
     found = build_network(experiment(family, network, initial_encoder=where), CATEGORIES)
     taken = encoder_of(found).state_dict()
-    assert f'{len(taken)} of {len(taken)} tensors taken over' in capsys.readouterr().out
+    assert f'loaded {len(taken)} of {len(taken)} tensors' in capsys.readouterr().out
     for name, tensor in taken.items():
         assert torch.equal(tensor, given[bare(name)]), name
 
@@ -189,7 +189,7 @@ def test_package_that_is_not_installed() -> None:
 
 
 def test_imagenet_without_a_backbone_of_timm() -> None:
-    with pytest.raises(SettingError, match='needs a backbone of timm'):
+    with pytest.raises(SettingError, match='requires a timm backbone'):
         build('mask2former', MASK2FORMER, initial_encoder='imagenet')
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the networks; imports the package, is never imported by it."""
+"""Training of the networks; imports `segmentation_node` and is never imported by it."""

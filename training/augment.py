@@ -11,18 +11,18 @@ from torchvision.transforms.v2.functional import resize  # type: ignore[import-u
 
 from segmentation_node.labels import IGNORE
 
-#: Tries for a crop that no class fills; then the last one is taken as it is.
-TRIES = 10
+#: Attempts to draw a crop that no class dominates; the last one is accepted as it is.
+MAX_ATTEMPTS = 10
 
 
 class Cover:
-    """No augmentation: the image scaled to cover the crop, and cut at its centre."""
+    """No augmentation: scale the image to cover the crop and take the center."""
 
     def __init__(self, crop_hw: tuple[int, int]) -> None:
         self.crop_hw = crop_hw
 
     def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """(3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64 of the crop's size."""
+        """Map (3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64, the crop's size."""
         height, width = channels.shape
         h, w = _window_hw((height, width), self.crop_hw, 0)
         window = _window((height - h) // 2, (width - w) // 2, h, w)
@@ -30,11 +30,11 @@ class Cover:
 
 
 class Augment:
-    """Random scale, crop, flip and colour, the same geometry for image and labels.
+    """Random scale, crop, flip and color jitter, with the same geometry for image and labels.
 
-    A crop in which one class takes more than `class_share` is drawn anew, as mmsegmentation does
-    with `cat_max_ratio`. The crop is taken at the size it has before scaling, so that only what
-    is used is resampled. All randomness comes from torch's global generator.
+    A crop in which one class covers more than `class_share` is redrawn, like `cat_max_ratio` in
+    mmsegmentation. The crop is cut before scaling, so that only the pixels in use are resampled.
+    All randomness comes from torch's global generator.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class Augment:
         )
 
     def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """(3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64 of the crop's size."""
+        """Map (3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64, the crop's size."""
         window = self._draw(channels)
-        for _ in range(TRIES - 1):
+        for _ in range(MAX_ATTEMPTS - 1):
             if largest_share(channels[window]) <= self.class_share:
                 break
             window = self._draw(channels)
@@ -72,7 +72,10 @@ class Augment:
 
 
 def largest_share(channels: Tensor) -> float:
-    """Share of the most frequent channel among the annotated pixels of (H, W) uint8; 1 if none."""
+    """Return the share of the most frequent channel among the annotated pixels of (H, W) uint8.
+
+    The share is 1 if no pixel is annotated.
+    """
     counts = torch.bincount(channels.flatten(), minlength=IGNORE + 1)[:IGNORE]
     return float(counts.max() / counts.sum()) if counts.sum() else 1.0
 
@@ -80,9 +83,12 @@ def largest_share(channels: Tensor) -> float:
 def _window_hw(
     image_hw: tuple[int, int], crop_hw: tuple[int, int], scale: float
 ) -> tuple[int, int]:
-    """Size of the window that becomes the crop at a scale, the smallest that covers it or more."""
+    """Return the size of the window that becomes the crop at `scale`.
+
+    The scale is raised where the image would not cover the crop.
+    """
     height, width = image_hw
-    # An image smaller than the window would need padding; a larger scale keeps the aspect.
+    # An image smaller than the window would need padding; a larger scale keeps the aspect ratio.
     scale = max(scale, crop_hw[0] / height, crop_hw[1] / width)
     h, w = (max(1, min(i, round(c / scale))) for i, c in zip(image_hw, crop_hw, strict=True))
     return h, w
@@ -95,7 +101,7 @@ def _window(top: int, left: int, h: int, w: int) -> tuple[slice, slice]:
 def _resized(
     image: Tensor, channels: Tensor, window: tuple[slice, slice], crop_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    # Plain "nearest" would shift the labels by half a pixel against the image.
+    # Plain "nearest" would shift the labels by half a pixel relative to the image.
     nearest = InterpolationMode.NEAREST_EXACT
     return (
         resize(image[(slice(None), *window)], list(crop_hw), antialias=True),

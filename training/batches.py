@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which image goes into which batch; decided by the seed and the step alone.
+"""Deterministic batches: the seed and the step alone decide which images a batch contains.
 
-So a run that was interrupted sees what it would have seen, and several processes share the
-batches that one process would have had.
+An interrupted run therefore continues with the same batches, and several processes split the
+batches that a single process would see.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,13 +21,13 @@ from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
 from training.prepare import PreparedImages, prepared
 
-#: One image of a batch: its data set, its place there, and the seed of its augmentation.
+#: One image of a batch: index of its data set, index within the set, and augmentation seed.
 Pick = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The picks of all batches; each data set is gone through in passes, shuffled anew each."""
+    """Picks of all batches; each data set is traversed in passes and reshuffled before each."""
 
     sizes: tuple[int, ...]
     shares: tuple[int, ...]
@@ -35,28 +35,28 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the first data set, one at least."""
+        """Number of steps in one pass over the first data set, at least 1."""
         return max(1, self.sizes[0] // self.shares[0])
 
     def batch(self, step: int) -> list[Pick]:
-        """All images of one step."""
+        """Return the picks of one step, over all processes."""
         return [
             pick
             for index, share in enumerate(self.shares)
-            for pick in self._of_set(index, range(step * share, (step + 1) * share))
+            for pick in self._picks(index, range(step * share, (step + 1) * share))
         ]
 
-    def _of_set(self, index: int, positions: range) -> Iterator[Pick]:
+    def _picks(self, index: int, positions: range) -> Iterator[Pick]:
         size = self.sizes[index]
         for position in positions:
-            turn, place = divmod(position, size)
-            order = np.random.default_rng((self.seed, index, turn)).permutation(size)
-            drawn = np.random.SeedSequence((self.seed, index, position)).generate_state(1)
-            yield index, int(order[place]), int(drawn[0])
+            pass_number, place = divmod(position, size)
+            order = np.random.default_rng((self.seed, index, pass_number)).permutation(size)
+            image_seed = np.random.SeedSequence((self.seed, index, position)).generate_state(1)
+            yield index, int(order[place]), int(image_seed[0])
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Crops by pick; each data set has an augmentation of its own."""
+    """Augmented crops, indexed by pick; each data set has its own augmentation."""
 
     def __init__(
         self, sets: Sequence[PreparedImages], augments: Sequence[Augment | Cover]
@@ -64,7 +64,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         self.sets, self.augments = sets, augments
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor]:
-        """(3, h, w) uint8 RGB and (h, w) int64 channels."""
+        """Return the crop, (3, h, w) uint8 RGB, and its channels, (h, w) int64."""
         index, place, seed = pick
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -72,7 +72,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
-    """Every `world`-th image of a validation set, from `rank` on, at its own size."""
+    """Every `world`-th image of a validation set, starting at `rank`, at its own size."""
 
     def __init__(self, images: PreparedImages, rank: int, world: int) -> None:
         self.images, self.places = images, range(rank, len(images), world)
@@ -81,13 +81,13 @@ class WholeImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """(3, H, W) uint8 RGB and (H, W) int64 channels."""
+        """Return the image, (3, H, W) uint8 RGB, and its channels, (H, W) int64."""
         image, channels = self.images[self.places[index]]
         return image, channels.long()
 
 
 class Data(pl.LightningDataModule):
-    """The data sets of an experiment as batches, each process its part of every one."""
+    """Data sets of an experiment as batches; every process loads its part of each batch."""
 
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
@@ -101,17 +101,18 @@ class Data(pl.LightningDataModule):
             if len(images) < experiment.devices:
                 raise DatasetError(
                     f'validation set {name} has {len(images)} images for {experiment.devices} '
-                    f'processes; give it more, or fewer devices'
+                    f'processes; expected at least one image per process: add images or use '
+                    f'fewer devices'
                 )
         shares = tuple(use.share for use in experiment.train)
         self.plan = Plan(tuple(map(len, self.train)), shares, experiment.seed)
         self.augments = [_augment(experiment, use) for use in experiment.train]
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
-        rank, world = self._place
+        rank, world = self._rank_and_world
         first = self._trainer.current_epoch * self.plan.steps_per_epoch
         steps = range(first, first + self.plan.steps_per_epoch)
-        # As a list: the loader takes it for its batches, and knows their number.
+        # A list instead of a sampler, so that the loader knows the number of batches.
         batches: Any = [self.plan.batch(step)[rank::world] for step in steps]
         workers = self.experiment.workers
         return DataLoader(
@@ -123,12 +124,12 @@ class Data(pl.LightningDataModule):
         )
 
     def val_dataloader(self) -> list[DataLoader[tuple[Tensor, Tensor]]]:
-        sets = (WholeImages(images, *self._place) for images in self.val.values())
+        sets = (WholeImages(images, *self._rank_and_world) for images in self.val.values())
         return [DataLoader(images, batch_size=1) for images in sets]
 
     @property
-    def _place(self) -> tuple[int, int]:
-        """This process among all: its rank and their number."""
+    def _rank_and_world(self) -> tuple[int, int]:
+        """Rank of this process and the number of processes."""
         return self._trainer.global_rank, self._trainer.world_size
 
     @property

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks to train: fresh ones, and what they start from."""
+"""Construction of the networks to train, and loading of their initial weights."""
 
 import difflib
 import inspect
@@ -23,27 +23,29 @@ from segmentation_node.models.smp import SmpNetwork
 from training.config import Experiment
 from training.pretrained import efficientnet_lite
 
-#: What the libraries raise where a configuration is none of theirs.
-_REFUSALS: Final = (
+#: Exceptions that the libraries raise for an invalid configuration.
+_CONFIGURATION_ERRORS: Final = (
     AssertionError, AttributeError, IndexError, KeyError, RuntimeError, StrictDataclassError,
     TypeError, ValueError,
 )  # fmt: skip
 
 
 def build_network(experiment: Experiment, scheme: LabelScheme) -> Network:
-    """The network that an experiment starts with, one channel per learned class of `scheme`.
+    """Build the network of an experiment with its initial weights.
+
+    It has one channel per learned class of `scheme`.
 
     Raises:
-        SettingError: the configuration is none of the family's, or what it is to start from does
-            not fit or cannot be had.
-        CheckpointError: a checkpoint to start from cannot be loaded.
+        SettingError: the configuration is invalid for the family, or the initial weights do not
+            fit or are not available.
+        CheckpointError: the checkpoint with the initial weights cannot be loaded.
     """
-    network = _fresh(experiment, scheme)
+    network = _build_untrained(experiment, scheme)
     if experiment.initial:
         source = load_checkpoint(experiment.initial).network
-        _take_over(network, source.state_dict(), f'initial {experiment.initial}')
+        _load_matching(network, source.state_dict(), f'initial {experiment.initial}')
     if experiment.initial_encoder:
-        _start_encoder(network, experiment)
+        _initialize_encoder(network, experiment)
     for module in network.modules():
         if type(module) is nn.Conv2d and module.groups == module.in_channels > 1:
             module.__class__ = DepthwiseConv2d
@@ -51,45 +53,44 @@ def build_network(experiment: Experiment, scheme: LabelScheme) -> Network:
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A depthwise convolution that computes in fp32 on a CPU, under autocast, too.
+    """Depthwise convolution that always computes in fp32 on a CPU, even under autocast.
 
-    oneDNN's gradient of one takes four to six times as long in bf16, a third of a whole step of
-    the small encoders.
+    In bf16, oneDNN's gradient takes four to six times as long, a third of a whole training step
+    of the small encoders.
     """
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the base class's name for it)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (name given by the base class)
         if input.device.type != 'cpu':
             return super().forward(input)
         with torch.autocast('cpu', enabled=False):
             return super().forward(input.float()).to(input.dtype)
 
 
-def _fresh(experiment: Experiment, scheme: LabelScheme) -> Network:
-    build = _mask2former if experiment.family == 'mask2former' else _smp
+def _build_untrained(experiment: Experiment, scheme: LabelScheme) -> Network:
+    build = _build_mask2former if experiment.family == 'mask2former' else _build_smp
     try:
         return build(experiment, scheme)
-    except _REFUSALS as error:
+    except _CONFIGURATION_ERRORS as error:
         raise SettingError(
             f'network {experiment.network} cannot be built as {experiment.family}: '
-            f'{one_line(error)}; see the configurations in training/configs for what its library '
-            f'takes'
+            f'{one_line(error)}; see training/configs for valid configurations'
         ) from error
 
 
-def _smp(experiment: Experiment, scheme: LabelScheme) -> Network:
+def _build_smp(experiment: Experiment, scheme: LabelScheme) -> Network:
     kind = cast('type[SmpNetwork]', network_class(experiment.family))
     _check_known(experiment.network, inspect.signature(kind.library_class).parameters)
     return kind({**experiment.network, 'classes': len(scheme.learned)})
 
 
-def _mask2former(experiment: Experiment, scheme: LabelScheme) -> Network:
+def _build_mask2former(experiment: Experiment, scheme: LabelScheme) -> Network:
     config = dict(experiment.network)
     _check_known(config, Mask2FormerConfig().to_dict())
     backbone = dict(config.pop('backbone_config'))
     kind = backbone.pop('model_type')
     _check_known(backbone, AutoConfig.for_model(kind).to_dict())
     if kind == 'timm_backbone':
-        # Release 4 of transformers downloads weights unless it reads this; 5 never does.
+        # Without this setting, transformers 4 downloads weights; transformers 5 never does.
         backbone['use_pretrained_backbone'] = False
     backbone_config = AutoConfig.for_model(kind, **backbone)
     names = {i: c.name for i, c in enumerate(scheme.learned)}
@@ -104,27 +105,28 @@ def _mask2former(experiment: Experiment, scheme: LabelScheme) -> Network:
 
 
 def _check_known(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse what the libraries would take and never look at."""
+    """Reject fields that the libraries would silently ignore."""
     for name in given:
         if name not in known:
-            close = ''.join(difflib.get_close_matches(name, list(known), 1))
+            match = ''.join(difflib.get_close_matches(name, list(known), 1))
             raise ValueError(
-                f'unknown field {name}' + (f', did you mean {close}?' if close else '')
+                f'unknown field {name}' + (f', did you mean {match}?' if match else '')
             )
 
 
 def encoder_of(network: Network) -> nn.Module:
-    """The part of a network that sees pixels first."""
+    """Return the encoder of a network, also called its backbone."""
     if isinstance(network, Mask2Former):
         return cast('nn.Module', network.model.model.pixel_level_module.encoder)
     return cast('SmpNetwork', network).model.encoder  # type: ignore[no-any-return]
 
 
 def parameter_groups(network: Network, experiment: Experiment) -> list[dict[str, Any]]:
-    """Parameters by learning rate; norms, biases and embeddings go without weight decay.
+    """Group parameters by learning rate; norms, biases and embeddings have no weight decay.
 
-    The encoder learns at `encoder_rate`, and each of its stages, from the last to the first, at
-    `layer_decay` of the one behind it (Clark et al., "ELECTRA", ICLR 2020).
+    The rate of the encoder is scaled by `encoder_rate`. From the last stage of the encoder to
+    the first, each stage's rate is `layer_decay` times the rate of the stage after it (Clark et
+    al., "ELECTRA", ICLR 2020).
     """
     stages = {id(p): _stage(name) for name, p in encoder_of(network).named_parameters()}
     from_last = sorted(set(stages.values()), reverse=True)
@@ -137,18 +139,18 @@ def parameter_groups(network: Network, experiment: Experiment) -> list[dict[str,
         embeds = any('embed' in part or 'queries' in part for part in name.split('.')[-2:])
         groups.setdefault((rate, parameter.ndim <= 1 or embeds), []).append(parameter)
     return [
-        {'params': parameters, 'lr': rate} | ({'weight_decay': 0.0} if plain else {})
-        for (rate, plain), parameters in groups.items()
+        {'params': parameters, 'lr': rate} | ({'weight_decay': 0.0} if undecayed else {})
+        for (rate, undecayed), parameters in groups.items()
     ]
 
 
 def _stage(name: str) -> int:
-    """Number of the stage in the name of an encoder's parameter; -1 is the stem."""
-    found = re.search(r'(?:blocks|layers|layer|stages)[._]?(\d+)', name)
-    return int(found[1]) if found else -1
+    """Return the stage number in the name of an encoder's parameter; -1 is the stem."""
+    match = re.search(r'(?:blocks|layers|layer|stages)[._]?(\d+)', name)
+    return int(match[1]) if match else -1
 
 
-def _start_encoder(network: Network, experiment: Experiment) -> None:
+def _initialize_encoder(network: Network, experiment: Experiment) -> None:
     encoder = encoder_of(network)
     source = experiment.initial_encoder
     if source in ('imagenet', 'imagenet_package'):
@@ -156,54 +158,54 @@ def _start_encoder(network: Network, experiment: Experiment) -> None:
         weights = efficientnet_lite(name) if source == 'imagenet_package' else _download(name)
     else:
         weights = encoder_of(load_checkpoint(source).network).state_dict()
-    _take_over(encoder, weights, f'initial_encoder {source}')
+    _load_matching(encoder, weights, f'initial_encoder {source}')
 
 
 def _timm_name(experiment: Experiment) -> str:
-    """Timm's name of an experiment's encoder."""
+    """Return timm's name of an experiment's encoder."""
     if experiment.family == 'mask2former':
         name = experiment.network['backbone_config'].get('backbone', '')
     else:
         name = str(experiment.network.get('encoder_name', 'resnet34')).removeprefix('tu-')
     if not name:
         raise SettingError(
-            'initial_encoder: imagenet needs a backbone of timm; give backbone_config '
-            '"model_type: timm_backbone", or a hub checkpoint as initial'
+            'initial_encoder: imagenet requires a timm backbone; set "model_type: timm_backbone" '
+            'in backbone_config, or set initial to a hub checkpoint'
         )
     return str(name)
 
 
 def _download(name: str) -> dict[str, Tensor]:
-    """ImageNet weights by the library's own download."""
+    """Download ImageNet weights with timm."""
     import timm
 
     try:
         model: Any = timm.create_model(name, pretrained=True)
     except (RuntimeError, OSError) as error:
         raise SettingError(
-            f'ImageNet weights of {name!r} cannot be downloaded: {error}; check the network, or '
-            f'use initial_encoder: imagenet_package'
+            f'ImageNet weights of {name!r} cannot be downloaded: {error}; check the network '
+            f'connection, or use initial_encoder: imagenet_package'
         ) from error
     return cast('dict[str, Tensor]', model.state_dict())
 
 
-def _take_over(target: nn.Module, weights: Mapping[str, Tensor], what: str) -> None:
-    """Load the weights whose names and shapes fit; wrapping prefixes do not count.
+def _load_matching(target: nn.Module, weights: Mapping[str, Tensor], setting: str) -> None:
+    """Load the weights whose names and shapes match, ignoring wrapper prefixes in names.
 
     Raises:
-        SettingError: less than half of the target's tensors are among them.
+        SettingError: fewer than half of the target's tensors match; `setting` names the field.
     """
-    wanted = target.state_dict()
-    # The libraries wrap the same encoder in modules of their own.
-    bare = {re.sub(r'^(model|_backbone|backbone)\.', '', k): k for k in wanted}
+    required = target.state_dict()
+    # The libraries wrap the same encoder in different modules.
+    names = {re.sub(r'^(model|_backbone|backbone)\.', '', k): k for k in required}
     given = {re.sub(r'^(model|_backbone|backbone)\.', '', k): v for k, v in weights.items()}
-    fitting = {
-        bare[k]: v for k, v in given.items() if k in bare and wanted[bare[k]].shape == v.shape
+    matching = {
+        names[k]: v for k, v in given.items() if k in names and required[names[k]].shape == v.shape
     }
-    if len(fitting) < len(wanted) // 2:
+    if len(matching) < len(required) // 2:
         raise SettingError(
-            f'{what}: only {len(fitting)} of {len(wanted)} tensors fit the network; give one of '
-            f'the same kind, or leave it out'
+            f'{setting}: only {len(matching)} of {len(required)} tensors fit the network; use '
+            f'weights of the same architecture, or remove the setting'
         )
-    target.load_state_dict(fitting, strict=False)
-    rank_zero_only(print)(f'{what}: {len(fitting)} of {len(wanted)} tensors taken over')
+    target.load_state_dict(matching, strict=False)
+    rank_zero_only(print)(f'{setting}: loaded {len(matching)} of {len(required)} tensors')

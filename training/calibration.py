@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether a confidence of 0.8 is right in 8 of 10 pixels.
+"""Calibration of the confidence: reliability table and expected calibration error.
 
-Guo, Pleiss, Sun, Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+With perfect calibration, 8 of 10 pixels with a confidence of 0.8 are correct. Guo, Pleiss, Sun,
+Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
 """
 
 import math
@@ -13,15 +14,15 @@ import numpy.typing as npt
 
 from segmentation_node.metrics import UNCOUNTED, LabelImage, Target
 
-#: Bins of equal width, as many as in the paper.
+#: Number of bins of equal width, as in the paper.
 BINS: Final = 15
 
 
 @dataclass(frozen=True)
 class Bin:
-    """Pixels whose confidence lies above `low` (0: from there on) and up to `high`.
+    """Pixels with a confidence in (`low`, `high`]; the first bin includes 0.
 
-    `confidence` and `accuracy` are means over the pixels, NaN where there are none.
+    `confidence` and `accuracy` are means over the pixels, NaN for an empty bin.
     """
 
     low: float
@@ -33,9 +34,9 @@ class Bin:
 
 @dataclass
 class Calibration:
-    """Pixels by confidence as published (255 = certain), and those of them that are right.
+    """Pixels by confidence as published (255 = certain), all of them and the correct ones.
 
-    Both (256,) int64: nothing is lost before the bins are drawn.
+    Both are (256,) int64, so that the choice of bins loses nothing.
     """
 
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -49,7 +50,7 @@ class Calibration:
         self.right += np.bincount(values[target[counted] == predicted[counted]], minlength=256)
 
     def table(self, bins: int = BINS) -> list[Bin]:
-        """The reliability table: one row a bin, from low to high confidence."""
+        """Return the reliability table: one row per bin, from low to high confidence."""
         values = np.arange(256)
         # Ceiling in integers: 255 * low < value <= 255 * high, exactly.
         bin_of = np.maximum(-(-values * bins // 255) - 1, 0)
@@ -69,7 +70,10 @@ class Calibration:
         ]
 
     def ece(self, bins: int = BINS) -> float:
-        """Expected calibration error: mean gap of accuracy and confidence; NaN of none."""
+        """Return the expected calibration error, the mean gap of accuracy and confidence.
+
+        The error is NaN if no pixel was counted.
+        """
         total = int(self.pixels.sum())
         if not total:
             return math.nan

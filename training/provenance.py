@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a run can say of itself: parameters, versions, data, machine, figures."""
+"""Provenance of a run: parameters, versions, data, machine, figures."""
 
 import json
 import logging
@@ -25,7 +25,7 @@ PACKAGES: Final = ('torch', 'lightning', 'transformers', 'segmentation-models-py
 
 
 def params(experiment: Experiment) -> dict[str, object]:
-    """All fields of an experiment, nested ones by dotted names."""
+    """Return all fields of an experiment, nested ones by dotted names."""
     return dict(_flat('', experiment.model_dump(mode='json')))
 
 
@@ -42,7 +42,7 @@ def _flat(prefix: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def tags(data: Data, objective: Objective) -> dict[str, str]:
-    """What else a run should be found by, or not be compared across."""
+    """Return the tags of a run: versions, machine, loss kind, and fingerprints of the data."""
     return {
         'git_revision': revision(),
         'machine': machine(),
@@ -53,7 +53,7 @@ def tags(data: Data, objective: Objective) -> dict[str, str]:
 
 
 def machine() -> str:
-    """The kind of machine that figures of speed belong to."""
+    """Describe the machine, for the figures of speed: GPU name, or CPU threads and model."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f'{torch.get_num_threads()} threads, {_processor()}'
@@ -69,7 +69,10 @@ def _processor() -> str:
 
 
 def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> dict[str, Any]:
-    """Provenance of a checkpoint as plain values: recipe, data, figures, curve, versions."""
+    """Return the provenance of a checkpoint as plain values.
+
+    It contains recipe, data, figures, curve and versions.
+    """
     experiment = task.experiment
     return {
         'parameters': sum(p.numel() for p in task.network.parameters()),
@@ -104,7 +107,7 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
 
 
 def write_confusion(path: Path, scores: Scores) -> None:
-    """The confusion table of the learned classes as JSON, rows are the truth."""
+    """Write the confusion table of the learned classes as JSON; rows are the truth."""
     classes = scores.scheme.learned
     ids = [c.id for c in classes]
     content = {
@@ -116,7 +119,7 @@ def write_confusion(path: Path, scores: Scores) -> None:
 
 
 def revision() -> str:
-    """The repository's commit, 'unknown' outside of one, with '+changes' where there are some."""
+    """Return the repository's commit, with '+changes' if modified; 'unknown' outside of one."""
     commit = _git('rev-parse', 'HEAD')
     if commit is None:
         return 'unknown'
@@ -126,14 +129,14 @@ def revision() -> str:
 def _git(*arguments: str) -> str | None:
     command = ['git', '-C', str(Path(__file__).parent), *arguments]
     try:
-        found = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     except OSError:  # no git on this machine
         return None
-    return None if found.returncode else found.stdout.strip()
+    return None if done.returncode else done.stdout.strip()
 
 
 def quiet_libraries() -> None:
-    """Keep what libraries tell their own developers off the terminal."""
+    """Suppress library messages that are not meant for users."""
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     for name in ('lightning.pytorch', 'lightning.fabric'):
         logging.getLogger(name).setLevel(logging.WARNING)
