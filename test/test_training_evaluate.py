@@ -423,9 +423,11 @@ def test_a_wider_tolerance_forgives_more(model: Path, data: Path) -> None:
 def test_nothing_but_void_cannot_be_scored(tmp_path: Path) -> None:
     void = np.full((24, 32), 11, np.uint8)
     path = write_labelled_bag(tmp_path / 'bag', [(void, void % 8)], 'camvid11', 'cityscapes8')
-    with pytest.raises(DatasetError, match='1 frames and no pixel whose truth is a class of'):
+    with pytest.raises(
+        DatasetError, match='1 frames without a pixel whose truth is a scored class'
+    ):
         evaluate_recorded(BagFrames(path, predicted_topic='/segmentation_node/label_mask'))
-    with pytest.raises(SettingError, match='no label masks were asked for'):
+    with pytest.raises(SettingError, match='opened without recorded label masks'):
         evaluate_recorded(BagFrames(path))
 
 
@@ -477,7 +479,7 @@ def test_an_earlier_evaluation_is_replaced_and_nothing_else(
     assert len(list((output / 'worst').iterdir())) == 1
     (output / 'scores.json').rename(output / 'thesis.txt')
     assert main(arguments(model, data, output)) == 1
-    assert 'holds something else than an evaluation' in capsys.readouterr().err
+    assert 'is not empty and not an evaluation' in capsys.readouterr().err
     assert (output / 'thesis.txt').is_file()
 
 
@@ -504,17 +506,17 @@ def test_data_sets_of_an_experiment(
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        ('m', 'say what to evaluate on: --set NAME --split NAME, or --bag BAG'),
-        ('m --set camvid --split val --bag b', 'say what to evaluate on'),
-        ('m --set camvid', '--set camvid needs --split, such as --split val'),
-        ('--set camvid --split val', 'say what to evaluate, one of: a model'),
-        ('m --bag b --predicted /a/b', 'say what to evaluate, one of: a model'),
-        ('m --bag b --split val', '--split belongs to --set, which is not given'),
-        ('m --set camvid --split val --truth /t', '--truth belongs to --bag'),
-        ('--bag b --predicted /a/b --flip', '--flip is for a model to run'),
-        ('m --bag b --overlap 0.5', 'is that of windows; give --window H W'),
-        ('m --bag b --output o --name n', 'leave it out where --output is given'),
-        ('m --set kitti --split val', "unknown data set 'kitti'; there are camvid, "),
+        ('m', 'data source: give --set NAME --split NAME, or --bag BAG'),
+        ('m --set camvid --split val --bag b', 'expected exactly one data source'),
+        ('m --set camvid', '--set camvid requires --split; for example, add --split val'),
+        ('--set camvid --split val', 'expected exactly one thing to evaluate: give a model'),
+        ('m --bag b --predicted /a/b', 'expected exactly one thing to evaluate: give a model'),
+        ('m --bag b --split val', '--split requires --set; add --set, or omit it'),
+        ('m --set camvid --split val --truth /t', '--truth requires --bag'),
+        ('--bag b --predicted /a/b --flip', '--flip requires a model'),
+        ('m --bag b --overlap 0.5', 'requires windows; add --window H W'),
+        ('m --bag b --output o --name n', 'exclude each other; give only one of them'),
+        ('m --set kitti --split val', "unknown data set 'kitti'; available: camvid, "),
         ('m --bag nothing.mcap', 'nothing.mcap does not exist'),
         ('no_such_model --set camvid --split val', "no model 'no_such_model'"),
         ('m --set camvid --split val --scales 9', 'each above 0 and at most 4'),
@@ -566,7 +568,7 @@ def test_pictures_of_different_sizes_in_a_bag_are_named(
     given = ['--bag', str(path), '--predicted', '/segmentation_node/label_mask', '--quiet']
     assert main([*given, '--output', str(tmp_path / 'out')]) == 1
     said = capsys.readouterr().err
-    assert f'at {stamp_ns(0)} ns are of sizes [(24, 30), (24, 32)]' in said
+    assert f'at {stamp_ns(0)} ns have the sizes [(24, 30), (24, 32)]' in said
 
 
 def test_figures_are_told_though_the_disk_is_full(

@@ -247,7 +247,7 @@ def test_card_is_written_anew_where_the_checkpoint_tells_of_its_training(
     assert (tmp_path / 'checkpoint' / 'README.md').read_bytes() == card
     Spec('unet', 'cityscapes8').write(tmp_path / SPEC_FILE)
     assert write_card([str(tmp_path)]) == 1
-    assert 'says nothing of a training' in capsys.readouterr().err
+    assert 'has no training recipe' in capsys.readouterr().err
 
 
 def test_what_is_said_is_for_the_reader(finished: Path) -> None:
@@ -314,7 +314,7 @@ def test_interrupted_run_says_so_and_goes_on(
     done, said = runs.run(arguments, place, accident)
     assert done == 130
     assert said.splitlines()[-1] == (
-        'interrupted; the same command goes on after the last whole epoch'
+        'interrupted; repeat the command to resume after the last complete epoch'
     )
     assert len(said.splitlines()) == 2  # the first epoch's line, and this
     assert client().get_run(run_id(tmp_path / 'run')).info.status == 'KILLED'
@@ -358,7 +358,7 @@ def test_full_disk_is_named_and_costs_nothing_finished(
     assert len(errors) == 1, said
     assert errors[0].startswith(f'error: {folder / what} cannot be written: ')
     assert 'File too large' in errors[0]
-    assert 'make room there and give the same command again' in errors[0]
+    assert 'free disk space there and repeat the command' in errors[0]
     assert not list(folder.glob('*.new'))
     assert (folder / 'state.ckpt').exists() == (epochs > 0)
     if epochs:
@@ -450,8 +450,8 @@ def test_another_experiment_in_the_same_folder_is_refused(
     before = (deeplab / 'experiment.yaml').read_bytes()
     assert main([str(config), str(deeplab), 'learning_rate=0.5', 'seed=3']) == 1
     said = capsys.readouterr().err
-    assert 'holds a run of another experiment (different: learning_rate, seed)' in said
-    assert 'give another folder' in said
+    assert 'contains a run of a different experiment' in said
+    assert '(different fields: learning_rate, seed); choose another folder' in said
     assert (deeplab / 'experiment.yaml').read_bytes() == before
 
 
@@ -497,7 +497,7 @@ def test_damaged_state_is_named(
     assert small(config, tmp_path) == 1
     said = capsys.readouterr().err
     assert said.startswith(f'error: {tmp_path}/state.ckpt is damaged (')
-    assert 'remove it to start anew' in said
+    assert 'remove it to restart the run' in said
     assert len(said.splitlines()) == 1
     assert not (tmp_path / 'made').exists()
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Model cards, made from a checkpoint's own provenance and never typed.
+"""Model cards, generated from the provenance in a checkpoint.
+
+The command rewrites the card of a checkpoint:
 
     python -m training.card runs/deeplabv3plus/checkpoint
-
-writes the card of a checkpoint anew.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from segmentation_node.errors import CheckpointError, SegmentationError
 
 
 def model_card(spec: Spec) -> str:
-    """Markdown that states data, recipe and measured figures."""
+    """Return a model card as Markdown: data, recipe and measured figures."""
     return '\n'.join(_lines(spec, spec.provenance)) + '\n'
 
 
@@ -27,9 +27,9 @@ def _lines(spec: Spec, known: dict[str, Any]) -> Iterator[str]:
     yield f'# {spec.family} on {spec.label_scheme}'
     yield ''
     yield (
-        f'{known["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. The averaged '
-        f'weights after epoch {known["epoch"]} ({known["steps"]} steps), the best by mIoU on the '
-        f'first set below.'
+        f'{known["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. These are the '
+        f'averaged weights after epoch {known["epoch"]} ({known["steps"]} steps), the epoch with '
+        f'the best mIoU on the first validation set below.'
     )
     yield from ('', '## Data', '')
     for row in known['data']:
@@ -65,16 +65,16 @@ def _figures(name: str, metrics: dict[str, Any]) -> Iterator[str]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: write a checkpoint's card anew."""
-    parser = argparse.ArgumentParser(description="Write a checkpoint's model card anew.")
-    parser.add_argument('checkpoint', type=Path, help='folder of the checkpoint')
+    """Run the command line: rewrite the model card of a checkpoint."""
+    parser = argparse.ArgumentParser(description='Rewrite the model card of a checkpoint.')
+    parser.add_argument('checkpoint', type=Path, help='checkpoint folder')
     folder = parser.parse_args(argv).checkpoint
     try:
         spec = Spec.read(folder / SPEC_FILE)
         if 'recipe' not in spec.provenance:
             raise CheckpointError(
-                f'{folder / SPEC_FILE} says nothing of a training ("provenance"); give a '
-                f'checkpoint that training.train has written'
+                f'{folder / SPEC_FILE} has no training recipe under "provenance"; expected a '
+                f'checkpoint written by training.train'
             )
         card = model_card(spec)
         (folder / 'README.md').write_text(card, encoding='utf-8')

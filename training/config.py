@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One experiment as one YAML file; any field can be overridden on the command line."""
+"""Experiments as YAML files; any field can be overridden on the command line."""
 
 import copy
 import difflib
@@ -23,7 +23,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.geometry import IMAGENET_MEAN, IMAGENET_STD
 
 CATALOGUE = Path(__file__).with_name('datasets.yaml')
-#: Fields that say where and how fast a run goes, not what comes out; they may change on the way.
+#: Fields that do not affect the result; they may change when a run is resumed.
 OUTER = ('data_root', 'cache', 'workers', 'notes')
 
 Side = Annotated[int, Field(gt=0)]
@@ -34,7 +34,7 @@ Rgb = tuple[float, float, float]
 
 def _ascending(value: tuple[float, float]) -> tuple[float, float]:
     if value[0] > value[1]:
-        raise ValueError('input should have the smallest first')
+        raise ValueError('input should have the smallest value first')
     return value
 
 
@@ -42,13 +42,13 @@ Scale = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
 class _Strict(BaseModel):
-    """A part of an experiment; a field it does not know is a mistake."""
+    """Part of an experiment; unknown fields are errors."""
 
     model_config = ConfigDict(extra='forbid', frozen=True, allow_inf_nan=False)
 
     @field_validator('*', mode='before')
     @classmethod
-    def _no_switch_for_a_number(cls, value: object, info: ValidationInfo) -> object:
+    def _reject_boolean(cls, value: object, info: ValidationInfo) -> object:
         kind = cls.model_fields[str(info.field_name)].annotation
         if isinstance(value, bool) and kind is not bool:
             raise ValueError('input should not be true or false')
@@ -56,9 +56,10 @@ class _Strict(BaseModel):
 
 
 class Dataset(_Strict):
-    """Where a data set lies and what its label ids mean; `source` is told in model cards.
+    """Location, file layout and label scheme of a data set.
 
-    `layout` is one of `training.datasets.LAYOUTS`, `scheme` a label scheme by name or file.
+    `layout` is one of `training.datasets.LAYOUTS`, `scheme` the name or file of a label scheme.
+    `source` is quoted in model cards.
     """
 
     layout: str
@@ -68,7 +69,7 @@ class Dataset(_Strict):
 
 
 class Use(_Strict):
-    """One split of a data set as an experiment uses it, or `count` images of it by `seed`."""
+    """One split of a data set, or a random subset of `count` images drawn by `seed`."""
 
     set: str
     split: str
@@ -77,10 +78,10 @@ class Use(_Strict):
 
 
 class TrainUse(Use):
-    """What is trained on.
+    """One split of a data set to train on.
 
-    `share` is its number of images in every batch. `scale` stands in for the experiment's where
-    the images of a set are larger or smaller than the others'.
+    `share` is the number of its images in every batch. `scale` replaces the experiment's random
+    scale if the images of the set are larger or smaller than the others.
     """
 
     share: Annotated[int, Field(gt=0)]
@@ -88,37 +89,38 @@ class TrainUse(Use):
 
 
 class Experiment(_Strict):
-    """All that decides what a training run does.
+    """Complete description of a training run.
 
     Attributes:
-        family: of `segmentation_node.models.FAMILIES`.
-        label_scheme: the classes that are learned.
-        network: configuration of the model's library; class counts follow from the scheme.
-        train: data sets; their shares add up to the batch size over all processes. An epoch is
-            one pass over the first of them.
-        val: data sets by the name that figures go by; the first decides which epoch is the best.
-        datasets: data sets of one's own beside those of `training/datasets.yaml`.
-        initial: checkpoint (bundled name, folder, hub id) whose weights the network starts with.
-        initial_encoder: what the encoder starts with: 'imagenet' (the library's download),
+        family: one of `segmentation_node.models.FAMILIES`.
+        label_scheme: name or file of the label scheme to learn.
+        network: configuration for the model's library; class counts follow from the scheme.
+        train: data sets to train on; their shares add up to the batch size over all processes.
+            An epoch is one pass over the first of them.
+        val: validation sets by the name used in metrics; the first one determines the best epoch.
+        datasets: additional data sets, besides those of `training/datasets.yaml`.
+        initial: checkpoint with the initial weights (bundled name, folder, hub id).
+        initial_encoder: initial weights of the encoder: 'imagenet' (downloaded by timm),
             'imagenet_package' (an installed package, see `training.pretrained`), or a checkpoint.
-        mean, std: what the network expects of its pixels, RGB in [0, 1].
-        fit_hw: box that images are fitted into once, before training; null keeps their size.
-        augment: False leaves out all that is random about an image; it is scaled to cover the
-            crop and cut at its centre.
+        mean, std: normalization of the input pixels, RGB in [0, 1].
+        fit_hw: box that images are scaled down to once, before training; null keeps their size.
+        augment: False disables all randomness in images: they are scaled to cover the crop and
+            cropped at the center.
+        crop_hw: size of the training crops.
         scale: smallest and largest random scale.
-        class_share: most of a crop that one class may take, after some tries.
+        class_share: share of a crop above which one class makes it redrawn (`training.augment`).
         encoder_rate: learning rate of the encoder as a share of `learning_rate`.
-        layer_decay: rate of each encoder stage as a share of that of the next.
-        warm_up: share of all steps in which the rate rises.
-        ema: decay of the averaged weights, the ones that are kept; 0 keeps the newest.
-        patience: epochs without a better score that end the run; 0 never does.
-        dice: weight of the Dice loss beside the cross-entropy.
-        hardest: share of the pixels, the hardest, that count in the cross-entropy (OHEM).
-        class_balance: exponent of the inverse class frequency that weights classes.
-        points: points a mask is compared in, in Mask2Former's loss.
-        precision: auto is bf16 where the machine has units for it.
-        devices, strategy, accelerator: Lightning's.
-        evaluate_every: epochs from one evaluation to the next; the last epoch is evaluated anyway.
+        layer_decay: learning rate of each encoder stage as a share of the next stage's.
+        warm_up: share of all steps in which the learning rate rises.
+        ema: decay of the averaged weights, which are the ones saved; 0 saves the newest weights.
+        patience: number of epochs without a better score before the run stops; 0 never stops it.
+        dice: weight of the Dice loss, which is added to the cross-entropy.
+        hardest: share of the pixels, the hardest ones, used in the cross-entropy (OHEM).
+        class_balance: exponent of the inverse class frequency used as class weight.
+        points: number of points per mask in Mask2Former's loss.
+        precision: auto is bf16 on machines with hardware support for it.
+        devices, strategy, accelerator: passed to Lightning.
+        evaluate_every: number of epochs between evaluations; the last epoch is always evaluated.
         study: name of the MLflow experiment.
     """
 
@@ -170,39 +172,40 @@ class Experiment(_Strict):
     notes: str = ''
 
     @model_validator(mode='after')
-    def _parted_evenly(self) -> Self:
+    def _check_batch_size(self) -> Self:
         if self.batch_size % self.devices:
             raise ValueError(
-                f'a batch of {self.batch_size} (the sum of the shares of "train") cannot be '
-                f'parted among {self.devices} devices; choose shares that divide'
+                f'a batch of {self.batch_size} (the sum of the shares in "train") cannot be split '
+                f'evenly among {self.devices} devices; choose shares with a sum divisible by '
+                f'{self.devices}'
             )
         if self.family == 'deeplabv3plus' and self.batch_size == self.devices:
             raise ValueError(
-                f'deeplabv3plus normalises one pooled pixel of each image over the images of a '
-                f'process, and a batch of {self.batch_size} among {self.devices} devices is one '
-                f'image for each; give two at least, as "share" of "train"'
+                f'a batch of {self.batch_size} among {self.devices} devices is one image per '
+                f'device, but the batch norm of deeplabv3plus over pooled pixels needs at least '
+                f'two; increase "share" in "train"'
             )
         return self
 
     def dataset(self, name: str) -> Dataset:
-        """A data set by name, its root below `data_root`; raises SettingError."""
+        """Return a data set by name, its root below `data_root`; raises SettingError."""
         known = {**catalogue(), **self.datasets}
         if name not in known:
             raise SettingError(
-                f'unknown data set {name!r}; there are {", ".join(known)}, and "datasets" of the '
-                f'experiment can add one'
+                f'unknown data set {name!r}; available: {", ".join(known)}; add others to '
+                f'"datasets" in the experiment'
             )
-        found = known[name]
-        return found.model_copy(update={'root': str(Path(self.data_root, found.root))})
+        dataset = known[name]
+        return dataset.model_copy(update={'root': str(Path(self.data_root, dataset.root))})
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch, over all processes."""
+        """Number of images in a batch, over all processes."""
         return sum(use.share for use in self.train)
 
 
 def catalogue() -> dict[str, Dataset]:
-    """The data sets of `training/datasets.yaml` by name."""
+    """Return the data sets of `training/datasets.yaml` by name."""
     content = _read_mapping(CATALOGUE)
     return {
         name: _validated(Dataset, row, f'{CATALOGUE}: {name}') for name, row in content.items()
@@ -212,11 +215,11 @@ def catalogue() -> dict[str, Dataset]:
 def load_experiment(path: Path, overrides: list[str]) -> Experiment:
     """Read `path` and apply `field=value` overrides.
 
-    `network.field=value` reaches inside a field, `train.0.share=value` into a row of a list.
-    A file may hold `extends: other.yaml` and only the fields in which it differs from that one.
+    `network.field=value` sets a nested field, `train.0.share=value` a field in a list item.
+    A file with `extends: other.yaml` contains only the fields in which it differs from that file.
 
     Raises:
-        SettingError: unreadable, or a field is unknown, missing, or out of range.
+        SettingError: a file is unreadable, or a field is unknown, missing, or out of range.
     """
     content = _read_extended(path, ())
     for text in overrides:
@@ -226,21 +229,25 @@ def load_experiment(path: Path, overrides: list[str]) -> Experiment:
 
 
 def save_experiment(experiment: Experiment, path: Path) -> None:
-    """Write what `load_experiment` reads; fields at their defaults are left out."""
+    """Write a file for `load_experiment`; fields with default values are omitted."""
     content = experiment.model_dump(mode='json', exclude_defaults=True)
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
 
 
 def _read_extended(path: Path, inner: tuple[Path, ...]) -> dict[str, Any]:
-    """Fields of a file over those of the one it names as `extends`, which lies beside it."""
+    """Read a file, merged over the file in the same folder that it `extends`."""
     if path in inner:
-        raise SettingError(f'{path} extends itself, by way of {", ".join(map(str, inner))}')
+        raise SettingError(
+            f'{path} extends itself through {", ".join(map(str, inner))}; remove one "extends"'
+        )
     content = _read_mapping(path)
     base = content.pop('extends', None)
     if base is None:
         return content
     if not isinstance(base, str):
-        raise SettingError(f'{path}: extends is {base!r}; expected the name of a file beside it')
+        raise SettingError(
+            f'{path}: extends is {base!r}; expected the name of a file in the same folder'
+        )
     return _read_extended(path.parent / base, (*inner, path)) | content
 
 
@@ -250,34 +257,37 @@ def _read_mapping(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingError(f'{path} cannot be read as an experiment: {error}') from error
     if not isinstance(content, dict):
-        raise SettingError(f'{path} must hold fields as "name: value"')
+        raise SettingError(f'{path} must contain a YAML mapping, "name: value" on each line')
     return content
 
 
 def _override(content: dict[str, Any], text: str) -> None:
     key, equals, value = text.partition('=')
     if not equals:
-        raise SettingError(f'override {text!r} must read field=value')
+        raise SettingError(f'override {text!r} must have the form field=value')
     try:
-        new = yaml.safe_load(value) if value else ''  # null is written out
+        new = yaml.safe_load(value) if value else ''  # None is spelled "null"
     except yaml.YAMLError as error:
         raise SettingError(f'override {text!r} is not valid YAML: {error}') from error
     *outer, last = key.split('.')
     into: Any = content
     for name in outer:
         place = _place(into, name, text)
-        # What was read may be shared by YAML anchors; only this use changes.
+        # YAML aliases may share the value; change it in this place only.
         into[place] = into = copy.copy(into[place])
     into[last if isinstance(into, dict) else _place(into, last, text)] = new
 
 
 def _place(into: object, name: str, text: str) -> str | int:
-    """Where a part lies in a mapping or, by its number, in a list."""
+    """Return the key of a mapping or the index of a list that `name` refers to."""
     if isinstance(into, dict) and name in into:
         return name
     if isinstance(into, list) and name.isdecimal() and int(name) < len(into):
         return int(name)
-    raise SettingError(f'override {text!r}: the experiment has no {name!r} to reach into there')
+    raise SettingError(
+        f'override {text!r}: the experiment has no {name!r} at this place; expected the name of '
+        f'an existing field or the index of an item'
+    )
 
 
 def _validated(kind: type[Any], content: object, where: str) -> Any:
@@ -294,10 +304,10 @@ def _problem(error: Any) -> str:
     if error['type'] == 'extra_forbidden':
         known = [*Experiment.model_fields, *TrainUse.model_fields, *Dataset.model_fields]
         close = difflib.get_close_matches(str(error['loc'][-1]), known, 1)
-        hint = f'did you mean {close[0]}?' if close else 'training/config.py lists the fields'
+        hint = f'did you mean {close[0]}?' if close else 'see training/config.py for all fields'
         return f'unknown field {place}; {hint}'
     if error['type'] == 'missing':
-        return f'lacks {place}'
-    said = error['msg'].removeprefix('Value error, ')
-    said = said[0].lower() + said[1:]
-    return f'{place} is {error["input"]!r:.60}: {said}' if place else said
+        return f'{place} is missing'
+    message = error['msg'].removeprefix('Value error, ')
+    message = message[0].lower() + message[1:]
+    return f'{place} is {error["input"]!r:.60}: {message}' if place else message

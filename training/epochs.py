@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens while epochs pass: they are timed, scored, drawn, kept and told."""
+"""Lightning callbacks of a run: timing, scoring, checkpoints, pictures, progress."""
 
 import resource
 import shutil
@@ -28,12 +28,12 @@ from training.card import model_card
 from training.task import Task
 from training.tracking import Run, TrackingError
 
-#: Called with an epoch, counted from 0, and its score; may raise to end the run.
+#: Called with an epoch, counted from 0, and its score; may raise an exception to end the run.
 Report = Callable[[int, float], None]
 
 
 class Stopwatch(pl.Callback):
-    """Times an epoch of training, and how much of it the steps waited for data."""
+    """Timer for each epoch of training and for the time its steps waited for data."""
 
     def __init__(self) -> None:
         self.seconds = self.waited = 0.0
@@ -54,10 +54,10 @@ class Stopwatch(pl.Callback):
 
 
 class Keeper(pl.Callback):
-    """Scores each epoch, keeps its figures, the best checkpoint, and the state to go on from.
+    """Saves the scores of each epoch, the best checkpoint, and the state for resuming.
 
-    Stands before the average among the callbacks: when a validation ends, the averaged weights
-    are still in place.
+    Must precede `Average` in the list of callbacks, so that the averaged weights are still in
+    place when a validation ends.
     """
 
     def __init__(self, run: Run, data: Data, watch: Stopwatch, report: Report | None) -> None:
@@ -65,17 +65,17 @@ class Keeper(pl.Callback):
         self.patience = data.experiment.patience
         self.evaluate_every = data.experiment.evaluate_every
         self.best, self.best_epoch = -1.0, -1
-        self._score: float | None = None  # of this epoch, where it is evaluated
+        self._score: float | None = None  # of the current epoch, None if it is not evaluated
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        # A run that has stopped early does not go on when its command is given again.
+        # Repeating the command must not continue a run that stopped early.
         self._stop_early(trainer, trainer.current_epoch - 1)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         self._score = None
-        # An epoch that may be the last is evaluated, whatever its number.
+        # An epoch that may be the last one is evaluated, regardless of `evaluate_every`.
         epoch = trainer.current_epoch
-        may_end = epoch + 1 == trainer.max_epochs or self._has_no_patience(epoch)
+        may_end = epoch + 1 == trainer.max_epochs or self._patience_exhausted(epoch)
         trainer.check_val_every_n_epoch = 1 if may_end else self.evaluate_every
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -88,8 +88,8 @@ class Keeper(pl.Callback):
         self._score = scores.miou()
         if self._score != self._score:  # NaN
             raise SegmentationError(
-                f'validation set {names[0]!r} has no pixel of a class that is scored, so no epoch '
-                f'is better than another; give a set with labels first under "val"'
+                f'validation set {names[0]!r} has no pixel of a scored class, so the best epoch '
+                f'cannot be determined; put a set with labels first in "val"'
             )
         is_best = self._score > self.best
         if is_best:
@@ -97,25 +97,25 @@ class Keeper(pl.Callback):
         if trainer.is_global_zero:
             row = losses | self._figures(task, scores, seconds)
             row |= {f'mIoU/{name}': s.miou() for name, s in by_set.items()}
-            with told_where(self.run.folder):
+            with write_guard(self.run.folder):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
                     self._keep_best(task, by_set)
                 self._draw(trainer.current_epoch, task)
                 provenance.write_confusion(self.run.artifacts / 'confusion.json', scores)
-            self._tell(trainer.current_epoch, task, row, scores)
+            self._print_summary(trainer.current_epoch, task, row, scores)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # Written aside and renamed, so that a kill leaves the old state or the new one whole.
+        # Written to another file and renamed, so that a kill leaves a complete state.
         path = state_file(self.run.folder)
         aside = path.with_suffix('.new')
-        with told_where(path, aside):
+        with write_guard(path, aside):
             trainer.save_checkpoint(aside)
             if trainer.is_global_zero:
                 aside.replace(path)
         self._stop_early(trainer, trainer.current_epoch)
         if trainer.is_global_zero and self._score is not None:
-            # Sent after the state is kept: what a kill makes undone has not been told to anybody.
+            # Sent after the state is saved: an epoch that a kill undoes was never reported.
             deliver(self.run)
             if self.report is not None:
                 self.report(trainer.current_epoch, self._score)
@@ -127,10 +127,10 @@ class Keeper(pl.Callback):
         self.best, self.best_epoch = state_dict['best'], state_dict['best_epoch']
 
     def _stop_early(self, trainer: pl.Trainer, epoch: int) -> None:
-        if self._has_no_patience(epoch):
+        if self._patience_exhausted(epoch):
             trainer.should_stop = True
 
-    def _has_no_patience(self, epoch: int) -> bool:
+    def _patience_exhausted(self, epoch: int) -> bool:
         return 0 < self.patience <= epoch - self.best_epoch
 
     def _figures(self, task: Task, scores: Scores, seconds: float) -> dict[str, float]:
@@ -150,8 +150,8 @@ class Keeper(pl.Callback):
         return row | {f'Dice/{name}': dice for name, dice in scores.class_dice().items()}
 
     def _keep_best(self, task: Task, by_set: Mapping[str, Scores]) -> None:
-        described = provenance.describe(task, self.data, by_set, self.run)
-        spec = Spec(task.spec.family, task.spec.label_scheme, task.spec.preprocessing, described)
+        origin = provenance.describe(task, self.data, by_set, self.run)
+        spec = Spec(task.spec.family, task.spec.label_scheme, task.spec.preprocessing, origin)
         write_checkpoint(self.run.folder / 'checkpoint', task, spec)
 
     def _draw(self, epoch: int, task: Task) -> None:
@@ -175,7 +175,9 @@ class Keeper(pl.Callback):
         figures.write_picture(grid, figures.draw_grid(columns))
         figures.write_curves(self.run.artifacts / 'curves.png', self.run.history())
 
-    def _tell(self, epoch: int, task: Task, row: dict[str, float], scores: Scores) -> None:
+    def _print_summary(
+        self, epoch: int, task: Task, row: dict[str, float], scores: Scores
+    ) -> None:
         by_class = ' '.join(f'{name} {100 * iou:.0f}' for name, iou in scores.class_iou().items())
         best = ' (best)' if self.best_epoch == epoch else ''
         tqdm.write(
@@ -183,11 +185,11 @@ class Keeper(pl.Callback):
             f'loss {row["train_loss"]:.3f}, val {row["val_loss"]:.3f}, '
             f'mIoU {100 * row["mIoU"]:.2f}{best}: {by_class}'
         )
-        sys.stdout.flush()  # a file or a pipe would get it with some thousand others
+        sys.stdout.flush()  # a file or a pipe would buffer thousands of lines
 
 
-class Bar(TQDMProgressBar):
-    """Lightning's bar for training on a terminal; one for each validation would only flicker."""
+class ProgressBar(TQDMProgressBar):
+    """Progress bar of the training epochs on a terminal; a bar per validation would flicker."""
 
     def init_train_tqdm(self) -> Any:
         return tqdm(dynamic_ncols=True, unit='step', file=sys.stdout, leave=False, disable=None)
@@ -207,33 +209,33 @@ class Bar(TQDMProgressBar):
         return {'loss': f'{float(torch.stack(newest).mean()):.3f}'} if newest else {}
 
 
-class Ending(pl.Callback):
-    """SIGTERM ends a run as Ctrl-C does, and the first process ends the others.
+class SignalHandling(pl.Callback):
+    """Makes SIGTERM end a run like Ctrl-C; the first process then ends the others.
 
-    Lightning would tell the others by a broadcast, for which they may not be there.
+    Lightning would notify the others by a broadcast, which they may not be able to receive.
     """
 
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # signals are not for us
+            return  # only the main thread may set signal handlers
         if trainer.is_global_zero:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        else:  # Ctrl-C reaches all of them
+        else:  # Ctrl-C reaches all processes
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def state_file(folder: Path) -> Path:
-    """What a run goes on from."""
+    """Return the file with the training state from which a run resumes."""
     return folder / 'state.ckpt'
 
 
 def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
-    """Replace a checkpoint folder by a newer one, whole or not at all."""
+    """Replace a checkpoint folder atomically."""
     aside, before = folder.with_suffix('.new'), folder.with_suffix('.old')
-    if before.exists() and not folder.exists():  # a kill came between the two renames below
+    if before.exists() and not folder.exists():  # killed between the two renames below
         before.replace(folder)
-    with told_where(folder, aside):
+    with write_guard(folder, aside):
         for leftover in (aside, before):
             shutil.rmtree(leftover, ignore_errors=True)
         save_checkpoint(aside, task.network, spec, model_card(spec))
@@ -246,10 +248,10 @@ def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
         shutil.rmtree(before, ignore_errors=True)
 
 
-def forget_peak_memory() -> None:
-    """Have `peak_memory_mb` count from now on, not from what ran in this process before.
+def reset_peak_memory() -> None:
+    """Reset the peak that `peak_memory_mb` reports, which earlier runs in this process raise.
 
-    Where the system has no such switch (only Linux has), it counts from the process's start.
+    Only Linux supports this; on other systems the peak counts from the start of the process.
     """
     with suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
@@ -258,15 +260,15 @@ def forget_peak_memory() -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Most memory of this run: the device's where it has its own, else the process's."""
+    """Return the peak memory of this run in MiB: of the GPU if used, else of the process."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
 @contextmanager
-def told_where(path: Path, aside: Path | None = None) -> Iterator[None]:
-    """Name what cannot be written, and take away what was written of it `aside`."""
+def write_guard(path: Path, aside: Path | None = None) -> Iterator[None]:
+    """Turn write errors into an error that names `path`, and remove the partial output `aside`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
@@ -275,13 +277,13 @@ def told_where(path: Path, aside: Path | None = None) -> Iterator[None]:
         elif aside is not None:
             aside.unlink(missing_ok=True)
         raise SegmentationError(
-            f'{path} cannot be written: {one_line(error)}; make room there and give the same '
-            f'command again, it goes on after the last whole epoch'
+            f'{path} cannot be written: {one_line(error)}; free disk space there and repeat the '
+            f'command, which resumes after the last complete epoch'
         ) from error
 
 
 def deliver(run: Run) -> None:
-    """Send what is new; what cannot be sent stays in the run's folder until it can."""
+    """Send new figures and files; the run's folder keeps those that cannot be sent yet."""
     try:
         run.sync()
     except (TrackingError, OSError) as error:
@@ -289,7 +291,7 @@ def deliver(run: Run) -> None:
 
 
 def close(run: Run, status: str) -> None:
-    """Send the rest and say how to do it by hand where that fails."""
+    """Send the remaining files and close the MLflow run; a failure is printed with its remedy."""
     checkpoint = run.folder / 'checkpoint'
     try:
         for path in checkpoint.glob('*'):

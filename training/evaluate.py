@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Score a checkpoint as the robot runs it, on a data set or on a bag with truth in it.
+"""Score a checkpoint on a data set or on a bag with ground truth, with the robot's inference code.
 
     python -m training.evaluate deeplabv3plus --set camvid --split val
     python -m training.evaluate --run runs/unet_camvid8 --set camvid --split val --flip
     python -m training.evaluate mask2former --bag drive.mcap
     python -m training.evaluate --bag drive.mcap --predicted /segmentation_node/label_mask
 
-writes a folder: all figures as scores.json, the same to read as report.md, the confusion table
-and the worst frames as pictures.
+Each command writes a folder with all figures as scores.json and, readable, as report.md, and with
+pictures of the confusion table and of the worst frames.
 """
 
 import argparse
@@ -49,27 +49,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(args)
         folder = _folder(args)
         check_free(folder)
-        found = _evaluated(args)
-        # Told before anything is written: a full disk shall not cost the figures.
-        shown = {name: value for name, value in found.figures().items() if '/' not in name}
-        print(', '.join(f'{name} {value:.4f}' for name, value in shown.items()))
-        write_folder(found, folder)
+        evaluation = _evaluate(args)
+        # Printed before anything is written, so that a full disk does not lose the figures.
+        overall = {name: value for name, value in evaluation.figures().items() if '/' not in name}
+        print(', '.join(f'{name} {value:.4f}' for name, value in overall.items()))
+        write_folder(evaluation, folder)
     except (SegmentationError, OSError) as error:
         print(f'evaluate: {error}', file=sys.stderr)
         return 1
-    print(f'{found.frames} frames of {found.data}; report in {folder / REPORT_FILE}')
+    print(f'{evaluation.frames} frames of {evaluation.data}; report in {folder / REPORT_FILE}')
     if args.run is not None:
-        print(f'python -m training.tracking {args.run} sends it to MLflow')
+        print(f'send it to MLflow with: python -m training.tracking {args.run}')
     return 0
 
 
-def _evaluated(args: argparse.Namespace) -> Evaluation:
+def _evaluate(args: argparse.Namespace) -> Evaluation:
     tolerance, worst, scheme = args.boundary_tolerance, args.worst, args.label_scheme
     if args.predicted is not None:
         return evaluate_recorded(
             _bag(args), label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet
         )
-    # What is wrong about the data is told before the seconds in which a model loads.
+    # Invalid data is reported before the model loads, which takes seconds.
     mode, frames = _mode(args), _frames(args)
     segmenter = Segmenter(
         _model(args),
@@ -103,7 +103,7 @@ def _frames(args: argparse.Namespace) -> Frames:
     if args.experiment is not None:
         experiment = load_experiment(args.experiment, [])
     else:
-        # Only its data sets are asked for, and those are the catalogue's.
+        # Only the data sets of the catalogue are needed, no validated experiment.
         experiment = Experiment.model_construct()
     if args.data_root is not None:
         experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
@@ -131,58 +131,60 @@ def _folder(args: argparse.Namespace) -> Path:
 
 
 def _name(args: argparse.Namespace) -> str:
-    """A name that says what was evaluated on what and how.
+    """Compose a folder name from the model, the data and the inference mode.
 
-    In a run's own folder it does not say what: evaluations of several runs are compared by name.
+    The folder of a run omits the model: evaluations of several runs are compared by name.
     """
     if args.predicted is not None:
-        what = args.predicted
+        model = args.predicted
     elif args.model is None:
-        what = ''
+        model = ''
     else:
         path = Path(re.sub(r'/checkpoint/?$', '', args.model))
-        what = path.name if path.is_dir() else args.model
+        model = path.name if path.is_dir() else args.model
     data = args.bag.stem if args.bag is not None else f'{args.set}-{args.split}'
     part = '' if args.count is None else f'{args.count} of seed {args.seed}'
     scheme = '' if args.label_scheme is None else Path(args.label_scheme).stem
     box = '' if args.input_size is None else 'x'.join(map(str, args.input_size))
-    how = _mode(args).name.replace(WHOLE.name, '')
-    said = (what, data, part, scheme, box, how)
-    parts = [re.sub(r'[^A-Za-z0-9.]+', '_', part).strip('_') for part in said]
+    mode = _mode(args).name.replace(WHOLE.name, '')
+    words = (model, data, part, scheme, box, mode)
+    parts = [re.sub(r'[^A-Za-z0-9.]+', '_', word).strip('_') for word in words]
     return '-'.join(filter(None, parts))
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raise SettingError where options do not go together."""
+    """Raise SettingError for options that exclude or require each other."""
     if (args.set is None) == (args.bag is None):
-        raise SettingError('say what to evaluate on: --set NAME --split NAME, or --bag BAG')
+        raise SettingError(
+            'expected exactly one data source: give --set NAME --split NAME, or --bag BAG'
+        )
     if args.set is not None and args.split is None:
-        raise SettingError(f'--set {args.set} needs --split, such as --split val')
+        raise SettingError(f'--set {args.set} requires --split; for example, add --split val')
     for_sets = ('split', 'count', 'experiment', 'data_root')
     for_bags = ('topic', 'truth', 'predicted', 'truth_bag', 'salvage')
     for names, other in ((for_sets, 'set'), (for_bags, 'bag')):
         for name in names:
             if getattr(args, name) and getattr(args, other) is None:
                 raise SettingError(
-                    f'--{name.replace("_", "-")} belongs to --{other}, which is not given'
+                    f'--{name.replace("_", "-")} requires --{other}; add --{other}, or omit it'
                 )
     models = [args.model is not None or args.run is not None, args.predicted is not None]
     if sum(models) != 1:
         raise SettingError(
-            'say what to evaluate, one of: a model (bundled name, folder or hub id), --run with '
-            'its checkpoint, or the masks that a bag holds by --predicted TOPIC'
+            'expected exactly one thing to evaluate: give a model (bundled name, folder or hub '
+            'id), --run for the checkpoint of a run, or --predicted TOPIC for recorded masks'
         )
     if args.predicted is not None:
         for name in ('window', 'scales', 'flip', 'input_size'):
             if getattr(args, name):
                 raise SettingError(
-                    f'--{name.replace("_", "-")} is for a model to run; the masks of '
-                    f'{args.predicted} are scored as they were recorded'
+                    f'--{name.replace("_", "-")} requires a model; the masks of '
+                    f'{args.predicted} are scored as recorded: omit it, or omit --predicted'
                 )
     if args.overlap is not None and args.window is None:
-        raise SettingError(f'--overlap {args.overlap:g} is that of windows; give --window H W')
+        raise SettingError(f'--overlap {args.overlap:g} requires windows; add --window H W')
     if args.output is not None and args.name is not None:
-        raise SettingError('--name is for the usual folder; leave it out where --output is given')
+        raise SettingError('--name and --output exclude each other; give only one of them')
 
 
 def _scales(text: str) -> tuple[float, ...]:
@@ -190,16 +192,16 @@ def _scales(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(','))
     except ValueError:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no list of scales; expected one like 0.5,1,1.5'
+            f'{text!r} is not a list of scales; expected numbers such as 0.5,1,1.5'
         ) from None
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='evaluate',
-        description='Score a checkpoint through what the robot runs, on a data set or on a bag '
-        'with truth in it: IoU by class and category, Dice, pixel accuracy, boundary F-score, '
-        'calibration, and the worst frames as pictures.',
+        description='Score a checkpoint on a data set or on a bag with ground truth, with the '
+        "robot's inference code: IoU by class and category, Dice, pixel accuracy, boundary "
+        'F-score, calibration, and the worst frames as pictures.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
@@ -207,39 +209,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--run', type=Path, metavar='FOLDER',
-        help='a training run: its checkpoint is evaluated, and what is written becomes one of '
-        'its artifacts',
+        help='training run: evaluate its checkpoint and store the result in its artifacts',
     )  # fmt: skip
     parser.add_argument(
         '--input-size', type=count, nargs=2, metavar=('H', 'W'),
-        help="box that images are fitted into; the checkpoint's without it",
+        help="box that images are scaled to fit (default: the checkpoint's)",
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument(
         '--runtime', choices=RUNTIMES, default='torch',
-        help='runs the network; windows and scales need torch',
+        help='inference runtime; windows and scales require torch',
     )  # fmt: skip
-    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
+    parser.add_argument(
+        '--precision', choices=PRECISIONS, default='auto', help='precision of the network'
+    )
     parser.add_argument(
         '--label-scheme', metavar='NAME|FILE',
-        help='scheme to score in, where model and truth have only coarser classes in common; '
-        'that of the model without it',
+        help='scheme to score in, for model and truth with only coarser classes in common '
+        "(default: the model's)",
     )  # fmt: skip
     _add_data(parser)
     _add_modes(parser)
     parser.add_argument(
         '--boundary-tolerance', type=share, default=TOLERANCE, metavar='SHARE',
-        help="how far a boundary may be off, as a share of the image's diagonal",
+        help="tolerated distance between boundaries, as a share of the image's diagonal",
     )  # fmt: skip
     out = parser.add_argument_group('output')
     out.add_argument(
         '--output', type=Path, metavar='FOLDER',
-        help=f'{RUNS}/evaluation/NAME without it, or artifacts/evaluation/NAME of --run',
+        help=f'folder to write (default: {RUNS}/evaluation/NAME, or artifacts/evaluation/NAME in '
+        f'the folder of --run)',
     )  # fmt: skip
-    out.add_argument('--name', help='of the folder; without it one that says what and how')
     out.add_argument(
-        '--worst', type=_number_from_0, default=WORST, metavar='N', help='frames to draw'
+        '--name', help='name of the default folder (default: made from model, data and mode)'
     )
+    out.add_argument(
+        '--worst', type=_number_from_0, default=WORST, metavar='N',
+        help='number of worst frames to draw',
+    )  # fmt: skip
     add_quiet_option(parser)
     return parser
 
@@ -249,68 +256,73 @@ def _number_from_0(text: str) -> int:
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    sets = parser.add_argument_group('on a data set')
+    sets = parser.add_argument_group('data set')
     sets.add_argument('--set', metavar='NAME', help=f'one of {", ".join(catalogue())}')
     sets.add_argument('--split', metavar='NAME', help='train, val, ...')
     sets.add_argument(
-        '--count', type=count, metavar='N', help='only N frames, drawn by --seed; all without it'
-    )
-    sets.add_argument('--seed', type=_number_from_0, default=0, metavar='N', help='for --count')
+        '--count', type=count, metavar='N',
+        help='random subset of N frames (default: all frames)',
+    )  # fmt: skip
     sets.add_argument(
-        '--data-root', type=Path, metavar='FOLDER', help='where data sets lie; data without it'
+        '--seed', type=_number_from_0, default=0, metavar='N', help='random seed for --count'
     )
     sets.add_argument(
-        '--experiment', type=Path, metavar='FILE', help='whose own data sets can be named as well'
+        '--data-root', type=Path, metavar='FOLDER', help='folder of the data sets (default: data)'
     )
-    bags = parser.add_argument_group('on a bag')
+    sets.add_argument(
+        '--experiment', type=Path, metavar='FILE', help='experiment that defines more data sets'
+    )
+    bags = parser.add_argument_group('bag')
     bags.add_argument(
         '--bag', type=Path, metavar='BAG',
-        help='a folder with metadata.yaml, or a .mcap or .db3 file, with a camera and its truth',
+        help='folder with metadata.yaml, or .mcap or .db3 file, with camera images and truth',
     )  # fmt: skip
     bags.add_argument(
         '--topic', type=topic_name, metavar='TOPIC',
-        help='camera; needed where the bag has several',
+        help='camera topic; required if the bag has several cameras',
     )  # fmt: skip
     bags.add_argument(
         '--truth', type=topic_name, metavar='TOPIC',
-        help=f'ground truth, with {topics.LABEL_INFO_JSON} beside it; {TRUTH_TOPIC} without it',
+        help=f'ground-truth topic, with {topics.LABEL_INFO_JSON} in the same namespace (default: '
+        f'{TRUTH_TOPIC})',
     )  # fmt: skip
     bags.add_argument(
-        '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; the same without it'
+        '--truth-bag', type=Path, metavar='BAG', help='bag with the truth (default: --bag)'
     )
     bags.add_argument(
         '--predicted', type=topic_name, metavar='TOPIC',
-        help=f'score these label masks, such as {topics.resolved(topics.LABEL_MASK)}, and run '
-        f'no model',
+        help=f'score these recorded label masks, for example '
+        f'{topics.resolved(topics.LABEL_MASK)}, without running a model',
     )  # fmt: skip
     bags.add_argument(
         '--salvage', action='store_true',
-        help='read an MCAP file that was cut short, as far as it goes',
+        help='read a truncated MCAP file up to the point where it breaks off',
     )  # fmt: skip
 
 
 def _add_modes(parser: argparse.ArgumentParser) -> None:
     modes = parser.add_argument_group(
-        'how to look at an image (as the node does, whole and once, without these)'
+        'inference mode (default: one pass over the whole image, as in the node)'
     )
     modes.add_argument(
         '--window', type=count, nargs=2, metavar=('H', 'W'),
-        help='slide a window of so many pixels of the network over it, such as the crop it was '
-        'trained on',
+        help='sliding window, in pixels at network resolution, for example the training crop',
     )  # fmt: skip
     modes.add_argument(
         '--overlap', type=share, metavar='SHARE',
-        help=f'of neighbouring windows; {USUAL_OVERLAP:.2f} without it',
+        help=f'overlap of neighboring windows (default: {USUAL_OVERLAP:.2f})',
     )  # fmt: skip
     scales = modes.add_mutually_exclusive_group()
     scales.add_argument(
-        '--scales', type=_scales, metavar='S,S', help='average over several scales'
+        '--scales', type=_scales, metavar='S,S', help='average the scores over several scales'
     )
     scales.add_argument(
         '--multi-scale', dest='scales', action='store_const', const=USUAL_SCALES,
-        help='those of the papers, ' + ','.join(f'{s:g}' for s in USUAL_SCALES),
+        help='the usual scales in papers, ' + ','.join(f'{s:g}' for s in USUAL_SCALES),
     )  # fmt: skip
-    modes.add_argument('--flip', action='store_true', help='average with the mirrored image, too')
+    modes.add_argument(
+        '--flip', action='store_true', help='average the scores with those of the flipped image'
+    )
 
 
 if __name__ == '__main__':

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a segmenter, as the robot runs it, on frames with truth."""
+"""Scoring of a segmenter on frames with ground truth."""
 
 import heapq
 import math
@@ -29,13 +29,13 @@ from training.calibration import Calibration
 from training.inference_modes import WHOLE, InferenceMode
 from training.labelled_frames import BagFrames, Frame, Frames
 
-#: Frames that are kept for pictures.
+#: Number of worst frames kept for pictures.
 WORST: Final = 8
 
 
 @dataclass(frozen=True)
-class JudgedFrame:
-    """One frame with its own scores; `target` and `labels` are (H, W), ids of one scheme."""
+class ScoredFrame:
+    """One frame with its scores; `target` and `labels` are (H, W), ids of the same scheme."""
 
     name: str
     image_rgb: ImageRgb
@@ -47,10 +47,11 @@ class JudgedFrame:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What came out; `calibration` is None where no confidence was recorded.
+    """Result of an evaluation.
 
-    `model`, `data` and `mode` say what was evaluated on what and how, `runs_on` on which runtime,
-    device and precision; `worst` are the frames of least mIoU, the worst first.
+    `model`, `data` and `mode` name the model, the frames and the inference mode; `runs_on` names
+    runtime, device and precision. `calibration` is None without recorded confidence. `worst` are
+    the frames with the lowest mIoU, worst first.
     """
 
     model: str
@@ -61,16 +62,16 @@ class Evaluation:
     scores: Scores
     boundary: BoundaryCounts
     calibration: Calibration | None
-    worst: tuple[JudgedFrame, ...] = field(repr=False)
+    worst: tuple[ScoredFrame, ...] = field(repr=False)
 
     def boundary_f(self) -> dict[str, float]:
-        """Boundary F-score by class name."""
+        """Return the boundary F-score by class name."""
         return self.boundary.f_score(self.scores.scored)
 
     def figures(self) -> dict[str, float]:
-        """All figures by name, "IoU/road" those of a class; what does not occur is left out."""
+        """Return all figures by name, for a class as "IoU/road"; undefined figures are omitted."""
         scores, boundary_f = self.scores, self.boundary_f()
-        single = {
+        overall = {
             'mIoU': scores.miou(),
             'mIoU_with_void': scores.miou_with_void(),
             'category_mIoU': scores.category_miou(),
@@ -87,8 +88,12 @@ class Evaluation:
             'category_IoU': scores.category_iou(),
             'category_IoU_with_void': scores.category_iou_with_void(),
         }
-        flat = {f'{kind}/{name}': v for kind, of in by_name.items() for name, v in of.items()}
-        return {name: v for name, v in (single | flat).items() if math.isfinite(v)}
+        flat = {
+            f'{kind}/{name}': value
+            for kind, values in by_name.items()
+            for name, value in values.items()
+        }
+        return {name: value for name, value in (overall | flat).items() if math.isfinite(value)}
 
 
 def evaluate(
@@ -101,35 +106,35 @@ def evaluate(
     worst: int = WORST,
     quiet: bool = True,
 ) -> Evaluation:
-    """Score what a segmenter finds in frames with truth.
+    """Score a segmenter on frames with ground truth.
 
     Args:
-        segmenter: what is scored, as it publishes.
-        frames: what it is scored on.
-        mode: how it looks at an image.
-        label_scheme: scheme to score in; that of the segmenter where None.
-        tolerance: of boundaries, as a share of the image's diagonal.
-        worst: number of frames to keep for pictures.
-        quiet: show no progress bar.
+        segmenter: segmenter whose published labels and confidence are scored.
+        frames: frames to score on.
+        mode: inference mode.
+        label_scheme: scheme to score in; None uses the segmenter's.
+        tolerance: tolerated distance of boundaries, as a share of the image's diagonal.
+        worst: number of worst frames to keep for pictures.
+        quiet: hide the progress bar.
 
     Raises:
-        DatasetError, BagError: a file or message is bad, or there is nothing to score; named.
-        SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
+        DatasetError, BagError: a file or message is invalid, or there is nothing to score.
+        SchemeError: the schemes cannot be compared; a coarser `label_scheme` may work.
     """
 
-    def found(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
+    def predict(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
         try:
             prediction = mode.predict(segmenter, frame.image_rgb)
         except ImageError as error:
             raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
         return prediction.labels[0], prediction.confidence[0]
 
-    judge = _Judge(frames.scheme, segmenter.scheme, label_scheme, tolerance, worst)
-    _go_through(frames, found, judge, quiet)
+    scorer = _Scorer(frames.scheme, segmenter.scheme, label_scheme, tolerance, worst)
+    _score_frames(frames, predict, scorer, quiet)
     box_hw = segmenter.input_size
     fitted = '' if box_hw is None else f', images fitted into {box_hw[0]} x {box_hw[1]}'
     runs_on = f'{segmenter.runtime}, {segmenter.device}, {segmenter.precision}'
-    return judge.evaluation(segmenter.checkpoint.name, frames, mode.name + fitted, runs_on)
+    return scorer.evaluation(segmenter.checkpoint.name, frames, mode.name + fitted, runs_on)
 
 
 def evaluate_recorded(
@@ -140,40 +145,42 @@ def evaluate_recorded(
     worst: int = WORST,
     quiet: bool = True,
 ) -> Evaluation:
-    """Score the label masks that were recorded in a bag; otherwise as `evaluate`.
+    """Score the label masks recorded in a bag; arguments and errors are those of `evaluate`.
 
     Raises:
-        SettingError: the frames come without label masks.
+        SettingError: the frames were opened without the topic of the label masks.
     """
     scheme = frames.recorded_scheme
     if scheme is None:
-        raise SettingError(f'no label masks were asked for of {frames.source}; name their topic')
+        raise SettingError(
+            f'{frames.source} was opened without recorded label masks; give the topic of the masks'
+        )
 
-    def found(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
+    def recorded(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
         if frame.labels is None:
-            raise AssertionError('a bag whose label masks have a scheme has label masks')
+            raise AssertionError('label masks with a scheme are read with every frame')
         return frame.labels, frame.confidence
 
-    judge = _Judge(frames.scheme, scheme, label_scheme, tolerance, worst)
-    _go_through(frames, found, judge, quiet)
-    return judge.evaluation('recorded masks', frames, 'as recorded', 'as recorded')
+    scorer = _Scorer(frames.scheme, scheme, label_scheme, tolerance, worst)
+    _score_frames(frames, recorded, scorer, quiet)
+    return scorer.evaluation('recorded masks', frames, 'as recorded', 'as recorded')
 
 
-def _go_through(
+def _score_frames(
     frames: Frames,
-    found: Callable[[Frame], tuple[LabelImage, LabelImage | None]],
-    judge: '_Judge',
+    predict: Callable[[Frame], tuple[LabelImage, LabelImage | None]],
+    scorer: '_Scorer',
     quiet: bool,
 ) -> None:
     with tqdm(frames, 'evaluating', len(frames), unit='frame', disable=quiet or None) as progress:
         for frame in progress:
-            judge.add(frame, *found(frame))
+            scorer.add(frame, *predict(frame))
             if not progress.disable:
-                progress.set_postfix_str(f'mIoU {judge.miou():.3f}', refresh=False)
+                progress.set_postfix_str(f'mIoU {scorer.miou():.3f}', refresh=False)
 
 
-class _Judge:
-    """Counts frame by frame, and keeps the worst ones."""
+class _Scorer:
+    """Accumulates counts frame by frame and keeps the worst frames."""
 
     def __init__(
         self,
@@ -186,7 +193,7 @@ class _Judge:
         self._scheme = predicted if label_scheme is None else load_scheme(label_scheme)
         self._truth_lut = truth_lut_of(truth, self._scheme)
         self._predicted_lut = predicted.mapping_to(self._scheme)
-        #: Truth that is void counts in the figures with void only.
+        #: Void truth is part of the figures "with void" only.
         self._scored_lut = self._truth_lut.copy()
         scored = [c.id for c in scored_classes(self._scheme)]
         self._scored_lut[~np.isin(self._truth_lut, scored)] = UNCOUNTED
@@ -195,28 +202,28 @@ class _Judge:
         self._calibration = Calibration()
         self._has_confidence = True
         self._keep = worst
-        self._worst: list[tuple[float, int, JudgedFrame]] = []
+        self._worst: list[tuple[float, int, ScoredFrame]] = []
         self._frames = 0
 
     def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None) -> None:
         labels = np.asarray(self._predicted_lut[ids], np.uint8)
         target = self._scored_lut[frame.truth]
-        own = Confusion()
-        own.add_target(self._truth_lut[frame.truth], labels)
-        self._confusion.counts += own.counts
+        confusion = Confusion()
+        confusion.add_target(self._truth_lut[frame.truth], labels)
+        self._confusion.counts += confusion.counts
         self._boundary.add(target, labels)
         if confidence is None:
             self._has_confidence = False
         else:
             self._calibration.add(target, labels, confidence)
         self._frames += 1
-        scores = own.scores(self._scheme)
-        judged = JudgedFrame(
+        scores = confusion.scores(self._scheme)
+        scored = ScoredFrame(
             frame.name, frame.image_rgb, target, labels, scores.miou(), scores.pixel_accuracy()
         )
-        if self._keep and math.isfinite(judged.miou):
-            # The number of the frame decides between equal ones, and keeps frames uncompared.
-            heapq.heappush(self._worst, (-judged.miou, -self._frames, judged))
+        if self._keep and math.isfinite(scored.miou):
+            # The frame number breaks ties, so that the heap never compares frames themselves.
+            heapq.heappush(self._worst, (-scored.miou, -self._frames, scored))
             if len(self._worst) > self._keep:
                 heapq.heappop(self._worst)
 
@@ -227,11 +234,11 @@ class _Judge:
         scores = self._confusion.scores(self._scheme)
         if not self._frames or math.isnan(scores.miou()):
             raise DatasetError(
-                f'{frames.source}: {self._frames} frames and no pixel whose truth is a class of '
-                f'{self._scheme.name} that is scored; check the labels and their scheme'
+                f'{frames.source}: {self._frames} frames without a pixel whose truth is a scored '
+                f'class of {self._scheme.name}; check the labels and their scheme'
             )
         return Evaluation(
             model, frames.source, mode, runs_on, self._frames, scores, self._boundary,
             self._calibration if self._has_confidence else None,
-            tuple(judged for *_, judged in sorted(self._worst, key=lambda kept: kept[:2])[::-1]),
+            tuple(frame for *_, frame in sorted(self._worst, key=lambda entry: entry[:2])[::-1]),
         )  # fmt: skip

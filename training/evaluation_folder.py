@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An evaluation as a folder: scores.json, report.md, confusion.png, worst/*.png."""
+"""Folder of an evaluation: scores.json, report.md, confusion.png, worst/*.png."""
 
 import json
 import math
@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 import segmentation_node
 from segmentation_node.errors import SettingError
-from training.evaluation import Evaluation, JudgedFrame
+from training.evaluation import Evaluation, ScoredFrame
 from training.evaluation_pictures import OTHER, confusion_table, draw_frame, write_confusion
 
 SCORES_FILE: Final = 'scores.json'
@@ -22,92 +22,92 @@ REPORT_FILE: Final = 'report.md'
 CONFUSION_FILE: Final = 'confusion.png'
 WORST_FOLDER: Final = 'worst'
 
-#: Columns that hold words.
-_TEXTS: Final = ('figure', 'meaning', 'class', 'category')
+#: Columns that contain text.
+_TEXT_COLUMNS: Final = ('figure', 'meaning', 'class', 'category')
 
-#: The keys of scores.json. All shares lie in [0, 1]; null stands where there is no figure.
+#: Keys of scores.json. All shares are in [0, 1]; null marks undefined figures.
 KEYS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        'model': 'what was evaluated',
-        'data': 'on what',
-        'mode': 'how it looked at an image',
+        'model': 'evaluated model',
+        'data': 'frames it was evaluated on',
+        'mode': 'inference mode',
         'runs_on': 'runtime, device and precision',
-        'version': 'of the package',
+        'version': 'version of the package',
         'frames': 'number of frames',
-        'label_scheme': 'scheme that was scored in',
-        'figures': 'all figures by name, "IoU/road" those of a class; absent where nothing occurs',
-        'classes': 'the scored classes, and "other" for predictions that are none of them',
-        'confusion': 'pixels by truth (rows, without "other") and prediction (columns)',
-        'boundary': 'tolerance: share of the diagonal; tolerances_px: what that came to',
-        'reliability': 'pixels, mean confidence and accuracy by confidence from low to high',
-        'worst': 'the frames of least mIoU, with their picture',
+        'label_scheme': 'label scheme of the scores',
+        'figures': 'all figures by name, for a class as "IoU/road"; undefined figures are absent',
+        'classes': 'scored classes, and "other" for predictions of any other class',
+        'confusion': 'number of pixels by truth (rows, without "other") and prediction (columns)',
+        'boundary': 'tolerance: share of the diagonal; tolerances_px: the same in pixels',
+        'reliability': 'pixels, mean confidence and accuracy by confidence, from low to high',
+        'worst': 'frames with the lowest mIoU, with their pictures',
     }
 )
 
 
 def check_free(folder: Path) -> None:
-    """Raise SettingError unless a folder is free, or holds an evaluation to be replaced."""
+    """Raise SettingError unless the folder is free or contains an evaluation to be replaced."""
     if folder.is_dir() and any(folder.iterdir()) and not (folder / SCORES_FILE).is_file():
         raise SettingError(
-            f'{folder} holds something else than an evaluation ({SCORES_FILE} is not in it); '
-            f'name another folder'
+            f'{folder} is not empty and not an evaluation ({SCORES_FILE} is missing); choose '
+            f'another folder'
         )
     if folder.exists() and not folder.is_dir():
-        raise SettingError(f'{folder} is a file; name a folder')
+        raise SettingError(f'{folder} is a file; expected a folder: choose another name')
 
 
-def write_folder(found: Evaluation, folder: Path) -> None:
-    """Write all there is; an earlier evaluation in the folder is replaced as a whole.
+def write_folder(evaluation: Evaluation, folder: Path) -> None:
+    """Write an evaluation, replacing an earlier evaluation in the folder as a whole.
 
     Raises:
-        SettingError: the folder holds something else.
-        OSError: it cannot be written; an earlier evaluation is still there.
+        SettingError: the folder contains something else.
+        OSError: the folder cannot be written; an earlier evaluation is left in place.
     """
     check_free(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as parent:
         aside = Path(parent, folder.name)
         (aside / WORST_FOLDER).mkdir(parents=True)
-        pictures = [_picture_name(rank, frame) for rank, frame in enumerate(found.worst, 1)]
-        for frame, name in zip(found.worst, pictures, strict=True):
-            (aside / name).write_bytes(draw_frame(frame, found.scores.scheme))
-        write_confusion(found.scores, aside / CONFUSION_FILE)
-        content = json.dumps(scores_json(found, pictures), indent=1, allow_nan=False)
+        pictures = [_picture_name(rank, frame) for rank, frame in enumerate(evaluation.worst, 1)]
+        for frame, name in zip(evaluation.worst, pictures, strict=True):
+            (aside / name).write_bytes(draw_frame(frame, evaluation.scores.scheme))
+        write_confusion(evaluation.scores, aside / CONFUSION_FILE)
+        content = json.dumps(scores_json(evaluation, pictures), indent=1, allow_nan=False)
         (aside / SCORES_FILE).write_text(content + '\n', encoding='utf-8')
-        report = '\n'.join(_report(found, pictures))
+        report = '\n'.join(_report(evaluation, pictures))
         (aside / REPORT_FILE).write_text(report, encoding='utf-8')
         if folder.exists():
             shutil.rmtree(folder)
         aside.rename(folder)
 
 
-def _picture_name(rank: int, frame: JudgedFrame) -> str:
+def _picture_name(rank: int, frame: ScoredFrame) -> str:
     return f'{WORST_FOLDER}/{rank:02}_{re.sub(r"[^A-Za-z0-9._-]+", "_", frame.name)}.png'
 
 
-def scores_json(found: Evaluation, pictures: Sequence[str]) -> dict[str, Any]:
-    """What goes into scores.json; KEYS says what the keys mean."""
-    names, counts = confusion_table(found.scores)
+def scores_json(evaluation: Evaluation, pictures: Sequence[str]) -> dict[str, Any]:
+    """Return the content of scores.json; KEYS describes its keys."""
+    names, counts = confusion_table(evaluation.scores)
     return {
-        'model': found.model,
-        'data': found.data,
-        'mode': found.mode,
-        'runs_on': found.runs_on,
+        'model': evaluation.model,
+        'data': evaluation.data,
+        'mode': evaluation.mode,
+        'runs_on': evaluation.runs_on,
         'version': segmentation_node.__version__,
-        'frames': found.frames,
-        'label_scheme': found.scores.scheme.name,
-        'figures': found.figures(),
+        'frames': evaluation.frames,
+        'label_scheme': evaluation.scores.scheme.name,
+        'figures': evaluation.figures(),
         'classes': names,
         'confusion': counts.tolist(),
         'boundary': {
-            'tolerance': found.boundary.tolerance,
-            'tolerances_px': sorted(found.boundary.tolerances_px),
+            'tolerance': evaluation.boundary.tolerance,
+            'tolerances_px': sorted(evaluation.boundary.tolerances_px),
         },
         'reliability': None
-        if found.calibration is None
+        if evaluation.calibration is None
         else [
             {key: _finite(value) for key, value in vars(b).items()}
-            for b in found.calibration.table()
+            for b in evaluation.calibration.table()
         ],
         'worst': [
             {
@@ -116,7 +116,7 @@ def scores_json(found: Evaluation, pictures: Sequence[str]) -> dict[str, Any]:
                 'pixel_acc': frame.pixel_accuracy,
                 'picture': picture,
             }
-            for frame, picture in zip(found.worst, pictures, strict=True)
+            for frame, picture in zip(evaluation.worst, pictures, strict=True)
         ],
     }
 
@@ -125,51 +125,52 @@ def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
 
 
-def _report(found: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
-    scores = found.scores
-    yield f'# {found.model} on {found.data}'
+def _report(evaluation: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
+    scores = evaluation.scores
+    yield f'# {evaluation.model} on {evaluation.data}'
     yield ''
     yield (
-        f'{found.frames} frames, {int(scores.counts.sum()):,} annotated pixels, scored in label '
-        f'scheme {scores.scheme.name}. Inference: {found.mode} ({found.runs_on}). All figures are '
-        f'over the whole set; a dash stands where neither truth nor prediction has a class.'
+        f'{evaluation.frames} frames with {int(scores.counts.sum()):,} annotated pixels, scored '
+        f'in label scheme {scores.scheme.name}. Inference: {evaluation.mode} '
+        f'({evaluation.runs_on}). All figures are over the whole set; a dash marks a class that '
+        f'occurs neither in the truth nor in the prediction.'
     )
     yield ''
-    yield from _headline(found)
-    yield from _classes(found)
-    yield from _categories(found)
-    yield from _confusion(found)
-    yield from _calibration(found)
-    yield from _worst(found, pictures)
+    yield from _headline(evaluation)
+    yield from _classes(evaluation)
+    yield from _categories(evaluation)
+    yield from _confusion(evaluation)
+    yield from _calibration(evaluation)
+    yield from _worst(evaluation, pictures)
 
 
-def _headline(found: Evaluation) -> Iterator[str]:
-    figures = found.figures()
+def _headline(evaluation: Evaluation) -> Iterator[str]:
+    figures = evaluation.figures()
     meaning = {
         'mIoU': 'mean IoU over the scored classes',
-        'mIoU_with_void': 'mean IoU over all learned classes, void among them if it is learned',
+        'mIoU_with_void': 'mean IoU over all learned classes, including void if it is learned',
         'category_mIoU': 'mean IoU over the categories, without void (the official figure)',
-        'category_mIoU_with_void': 'the same with void, if it is learned',
+        'category_mIoU_with_void': 'mean IoU over the categories, including void if it is learned',
         'Dice': 'mean Dice coefficient (F1) over the scored classes',
-        'pixel_acc': 'share of the scored pixels that are right',
-        'boundary_F': f'mean boundary F-score, tolerance {_tolerance(found)}',
-        'ECE': 'expected calibration error, 0 is best; every other figure is best at 1',
+        'pixel_acc': 'share of the scored pixels that are correct',
+        'boundary_F': f'mean boundary F-score, tolerance {_tolerance(evaluation)}',
+        'ECE': 'expected calibration error; 0 is best, for all other figures 1 is best',
     }
     rows = [(name, _number(figures.get(name, math.nan)), text) for name, text in meaning.items()]
     yield from _table(('figure', 'value', 'meaning'), rows)
 
 
-def _tolerance(found: Evaluation) -> str:
-    sizes = sorted(found.boundary.tolerances_px)
+def _tolerance(evaluation: Evaluation) -> str:
+    sizes = sorted(evaluation.boundary.tolerances_px)
     if not sizes:
-        return f'{found.boundary.tolerance:g} of the diagonal'
+        return f'{evaluation.boundary.tolerance:g} of the diagonal'
     pixels = f'{sizes[0]:g}' if len(sizes) == 1 else f'{sizes[0]:g} to {sizes[-1]:g}'
-    return f'{found.boundary.tolerance:g} of the diagonal = {pixels} pixels'
+    return f'{evaluation.boundary.tolerance:g} of the diagonal = {pixels} pixels'
 
 
-def _classes(found: Evaluation) -> Iterator[str]:
-    scores = found.scores
-    iou, dice, boundary_f = scores.class_iou(), scores.class_dice(), found.boundary_f()
+def _classes(evaluation: Evaluation) -> Iterator[str]:
+    scores = evaluation.scores
+    iou, dice, boundary_f = scores.class_iou(), scores.class_dice(), evaluation.boundary_f()
     total = sum(int(scores.counts[c.id].sum()) for c in scores.scored)
     yield '## By class'
     yield ''
@@ -183,9 +184,9 @@ def _classes(found: Evaluation) -> Iterator[str]:
     )  # fmt: skip
 
 
-def _categories(found: Evaluation) -> Iterator[str]:
+def _categories(evaluation: Evaluation) -> Iterator[str]:
     without, with_void = (
-        found.scores.category_iou(), found.scores.category_iou_with_void(),
+        evaluation.scores.category_iou(), evaluation.scores.category_iou_with_void(),
     )  # fmt: skip
     yield '## By category'
     yield ''
@@ -198,33 +199,33 @@ def _categories(found: Evaluation) -> Iterator[str]:
     )
 
 
-def _confusion(found: Evaluation) -> Iterator[str]:
-    names, counts = confusion_table(found.scores)
+def _confusion(evaluation: Evaluation) -> Iterator[str]:
+    names, counts = confusion_table(evaluation.scores)
     yield '## Confusion'
     yield ''
     rows = counts.sum(axis=1)
-    kept = ', '.join(
+    correct = ', '.join(
         f'{name} {100 * counts[i, i] / rows[i]:.1f} %'
         for i, name in enumerate(names)
         if name != OTHER and rows[i]
     )
     yield (
-        f'![Confusion table in % of the pixels of each true class; found as what they are: '
-        f'{_plain(kept)}]({CONFUSION_FILE})'
+        f'![Confusion table in % of the pixels of each true class; correctly classified: '
+        f'{_plain(correct)}]({CONFUSION_FILE})'
     )
     yield ''
 
 
-def _calibration(found: Evaluation) -> Iterator[str]:
+def _calibration(evaluation: Evaluation) -> Iterator[str]:
     yield '## Calibration'
     yield ''
-    if found.calibration is None:
+    if evaluation.calibration is None:
         yield 'No confidence was recorded.'
         yield ''
         return
     yield (
-        'Pixels by confidence as published. Where confidence is above accuracy, the model is '
-        'surer than it should be.'
+        'Pixels by published confidence. The model is overconfident where the mean confidence is '
+        'higher than the accuracy.'
     )
     yield ''
     yield from _table(
@@ -232,23 +233,23 @@ def _calibration(found: Evaluation) -> Iterator[str]:
         [
             (f'{b.low:.2f} to {b.high:.2f}', f'{b.pixels:,}', _number(b.confidence),
              _number(b.accuracy))
-            for b in found.calibration.table()
+            for b in evaluation.calibration.table()
             if b.pixels
         ],
     )  # fmt: skip
 
 
-def _worst(found: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
-    if not found.worst:
+def _worst(evaluation: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
+    if not evaluation.worst:
         return
     yield '## Worst frames'
     yield ''
     yield (
-        'Image, truth, prediction and errors of the frames of least mIoU over their own classes. '
-        'Among the errors, orange is wrong and blue is not scored.'
+        'Image, truth, prediction and errors of the frames with the lowest mIoU over the classes '
+        'in each frame. In the errors, orange pixels are wrong and blue pixels are not scored.'
     )
     yield ''
-    for frame, picture in zip(found.worst, pictures, strict=True):
+    for frame, picture in zip(evaluation.worst, pictures, strict=True):
         text = f'{frame.name}: mIoU {frame.miou:.3f}, pixel accuracy {frame.pixel_accuracy:.3f}'
         yield f'### {_plain(text)}'
         yield ''
@@ -257,9 +258,9 @@ def _worst(found: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table whose columns of figures stand to the right."""
+    """Format a Markdown table with right-aligned columns of figures."""
     yield f'| {" | ".join(head)} |'
-    yield '|' + '|'.join('---' if name in _TEXTS else '---:' for name in head) + '|'
+    yield '|' + '|'.join('---' if name in _TEXT_COLUMNS else '---:' for name in head) + '|'
     for row in rows:
         yield f'| {" | ".join(map(_plain, row))} |'
     yield ''
@@ -270,5 +271,5 @@ def _number(value: float) -> str:
 
 
 def _plain(text: str) -> str:
-    """Text that Markdown reads as such."""
+    """Escape a text for Markdown."""
     return re.sub(r'([|\[\]*`<\\])', r'\\\1', text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an evaluation: the confusion table, and a frame with what is wrong in it."""
+"""Pictures of an evaluation: the confusion table, and frames with their errors."""
 
 import math
 from pathlib import Path
@@ -16,9 +16,9 @@ from segmentation_node.image_files import ImageRgb, encode_png
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import UNCOUNTED, LabelImage, Scores, Target
 from segmentation_node.rendering import colorize
-from training.evaluation import JudgedFrame
+from training.evaluation import ScoredFrame
 
-#: Predictions that are no scored class.
+#: Column of the predictions that are not a scored class.
 OTHER: Final = 'other'
 WRONG: Final = (255, 128, 0)
 NOT_SCORED: Final = (40, 70, 130)
@@ -29,7 +29,10 @@ PAPER: Final = 255
 
 
 def confusion_table(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
-    """Names of the K scored classes and OTHER, and pixels (K, K + 1), rows are the truth."""
+    """Return the names of the K scored classes and OTHER, and the pixels, (K, K + 1).
+
+    Rows are the truth, columns the prediction.
+    """
     ids = [c.id for c in scores.scored]
     rows = scores.counts[ids]  # (K, 256)
     others = rows.sum(axis=1) - rows[:, ids].sum(axis=1)
@@ -37,7 +40,7 @@ def confusion_table(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def write_confusion(scores: Scores, path: Path) -> None:
-    """Draw the confusion table in % of the pixels of each true class, as a PNG."""
+    """Write the confusion table as a PNG, in % of the pixels of each true class."""
     names, counts = confusion_table(scores)
     totals = counts.sum(axis=1, keepdims=True)
     percent = 100 * counts / np.where(totals, totals, 1)  # (K, K + 1)
@@ -54,7 +57,7 @@ def write_confusion(scores: Scores, path: Path) -> None:
     axes.set_title(f'Confusion in % by true class ({scores.scheme.name})')
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:
-            # At 75 % of these colours black and white are as easy to read, 4.5 : 1 each.
+            # At 75 % of this color map, black and white have the same contrast, 4.5 : 1.
             color = 'white' if value > 75 else 'black'
             axes.text(column, row, f'{value:.0f}', ha='center', va='center', color=color, size=9)
     for row in np.flatnonzero(totals[:, 0] == 0):
@@ -62,8 +65,8 @@ def write_confusion(scores: Scores, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_frame(frame: JudgedFrame, scheme: LabelScheme) -> bytes:
-    """Image, truth, prediction and errors side by side, with a legend, as a PNG."""
+def draw_frame(frame: ScoredFrame, scheme: LabelScheme) -> bytes:
+    """Draw image, truth, prediction and errors side by side, with a legend; returns a PNG."""
     shown = np.where(frame.target == UNCOUNTED, scheme.void_id, frame.target).astype(np.uint8)
     panels = {
         'image': frame.image_rgb,
@@ -84,10 +87,10 @@ def draw_frame(frame: JudgedFrame, scheme: LabelScheme) -> bytes:
     for i, (name, picture) in enumerate(panels.items()):
         left = GAP + i * (PANEL_WIDTH + GAP)
         write(head, (left, head.shape[0] - 10), name, TEXT_PX)
-        # Labels shrink without new colours; a photograph by its means.
-        how = cv2.INTER_AREA if i == 0 else cv2.INTER_NEAREST_EXACT
+        # Averaging suits the photograph; in label pictures it would create new colors.
+        interpolation = cv2.INTER_AREA if i == 0 else cv2.INTER_NEAREST_EXACT
         row[: size_wh[1], left : left + PANEL_WIDTH] = cv2.resize(
-            picture, size_wh, interpolation=how
+            picture, size_wh, interpolation=interpolation
         )
     present = {int(i) for i in np.unique(shown)} | {int(i) for i in np.unique(frame.labels)}
     legend = _legend(scheme, present, sheet_width)
@@ -95,16 +98,16 @@ def draw_frame(frame: JudgedFrame, scheme: LabelScheme) -> bytes:
 
 
 def draw_errors(image_rgb: ImageRgb, target: Target, labels: LabelImage) -> ImageRgb:
-    """The image in grey, wrong pixels and those that are not scored in a colour each."""
-    grey = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
-    picture = np.asarray(cv2.cvtColor(grey // 2 + 90, cv2.COLOR_GRAY2RGB), np.uint8)
+    """Draw the image in gray, with wrong pixels in WRONG and unscored pixels in NOT_SCORED."""
+    gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
+    picture = np.asarray(cv2.cvtColor(gray // 2 + 90, cv2.COLOR_GRAY2RGB), np.uint8)
     picture[target == UNCOUNTED] = NOT_SCORED
     picture[(target != UNCOUNTED) & (target != labels)] = WRONG
     return picture
 
 
 def _legend(scheme: LabelScheme, present: set[int], sheet_width: int) -> ImageRgb:
-    """Swatch and name of each class that is in the pictures."""
+    """Draw a color swatch and the name of each class in `present`."""
     classes = [c for c in scheme.classes if c.id in present]
     entry = 60 + max((width(c.name, TEXT_PX) for c in classes), default=0)
     per_line = max(1, (sheet_width - GAP) // entry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a run: the same validation images each time, and its curves."""
+"""Pictures of a run: its predictions for fixed validation images, and its curves."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ TILE = 320
 
 
 def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> ImageRgb:
-    """(H, W) channels in the scheme's colours, (H, W, 3) uint8 RGB; IGNORE is black."""
+    """Color (H, W) channels by the scheme, (H, W, 3) uint8 RGB; IGNORE is black."""
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(scheme.channel_ids)] = scheme.palette[scheme.channel_ids]
     colors[IGNORE] = 0
@@ -27,7 +27,7 @@ def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> Image
 
 
 def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
-    """Columns of pictures of one size each, side by side, (H, W, 3) uint8 RGB."""
+    """Draw columns of pictures side by side, (H, W, 3) uint8 RGB; a column has a single size."""
     tiles = []
     for column in columns:
         height, width = column[0].shape[:2]
@@ -42,13 +42,13 @@ def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
 
 
 def write_picture(path: Path, image_rgb: ImageRgb) -> None:
-    """Write a PNG, and the folders it lies in."""
+    """Write a PNG, creating its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(np.ascontiguousarray(image_rgb)))
 
 
 def write_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
-    """Loss, scores and IoU by class over the epochs, as one PNG."""
+    """Write the curves of loss, scores and IoU by class over the epochs as one PNG."""
     figure = Figure(figsize=(13, 4), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, 3)

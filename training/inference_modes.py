@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to look at an image: whole, through a sliding window, at several scales, mirrored.
+"""Inference modes: whole image, sliding window, several scales, flipped views.
 
-The node looks at the whole image, once. The other ways cost several times as much and are what
-published figures are often made with: the class scores of all views are averaged, and the class
-is decided for after that.
+The node uses the whole image once. The other modes take several times as long and are common in
+published results: the class scores of all views are averaged before the class is chosen.
 """
 
 import math
@@ -19,26 +18,26 @@ from segmentation_node.errors import SettingError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.segmenter import Prediction, Segmenter
 
-#: Larger scales need more memory than they are worth.
+#: Limit of the memory use; larger scales are not worth it.
 MAX_SCALE: Final = 4.0
-#: What several scales are in the papers' multi-scale figures.
+#: Usual scales of multi-scale results in papers.
 USUAL_SCALES: Final = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 USUAL_OVERLAP: Final = 1 / 3
 
 
 @dataclass(frozen=True)
 class InferenceMode:
-    """How an image is looked at; without arguments as the node does.
+    """Views of an image whose scores are averaged; the default is the node's single view.
 
     Attributes:
-        window_hw: sides of the window in pixels of the network, such as the crop it was trained
-            on; None takes the whole image. A window that is larger than the image is the image.
-        overlap: share of a window that the next one sees again, at least.
-        scales: relative to the scale at which the checkpoint sees an image.
-        flip: add a mirrored view at every scale.
+        window_hw: size of the sliding window in pixels at network resolution, for example the
+            training crop; None uses the whole image. Windows are cropped to the image.
+        overlap: minimum overlap of neighboring windows, as a share of the window.
+        scales: scales relative to the checkpoint's input scale.
+        flip: whether to add a horizontally flipped view at every scale.
 
     Raises:
-        SettingError: a value out of range.
+        SettingError: a value is out of range.
     """
 
     window_hw: tuple[int, int] | None = None
@@ -50,7 +49,7 @@ class InferenceMode:
         if self.window_hw is not None and min(self.window_hw) < 1:
             raise SettingError(f'window {self.window_hw} must be (height, width), both above 0')
         if not 0 <= self.overlap < 1:
-            raise SettingError(f'overlap {self.overlap} must lie in [0, 1)')
+            raise SettingError(f'overlap {self.overlap} must be in [0, 1)')
         if not self.scales or not all(0 < s <= MAX_SCALE for s in self.scales):
             raise SettingError(
                 f'scales {self.scales} must be at least one number, each above 0 and at most '
@@ -59,7 +58,7 @@ class InferenceMode:
 
     @property
     def name(self) -> str:
-        """The mode in words, such as 'sliding window 512 x 512, overlap 0.33'."""
+        """Description of the mode, for example 'sliding window 512 x 512, overlap 0.33'."""
         parts = []
         if self.window_hw is not None:
             height, width = self.window_hw
@@ -71,7 +70,7 @@ class InferenceMode:
         return ', '.join(parts) or 'whole'
 
     def predict(self, segmenter: Segmenter, image_rgb: ImageRgb) -> Prediction:
-        """Segment one (H, W, 3) uint8 RGB image; labels and confidence are (1, H, W)."""
+        """Segment one (H, W, 3) uint8 RGB image; returns labels and confidence, (1, H, W)."""
         if self.window_hw is None and self.scales == (1.0,) and not self.flip:
             return segmenter.segment([image_rgb])
         base = segmenter.scale((image_rgb.shape[0], image_rgb.shape[1]))
@@ -85,7 +84,7 @@ class InferenceMode:
     def _scores(
         self, segmenter: Segmenter, image_rgb: ImageRgb, scale: float, mirrored: bool
     ) -> torch.Tensor:
-        """Class scores of one view, (1, C, H, W), the right way round."""
+        """Return the class scores of one view, (1, C, H, W), flipped back if it is mirrored."""
         if mirrored:
             image_rgb = np.ascontiguousarray(image_rgb[:, ::-1])
         scores = self._windowed(segmenter, image_rgb, scale)
@@ -95,31 +94,31 @@ class InferenceMode:
         if self.window_hw is None:
             return segmenter.class_scores([image_rgb], scale)
         height, width = image_rgb.shape[:2]
-        # The window keeps its size in the network's pixels, whatever the scale.
+        # The window has the same size in network pixels at every scale.
         sides = [max(1, round(side / scale)) for side in self.window_hw]
         rows, columns = (
             list(spans(length, side, self.overlap))
             for length, side in zip((height, width), sides, strict=True)
         )
         total: torch.Tensor | None = None
-        times = np.zeros((height, width), np.float32)
+        counts = np.zeros((height, width), np.float32)
         for row, column in product(rows, columns):
             window = np.ascontiguousarray(image_rgb[row, column])
             scores = segmenter.class_scores([window], scale)
             if total is None:
                 total = scores.new_zeros(1, scores.shape[1], height, width)
             total[:, :, row, column] += scores
-            times[row, column] += 1
+            counts[row, column] += 1
         if total is None:
             raise AssertionError('every image has at least one window')
-        return total / torch.from_numpy(times).to(total.device)
+        return total / torch.from_numpy(counts).to(total.device)
 
 
 WHOLE: Final = InferenceMode()
 
 
 def spans(length: int, window: int, overlap: float) -> Iterator[slice]:
-    """Windows along a side, evenly placed from end to end, each overlapping its neighbour."""
+    """Yield the windows along a side, evenly spaced and overlapping their neighbors."""
     window = min(window, length)
     step = max(1.0, window * (1 - overlap))
     count = math.ceil((length - window) / step) + 1

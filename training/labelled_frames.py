@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames with truth to evaluate on: the files of a data set, or the messages of a bag."""
+"""Frames with ground truth to evaluate on: files of a data set or messages of a bag."""
 
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -22,9 +22,9 @@ from training.datasets import LabelledFiles
 
 @dataclass(frozen=True)
 class Frame:
-    """An image, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 ids.
+    """Image, (H, W, 3) uint8 RGB, with its truth, (H, W) uint8 ids.
 
-    `labels` and `confidence`, (H, W) uint8, are what was recorded for it, where something was.
+    `labels` and `confidence`, (H, W) uint8, are the recorded prediction, None if there is none.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Frame:
 
 
 class Frames(Protocol):
-    """Frames to go through; `scheme` is that of the truth, `source` says where they are from."""
+    """Iterable of frames; `scheme` is the label scheme of the truth, `source` names the data."""
 
     @property
     def scheme(self) -> LabelScheme: ...
@@ -47,14 +47,14 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class FileFrames:
-    """The files of one split of a data set; raises DatasetError where one is bad."""
+    """Frames from the files of one split; iteration raises DatasetError for an invalid file."""
 
     files: LabelledFiles
     source: str
 
     @property
     def scheme(self) -> LabelScheme:
-        """What the ids of the truth mean."""
+        """Label scheme of the truth."""
         return self.files.scheme
 
     def __len__(self) -> int:
@@ -67,13 +67,14 @@ class FileFrames:
 
 
 class BagFrames:
-    """Camera images of a bag that have truth of the same stamp, in the order of time.
+    """Camera images of a bag with truth of the same stamp, in order of time.
 
-    Frames are named by their stamps in nanoseconds. `recorded_scheme` is that of the label masks
-    that were asked for, None without them.
+    Frames are named by their stamps in nanoseconds. `recorded_scheme` is the label scheme of the
+    requested label masks, None if none are requested.
 
     Raises:
-        BagError: a topic or scheme is missing, no stamp has all, or a message is bad.
+        BagError: a topic or scheme is missing, no stamp is common to all topics, or a message is
+            invalid.
     """
 
     def __init__(
@@ -86,17 +87,17 @@ class BagFrames:
         salvage: bool = False,
         given: LabelScheme | None = None,
     ) -> None:
-        """Look through the bag.
+        """Find the topics and common stamps in the bag.
 
         Args:
             path: bag with the camera.
-            camera: Image or CompressedImage; None is the only camera there is.
-            truth_topic: ground truth, mono8.
-            predicted_topic: label masks to read as well, mono8; their confidence is read from
-                the topic `confidence` beside them where there is one.
-            truth_path: bag with the truth; the same bag where None.
-            salvage: read a bag that was cut short as far as it goes.
-            given: a scheme that is not installed and that the bag may name.
+            camera: topic of type Image or CompressedImage; None uses the bag's only camera.
+            truth_topic: topic of the ground truth, mono8.
+            predicted_topic: topic of label masks to read as well, mono8; their confidence is read
+                from the topic `confidence` in the same namespace, if there is one.
+            truth_path: bag with the truth; None uses `path`.
+            salvage: read a truncated bag up to the point where it breaks off.
+            given: additional label scheme that the bag may refer to by name.
         """
         self._path, self._truth_path, self._salvage = path, truth_path or path, salvage
         self._truth_topic, self._predicted_topic = truth_topic, predicted_topic
@@ -115,12 +116,12 @@ class BagFrames:
                 names.append(self._confidence_topic)
             stamps = [(name, stamps_ns(bag, name)) for name in names]
             stamps.append((truth_topic, stamps_ns(truth_bag, truth_topic)))
-        self._common = set.intersection(*(set(found) for _, found in stamps))
+        self._common = set.intersection(*(set(ns) for _, ns in stamps))
         if not self._common:
-            found = ', '.join(f'{name} ({len(ns)} frames)' for name, ns in stamps)
+            topics_found = ', '.join(f'{name} ({len(ns)} frames)' for name, ns in stamps)
             raise BagError(
-                f'no stamp of {path} is common to {found}; truth and masks must keep the stamps '
-                f'of the camera images'
+                f'no stamp of {path} is common to {topics_found}; truth and masks must have the '
+                f'stamps of the camera images'
             )
 
     def __len__(self) -> int:
@@ -146,8 +147,8 @@ class BagFrames:
                 sizes = {picture.shape[:2] for picture in pictures}
                 if len(sizes) > 1:
                     raise BagError(
-                        f'the pictures of {self._path} at {stamp_ns} ns are of sizes '
-                        f'{sorted(sizes)}; image, truth and masks must be of one size'
+                        f'the pictures of {self._path} at {stamp_ns} ns have the sizes '
+                        f'{sorted(sizes)}; image, truth and masks must have the same size'
                     )
                 yield Frame(str(stamp_ns), *pictures)
 
@@ -156,5 +157,5 @@ def _confidence_beside(bag: Bag, predicted_topic: str | None) -> str | None:
     if predicted_topic is None:
         return None
     name = f'{predicted_topic.rpartition("/")[0]}/{topics.CONFIDENCE}'
-    there = any(topic.name == name and count for topic, count in bag.counts.items())
-    return name if there else None
+    exists = any(topic.name == name and count for topic, count in bag.counts.items())
+    return name if exists else None

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measure whether the data loader keeps the network fed.
+"""Measure whether the data loader keeps up with the network.
 
     python -m training.loading training/configs/deeplabv3plus_camvid8.yaml
 
-Trains for some steps with the experiment's own loader and with one batch that lies in memory, in
-turns, and tells images per second of both and how much of a step was spent waiting for data.
+The command trains for some steps with the experiment's data loader and, alternating with it, with
+one batch in memory. It prints the images per second of both, and the share of a step spent
+waiting for data.
 """
 
 import argparse
@@ -35,14 +36,14 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Turn:
-    """Seconds of each step of one turn, and those of them spent waiting for data."""
+    """Durations of the steps of one turn, and of the waits for data in them, in seconds."""
 
     steps: list[float]
     waits: list[float]
 
 
 class Bench:
-    """A network that learns outside of Lightning, so that only loader and step are timed."""
+    """Training loop without Lightning, so that only data loader and step are timed."""
 
     def __init__(self, experiment: Experiment) -> None:
         scheme = load_scheme(experiment.label_scheme)
@@ -57,7 +58,7 @@ class Bench:
         self.experiment = experiment
 
     def batches(self, start: int, steps: int) -> Iterator[Batch]:
-        """Batches of steps from `start` on, from the loader that training uses."""
+        """Iterate over the batches of the steps from `start` on, with a loader as in training."""
         workers = self.experiment.workers
         picks = [self.data.plan.batch(step) for step in range(start, start + steps)]
         loader: DataLoader[Batch] = DataLoader(
@@ -69,7 +70,7 @@ class Bench:
         return iter(loader)
 
     def turn(self, batches: Iterator[Batch]) -> Turn:
-        """Train on all batches; the first, for which a loader starts up, is not counted."""
+        """Train on all batches and time them, except the first, which includes loader startup."""
         steps, waits = [], []
         ended = time.perf_counter()
         for images, channels in batches:
@@ -91,7 +92,7 @@ class Bench:
 
 
 def report(experiment: Experiment, turns: int, steps: int) -> str:
-    """Measure in turns and say what came out."""
+    """Measure alternately with loader and memory, and return a report."""
     bench = Bench(experiment)
     (in_memory,) = bench.batches(0, 1)
     bench.turn(iter([in_memory] * 2))  # warm
@@ -116,12 +117,14 @@ def report(experiment: Experiment, turns: int, steps: int) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line."""
+    """Run the command line: measure and print a report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('experiment', type=Path, help='YAML file in training/configs')
-    parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
-    parser.add_argument('--turns', type=count, default=3, help='turns of each kind (3)')
-    parser.add_argument('--steps', type=count, default=10, help='steps of a turn (10)')
+    parser.add_argument('overrides', nargs='*', metavar='field=value', help='override a field')
+    parser.add_argument(
+        '--turns', type=count, default=3, help='turns with loader and memory each (default: 3)'
+    )
+    parser.add_argument('--steps', type=count, default=10, help='steps per turn (default: 10)')
     arguments = parser.parse_args(argv)
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A network in training, as Lightning runs it: steps, optimizer, validation."""
+"""Lightning module of a network in training: steps, optimizer, validation."""
 
 import math
 import time
@@ -27,13 +27,13 @@ from training.build import parameter_groups
 from training.config import Experiment
 from training.losses import Objective
 
-#: Images of a validation that pass before inference is timed, where there are more.
+#: Images of a validation that are not timed, unless there are no others.
 WARM_UP = 3
 
 
 @dataclass
 class Validation:
-    """What one pass over one validation set adds up to."""
+    """Sums over one pass over one validation set."""
 
     confusion: Confusion = field(default_factory=Confusion)
     loss: float = 0.0
@@ -42,7 +42,10 @@ class Validation:
 
 
 class Task(pl.LightningModule):
-    """Learns an objective; scores through the graph's own pre- and postprocessing."""
+    """Training of a network on an objective.
+
+    Validation uses the graph's pre- and postprocessing, like the exported network.
+    """
 
     def __init__(
         self, experiment: Experiment, scheme: LabelScheme, network: Network, objective: Objective
@@ -50,9 +53,9 @@ class Task(pl.LightningModule):
         super().__init__()
         self.experiment, self.scheme, self.objective = experiment, scheme, objective
         preprocessing = Preprocessing(experiment.mean, experiment.std)
-        label_scheme = Path(experiment.label_scheme).name  # a file of one's own goes with it
+        label_scheme = Path(experiment.label_scheme).name  # a custom scheme file is copied along
         self.spec = Spec(experiment.family, label_scheme, preprocessing)
-        # Channels, not published ids: what is compared here are channels on both sides.
+        # Channels instead of published ids: truth and prediction are compared as channels.
         channels = torch.arange(len(scheme.learned), dtype=torch.uint8)
         self.graph = SegmentationGraph(network, preprocessing, channels)
         self.losses: list[Tensor] = []
@@ -61,14 +64,14 @@ class Task(pl.LightningModule):
 
     @property
     def network(self) -> Network:
-        """The network that learns."""
+        """Network in training."""
         return self.graph.network
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """(B, 3, h, w) uint8 RGB and (B, h, w) int64 channels to the loss."""
+        """Compute the loss of (B, 3, h, w) uint8 RGB and (B, h, w) int64 channels."""
         images, channels = batch
-        # Dropout and drawn points depend on the step alone, as batches do, so that a run that was
-        # interrupted ends with the same weights.
+        # Dropout and sampled points depend on the step alone, like the batches, so that an
+        # interrupted run ends with the same weights.
         step = self.global_step * self.trainer.world_size + self.global_rank
         torch.manual_seed(self.experiment.seed * 1_000_003 + step)
         pixels = self.graph.normalize(images)
@@ -91,37 +94,40 @@ class Task(pl.LightningModule):
     def validation_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """(1, 3, H, W) uint8 RGB and (1, H, W) int64 channels, at the image's own size."""
+        """Add (1, 3, H, W) uint8 RGB and (1, H, W) int64 channels, at the image's own size."""
         images, channels = batch
-        into = self.validations[dataloader_idx]
-        # The points of a set loss depend on the image alone, not on who validates it.
+        sums = self.validations[dataloader_idx]
+        # The points of the set loss depend on the image alone, not on the process.
         torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
         synchronize(self.device)
         began = time.perf_counter()
         outputs, predicted = self._infer(images)
         synchronize(self.device)
-        into.seconds.append(time.perf_counter() - began)
+        sums.seconds.append(time.perf_counter() - began)
         padded_h, padded_w = self.graph.geometry((images.shape[2], images.shape[3])).padded_hw
         border = (0, padded_w - images.shape[3], 0, padded_h - images.shape[2])
         padded = F.pad(channels, border, value=IGNORE)
-        into.loss += float(self.objective.loss(outputs, padded))
-        into.images += 1
-        into.confusion.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
+        sums.loss += float(self.objective.loss(outputs, padded))
+        sums.images += 1
+        sums.confusion.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
 
     def predict(self, image: Tensor) -> npt.NDArray[np.uint8]:
-        """(3, H, W) uint8 RGB to (H, W) uint8 channels."""
+        """Segment (3, H, W) uint8 RGB; returns (H, W) uint8 channels."""
         with torch.inference_mode():
             return np.asarray(self._infer(image[None].to(self.device))[1][0].cpu().numpy())
 
     def _infer(self, images: Tensor) -> tuple[Any, Tensor]:
-        """Outputs as the objective takes them, and the channels they mean, (B, H, W) uint8."""
+        """Return the outputs for the objective, and the predicted channels, (B, H, W) uint8."""
         images_rgb = images.permute(0, 2, 3, 1)
         geometry = self.graph.geometry((images_rgb.shape[1], images_rgb.shape[2]))
         outputs = self.objective.outputs(self.graph.preprocess(images_rgb, geometry))
         return outputs, self.graph.postprocess(self.objective.scores(outputs), geometry)[0]
 
     def scores(self, index: int) -> tuple[Scores, float, float]:
-        """Scores, mean loss and seconds an image of one validation set, over all processes."""
+        """Return scores, mean loss and median seconds per image of one validation set.
+
+        Scores and loss are over all processes, the time is that of this process.
+        """
         own = self.validations[index]
         sums = torch.tensor([own.loss, own.images], dtype=torch.float64, device=self.device)
         counts = torch.from_numpy(own.confusion.counts).to(self.device)
@@ -129,7 +135,7 @@ class Task(pl.LightningModule):
         of_ids = np.zeros((256, 256), np.int64)
         ids = self.scheme.channel_ids
         known = counts.cpu().numpy()[: len(ids), : len(ids)]
-        of_ids[np.ix_(ids, ids)] = known  # what is not annotated falls out here
+        of_ids[np.ix_(ids, ids)] = known  # drops pixels without annotation
         warm = own.seconds[min(WARM_UP, len(own.seconds) - 1) :]
         return (
             Confusion(of_ids).scores(self.scheme),
@@ -138,7 +144,7 @@ class Task(pl.LightningModule):
         )
 
     def train_loss(self) -> float:
-        """Mean loss of this epoch's steps, over all processes."""
+        """Return the mean loss of this epoch's steps, over all processes."""
         own = torch.stack(self.losses).mean()
         return float(self.trainer.strategy.reduce(own, reduce_op='mean'))
 
@@ -162,9 +168,10 @@ class Task(pl.LightningModule):
 
 
 def rate_at(step: int, steps: int, experiment: Experiment) -> float:
-    """Share of the learning rate at a step: linear warm-up, then down to zero.
+    """Return the learning rate at a step, as a share of the peak: linear warm-up, then decay.
 
-    `cosine`: half a cosine. `poly`: the power 0.9 of what is left (Chen et al., "DeepLab").
+    `cosine` decays along half a cosine; `poly` is the share of remaining steps to the power of
+    0.9 (Chen et al., "DeepLab"). Both end at 0.
     """
     warm = max(1, round(experiment.warm_up * steps))
     if step < warm:
@@ -176,15 +183,15 @@ def rate_at(step: int, steps: int, experiment: Experiment) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what the device still has to do, so that a clock means something."""
+    """Wait until the device has finished its work, so that timings are valid."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
 
 
 class Average(WeightAveraging):
-    """Exponential average of weights and buffers; validation and checkpoints use it.
+    """Exponential moving average of weights and buffers, used for validation and checkpoints.
 
-    At first it follows fast, so that it does not drag the random start along.
+    The decay starts small, so that the random initial weights fade quickly.
     """
 
     def __init__(self, decay: float) -> None:

@@ -3,9 +3,9 @@
 
     python -m training.train training/configs/deeplabv3plus_camvid8.yaml runs/deeplabv3plus
 
-The same command goes on after the last whole epoch of a run that was interrupted, and ends with
-the figures that the run would have had. `checkpoint/` in the run's folder holds the best epoch so
-far, `artifacts/` its pictures; both and all figures go to MLflow as well.
+The same command resumes an interrupted run after its last complete epoch and ends with the same
+figures as an uninterrupted run. In the run's folder, `checkpoint/` contains the best epoch so far
+and `artifacts/` the pictures; both, and all figures, are also sent to MLflow.
 """
 
 import argparse
@@ -28,15 +28,15 @@ from training.batches import Data
 from training.build import build_network
 from training.config import OUTER, Experiment, load_experiment, save_experiment
 from training.epochs import (
-    Bar,
-    Ending,
     Keeper,
+    ProgressBar,
     Report,
+    SignalHandling,
     Stopwatch,
     close,
-    forget_peak_memory,
+    reset_peak_memory,
     state_file,
-    told_where,
+    write_guard,
 )
 from training.losses import class_weights, objective_of
 from training.task import Average, Task
@@ -53,43 +53,43 @@ def train(
     tags: dict[str, str] | None = None,
     report: Report | None = None,
 ) -> float:
-    """Run one experiment into a folder, or go on with it.
+    """Run an experiment, or resume it.
 
     Args:
-        experiment: what to train.
-        folder: of the run; made where there is none.
-        name: of the MLflow run; the folder's without it.
-        tags: of the MLflow run, beside the usual ones.
+        experiment: the experiment to run.
+        folder: folder of the run; created if it does not exist.
+        name: name of the MLflow run; empty uses the name of the folder.
+        tags: additional tags of the MLflow run.
         report: called after each evaluation.
 
     Returns:
         The best score, mIoU on the first of the experiment's validation sets.
 
     Raises:
-        SegmentationError: a mistake in the experiment or its data, a store that is not there at
-            the start, a loss that is not a number, or a disk that is full.
-        KeyboardInterrupt: the process was asked to end.
+        SegmentationError: the experiment or its data are invalid, the MLflow store is not
+            available at the start, the loss is not finite, or the disk is full.
+        KeyboardInterrupt: the process received SIGINT or SIGTERM.
     """
     state = state_file(folder)
     _check_same(experiment, folder)
-    epochs = _epochs_of(state) if state.is_file() else 0
+    epochs = _completed_epochs(state) if state.is_file() else 0
     torch.manual_seed(experiment.seed)
-    forget_peak_memory()
+    reset_peak_memory()
     scheme = load_scheme(experiment.label_scheme)
     data = Data(experiment)
     network = build_network(experiment, scheme).to(memory_format=torch.channels_last)
     weights = class_weights(data.train, len(scheme.learned), experiment.class_balance)
     objective = objective_of(network, experiment, weights)
     task = Task(experiment, scheme, network, objective)
-    with told_where(folder):
+    with write_guard(folder):
         run, watch = Run(folder), Stopwatch()
     keeper = Keeper(run, data, watch, report)
-    callbacks: list[pl.Callback] = [watch, keeper, Bar(), Ending()]
+    callbacks: list[pl.Callback] = [watch, keeper, ProgressBar(), SignalHandling()]
     if experiment.ema:
         callbacks.append(Average(experiment.ema))
     trainer = _trainer(experiment, callbacks)
     if trainer.is_global_zero:
-        with told_where(folder):
+        with write_guard(folder):
             run.keep(epochs)
             run.start(
                 experiment.study,
@@ -102,7 +102,7 @@ def train(
     try:
         trainer.fit(task, data, ckpt_path=state if epochs else None, weights_only=True)
         status = 'FINISHED'
-    except SystemExit as error:  # what Lightning makes of SIGINT and SIGTERM
+    except SystemExit as error:  # Lightning raises it on SIGINT and SIGTERM
         status = 'KILLED'
         raise KeyboardInterrupt from error
     finally:
@@ -133,75 +133,80 @@ def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise SettingError(
             f'accelerator {experiment.accelerator}, devices {experiment.devices}, strategy '
-            f'{experiment.strategy} cannot be had here: {one_line(error)}'
+            f'{experiment.strategy} are not available on this machine: {one_line(error)}; choose '
+            f'others, for instance accelerator=auto devices=1 strategy=auto'
         ) from error
 
 
 def _end_others(trainer: pl.Trainer) -> None:
-    """End the processes that were started beside this one; they would wait for it."""
+    """Kill the other processes of the run, which would wait for this one."""
     kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
     if kill is not None:
         kill(signal.SIGKILL)
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
-    """Refuse to go on with another experiment than the one a folder was begun with."""
-    kept = folder / EXPERIMENT_FILE
-    if not kept.is_file():
+    """Raise SettingError if the folder contains a run of a different experiment."""
+    saved = folder / EXPERIMENT_FILE
+    if not saved.is_file():
         return
-    before, now = load_experiment(kept, []).model_dump(), experiment.model_dump()
+    before, now = load_experiment(saved, []).model_dump(), experiment.model_dump()
     changed = [k for k, v in before.items() if k not in OUTER and v != now[k]]
     if changed:
         raise SettingError(
-            f'{folder} holds a run of another experiment (different: {", ".join(changed)}); give '
-            f'another folder, or remove it'
+            f'{folder} contains a run of a different experiment (different fields: '
+            f'{", ".join(changed)}); choose another folder, or remove this one'
         )
 
 
-def _epochs_of(state: Path) -> int:
-    """Whole epochs that a state has behind it; raises SettingError where it is damaged."""
+def _completed_epochs(state: Path) -> int:
+    """Return the number of complete epochs in a state; raises SettingError if it is damaged."""
     try:
         loaded: dict[str, Any] = torch.load(state, map_location='cpu', weights_only=True)
         return int(loaded['epoch']) + 1
     except (RuntimeError, TypeError, ValueError, KeyError, EOFError, UnpicklingError) as error:
         raise SettingError(
-            f'{state} is damaged ({one_line(error)}); remove it to start anew: the best '
-            f'checkpoint so far stays until a better one is there'
+            f'{state} is damaged ({one_line(error)}); remove it to restart the run: the best '
+            f'checkpoint so far stays until there is a better one'
         ) from error
 
 
 def precision_of(experiment: Experiment) -> Any:
-    """Lightning's word for an experiment's precision."""
-    wanted = experiment.precision
-    if wanted == 'auto':
+    """Return an experiment's precision as Lightning names it."""
+    precision = experiment.precision
+    if precision == 'auto':
         gpu = experiment.accelerator != 'cpu' and torch.cuda.is_available()
-        wanted = 'bf16' if computes_in_bf16(torch.device('cuda' if gpu else 'cpu')) else 'fp32'
-    return {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}[wanted]
+        precision = 'bf16' if computes_in_bf16(torch.device('cuda' if gpu else 'cpu')) else 'fp32'
+    return {'fp32': '32-true', 'bf16': 'bf16-mixed', 'fp16': '16-mixed'}[precision]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of the trainer."""
+    """Run the command line: train one experiment."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('experiment', type=Path, help='YAML file in training/configs')
-    parser.add_argument('output', type=Path, help='folder of the run; continued if it exists')
-    parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
+    parser.add_argument('output', type=Path, help='folder of the run; resumed if it exists')
+    parser.add_argument('overrides', nargs='*', metavar='field=value', help='override a field')
     arguments = parser.parse_args(argv)
     provenance.quiet_libraries()
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)
         best = train(experiment, arguments.output)
     except SegmentationError as error:
-        _say(f'error: {error}', sys.stderr)
+        _print_once(f'error: {error}', sys.stderr)
         return 1
     except KeyboardInterrupt:
-        _say('interrupted; the same command goes on after the last whole epoch', sys.stderr)
+        _print_once(
+            'interrupted; repeat the command to resume after the last complete epoch', sys.stderr
+        )
         return 130
-    _say(f'best mIoU {best:.4f}; checkpoint in {arguments.output / "checkpoint"}', sys.stdout)
+    _print_once(
+        f'best mIoU {best:.4f}; checkpoint in {arguments.output / "checkpoint"}', sys.stdout
+    )
     return 0
 
 
-def _say(text: str, stream: TextIO) -> None:
-    if os.environ.get('LOCAL_RANK', '0') == '0':  # else several processes say the same
+def _print_once(text: str, stream: TextIO) -> None:
+    if os.environ.get('LOCAL_RANK', '0') == '0':  # only one of several processes prints
         print(text, file=stream)
 
 
