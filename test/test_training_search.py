@@ -206,7 +206,7 @@ def test_interrupted_search_keeps_its_trial_open(
 
     monkeypatch.setattr(searching, 'train', stopped)
     assert main(command('runs/stopped', '--trials', '1')) == 130
-    assert 'goes on' in capsys.readouterr().err
+    assert 'repeat the command to resume' in capsys.readouterr().err
     monkeypatch.setattr(searching, 'train', scored_by_rate)
     assert main(command('runs/stopped', '--trials', '1')) == 0
     assert [row['state'] for row in rows_of(place / 'runs/stopped')] == ['finished']
@@ -232,9 +232,9 @@ def test_other_search_in_the_same_folder_is_refused(
     monkeypatch.setattr(searching, 'train', scored_by_rate)
     assert main(command('runs/other', '--trials', '1')) == 0
     assert main(command('runs/other', '--trials', '1', '--seed', '5')) == 1
-    assert 'different: seed' in capsys.readouterr().err
+    assert 'different fields: seed' in capsys.readouterr().err
     assert main([*command('runs/other', '--trials', '1'), 'patience=3']) == 1
-    assert 'different: patience' in capsys.readouterr().err
+    assert 'different fields: patience' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -247,14 +247,14 @@ def test_other_search_in_the_same_folder_is_refused(
         ('learning_rate: {low: 1e-4, high: .inf}', 'finite number'),
         ('learning_rate: {low: 1e-4, hihg: 1e-3}', 'not hihg'),
         ('epochs: {low: 1.5, high: 4}', 'integer'),
-        ('epochs: {low: 1, high: 4, step: 0.5}', 'whole'),
-        ('epochs: []', 'different choices'),
-        ('optimizer: [adamw, adamw]', 'different choices'),
+        ('epochs: {low: 1, high: 4, step: 0.5}', 'whole number'),
+        ('epochs: []', 'distinct choices'),
+        ('optimizer: [adamw, adamw]', 'distinct choices'),
         ('optimizer: [adamw, adam]', 'adam'),
         ('optimizer: {low: 1, high: 2}', 'optimizer'),
         ('epochs: 4', 'expected a range'),
         ('label_scheme: [cityscapes8, camvid11]', 'the same in all trials'),
-        ('[]', 'must hold fields'),
+        ('[]', 'must contain fields'),
         ('a: [', 'cannot be read'),
     ],
 )

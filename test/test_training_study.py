@@ -39,7 +39,7 @@ def test_study_ends_in_a_report_and_repeats_nothing(
 
     assert main(['--output', 'small', '--models', 'unet']) == 0
     again = capfd.readouterr().out
-    assert again.count('finished before') == first.count('took')
+    assert again.count('already finished') == first.count('took')
     assert 'took' not in again
 
 
@@ -53,7 +53,7 @@ def test_step_that_fails_ends_the_study_and_is_done_again(
     ]
     monkeypatch.setattr(study, 'steps', lambda *_: plan)
     assert main(['--output', 'small']) == 1
-    assert 'goes on' in capfd.readouterr().err
+    assert 'repeat the command to resume' in capfd.readouterr().err
     answers[:] = [1, 0]  # the first step is not asked again
     assert main(['--output', 'small']) == 0
 
@@ -64,7 +64,7 @@ def test_folder_of_something_else_is_left_alone(
     (tmp_path / 'mine').mkdir()
     (tmp_path / 'mine/precious').write_text('work', encoding='utf-8')
     assert main(['--output', 'mine', '--overwrite']) == 1
-    assert 'something else than a study' in capfd.readouterr().err
+    assert 'is not empty and not a study' in capfd.readouterr().err
     assert (tmp_path / 'mine/precious').is_file()
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who works at which part of a search: locks that end with the process that holds them."""
+"""File locks of a search and its trials, released when the process that holds them ends."""
 
 import fcntl
 import os
@@ -12,11 +12,11 @@ from typing_extensions import Self
 
 
 class Locks:
-    """Byte 0 of a file stands for the whole search, byte n + 1 for its trial n.
+    """Locks on the bytes of a file: byte 0 is the whole search, byte n + 1 is trial n.
 
-    The kernel frees the locks of a process that dies, however it dies; a file server does the
-    same for a machine (NFS from version 4 on). Children, such as those that load data, have no
-    part in them. A process must not open the same file twice.
+    The kernel releases the locks of a process that dies, however it dies; a file server does the
+    same for a machine (NFS since version 4). Child processes, such as data loaders, do not inherit
+    them. A process must not open the same file twice.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,7 +35,7 @@ class Locks:
 
     @contextmanager
     def whole(self) -> Iterator[None]:
-        """Be the only one to read and change the search; waits."""
+        """Wait for exclusive access to the search, and hold it within the context."""
         fcntl.lockf(self._file, fcntl.LOCK_EX, 1, 0)
         try:
             yield
@@ -43,7 +43,7 @@ class Locks:
             fcntl.lockf(self._file, fcntl.LOCK_UN, 1, 0)
 
     def take(self, number: int) -> bool:
-        """Take a trial until `release`; False where a living process has it."""
+        """Lock a trial until `release`; returns False if a running process holds it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, number + 1)
         except OSError:
@@ -51,5 +51,5 @@ class Locks:
         return True
 
     def release(self, number: int) -> None:
-        """Let go of a trial."""
+        """Unlock a trial."""
         fcntl.lockf(self._file, fcntl.LOCK_UN, 1, number + 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search has found: a table, a picture, and the best experiment as a file."""
+"""Results of a search: a table, a picture, and the best experiment as a file."""
 
 import csv
 from collections.abc import Iterator, Sequence
@@ -28,15 +28,15 @@ STATES: Final = {
     TrialState.RUNNING: 'open',
     TrialState.WAITING: 'open',
 }
-#: Marker and colour by state; told apart without colours, too.
+#: Marker and color by state; the markers distinguish the states without color.
 MARKS: Final = {'finished': ('o', '#0072b2'), 'pruned': ('x', '#d55e00')}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One trial; `miou` is None where there is none, `values` are the fields it tried.
+    """One trial; `values` are its fields, `miou` is None if it has no score.
 
-    `seconds` are those from its first start to its end, an interruption counted in.
+    `seconds` is the time from its first start to its end, including interruptions.
     """
 
     number: int
@@ -49,7 +49,7 @@ class Row:
 
 
 def row_of(trial: FrozenTrial, space: Space) -> Row:
-    """What Optuna keeps of a trial."""
+    """Convert a trial from Optuna."""
     duration = trial.duration
     return Row(
         trial.number,
@@ -63,17 +63,17 @@ def row_of(trial: FrozenTrial, space: Space) -> Row:
 
 
 def best_of(rows: Sequence[Row]) -> Row | None:
-    """The finished trial with the highest mIoU, the first of equal ones."""
+    """Return the finished trial with the highest mIoU, the earliest of equal ones."""
     finished = [row for row in rows if row.state == 'finished' and row.miou is not None]
     return max(finished, key=lambda row: (row.miou, -row.number), default=None)
 
 
 def write_best(path: Path, experiment: Experiment, best: Row, rows: Sequence[Row]) -> None:
-    """Write the best experiment as a file that `training.train` takes."""
+    """Write the best experiment as an input file of `training.train`."""
     aside = path.with_suffix('.new')
     save_experiment(experiment, aside)
     ended = sum(row.state != 'open' for row in rows)
-    head = f'# The best of {ended} trials: trial {best.number}, mIoU {best.miou:.4f}\n'
+    head = f'# Best of {ended} trials: trial {best.number}, mIoU {best.miou:.4f}\n'
     aside.write_text(head + aside.read_text(encoding='utf-8'), encoding='utf-8')
     aside.replace(path)
 
@@ -93,12 +93,12 @@ def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
 
 
 def table(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[str]:
-    """The lines of a table for a terminal, the best trial first."""
+    """Yield the lines of a table for a terminal, the best trial first."""
     order = sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0), row.number))
     cells = [['trial', 'mIoU', *fields, 'state', 'time']]
     for row in order:
         miou = '' if row.miou is None else f'{row.miou:.4f}'
-        values = [_shown(row.values.get(name, '')) for name in fields]
+        values = [_format_value(row.values.get(name, '')) for name in fields]
         time = '' if row.seconds is None else f'{row.seconds:.0f} s'
         cells.append([str(row.number), miou, *values, row.state, time])
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -106,17 +106,17 @@ def table(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[str]:
         yield '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
 
 
-def shown(values: dict[str, Any]) -> str:
-    """Values of fields on one line."""
-    return ', '.join(f'{name} {_shown(value)}' for name, value in values.items())
+def format_values(values: dict[str, Any]) -> str:
+    """Format fields and values on one line."""
+    return ', '.join(f'{name} {_format_value(value)}' for name, value in values.items())
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return f'{value:.3g}' if isinstance(value, float) else str(value)
 
 
 def write_picture(path: Path, rows: Sequence[Row], space: Space) -> None:
-    """Write a PNG: for each field, its values against mIoU."""
+    """Write a PNG with one plot per field, its values against mIoU."""
     figure = Figure(figsize=(3.4 * len(space), 3.6), layout='constrained')
     FigureCanvasAgg(figure)
     axes = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
@@ -128,7 +128,7 @@ def write_picture(path: Path, rows: Sequence[Row], space: Space) -> None:
         axes[0].legend(fontsize='small')
     failed = [str(row.number) for row in rows if row.state == 'failed']
     if failed:
-        figure.suptitle(f'without a score, since failed: trial {", ".join(failed)}', fontsize=9)
+        figure.suptitle(f'failed, without a score: trial {", ".join(failed)}', fontsize=9)
     aside = path.with_suffix('.new')
     figure.savefig(aside, dpi=100, format='png')
     aside.replace(path)
@@ -176,7 +176,7 @@ def _place(dimension: Choices | Range, value: Any) -> float:
 
 
 def _padded(dimension: Range) -> tuple[float, float]:
-    """A little more than the range, so that no mark lies on the border."""
+    """Return axis limits slightly wider than the range, so that no marker is cut off."""
     if dimension.log:
         margin = (dimension.high / dimension.low) ** 0.05
         return dimension.low / margin, dimension.high * margin

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a search may vary: fields of an experiment, each with a range or a list of choices.
+"""Search spaces: fields of an experiment, each with a range or a list of choices.
 
 learning_rate: {low: 1e-4, high: 3e-3, log: true}
 epochs: {low: 4, high: 12, step: 4}
@@ -25,7 +25,7 @@ from optuna.trial import FrozenTrial, Trial
 from segmentation_node.errors import SettingError
 from training.config import Experiment, load_experiment
 
-#: Fields that decide what a score means, or where a trial runs; they are the same in all trials.
+#: Fields that all trials share, because they define the score or the place a trial runs.
 FIXED: Final = frozenset(
     {'val', 'label_scheme', 'datasets', 'data_root', 'cache', 'fit_hw', 'devices', 'strategy',
      'accelerator', 'study', 'notes'}
@@ -39,21 +39,21 @@ Variant = Callable[[Mapping[str, Any]], Experiment]
 
 @dataclass(frozen=True)
 class Choices:
-    """One of a few values."""
+    """Dimension with a list of values."""
 
     values: tuple[Any, ...]
 
     def draw(self, trial: Trial, name: str) -> Any:
-        # Optuna keeps plain values only; a list goes by its text.
+        # Optuna stores scalar values only; a list is stored as JSON text.
         by_key = {_key(value): value for value in self.values}
         return by_key[trial.suggest_categorical(name, list(by_key))]
 
     def value_of(self, drawn: Any) -> Any:
-        """The field's value, of what Optuna keeps."""
+        """Convert a value stored by Optuna to the field's value."""
         return {_key(value): value for value in self.values}[drawn]
 
     def plain(self) -> list[Any]:
-        """As it is written in a file."""
+        """Return the dimension as written in a YAML file."""
         return list(self.values)
 
     def __str__(self) -> str:
@@ -62,7 +62,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Range:
-    """A number between two others, drawn by its logarithm where `log`; whole if they are."""
+    """Dimension with a numeric range, on a logarithmic scale if `log`.
+
+    Values are integers if `low` and `high` are.
+    """
 
     low: float
     high: float
@@ -77,11 +80,11 @@ class Range:
         return float(drawn)
 
     def value_of(self, drawn: Any) -> Any:
-        """The field's value, of what Optuna keeps."""
+        """Convert a value stored by Optuna to the field's value."""
         return drawn
 
     def plain(self) -> dict[str, Any]:
-        """As it is written in a file."""
+        """Return the dimension as written in a YAML file."""
         return {key: value for key, value in vars(self).items() if value not in (None, False)}
 
     def __str__(self) -> str:
@@ -98,7 +101,7 @@ def _key(value: Any) -> Any:
 
 
 def variants(path: Path, overrides: list[str]) -> Variant:
-    """How the experiment of a file, with overrides, is made with some fields replaced."""
+    """Return a function that loads the experiment with overrides and some fields replaced."""
 
     def variant(values: Mapping[str, Any]) -> Experiment:
         texts = [f'{name}={yaml.safe_dump(value)}' for name, value in values.items()]
@@ -108,26 +111,26 @@ def variants(path: Path, overrides: list[str]) -> Variant:
 
 
 def replaced(base: Experiment, values: Mapping[str, Any]) -> Experiment:
-    """An experiment with the values of some fields replaced, which their space allows."""
+    """Return an experiment with some fields replaced by values of the search space."""
     content = base.model_dump(mode='json')
     for name, value in values.items():
         *outer, last = name.split('.')
-        _inside(content, outer)[last] = value
+        _nested(content, outer)[last] = value
     return Experiment.model_validate(content)
 
 
-def _inside(content: Any, names: Sequence[str]) -> Any:
+def _nested(content: Any, names: Sequence[str]) -> Any:
     for name in names:
         content = content[int(name) if isinstance(content, list) else name]
     return content
 
 
 def load_space(path: Path, variant: Variant) -> Space:
-    """Read a space and try the ends of every range and every choice on the experiment.
+    """Read a search space; every choice and both ends of every range are tried in the experiment.
 
     Raises:
-        SettingError: unreadable, an unknown field, a range that is none, or a value that the
-            field does not take.
+        SettingError: the file is unreadable, a field is unknown, a range is invalid, or a value
+            is invalid for its field.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
@@ -135,7 +138,7 @@ def load_space(path: Path, variant: Variant) -> Space:
         raise SettingError(f'{path} cannot be read as a search space: {error}') from error
     if not isinstance(content, dict) or not content:
         raise SettingError(
-            f'{path} must hold fields of an experiment, each with a range '
+            f'{path} must contain fields of an experiment, each with a range such as '
             f'"{{low: 1e-4, high: 1e-2, log: true}}" or a list of choices'
         )
     try:
@@ -149,8 +152,8 @@ def load_space(path: Path, variant: Variant) -> Space:
 def _dimension(name: str, given: object, variant: Variant) -> Choices | Range:
     if name.split('.')[0] in FIXED:
         raise SettingError(
-            f'{name} must be the same in all trials, else their scores could not be compared; '
-            f'set it in the experiment'
+            f'{name} must be the same in all trials, so that their scores are comparable; set it '
+            f'in the experiment'
         )
     if isinstance(given, list):
         return _choices(name, given, variant)
@@ -162,9 +165,9 @@ def _dimension(name: str, given: object, variant: Variant) -> Choices | Range:
 
 
 def _choices(name: str, given: list[Any], variant: Variant) -> Choices:
-    values = tuple(_taken(name, value, variant) for value in given)
+    values = tuple(_field_value(name, value, variant) for value in given)
     if not values or len({json.dumps(_key(value)) for value in values}) < len(values):
-        raise SettingError(f'{name} is {given}; expected a list of different choices')
+        raise SettingError(f'{name} is {given}; expected a non-empty list of distinct choices')
     return Choices(values)
 
 
@@ -172,49 +175,49 @@ def _range(name: str, given: dict[str, Any], variant: Variant) -> Range:
     unknown = ', '.join(sorted(str(key) for key in given if key not in RANGE_KEYS))
     if unknown or not {'low', 'high'} <= set(given):
         raise SettingError(
-            f'{name} is {given}; expected low and high, and maybe log or step'
+            f'{name} is {given}; expected low and high, and optionally log or step'
             + (f', not {unknown}' if unknown else '')
         )
-    low, high = (_number(name, _taken(name, given[end], variant)) for end in ('low', 'high'))
+    low, high = (_number(name, _field_value(name, given[end], variant)) for end in ('low', 'high'))
     log, step = given.get('log', False), given.get('step')
     if not isinstance(log, bool):
         raise SettingError(f'{name}: log is {log!r}; expected true or false')
     if not low < high:
         raise SettingError(f'{name} goes from {low:g} to {high:g}; low must be less than high')
     if log and (low <= 0 or step is not None):
-        raise SettingError(f'{name} has log: true; it needs low above 0 and no step')
+        raise SettingError(f'{name} has log: true, which requires low above 0 and excludes step')
     if step is not None:
         step = _number(name, step)
         whole = isinstance(low, int) and isinstance(high, int)
         if not 0 < step <= high - low or (whole and not isinstance(step, int)):
             raise SettingError(
-                f'{name}: step is {step:g}; expected more than 0, no more than high - low'
-                + (', and a whole number' if whole else '')
+                f'{name}: step is {step:g}; expected more than 0 and at most high - low'
+                + (', as a whole number' if whole else '')
             )
     return Range(low, high, log, step)
 
 
-def _taken(name: str, value: object, variant: Variant) -> Any:
-    """A value as the field takes it (YAML reads 1e-4 as text); raises SettingError."""
-    return _inside(variant({name: value}).model_dump(mode='json'), name.split('.'))
+def _field_value(name: str, value: object, variant: Variant) -> Any:
+    """Convert a value to the field's type (YAML reads 1e-4 as text); raises SettingError."""
+    return _nested(variant({name: value}).model_dump(mode='json'), name.split('.'))
 
 
 def _number(name: str, value: Any) -> float:
-    if isinstance(value, str):  # within "network", where any value is taken
+    if isinstance(value, str):  # fields within "network" accept any value
         with suppress(ValueError):
             value = float(value)
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SettingError(
-            f'{name}: {value!r} is no finite number; give a list of choices instead'
+            f'{name}: {value!r} is not a finite number; use finite numbers or a list of choices'
         )
     return value
 
 
 class NumberedSampler(RandomSampler):
-    """Draws at random; a draw depends on the seed, the trial's number and the name alone.
+    """Random sampler whose values depend only on seed, trial number and field name.
 
-    So searches that were interrupted, or that several processes share, try what one undisturbed
-    process would have tried.
+    Interrupted searches, and searches shared by several processes, therefore try the same values
+    as a single uninterrupted process.
     """
 
     def __init__(self, seed: int) -> None:
@@ -228,11 +231,11 @@ class NumberedSampler(RandomSampler):
         param_name: str,
         param_distribution: BaseDistribution,
     ) -> Any:
-        own = RandomSampler(derived_seed(self._first_seed, trial.number, param_name))
-        return own.sample_independent(study, trial, param_name, param_distribution)
+        sampler = RandomSampler(derived_seed(self._first_seed, trial.number, param_name))
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
 
 
 def derived_seed(*parts: object) -> int:
-    """A seed that follows from the parts alone, on every machine."""
+    """Derive a seed from the parts, the same on every machine."""
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return int.from_bytes(digest[:4], 'big')

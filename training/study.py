@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The whole study on a small scale: drawn streets, a search, training, scores, one report.
+"""Small version of the whole study: generated streets, search, training, scores, one report.
 
     python -m training.study --output runs/study
 
-shows every command it runs, so that each can be given by hand, on data of one's own and with more
-patience. What is finished is not done again when the same command is given again.
+It prints every command that it runs, so that you can run each one yourself, with your own data and
+longer schedules. Repeating the command skips the steps that are finished.
 """
 
 import argparse
@@ -30,19 +30,19 @@ SPACE: Final = HERE / 'study_space.yaml'
 DONE_FILE: Final = 'done.json'
 REPORT_FILE: Final = 'report.html'
 TRIALS: Final = 2
-#: The best experiment is trained for longer than the trials it was found by.
+#: The best experiment is trained for more epochs than the trials of the search.
 EPOCHS: Final = 4
-#: What is drawn: name of the city, split, frames.
+#: Generated streets: name of the city, split, number of frames.
 STREETS: Final = (('seed1', 'train', 12), ('seed2', 'train', 12), ('seed9', 'val', 8))
 
 
-#: What a command calls with its arguments; returns its exit status.
+#: Main function of a command: takes the arguments, returns the exit status.
 Main = Callable[[list[str]], int]
 
 
 @dataclass(frozen=True)
 class Step:
-    """One command: how it is written, and what runs it in this process."""
+    """One command, as text and as a function that runs it in this process."""
 
     program: str
     arguments: tuple[str, ...]
@@ -53,12 +53,12 @@ class Step:
 
 
 def config_of(model: str) -> Path:
-    """The experiment of a model, as small as it is."""
+    """Return the file with the small experiment of a model."""
     return HERE / 'configs' / f'study_{model}.yaml'
 
 
 def steps(output: Path, models: Sequence[str]) -> Iterator[Step]:
-    """All commands of the study, in their order."""
+    """Yield all commands of the study in order."""
     scenes = output / 'data' / 'scenes'
     for city, split, frames in STREETS:
         yield Step(
@@ -68,19 +68,19 @@ def steps(output: Path, models: Sequence[str]) -> Iterator[Step]:
             make_scenes.main,
         )  # fmt: skip
     for model in models:
-        yield from _of_model(output, model)
+        yield from _model_steps(output, model)
     runs = [str(output / model) for model in models]
     yield _python(compare.main, *runs, '--output', str(output / REPORT_FILE))
 
 
-def _of_model(output: Path, model: str) -> Iterator[Step]:
-    found, run = output / 'search' / model, output / model
-    where = (f'data_root={output / "data"}', f'cache={output / "prepared"}')
+def _model_steps(output: Path, model: str) -> Iterator[Step]:
+    search_folder, run = output / 'search' / model, output / model
+    folders = (f'data_root={output / "data"}', f'cache={output / "prepared"}')
     yield _python(
-        search.main, str(config_of(model)), str(found), *where,
+        search.main, str(config_of(model)), str(search_folder), *folders,
         '--space', str(SPACE), '--trials', str(TRIALS),
     )  # fmt: skip
-    yield _python(train.main, str(found / BEST_FILE), str(run), f'epochs={EPOCHS}')
+    yield _python(train.main, str(search_folder / BEST_FILE), str(run), f'epochs={EPOCHS}')
     yield _python(
         evaluate.main, '--run', str(run), '--set', 'scenes', '--split', 'val',
         '--experiment', str(run / train.EXPERIMENT_FILE),
@@ -93,14 +93,17 @@ def _python(main: Main, *arguments: str) -> Step:
 
 
 def study(output: Path, models: Sequence[str], *, overwrite: bool = False) -> int:
-    """Run what is not finished; returns the exit status of the last command.
+    """Run the unfinished steps; returns the exit status of the last command.
 
     Raises:
-        SettingError: the folder holds something else than a study.
+        SettingError: the folder contains something other than a study.
     """
     done_file = output / DONE_FILE
     if output.is_dir() and any(output.iterdir()) and not done_file.is_file():
-        raise SettingError(f'{output} holds something else than a study; give another folder')
+        raise SettingError(
+            f'{output} is not empty and not a study ({DONE_FILE} is missing); choose another '
+            f'folder'
+        )
     if overwrite:
         shutil.rmtree(output, ignore_errors=True)
     output.mkdir(parents=True, exist_ok=True)
@@ -110,7 +113,7 @@ def study(output: Path, models: Sequence[str], *, overwrite: bool = False) -> in
     for number, step in enumerate(plan, 1):
         place = f'[{number}/{len(plan)}]'
         if _key(step) in done:
-            print(f'{place} finished before: {step}', flush=True)
+            print(f'{place} already finished: {step}', flush=True)
             continue
         print(f'\n{place} {step}', flush=True)
         began = time.monotonic()
@@ -124,7 +127,7 @@ def study(output: Path, models: Sequence[str], *, overwrite: bool = False) -> in
 
 
 def _key(step: Step) -> str:
-    """What a finished step is known by: its command, and the files that decide the study."""
+    """Return a digest of a step: its command and the configuration files of the study."""
     digest = hashlib.sha256(str(step).encode())
     for path in (*(config_of(model) for model in MODELS), SPACE):
         digest.update(path.read_bytes())
@@ -138,18 +141,21 @@ def _write(path: Path, done: list[str]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line of the study."""
+    """Run the command line: run or resume the study."""
     parser = argparse.ArgumentParser(
         description='Search, train, score and compare three models on a small scale.'
     )
     parser.add_argument(
-        '--output', type=Path, default=Path('runs/study'), help='folder (runs/study)'
-    )
+        '--output', type=Path, default=Path('runs/study'),
+        help='folder of the study (default: runs/study)',
+    )  # fmt: skip
     parser.add_argument(
         '--models', nargs='+', choices=MODELS, default=MODELS, metavar='MODEL',
-        help=f'some of {", ".join(MODELS)}; all without it',
+        help=f'models to compare, out of {", ".join(MODELS)} (default: all)',
     )  # fmt: skip
-    parser.add_argument('--overwrite', action='store_true', help='start anew')
+    parser.add_argument(
+        '--overwrite', action='store_true', help='delete the folder and start over'
+    )
     arguments = parser.parse_args(argv)
     began = time.monotonic()
     try:
@@ -160,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = 130
     if status:
-        print('the same command goes on here; --overwrite starts anew', file=sys.stderr)
+        print('repeat the command to resume the study; --overwrite starts over', file=sys.stderr)
         return status
     report = (arguments.output / REPORT_FILE).resolve()
     print(f'\n{time.monotonic() - began:.0f} s; report in {report}')
