@@ -377,8 +377,8 @@ def test_other_validation_sets_are_told(whole: Page) -> None:
 
 def test_augmentation_is_one_table(whole: Page) -> None:
     assert whole.table('Runs of one family') == [
-        ['Family', 'Score', 'Off', 'On', 'Gain', 'Differs, too'],
-        ['unet B off, A on', 'mIoU', '0.4000', '0.5000', '+0.1000', 'nothing'],
+        ['Family', 'Score', 'Off', 'On', 'Gain', 'Other differences'],
+        ['unet B off, A on', 'mIoU', '0.4000', '0.5000', '+0.1000', 'none'],
         ['Dice', '0.4500', '0.5500', '+0.1000'],
         ['Pixel accuracy', '0.5000', '0.6000', '+0.1000'],
     ]
@@ -400,14 +400,14 @@ def test_confusion_is_in_shares_of_the_truth(whole: Page) -> None:
         ['sky', '0.0', '100.0', '0.0', '8'],
         ['human', '25.0', '0.0', '75.0', '4'],
     ]
-    assert '25.0 % of flat taken for sky' in whole.by_id('confusion').words()
+    assert '25.0 % of flat classified as sky' in whole.by_id('confusion').words()
 
 
 def test_same_images_stand_side_by_side(whole: Page) -> None:
     alts = [image.attrs['alt'] for image in whole.by_id('pictures').all('img')]
     assert alts[0] == 'Validation image seq1_01.'
     assert alts[1] == 'Truth of seq1_01: 50 % sky, 46 % flat, 4 % vehicle.'
-    wrong = '90.0 % of the pixels are right; the most frequent mistake is'
+    wrong = '90.0 % of the pixels are correct; the most frequent error is'
     assert alts[2].startswith(f'Prediction of A (augmented) for seq1_01: {wrong}')
     assert [alt.split(' for')[0] for alt in alts[2:5]] == [
         'Prediction of A (augmented)', 'Prediction of B (plain)', 'Prediction of C (masks)',
@@ -447,7 +447,7 @@ def test_damaged_files_are_told(workplace: Path) -> None:
     run.finish('FINISHED')
     assert main([str(run.folder), '--output', 'damaged.html']) == 0
     words = Page(workplace / 'damaged.html').by_id('main').words()
-    assert 'odd) has a confusion table that cannot be read: confusion.json, (1, 2) counts' in words
+    assert 'odd) cannot be read: confusion.json, counts of shape (1, 2)' in words
     assert 'no readable examples/seq1_01_truth.png' in words
     assert 'pictures of different sizes for seq1_02' in words
     assert 'no readable evaluation/camvid/scores.json' in words
@@ -477,11 +477,11 @@ DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Topic]] = [
     ('different label schemes', {'label_scheme': 'camvid11'}, {}, Topic.QUALITY),
     ('validated on the same data', {}, {'val_fingerprint': 'ffff'}, Topic.QUALITY),
     ('validated on the same data', {}, {'val_fingerprint': ''}, Topic.INFERENCE),
-    ('one kind of machine', {}, {'machine': 'another'}, Topic.INFERENCE),
+    ('same kind of machine', {}, {'machine': 'another'}, Topic.INFERENCE),
     ('different precisions', {'precision': 'bf16'}, {}, Topic.COST),
     ('crops or batches', {'crop_hw': '[64, 64]'}, {}, Topic.COST),
-    ('Epochs are of different lengths', {'train.0.count': '100'}, {}, Topic.EPOCHS),
-    ('Epochs are of different lengths', {'train.0.set': 'scenes'}, {}, Topic.EPOCHS),
+    ('Epochs have different lengths', {'train.0.count': '100'}, {}, Topic.EPOCHS),
+    ('Epochs have different lengths', {'train.0.set': 'scenes'}, {}, Topic.EPOCHS),
     ('trained on different data', {}, {'train_fingerprint': 'ffff'}, Topic.ORIGIN),
     (
         'trained on different data',
@@ -522,7 +522,7 @@ def test_equal_runs_are_not_warned_of(record: Record) -> None:
 def test_two_runs_of_unknown_data_are_warned_of_too(record: Record) -> None:
     unknown = {'val_fingerprint': '', 'machine': ''}
     found = caveats([varied(record, letter, {}, unknown) for letter in 'AB'])
-    assert [caveat.text.count('A, B: not known') for caveat in found] == [1, 1]
+    assert [caveat.text.count('A, B: unknown') for caveat in found] == [1, 1]
 
 
 def test_second_validation_set_is_not_what_scores_are_measured_on(record: Record) -> None:
@@ -633,7 +633,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
     (['--study', 'nothing'], ["no study 'nothing'", "'whole'"]),
     (['--study', 'killed'], ["study 'killed' has no finished run", "'a' (", 'killed)']),
     (['b', '--study', 'killed'], ["2 runs named 'b'; give an id"]),
-    (['early'], ['has not arrived', 'python -m training.tracking early']),
+    (['early'], ['has not been sent', 'python -m training.tracking early']),
     (['broken'], ['broken/run.json cannot be read', 'give the id']),
     (['gone'], ['gone names run fff', "'augmented' ("]),
 ]
@@ -683,7 +683,7 @@ def test_page_that_cannot_be_written_is_an_error(
 ) -> None:
     (workplace / 'file').write_text('kept')
     assert main(['runs/bare-0', '--output', 'file/page.html']) == 1
-    assert 'name another file as --output' in capsys.readouterr().err
+    assert 'choose another file as --output' in capsys.readouterr().err
     (workplace / 'folder' / 'full').mkdir(parents=True)
     assert main(['runs/bare-0', '--output', 'folder']) == 1
     assert [path.name for path in workplace.glob('.report*')] == []
@@ -724,7 +724,7 @@ def rgb_of(text: str) -> list[int]:
 @pytest.mark.parametrize('scheme', ['light', 'dark', 'print'])
 def test_contrast_is_enough_for_wcag_aa(scheme: str) -> None:
     colors = blocks(STYLE.read_text(encoding='utf-8'))[scheme]
-    series = ('blue', 'vermilion', 'green', 'purple', 'ochre', 'grey')
+    series = ('blue', 'vermilion', 'green', 'purple', 'ochre', 'gray')
     on = {
         'ink': ('page', 'panel', 'note', 'best'),
         'quiet': ('page', 'panel', 'best'),

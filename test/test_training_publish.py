@@ -192,8 +192,8 @@ def test_published_figures_stand_beside_own_ones(published: tuple[Path, Any]) ->
     assert 'test split (233 images)' in ' '.join(section.split())
     rows = [line for line in section.splitlines() if line.startswith('| ')][2:]
     assert rows[0] == (
-        '| net_camvid11 | 70.0 | camvid val; chose the epoch | encoder from ImageNet; on camvid '
-        '| here |'
+        '| net_camvid11 | 70.0 | camvid val, also used to choose the epoch '
+        '| encoder from ImageNet; on camvid | this repository |'
     )
     assert rows[1].startswith('| SegNet | about 46.4 | test, 480 x 360 | ')
     assert any(row.startswith('| FC-DenseNet103 | 66.9 | test, 480 x 360 | ') for row in rows)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a report that compares tracked runs, as one HTML page that needs nothing else.
+"""Write a report that compares tracked runs, as one self-contained HTML page.
 
 python -m training.compare runs/unet runs/deeplabv3plus --output report.html
 python -m training.compare --study segmentation --output report.html
@@ -19,7 +19,7 @@ from training.tracking import client, shown_uri
 
 
 def write_page(page: str, path: Path) -> None:
-    """Write the whole page or nothing; raises SettingError where it cannot be written."""
+    """Write the page atomically; raises SettingError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent, prefix='.report') as aside:
@@ -28,22 +28,24 @@ def write_page(page: str, path: Path) -> None:
             written.replace(path)
     except OSError as error:
         raise SettingError(
-            f'{path} cannot be written ({error}); name another file as --output'
+            f'{path} cannot be written ({error}); choose another file as --output'
         ) from error
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: choose runs, write their report."""
+    """Run the command line: select runs and write their report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         'runs', nargs='*', metavar='RUN',
-        help='id of a run, folder of a run, or its name within --study',
+        help='run id, run folder, or name of a run in --study',
     )  # fmt: skip
-    parser.add_argument('--study', help='MLflow experiment; alone: all its finished runs')
     parser.add_argument(
-        '--trials', action='store_true', help='with --study alone: trials of searches, too'
+        '--study', help='MLflow experiment; without RUN, all its finished runs are compared'
     )
-    parser.add_argument('--output', type=Path, required=True, help='the page to write')
+    parser.add_argument(
+        '--trials', action='store_true', help='without RUN, include the trials of searches'
+    )
+    parser.add_argument('--output', type=Path, required=True, help='HTML file to write')
     arguments = parser.parse_args(argv)
     if not arguments.runs and arguments.study is None:
         parser.error('name the runs to compare, or a study with --study')

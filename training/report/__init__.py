@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `training.compare` writes: tracked runs as one page that needs nothing else."""
+"""Report of `training.compare`: tracked runs on one self-contained HTML page."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs with augmentation against runs without it, in pairs."""
+"""Comparison of runs with and without augmentation, in pairs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from training.config import OUTER
 from training.report.comparability import Topic, group
 from training.report.records import Record
 
-#: Fields that may differ within a pair without changing what the run does.
+#: Fields that may differ within a pair, because they do not affect the result.
 HARMLESS: Final = frozenset({*OUTER, 'augment', 'study'})
 METRICS: Final = (('mIoU', 'mIoU'), ('Dice', 'Dice'), ('pixel_acc', 'Pixel accuracy'))
 
@@ -24,13 +24,13 @@ class Change:
 
     @property
     def gain(self) -> float | None:
-        """What augmentation adds."""
+        """Difference that augmentation makes; None if a figure is missing."""
         return None if self.off is None or self.on is None else self.on - self.off
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two runs of one family; `differing` are the other fields that they differ in."""
+    """Two runs of one family; `differing` are the other fields in which they differ."""
 
     family: str
     off: Record
@@ -39,38 +39,38 @@ class Pair:
 
     @property
     def changes(self) -> list[Change]:
-        """The scores at each run's best epoch."""
+        """Scores at each run's best epoch."""
         return [
             Change(title, self.off.at_best(name), self.on.at_best(name)) for name, title in METRICS
         ]
 
 
 def pairs(records: Sequence[Record]) -> list[Pair]:
-    """Each run without augmentation beside the most similar one with it, by family.
+    """Pair each run without augmentation with the most similar run of its family with it.
 
-    Only runs whose scores may be compared make a pair.
+    Only runs with comparable scores form a pair.
     """
-    found = []
+    matched = []
     for off in records:
-        if not _is(off, 'false'):
+        if not _has_augment(off, 'false'):
             continue
-        partners = [on for on in records if _is(on, 'true') and _match(off, on)]
+        partners = [on for on in records if _has_augment(on, 'true') and _comparable(off, on)]
         if partners:
             on = min(partners, key=lambda partner: len(_differing(off, partner)))
-            found.append(Pair(off.param('family'), off, on, tuple(_differing(off, on))))
-    return found
+            matched.append(Pair(off.param('family'), off, on, tuple(_differing(off, on))))
+    return matched
 
 
-def _is(record: Record, augment: str) -> bool:
+def _has_augment(record: Record, augment: str) -> bool:
     return record.param('augment').lower() == augment
 
 
-def _match(off: Record, on: Record) -> bool:
+def _comparable(off: Record, on: Record) -> bool:
     same_family = off.param('family') == on.param('family') != ''
     return same_family and group(off, Topic.QUALITY) == group(on, Topic.QUALITY)
 
 
 def _differing(a: Record, b: Record) -> list[str]:
     keys = sorted({*a.params, *b.params} - HARMLESS)
-    # A field that came later is not there in older runs, and None in those that do without it.
+    # A field added later is missing in older runs, and None in newer runs that do not set it.
     return [key for key in keys if a.param(key, 'None') != b.param(key, 'None')]

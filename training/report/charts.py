@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The charts of the report; each comes with its numbers as a table."""
+"""Charts of the report, each with its numbers as a table."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from training.report.summary import ABSENT, rate, score
 
 WIDTH: Final = 360
 HEIGHT: Final = 230
-#: Epochs that a table lists, at most; a chart shows all.
+#: Maximum number of epochs in a table; a chart shows all.
 TABLE_ROWS: Final = 40
-#: Points of a line that get a marker, at most.
-MARKED: Final = 14
+#: Maximum number of markers on a line.
+MAX_MARKERS: Final = 14
 
 Text = Callable[[float], str]
 Lines = Sequence[tuple[Style, Record, Curve]]
@@ -22,7 +22,7 @@ Lines = Sequence[tuple[Style, Record, Curve]]
 
 @dataclass(frozen=True)
 class Table:
-    """Numbers behind a chart: a header for each column, and rows that start with theirs."""
+    """Numbers of a chart: a header for each column, and rows that start with their header."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,7 +31,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing, what it is called, and its numbers."""
+    """Drawing with its numbers."""
 
     drawing: Drawing
     table: Table
@@ -45,11 +45,11 @@ def curve_chart(
     *,
     from_zero: bool,
 ) -> Chart | None:
-    """One metric by epoch, a line for each run in its own style; None where no run has it."""
+    """Draw one metric by epoch, a line for each run; returns None if no run has the metric."""
     lines = [(Style(i), r, r.curves[metric]) for i, r in records if r.curves.get(metric)]
     if not lines:
         return None
-    drawing = Drawing(WIDTH, HEIGHT, title, _in_words(lines, text))
+    drawing = Drawing(WIDTH, HEIGHT, title, _description(lines, text))
     values = [value for _, _, curve in lines for value in curve.values()]
     epochs = [epoch for _, _, curve in lines for epoch in curve]
     low = min(0.0, *values) if from_zero else min(values)
@@ -77,14 +77,14 @@ def _frame(drawing: Drawing, x: Axis, y: Axis, x_title: str) -> None:
 def _line(drawing: Drawing, x: Axis, y: Axis, curve: Curve, style: Style) -> None:
     points = [(x(epoch), y(curve[epoch])) for epoch in sorted(curve)]
     drawing.line(points, f'line c{style.color}', style.dash)
-    every = -(-len(points) // MARKED)
-    # Each run starts elsewhere, so that markers of equal lines do not hide each other.
+    every = -(-len(points) // MAX_MARKERS)
+    # Each run starts at another point, so that markers of equal lines do not hide each other.
     for point in points[style.index % every :: every]:
         drawing.marker(point, style)
 
 
 def _letters(drawing: Drawing, x: Axis, y: Axis, lines: Lines) -> None:
-    """The letter of each run where its line ends; those that end together are spread."""
+    """Draw the letter of each run at the end of its line, spread out where lines end together."""
     for last in {max(curve) for _, _, curve in lines}:
         ending = [(style, r, curve[last]) for style, r, curve in lines if max(curve) == last]
         heights = spread([y(value) for _, _, value in ending], 12, 12, HEIGHT - 34)
@@ -92,7 +92,7 @@ def _letters(drawing: Drawing, x: Axis, y: Axis, lines: Lines) -> None:
             drawing.text((x(last) + 8, height + 4), record.letter, f'letter c{style.color}')
 
 
-def _in_words(lines: Lines, text: Text) -> str:
+def _description(lines: Lines, text: Text) -> str:
     sentences = []
     for _, record, curve in lines:
         first, last = min(curve), max(curve)
@@ -124,11 +124,11 @@ def _by_epoch(lines: Lines, text: Text) -> Table:
 def bar_chart(
     title: str, records: Sequence[Record], groups: Mapping[str, Sequence[float | None]]
 ) -> Chart:
-    """Shares from 0 to 1 by group, such as IoU by class, one bar for each run."""
+    """Draw shares from 0 to 1 by group, such as IoU by class, with one bar for each run."""
     bar, head = 14, 20
     height = 24 + sum(head + bar * len(values) + 6 for values in groups.values())
-    words = [f'{name}: {_each(records, values)}.' for name, values in groups.items()]
-    drawing = Drawing(WIDTH, height, title, ' '.join(words))
+    sentences = [f'{name}: {_values(records, values)}.' for name, values in groups.items()]
+    drawing = Drawing(WIDTH, height, title, ' '.join(sentences))
     x = axis_over(0, 1, 24, WIDTH - 52)
     for tick in x.ticks:
         drawing.line([(x(tick), 4), (x(tick), height - 20)], 'rule')
@@ -164,7 +164,7 @@ def _bar(
     drawing.text((x(value or 0) + 5, top + height - 3), text, 'tick')
 
 
-def _each(records: Sequence[Record], values: Sequence[float | None]) -> str:
+def _values(records: Sequence[Record], values: Sequence[float | None]) -> str:
     return ', '.join(
         f'{record.letter} {"none" if value is None else f"{value:.3f}"}'
         for record, value in zip(records, values, strict=True)
@@ -172,7 +172,7 @@ def _each(records: Sequence[Record], values: Sequence[float | None]) -> str:
 
 
 def scatter_chart(title: str, records: Sequence[Record]) -> Chart | None:
-    """Inference speed against mIoU, a point for each run; None where no run has both."""
+    """Draw mIoU over inference speed, a point for each run; returns None if no run has both."""
     points = {
         index: (speed, quality)
         for index, record in enumerate(records)
@@ -181,11 +181,11 @@ def scatter_chart(title: str, records: Sequence[Record]) -> Chart | None:
     }
     if not points:
         return None
-    words = [
+    sentences = [
         f'{records[i].title}: {rate(speed)} images per second, mIoU {score(quality)}.'
         for i, (speed, quality) in points.items()
     ]
-    drawing = Drawing(WIDTH, HEIGHT + 30, title, ' '.join(words))
+    drawing = Drawing(WIDTH, HEIGHT + 30, title, ' '.join(sentences))
     speeds, qualities = zip(*points.values(), strict=True)
     x = axis_over(0, max(speeds) * 1.04, 50, WIDTH - 26)
     y = axis_over(min(qualities), max(qualities), HEIGHT - 4, 22)
@@ -195,7 +195,7 @@ def scatter_chart(title: str, records: Sequence[Record]) -> Chart | None:
     for index, place in zip(points, places, strict=True):
         drawing.marker(place, Style(index), 1.5)
     for index, place in zip(points, places, strict=True):
-        to_left = any(0 < other[0] - place[0] < 26 and _near(place, other) for other in places)
+        to_left = any(0 < other[0] - place[0] < 26 and _overlap(place, other) for other in places)
         at, anchor = (place[0] - 9, 'end') if to_left else (place[0] + 9, '')
         name = f'letter c{Style(index).color}'
         drawing.text((at, place[1] + 4), records[index].letter, name, anchor)
@@ -203,13 +203,16 @@ def scatter_chart(title: str, records: Sequence[Record]) -> Chart | None:
     return Chart(drawing, Table(('Run', 'Images per second', 'mIoU'), rows))
 
 
-def _near(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Whether a letter beside one point would touch the other."""
+def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
+    """Return whether a letter next to one point would overlap the other, by height."""
     return abs(one[1] - other[1]) < 13
 
 
-def unbeaten(records: Sequence[Record]) -> list[Record]:
-    """Runs that no other run surpasses in speed without losing in mIoU, or the other way."""
+def pareto_optimal(records: Sequence[Record]) -> list[Record]:
+    """Return the Pareto-optimal runs in speed and mIoU.
+
+    A run is left out if another run is at least as good in both and better in one.
+    """
     points = [(r, r.median('imgs_per_sec'), r.at_best('mIoU')) for r in records]
     known = [(r, s, q) for r, s, q in points if s is not None and q is not None]
     return [

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the runs may not be compared, found from their settings and tags.
+"""Comparability of the runs, determined from their settings and tags.
 
-A trait is what two runs must have in common for some of their figures to be comparable. Figures
+A trait is a property that two runs must share for some of their figures to be comparable. Figures
 are ranked only among runs that agree in all traits of their topic.
 """
 
@@ -12,27 +12,27 @@ from typing import Final
 
 from training.report.records import Record
 
-#: Tags of the data a run was scored on and trained on; the last is for both.
+#: Tags with fingerprints of the validation data, the training data, or both.
 VAL_FINGERPRINT: Final = 'val_fingerprint'
 TRAIN_FINGERPRINT: Final = 'train_fingerprint'
 DATA_FINGERPRINT: Final = 'data_fingerprint'
-UNKNOWN: Final = 'not known'
+UNKNOWN: Final = 'unknown'
 
 
 class Topic(Enum):
-    """Parts of the report that a caveat can belong to."""
+    """Part of the report that a caveat applies to."""
 
     LOSS = 'losses'
     QUALITY = 'scores'
-    INFERENCE = 'speed of inference'
-    COST = 'speed, time and memory of training'
+    INFERENCE = 'inference speed'
+    COST = 'training speed, time and memory'
     EPOCHS = 'epochs'
-    ORIGIN = 'what a difference comes from'
+    ORIGIN = 'cause of a difference'
 
 
 @dataclass(frozen=True)
 class Trait:
-    """Something runs must agree in; `value` says it in words, which are shown."""
+    """Property that comparable runs share; `value` returns it as text for the report."""
 
     topics: tuple[Topic, ...]
     value: Callable[[Record], str]
@@ -41,14 +41,14 @@ class Trait:
 
 @dataclass(frozen=True)
 class Caveat:
-    """A difference between the runs, and what follows from it."""
+    """Difference between the runs and its consequence for comparisons."""
 
     topics: tuple[Topic, ...]
     text: str
 
 
 def loss_kind(record: Record) -> str:
-    """What a run minimises, in words."""
+    """Describe the loss that a run minimizes."""
     kind = record.tags.get('loss_kind') or _kind_of_family(record)
     if record.param('family') == 'mask2former':
         return kind
@@ -75,7 +75,7 @@ def _scheme(record: Record) -> str:
 
 
 def val_data(record: Record) -> str:
-    """Data set and fingerprint of what the figures are measured on: the first validation set."""
+    """Return name and fingerprint of the first validation set, which the figures are from."""
     prints = (record.tags.get(VAL_FINGERPRINT) or record.tags.get(DATA_FINGERPRINT, '')).split()
     names = [key.split('.')[0] for key in record.inner('val')]
     name = names[0] if len(set(names)) == 1 else 'validation data'
@@ -95,21 +95,21 @@ def _batch(record: Record) -> str:
 
 
 def _shares(record: Record) -> float:
-    """Images in a batch."""
+    """Return the number of images in a batch."""
     shares = [key for key in record.inner('train') if key.endswith('.share')]
     return sum(record.number(f'train.{key}', 0) for key in shares)
 
 
 def _epoch_length(record: Record) -> str:
-    """Images that one epoch passes over: the first training set, and its share of a batch."""
+    """Describe the images of one epoch: the first training set, and its share of a batch."""
     first = record.inner('train.0')
     if not first:
         return UNKNOWN
-    of = f'{first.get("set", "?")} {first.get("split", "?")}'
+    data = f'{first.get("set", "?")} {first.get("split", "?")}'
     if first.get('count', 'None') != 'None':
-        of += f', {first["count"]} images'
+        data += f', {first["count"]} images'
     return (
-        f'one pass over {of}, {first.get("share", "?")} of {_shares(record):g} images in a batch'
+        f'one pass over {data}, {first.get("share", "?")} of {_shares(record):g} images in a batch'
     )
 
 
@@ -135,60 +135,60 @@ def _revision(record: Record) -> str:
     return (record.tags.get('git_revision') or UNKNOWN)[:12]
 
 
-#: The warnings are followed by which runs have what.
+#: Each warning is followed by the values of the runs.
 TRAITS: Final = (
     Trait(
         (Topic.LOSS,),
         loss_kind,
-        'The losses are of different kinds and may not be compared; across kinds, a lower loss '
+        'The losses are of different kinds and cannot be compared; across kinds, a lower loss '
         'does not mean a better model.',
     ),
     Trait(
         (Topic.LOSS, Topic.QUALITY),
         _scheme,
-        'The runs learn different label schemes, so their scores and losses are over different '
-        'classes and may not be compared.',
+        'The runs learn different label schemes, so their scores and losses cover different '
+        'classes and cannot be compared.',
     ),
     Trait(
         (Topic.LOSS, Topic.QUALITY, Topic.INFERENCE),
         val_data,
-        'The runs are not known to be validated on the same data, so their scores, validation '
-        'losses and inference speeds may not be compared.',
+        'It is not certain that the runs are validated on the same data, so their scores, '
+        'validation losses and inference speeds cannot be compared.',
     ),
     Trait(
         (Topic.INFERENCE, Topic.COST),
         _machine,
-        'Speed, time and memory are not known to be measured on one kind of machine and may not '
-        'be compared.',
+        'It is not certain that speed, time and memory are measured on the same kind of machine, '
+        'so they cannot be compared.',
     ),
     Trait(
         (Topic.INFERENCE, Topic.COST),
         _precision,
-        'The runs compute in different precisions, so speed, time and memory may not be compared '
-        'as those of the models alone.',
+        'The runs use different precisions, so speed, time and memory do not compare the models '
+        'alone.',
     ),
     Trait(
         (Topic.COST,),
         _batch,
         'The runs train on crops or batches of different sizes, so images per second, time and '
-        'memory of the training may not be compared.',
+        'memory of training cannot be compared.',
     ),
     Trait(
         (Topic.EPOCHS,),
         _epoch_length,
-        'Epochs are of different lengths: the same epoch number, and the time of an epoch, do not '
-        'mean the same amount of training.',
+        'Epochs have different lengths: neither the epoch number nor the time per epoch stands '
+        'for the same amount of training.',
     ),
     Trait(
         (Topic.EPOCHS,),
         _epochs,
-        'The runs did not go through the same number of epochs: the longer ones had more '
-        'chances to find a good epoch, and their training times are for more work.',
+        'The runs have different numbers of epochs: longer runs have more chances of a good '
+        'epoch, and their training times cover more work.',
     ),
     Trait(
         (Topic.EPOCHS,),
         _finished,
-        'Not all runs are finished; what they show so far is not their result.',
+        'Some runs are not finished; their figures so far are not final.',
     ),
     Trait(
         (Topic.ORIGIN,),
@@ -199,30 +199,30 @@ TRAITS: Final = (
     Trait(
         (Topic.ORIGIN,),
         _revision,
-        'The runs are of different revisions of the code, which may have changed more than the '
-        'settings show.',
+        'The runs use different revisions of the code, which may differ in more than the settings '
+        'show.',
     ),
 )
-#: A run with a tag missing is like no other in this, not even another such run.
-_MAY_BE_UNKNOWN: Final = (val_data, _machine)
+#: Traits in which an unknown value equals no other value, not even another unknown one.
+_UNIQUE_IF_UNKNOWN: Final = (val_data, _machine)
 
 
 def caveats(records: Sequence[Record]) -> list[Caveat]:
-    """The differences that forbid or limit a comparison; none for a single run."""
+    """Return the differences that prevent or limit a comparison; none for a single run."""
     return [
-        Caveat(trait.topics, f'{trait.warning} {_who_has_what(records, trait)}')
+        Caveat(trait.topics, f'{trait.warning} {_letters_by_value(records, trait)}')
         for trait in TRAITS
         if len(records) > 1 and _differs(records, trait)
     ]
 
 
-def of_topics(found: Sequence[Caveat], *topics: Topic) -> list[Caveat]:
-    """The caveats that belong to some of the topics."""
-    return [caveat for caveat in found if set(caveat.topics) & set(topics)]
+def of_topics(all_caveats: Sequence[Caveat], *topics: Topic) -> list[Caveat]:
+    """Return the caveats that apply to any of the topics."""
+    return [caveat for caveat in all_caveats if set(caveat.topics) & set(topics)]
 
 
 def group(record: Record, *topics: Topic) -> Hashable:
-    """Equal for runs whose figures of these topics may be compared."""
+    """Return a key that is equal for runs with comparable figures of these topics."""
     return tuple(
         record.letter if _is_unknown(trait, value) else value
         for trait in TRAITS
@@ -232,7 +232,7 @@ def group(record: Record, *topics: Topic) -> Hashable:
 
 
 def _is_unknown(trait: Trait, value: str) -> bool:
-    return trait.value in _MAY_BE_UNKNOWN and value == UNKNOWN
+    return trait.value in _UNIQUE_IF_UNKNOWN and value == UNKNOWN
 
 
 def _differs(records: Sequence[Record], trait: Trait) -> bool:
@@ -240,8 +240,8 @@ def _differs(records: Sequence[Record], trait: Trait) -> bool:
     return len(values) > 1 or any(_is_unknown(trait, value) for value in values)
 
 
-def _who_has_what(records: Sequence[Record], trait: Trait) -> str:
+def _letters_by_value(records: Sequence[Record], trait: Trait) -> str:
     letters: dict[str, list[str]] = {}
     for record in records:
         letters.setdefault(trait.value(record), []).append(record.letter)
-    return '; '.join(f'{", ".join(who)}: {value}' for value, who in letters.items()) + '.'
+    return '; '.join(f'{", ".join(runs)}: {value}' for value, runs in letters.items()) + '.'

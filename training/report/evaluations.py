@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `training.evaluate` found out about the runs' checkpoints, side by side."""
+"""Results of `training.evaluate` for the runs' checkpoints, side by side."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,14 @@ from training.report.summary import ABSENT, score
 
 FOLDER: Final = 'evaluation'
 FILE: Final = 'scores.json'
-#: Keys of scores.json that two evaluations must have in common to be comparable.
+#: Keys of scores.json with values that comparable evaluations share.
 CONDITIONS: Final = ('data', 'mode', 'label_scheme', 'frames')
 FIGURES: Final = 'figures'
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Evaluations of one name; `rows` hold a figure of each run, `caveats` forbid comparisons."""
+    """Evaluations of one name; a row has the figure of each run, `caveats` are warnings."""
 
     name: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
@@ -26,8 +26,8 @@ class Evaluation:
 
 
 def evaluations(records: Sequence[Record]) -> tuple[list[Evaluation], list[str]]:
-    """The evaluations that any run has; and sentences on what is missing."""
-    found: dict[str, dict[str, Mapping[str, Any]]] = {}
+    """Return the evaluations of all runs by name, and sentences about missing ones."""
+    contents: dict[str, dict[str, Mapping[str, Any]]] = {}
     missing = []
     for record in records:
         names = [path.removeprefix(f'{FOLDER}/') for path in record.artifacts.names(FOLDER)]
@@ -38,9 +38,9 @@ def evaluations(records: Sequence[Record]) -> tuple[list[Evaluation], list[str]]
             if content is None:
                 missing.append(f'{record.title} has no readable {FOLDER}/{name}/{FILE}.')
             else:
-                found.setdefault(name, {})[record.letter] = content
+                contents.setdefault(name, {})[record.letter] = content
     letters = [record.letter for record in records]
-    return [_evaluation(name, of, letters) for name, of in sorted(found.items())], missing
+    return [_evaluation(name, c, letters) for name, c in sorted(contents.items())], missing
 
 
 def _read(record: Record, path: str) -> Mapping[str, Any] | None:
@@ -48,20 +48,20 @@ def _read(record: Record, path: str) -> Mapping[str, Any] | None:
         content = record.artifacts.read_json(path)
     except ValueError:
         return None
-    is_one = isinstance(content, dict) and isinstance(content.get(FIGURES), dict)
-    return content if is_one else None
+    valid = isinstance(content, dict) and isinstance(content.get(FIGURES), dict)
+    return content if valid else None
 
 
 def _evaluation(
-    name: str, of: Mapping[str, Mapping[str, Any]], letters: Sequence[str]
+    name: str, contents: Mapping[str, Mapping[str, Any]], letters: Sequence[str]
 ) -> Evaluation:
-    keys = dict.fromkeys(key for content in of.values() for key in content[FIGURES])
-    conditions = {key: [_word(of, letter, key) for letter in letters] for key in CONDITIONS}
-    figures = {key: [_figure(of, letter, key) for letter in letters] for key in keys}
+    keys = dict.fromkeys(key for content in contents.values() for key in content[FIGURES])
+    conditions = {key: [_text(contents, letter, key) for letter in letters] for key in CONDITIONS}
+    figures = {key: [_figure(contents, letter, key) for letter in letters] for key in keys}
     caveats = (
-        f'The evaluations differ in {key.replace("_", " ")} and may not be compared.'
+        f'The evaluations differ in {key.replace("_", " ")} and cannot be compared.'
         for key in CONDITIONS
-        if len({str(content.get(key)) for content in of.values()}) > 1
+        if len({str(content.get(key)) for content in contents.values()}) > 1
     )
     rows = {**conditions, **figures}
     return Evaluation(
@@ -69,12 +69,12 @@ def _evaluation(
     )
 
 
-def _word(of: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
-    return str(of[letter].get(key, ABSENT)) if letter in of else ABSENT
+def _text(contents: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
+    return str(contents[letter].get(key, ABSENT)) if letter in contents else ABSENT
 
 
-def _figure(of: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
-    value = of[letter][FIGURES].get(key) if letter in of else None
+def _figure(contents: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:
+    value = contents[letter][FIGURES].get(key) if letter in contents else None
     if not isinstance(value, int | float) or not math.isfinite(value):
         return ABSENT
     return score(value)

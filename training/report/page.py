@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The report as one HTML page that loads nothing: no script, no font, no file."""
+"""Report as one self-contained HTML page, without scripts, fonts or external files."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,20 +14,20 @@ from training.report.charts import (
     Chart,
     bar_chart,
     curve_chart,
+    pareto_optimal,
     scatter_chart,
-    unbeaten,
 )
 from training.report.comparability import Caveat, Topic, loss_kind, of_topics
 from training.report.confusion import ConfusionTable, read_confusion
 from training.report.drawing import Drawing, Style, sample
 from training.report.evaluations import evaluations
 from training.report.records import Record, class_names
-from training.report.summary import ABSENT, COLUMNS, in_brief, rate, restricted, score, summarize
+from training.report.summary import ABSENT, COLUMNS, outcome, rate, restricted, score, summarize
 
 
 @dataclass(frozen=True)
 class Metric:
-    """How the curve of a metric is shown."""
+    """Title, number format and axis of the curve of a metric."""
 
     title: str
     text: Callable[[float], str]
@@ -36,18 +36,18 @@ class Metric:
 
 @dataclass(frozen=True)
 class Part:
-    """Charts that belong together, and what is to be minded about them."""
+    """Group of charts with their caveats."""
 
     title: str
     caveats: Sequence[Caveat]
     charts: Sequence[Chart]
 
 
-def _plain(value: float) -> str:
+def _four_digits(value: float) -> str:
     return f'{value:.4g}'
 
 
-def _whole(value: float) -> str:
+def _integer(value: float) -> str:
     return f'{value:.0f}'
 
 
@@ -64,24 +64,24 @@ LOSSES: Final = {
 SPEEDS: Final = {
     'imgs_per_sec': Metric('Inference, images per second', rate),
     'train_imgs_per_sec': Metric('Training, images per second', rate),
-    'train_time_sec': Metric('Training time of an epoch, s', _plain),
+    'train_time_sec': Metric('Training time per epoch, s', _four_digits),
     'data_wait_share': Metric('Share of time waiting for data', score),
-    'peak_memory_mb': Metric('Peak memory, MB', _whole),
-    'learning_rate': Metric('Learning rate', _plain),
+    'peak_memory_mb': Metric('Peak memory, MB', _integer),
+    'learning_rate': Metric('Learning rate', _four_digits),
 }
 BY_CLASS: Final = ('IoU', 'Dice')
 
 
 def render(records: Sequence[Record], left_out: Sequence[str], store: str) -> str:
-    """Write the page.
+    """Render the page.
 
     Args:
-        records: at least one run; their letters are used all over the page.
-        left_out: sentences on runs that could have been expected here.
-        store: where the runs are tracked.
+        records: runs to compare, at least one; the page refers to them by their letters.
+        left_out: sentences about omitted runs.
+        store: address of the MLflow store, without passwords.
     """
     folder = Path(__file__).parent
-    # All that runs are called and tagged with is text from elsewhere: everything is escaped.
+    # Names and tags of runs are untrusted text, so everything is escaped.
     environment = Environment(
         loader=FileSystemLoader(folder),
         autoescape=True,
@@ -94,7 +94,7 @@ def render(records: Sequence[Record], left_out: Sequence[str], store: str) -> st
 
 
 def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> dict[str, Any]:
-    found = comparability.caveats(records)
+    caveats = comparability.caveats(records)
     progress, no_progress = pictures.progress(records)
     evaluated, not_evaluated = evaluations(records)
     tables = [(record, read_confusion(record)) for record in records]
@@ -104,9 +104,9 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'store': store,
         'written': datetime.now(timezone.utc),
         'key': [(record, sample(Style(i), Style(i).words)) for i, record in enumerate(records)],
-        'caveats': found,
-        'about': _by_topic(found),
-        'in_brief': in_brief(records),
+        'caveats': caveats,
+        'caveats_on': _by_part(caveats),
+        'outcome': outcome(records),
         'columns': COLUMNS,
         'summary': summarize(records),
         'restricted': restricted(records),
@@ -114,8 +114,8 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'pairs': augmentation.pairs(records),
         'published': published.comparisons(records),
         'speed_chart': scatter_chart('Inference speed against mIoU', records),
-        'unbeaten': unbeaten(records),
-        'curves': _curves(records, found),
+        'pareto_optimal': pareto_optimal(records),
+        'curves': _curves(records, caveats),
         'class_bars': [chart for metric in BY_CLASS for chart in _class_bars(records, metric)],
         'class_curves': [chart for metric in BY_CLASS for chart in _class_curves(records, metric)],
         'gallery': pictures.gallery(records),
@@ -132,42 +132,42 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
     }
 
 
-def _by_topic(found: Sequence[Caveat]) -> dict[str, list[Caveat]]:
-    """The caveats that stand beside each part of the page."""
+def _by_part(caveats: Sequence[Caveat]) -> dict[str, list[Caveat]]:
+    """Return the caveats of each part of the page."""
     return {
-        'scores': of_topics(found, Topic.QUALITY),
-        'speed': of_topics(found, Topic.QUALITY, Topic.INFERENCE),
-        'epochs': of_topics(found, Topic.EPOCHS),
-        'origin': of_topics(found, Topic.ORIGIN),
+        'scores': of_topics(caveats, Topic.QUALITY),
+        'speed': of_topics(caveats, Topic.QUALITY, Topic.INFERENCE),
+        'epochs': of_topics(caveats, Topic.EPOCHS),
+        'origin': of_topics(caveats, Topic.ORIGIN),
     }
 
 
-def _curves(records: Sequence[Record], found: Sequence[Caveat]) -> list[Part]:
-    styled = list(enumerate(records))
+def _curves(records: Sequence[Record], caveats: Sequence[Caveat]) -> list[Part]:
+    numbered = list(enumerate(records))
     parts = [
-        Part('Scores', of_topics(found, Topic.QUALITY), _charts(styled, SCORES)),
-        Part('Losses', of_topics(found, Topic.LOSS), list(_loss_charts(records))),
+        Part('Scores', of_topics(caveats, Topic.QUALITY), _charts(numbered, SCORES)),
+        Part('Losses', of_topics(caveats, Topic.LOSS), list(_loss_charts(records))),
         Part(
             'Speed, time and memory',
-            of_topics(found, Topic.INFERENCE, Topic.COST),
-            _charts(styled, SPEEDS),
+            of_topics(caveats, Topic.INFERENCE, Topic.COST),
+            _charts(numbered, SPEEDS),
         ),
     ]
     return [part for part in parts if part.charts]
 
 
 def _charts(
-    records: Sequence[tuple[int, Record]], metrics: Mapping[str, Metric], of: str = ''
+    records: Sequence[tuple[int, Record]], metrics: Mapping[str, Metric], suffix: str = ''
 ) -> list[Chart]:
     charts = [
-        curve_chart(m.title + of, records, name, m.text, from_zero=m.from_zero)
+        curve_chart(m.title + suffix, records, name, m.text, from_zero=m.from_zero)
         for name, m in metrics.items()
     ]
     return [chart for chart in charts if chart is not None]
 
 
 def _loss_charts(records: Sequence[Record]) -> Iterator[Chart]:
-    """Losses of one kind in one chart; on one scale, different kinds would say nothing."""
+    """Yield a chart for each kind of loss; different kinds do not share a scale."""
     kinds = list(dict.fromkeys(map(loss_kind, records)))
     for kind in kinds:
         alike = [(i, record) for i, record in enumerate(records) if loss_kind(record) == kind]
@@ -192,7 +192,7 @@ def _class_curves(records: Sequence[Record], metric: str) -> Iterator[Chart]:
 
 
 def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
-    """The mIoU at the best epoch by validation set, where there are several."""
+    """Return the mIoU at the best epoch by validation set; empty for a single set."""
     names = class_names(records, 'mIoU')
     rows = [(name, [r.at_best(f'mIoU/{name}') for r in records]) for name in names]
     return [
@@ -203,7 +203,7 @@ def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
 
 
 def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, Drawing]]]]:
-    """Class names and colours of each label scheme that occurs."""
+    """Return the class names and colors of each label scheme of the runs."""
     schemes = {r.scheme.name: r.scheme for r in records if r.scheme is not None}
     return [
         (name, [(c.name, _swatch(c.name, c.color)) for c in scheme.classes])
@@ -212,7 +212,7 @@ def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, Drawin
 
 
 def _swatch(name: str, color: tuple[int, int, int]) -> Drawing:
-    drawing = Drawing(22, 14, f'Colour of {name}')
+    drawing = Drawing(22, 14, f'Color of {name}')
     drawing.svg.set('class', 'swatch')
     drawing.rect((0, 0), 22, 14, 'frame')
     drawing.svg[-1].set('style', f'fill:rgb{color}')

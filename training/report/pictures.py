@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of the runs as data URIs, each with words that say what it shows."""
+"""Pictures of the runs as data URIs, with text alternatives."""
 
 import base64
 import hashlib
@@ -17,18 +17,18 @@ from segmentation_node.image_files import ImageRgb, decode_file, encode_jpeg, en
 from segmentation_node.labels import LabelScheme
 from training.report.records import Record
 
-#: Width that pictures are scaled down to.
+#: Maximum width of pictures; larger ones are scaled down.
 PICTURE_WIDTH: Final = 480
 GRID_WIDTH: Final = 1000
-#: Validation images that are shown.
-SHOWN: Final = 8
+#: Maximum number of validation images on the page.
+MAX_EXAMPLES: Final = 8
 GRID: Final = re.compile(r'grid/epoch_\d+\.png')
 KINDS: Final = ('image', 'truth', 'prediction')
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that the page holds itself."""
+    """Picture embedded in the page."""
 
     uri: str
     alt: str
@@ -38,7 +38,7 @@ class Picture:
 
 @dataclass
 class Example:
-    """One validation image, its truth, and what the runs made of it by their index."""
+    """One validation image, its truth, and its predictions by index of the run."""
 
     name: str
     image: Picture
@@ -48,20 +48,20 @@ class Example:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Validation images side by side; sentences tell what is missing."""
+    """Validation images with predictions side by side, and sentences about missing ones."""
 
     examples: tuple[Example, ...]
     missing: tuple[str, ...]
 
 
 def photograph(image_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
-    """A camera image, scaled down to at most `width`."""
+    """Encode a camera image, scaled down to at most `width`."""
     small = _scaled(image_rgb, width, cv2.INTER_AREA)
     return _picture('jpeg', encode_jpeg(small, 82), alt, small)
 
 
 def label_picture(color_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
-    """Labels in their colours, scaled down to at most `width`; no new colours appear."""
+    """Encode labels in color, scaled down to at most `width` without mixing colors."""
     small = _scaled(color_rgb, width, cv2.INTER_NEAREST_EXACT)
     return _picture('png', encode_png(small), alt, small)
 
@@ -79,11 +79,11 @@ def _scaled(image: ImageRgb, width: int, interpolation: int) -> ImageRgb:
 
 
 def gallery(records: Sequence[Record]) -> Gallery:
-    """The validation images that the runs kept, those that most runs share first.
+    """Collect the validation images of the runs, those shared by most runs first.
 
-    Pictures stand side by side only where image and truth are the same to the pixel.
+    Predictions are side by side only if image and truth are identical in every pixel.
     """
-    found: dict[tuple[str, str], Example] = {}
+    by_image: dict[tuple[str, str], Example] = {}
     missing = []
     for index, record in enumerate(records):
         names = _example_names(record)
@@ -96,18 +96,18 @@ def gallery(records: Sequence[Record]) -> Gallery:
                 continue
             image, truth, prediction = pictures
             key = (name, _digest(image, truth))
-            if key not in found:
-                found[key] = Example(
+            if key not in by_image:
+                by_image[key] = Example(
                     name,
                     photograph(image, f'Validation image {name}.'),
                     label_picture(truth, _truth_alt(name, truth, record.scheme)),
                 )
             alt = _prediction_alt(record, name, truth, prediction)
-            found[key].predictions[index] = label_picture(prediction, alt)
-    examples = sorted(found.values(), key=lambda example: -len(example.predictions))
-    if len(examples) > SHOWN:
-        missing.append(f'{len(examples) - SHOWN} more examples are in MLflow, not here.')
-    return Gallery(tuple(examples[:SHOWN]), tuple(missing))
+            by_image[key].predictions[index] = label_picture(prediction, alt)
+    examples = sorted(by_image.values(), key=lambda example: -len(example.predictions))
+    if len(examples) > MAX_EXAMPLES:
+        missing.append(f'{len(examples) - MAX_EXAMPLES} more examples are in MLflow only.')
+    return Gallery(tuple(examples[:MAX_EXAMPLES]), tuple(missing))
 
 
 def _example_names(record: Record) -> list[str]:
@@ -126,11 +126,11 @@ def _read_example(record: Record, name: str) -> tuple[ImageRgb, ImageRgb, ImageR
         path = f'examples/{name}_{kind}.png'
         picture = _decoded(record, path)
         if picture is None:
-            return f'{record.title} has no readable {path}; example {name} is left out there.'
+            return f'{record.title} has no readable {path}; its example {name} is omitted.'
         read.append(picture)
     image, truth, prediction = read
     if not image.shape == truth.shape == prediction.shape:
-        return f'{record.title} has pictures of different sizes for {name}; they are left out.'
+        return f'{record.title} has pictures of different sizes for {name}; they are omitted.'
     return image, truth, prediction
 
 
@@ -151,10 +151,10 @@ def _digest(*images: ImageRgb) -> str:
 
 
 def class_shares(color_rgb: ImageRgb, scheme: LabelScheme) -> Mapping[str, float]:
-    """Share of each class in a picture in the scheme's colours, largest first.
+    """Return the share of each class in a picture in the scheme's colors, largest first.
 
-    Empty where the picture has any other colour. Black is told as void, for pixels without an
-    annotation are black, too.
+    The result is empty if the picture has any other color. Black counts as void, because pixels
+    without annotation are also black.
     """
     codes, counts = np.unique(_codes(color_rgb), return_counts=True)
     name_of = _names_by_code(scheme)
@@ -167,7 +167,7 @@ def class_shares(color_rgb: ImageRgb, scheme: LabelScheme) -> Mapping[str, float
 
 
 def _codes(color_rgb: ImageRgb) -> npt.NDArray[np.int32]:
-    """(H, W) colours as single numbers."""
+    """Convert (H, W, 3) colors to one number per pixel, (H, W)."""
     return color_rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
 
@@ -180,17 +180,19 @@ def _names_by_code(scheme: LabelScheme) -> dict[int, str]:
 
 def _truth_alt(name: str, truth: ImageRgb, scheme: LabelScheme | None) -> str:
     shares = class_shares(truth, scheme) if scheme is not None else {}
-    told = ', '.join(f'{100 * share:.0f} % {name}' for name, share in shares.items())
-    return f'Truth of {name}: {told}.' if told else f'Truth of {name}, a colour for each class.'
+    content = ', '.join(f'{100 * share:.0f} % {name}' for name, share in shares.items())
+    return f'Truth of {name}: {content}.' if content else f'Truth of {name}, one color per class.'
 
 
 def _prediction_alt(record: Record, name: str, truth: ImageRgb, prediction: ImageRgb) -> str:
     true, predicted = _codes(truth), _codes(prediction)
     counted = true != 0
     if not counted.any():
-        return f'Prediction of {record.title} for {name}; its truth is all void.'
-    right = (true == predicted)[counted].mean()
-    text = f'Prediction of {record.title} for {name}: {100 * right:.1f} % of the pixels are right'
+        return f'Prediction of {record.title} for {name}; all of its truth is void.'
+    correct = (true == predicted)[counted].mean()
+    text = (
+        f'Prediction of {record.title} for {name}: {100 * correct:.1f} % of the pixels are correct'
+    )
     wrong = counted & (true != predicted)
     if record.scheme is None or not wrong.any():
         return f'{text}.'
@@ -198,31 +200,32 @@ def _prediction_alt(record: Record, name: str, truth: ImageRgb, prediction: Imag
         np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True
     )
     names = _names_by_code(record.scheme)
-    was, taken = pairs[:, counts.argmax()].tolist()
+    true_code, predicted_code = pairs[:, counts.argmax()].tolist()
     return (
-        f'{text}; the most frequent mistake is {names.get(was, "another class")} taken for '
-        f'{names.get(taken, "another class")}, {100 * counts.max() / counted.sum():.1f} %.'
+        f'{text}; the most frequent error is {names.get(true_code, "another class")} classified '
+        f'as {names.get(predicted_code, "another class")}, '
+        f'{100 * counts.max() / counted.sum():.1f} %.'
     )
 
 
 @dataclass(frozen=True)
 class Progress:
-    """The first and the last grid of validation images of a run."""
+    """First and last grid of validation images of a run."""
 
     record: Record
     grids: tuple[tuple[str, Picture], ...]
 
 
 def progress(records: Sequence[Record]) -> tuple[list[Progress], list[str]]:
-    """How the predictions of each run came along; and sentences on what is missing."""
-    found, missing = [], []
+    """Return the progress of the predictions of each run, and sentences about missing grids."""
+    available, missing = [], []
     for record in records:
         grids = tuple(_grids(record))
         if grids:
-            found.append(Progress(record, grids))
+            available.append(Progress(record, grids))
         else:
             missing.append(f'{record.title} has no grid of validation images among its files.')
-    return found, missing
+    return available, missing
 
 
 def _grids(record: Record) -> Iterator[tuple[str, Picture]]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others have published, beside own runs in the same classes on the same data set."""
+"""Comparison of runs with published figures for the same classes and data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ COLUMNS: Final = ('Model', 'mIoU in %', 'Scored on', 'Trained', 'Source')
 
 @dataclass(frozen=True)
 class Comparison:
-    """Own runs and published figures in one label scheme; `note` says what they do not tell."""
+    """Runs and published figures in one label scheme; `note` limits the comparison."""
 
     label_scheme: str
     note: str
@@ -27,12 +27,12 @@ class Comparison:
 
 
 def comparisons(records: Sequence[Record]) -> list[Comparison]:
-    """A comparison for each label scheme with published figures that any run was scored in."""
-    found = []
+    """Return a comparison for each label scheme that has both runs and published figures."""
+    tables = []
     for scheme, known in _published().items():
         rows = [
-            (record.name, percent(record.at_best(f'mIoU/{name}')), f'{data}; chose the epoch',
-             _trained(record), 'here')
+            (record.name, percent(record.at_best(f'mIoU/{name}')),
+             f'{data}, also used to choose the epoch', _trained(record), 'this repository')
             for record in records
             if record.param('label_scheme') == scheme
             for name, data in _val_sets(record).items()
@@ -44,8 +44,8 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
                  row['scored_on'], row['trained'], row['source'])
                 for row in known['figures']
             ]  # fmt: skip
-            found.append(Comparison(scheme, known['note'], Table(COLUMNS, tuple(rows))))
-    return found
+            tables.append(Comparison(scheme, known['note'], Table(COLUMNS, tuple(rows))))
+    return tables
 
 
 @cache
@@ -54,17 +54,17 @@ def _published() -> dict[str, Any]:
 
 
 def _val_sets(record: Record) -> dict[str, str]:
-    """Data set and split of each validation set, by the name that figures go by."""
+    """Return data set and split of each validation set, by its name in the metrics."""
     fields = record.inner('val')
     names = [key.removesuffix('.set') for key in fields if key.endswith('.set')]
     return {name: f'{fields[f"{name}.set"]} {fields.get(f"{name}.split", "")}' for name in names}
 
 
 def _trained(record: Record) -> str:
-    """What the network started with, and what it saw."""
-    start = record.param('initial') or record.param('initial_encoder')
-    start = 'ImageNet' if start.startswith('imagenet') else start
+    """Describe the initial weights and the training data of a run."""
+    source = record.param('initial') or record.param('initial_encoder')
+    source = 'ImageNet' if source.startswith('imagenet') else source
     sets = [value for key, value in record.inner('train').items() if key.endswith('.set')]
-    what = 'weights' if record.param('initial') else 'encoder'
-    begun = f'{what} from {start}' if start else 'from scratch'
-    return f'{begun}; on {" and ".join(sets)}'
+    part = 'weights' if record.param('initial') else 'encoder'
+    start = f'{part} from {source}' if source else 'from scratch'
+    return f'{start}; on {" and ".join(sets)}'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracked runs as plain values: settings, curves and files."""
+"""Tracked runs as plain values: settings, curves, files."""
 
 import json
 import math
@@ -24,23 +24,23 @@ from segmentation_node.labels import LabelScheme, load_scheme
 from training import tracking
 from training.report.selection import reading
 
-#: Decides which epoch is a run's best, as in training.
+#: Metric that determines a run's best epoch, as in training.
 SCORE: Final = 'mIoU'
 
 Curve = Mapping[int, float]
 
 
 class Artifacts:
-    """The files of one run in MLflow; what is not there or cannot be fetched is None.
+    """Files of one run in MLflow; a missing file, or one that cannot be fetched, is None.
 
-    Without a store there are none.
+    Without a store, all files are missing.
     """
 
     def __init__(self, store: MlflowClient | None, run_id: str) -> None:
         self._store, self._run_id = store, run_id
 
     def names(self, folder: str) -> list[str]:
-        """Paths of the files and folders in a folder, sorted; empty where there is none."""
+        """Return the sorted paths of the files and folders in a folder; empty if it is missing."""
         if self._store is None:
             return []
         try:
@@ -49,11 +49,11 @@ class Artifacts:
             return []
 
     def read(self, path: str) -> bytes | None:
-        """The content of a file."""
+        """Return the content of a file."""
         folder, _, _ = path.rpartition('/')
         if self._store is None or path not in self.names(folder):
             return None
-        # The library draws a bar for every file otherwise.
+        # By default, the library shows a progress bar for every file.
         os.environ.setdefault('MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR', 'false')
         with tempfile.TemporaryDirectory() as aside:
             try:
@@ -62,17 +62,17 @@ class Artifacts:
                 return None
 
     def read_json(self, path: str) -> Any:
-        """The content of a JSON file; raises ValueError where it is none."""
+        """Return the content of a JSON file; raises ValueError if it is invalid."""
         data = self.read(path)
         return None if data is None else json.loads(data)
 
 
 @dataclass(frozen=True)
 class Record:
-    """One run; `letter` stands for it wherever its name would not fit.
+    """One run; its letter replaces its name where space is short.
 
     `curves` are by metric, then by epoch counted from 1. `params` are the fields of the
-    experiment, an inner field as `train.0.set`.
+    experiment, with nested fields as `train.0.set`.
     """
 
     letter: str
@@ -93,41 +93,41 @@ class Record:
 
     @cached_property
     def epochs(self) -> int:
-        """How many epochs were run."""
+        """Number of epochs that were run."""
         return max((epoch for curve in self.curves.values() for epoch in curve), default=0)
 
     @cached_property
     def best_epoch(self) -> int | None:
-        """The first epoch with the highest mIoU; None where it was never measured."""
+        """First epoch with the highest mIoU; None if it was never measured."""
         curve = self.curves.get(SCORE, {})
         return max(curve, key=lambda epoch: (curve[epoch], -epoch), default=None)
 
     def at_best(self, metric: str) -> float | None:
-        """A figure at the best epoch, or where there is none, at the last."""
+        """Return a figure at the best epoch, or at the last if there is no best epoch."""
         curve = self.curves.get(metric, {})
         epoch = self.best_epoch if self.best_epoch is not None else max(curve, default=0)
         return curve.get(epoch)
 
     def median(self, metric: str) -> float | None:
-        """The median of a figure over the epochs."""
+        """Return the median of a figure over the epochs."""
         values = self.curves.get(metric, {}).values()
         return median(values) if values else None
 
     def greatest(self, metric: str) -> float | None:
-        """The largest value of a figure over the epochs."""
+        """Return the largest value of a figure over the epochs."""
         return max(self.curves.get(metric, {}).values(), default=None)
 
     def total(self, metric: str) -> float | None:
-        """The sum of a figure over all epochs; one not measured counts as the mean of the rest."""
+        """Return the sum of a figure over all epochs; missing values count as the mean."""
         values = self.curves.get(metric, {}).values()
         return fmean(values) * self.epochs if values else None
 
     def param(self, key: str, default: str = '') -> str:
-        """A field of the experiment as text."""
+        """Return a field of the experiment as text."""
         return self.params.get(key, default)
 
     def number(self, key: str, default: float) -> float:
-        """A field of the experiment as a number; the default where it is none."""
+        """Return a field of the experiment as a number; the default if it is not a number."""
         try:
             return float(self.params[key])
         except (KeyError, ValueError):
@@ -135,22 +135,22 @@ class Record:
 
     @property
     def encoder(self) -> str:
-        """Name of the network's encoder, empty where it has none."""
+        """Name of the network's encoder; empty if unknown."""
         kinds = ('encoder_name', 'backbone_config.backbone', 'backbone_config.model_type')
         return next(filter(None, (self.param(f'network.{kind}') for kind in kinds)), '')
 
     def inner(self, key: str) -> dict[str, str]:
-        """The fields of the experiment below `key`, by the rest of their names."""
-        below = f'{key}.'
+        """Return the nested fields of a field, by the rest of their names."""
+        prefix = f'{key}.'
         return {
-            name.removeprefix(below): value
+            name.removeprefix(prefix): value
             for name, value in sorted(self.params.items())
-            if name.startswith(below)
+            if name.startswith(prefix)
         }
 
     @cached_property
     def scheme(self) -> LabelScheme | None:
-        """The label scheme, None where it is not known here."""
+        """Label scheme of the run; None if it is not installed."""
         try:
             return load_scheme(self.params['label_scheme'])
         except (KeyError, SchemeError):
@@ -158,7 +158,7 @@ class Record:
 
     @cached_property
     def parameters(self) -> float | None:
-        """How many weights the network has, as the run or its checkpoint tells."""
+        """Number of weights of the network, from the run or its checkpoint; None if unknown."""
         known = {**self._provenance, **self.tags, **self.params}
         try:
             return float(known['parameters'])
@@ -200,7 +200,7 @@ def read_records(store: MlflowClient, runs: Sequence[Run]) -> list[Record]:
 
 
 def read_folder(folder: Path) -> Record:
-    """Settings and curves of a run as its own folder keeps them; without its files."""
+    """Read settings and curves of a run from its folder, without its artifacts."""
     run = tracking.Run(folder)
     known, history = run.description(), run.history()
     curves: dict[str, dict[int, float]] = {}
@@ -222,13 +222,13 @@ def read_folder(folder: Path) -> Record:
 
 
 def _letter(index: int) -> str:
-    """A to Z, then AA, AB and so on."""
+    """Return A to Z for the indices 0 to 25, then AA, AB and so on."""
     tens, ones = divmod(index, 26)
     return (_letter(tens - 1) if tens else '') + chr(ord('A') + ones)
 
 
 def _curve(store: MlflowClient, run: Run, metric: str) -> Curve:
-    """Value by epoch from 1; of an epoch that was run again after a stop, the newest value."""
+    """Return the values by epoch from 1; of a repeated epoch, the newest value."""
     history = sorted(
         store.get_metric_history(run.info.run_id, metric), key=lambda m: (m.step, m.timestamp)
     )
@@ -236,18 +236,18 @@ def _curve(store: MlflowClient, run: Run, metric: str) -> Curve:
 
 
 def class_names(records: Sequence[Record], metric: str) -> list[str]:
-    """Classes that `metric/CLASS` exists of, in the order of the label schemes."""
-    found = {
+    """Return the classes with a metric `metric/CLASS`, in the order of the label schemes."""
+    names = {
         name.removeprefix(f'{metric}/')
         for record in records
         for name in record.curves
         if name.startswith(f'{metric}/')
     }
-    return [name for name in dict.fromkeys(_in_order(records, found)) if name in found]
+    return [name for name in dict.fromkeys(_in_order(records, names)) if name in names]
 
 
-def _in_order(records: Sequence[Record], found: set[str]) -> Iterator[str]:
+def _in_order(records: Sequence[Record], names: set[str]) -> Iterator[str]:
     for record in records:
         if record.scheme is not None:
             yield from (c.name for c in record.scheme.classes)
-    yield from sorted(found)
+    yield from sorted(names)

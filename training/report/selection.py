@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which tracked runs are meant: by id, by name, by folder, or all of a study."""
+"""Selection of tracked runs by id, name or folder, or of all runs of a study."""
 
 import json
 import re
@@ -17,13 +17,13 @@ from segmentation_node.errors import one_line
 from training.tracking import PARENT_TAG, SEARCH_TAG, TrackingError, shown_uri, without_password
 
 RUN_ID: Final = re.compile('[0-9a-f]{32}')
-#: Runs that an error names, at most.
-NAMED: Final = 20
+#: Maximum number of runs listed in an error.
+MAX_LISTED: Final = 20
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The runs of a report, and a sentence for each run of the study that is left out."""
+    """Runs of a report, and a sentence for each run of the study that is left out."""
 
     runs: tuple[Run, ...]
     left_out: tuple[str, ...] = ()
@@ -31,50 +31,50 @@ class Choice:
 
 @contextmanager
 def reading() -> Iterator[None]:
-    """Turn what MLflow and the network throw into a TrackingError that names the store."""
+    """Convert errors of MLflow and the network into a TrackingError that names the store."""
     try:
         yield
     except (MlflowException, OSError) as error:
         raise TrackingError(
             f'MLflow at {shown_uri()} cannot be read ({without_password(one_line(error))}); start '
-            f'the server, or set MLFLOW_TRACKING_URI to where the runs are'
+            f'the server, or set MLFLOW_TRACKING_URI to the store with the runs'
         ) from error
 
 
 def choose(
     store: MlflowClient, wanted: Sequence[str], study: str | None, *, trials: bool = False
 ) -> Choice:
-    """Find the runs: those wanted, in their order, or all finished ones of the study.
+    """Find the given runs, in their order, or all finished runs of the study.
 
     Args:
-        store: where the runs are tracked.
-        wanted: run ids, folders of runs, or names of runs of `study`; none means the whole study.
+        store: MLflow store with the runs.
+        wanted: run ids, run folders, or names of runs of `study`; empty for the whole study.
         study: name of an MLflow experiment.
-        trials: whether a whole study means the trials of its searches, too.
+        trials: whether the whole study includes the trials of its searches.
 
     Raises:
-        TrackingError: a run or the study does not exist (the error names those that do), or the
+        TrackingError: a run or the study does not exist (the error lists those that do), or a
             name is not unique.
     """
     with reading():
         runs = _runs_of(store, [_study(store, study)]) if study is not None else []
         if not wanted:
-            return _whole(study or '', runs, trials=trials)
-        found = {run.info.run_id: run for run in (_find(store, w, study, runs) for w in wanted)}
-        return Choice(tuple(found.values()))
+            return _choose_finished(study or '', runs, trials=trials)
+        chosen = {run.info.run_id: run for run in (_find(store, w, study, runs) for w in wanted)}
+        return Choice(tuple(chosen.values()))
 
 
 def _study(store: MlflowClient, name: str) -> Experiment:
-    found = store.get_experiment_by_name(name)
-    if found is None:
-        there_are = ', '.join(repr(e.name) for e in store.search_experiments())
-        raise TrackingError(f'no study {name!r} in {shown_uri()}; there are {there_are}')
-    return found
+    experiment = store.get_experiment_by_name(name)
+    if experiment is None:
+        names = ', '.join(repr(e.name) for e in store.search_experiments())
+        raise TrackingError(f'no study {name!r} in {shown_uri()}; available: {names}')
+    return experiment
 
 
 def _runs_of(store: MlflowClient, studies: Sequence[Experiment]) -> list[Run]:
-    """All runs that are not deleted, the oldest first."""
-    found: list[Run] = []
+    """Return all runs that are not deleted, the oldest first."""
+    runs: list[Run] = []
     token = None
     while True:
         page = store.search_runs(
@@ -82,13 +82,13 @@ def _runs_of(store: MlflowClient, studies: Sequence[Experiment]) -> list[Run]:
             order_by=['attributes.start_time ASC'],
             page_token=token,
         )
-        found += page
+        runs += page
         token = page.token
         if not token:
-            return found
+            return runs
 
 
-def _whole(study: str, runs: list[Run], *, trials: bool) -> Choice:
+def _choose_finished(study: str, runs: list[Run], *, trials: bool) -> Choice:
     chosen, left_out = [], []
     for run in runs:
         if PARENT_TAG in run.data.tags and not trials:
@@ -103,7 +103,7 @@ def _whole(study: str, runs: list[Run], *, trials: bool) -> Choice:
             chosen.append(run)
     if not chosen:
         raise TrackingError(
-            f'study {study!r} has no finished run with figures; {_there_are(runs)}'
+            f'study {study!r} has no finished run with figures; {_list_runs(runs)}'
         )
     return Choice(tuple(chosen), tuple(left_out))
 
@@ -111,13 +111,13 @@ def _whole(study: str, runs: list[Run], *, trials: bool) -> Choice:
 def _find(store: MlflowClient, wanted: str, study: str | None, runs: list[Run]) -> Run:
     state = Path(wanted) / 'run.json'
     if state.is_file():
-        return _by_id(store, _id_in(state), f'{wanted} names')
+        return _by_id(store, _read_id(state), f'{wanted} names')
     if RUN_ID.fullmatch(wanted):
         return _by_id(store, wanted, 'there is')
     return _by_name(store, wanted, study, runs)
 
 
-def _id_in(state: Path) -> str:
+def _read_id(state: Path) -> str:
     try:
         content = json.loads(state.read_text(encoding='utf-8'))
         run_id = content['run_id']
@@ -127,7 +127,7 @@ def _id_in(state: Path) -> str:
         ) from error
     if not isinstance(run_id, str) or not run_id:
         raise TrackingError(
-            f'the run in {state.parent} has not arrived in MLflow yet; send it with '
+            f'the run in {state.parent} has not been sent to MLflow yet; send it with '
             f'"python -m training.tracking {state.parent}"'
         )
     return run_id
@@ -144,9 +144,9 @@ def _by_id(store: MlflowClient, run_id: str, who: str) -> Run:
             return run
     everything = _runs_of(store, store.search_experiments())
     raise TrackingError(
-        f'{who} no run {run_id} in {shown_uri()}; {_there_are(everything)}'
+        f'{who} no run {run_id} in {shown_uri()}; {_list_runs(everything)}'
         if who == 'there is'
-        else f'{who} run {run_id}, which is not in {shown_uri()}; {_there_are(everything)}'
+        else f'{who} run {run_id}, which is not in {shown_uri()}; {_list_runs(everything)}'
     )
 
 
@@ -155,7 +155,7 @@ def _by_name(store: MlflowClient, name: str, study: str | None, runs: list[Run])
         everything = _runs_of(store, store.search_experiments())
         raise TrackingError(
             f'{name!r} is neither the id of a run nor a folder with a run.json; for the name of a '
-            f'run say --study, too; {_there_are(everything)}'
+            f'run, add --study; {_list_runs(everything)}'
         )
     named = [run for run in runs if run.info.run_name == name]
     finished = [run for run in named if run.info.status == 'FINISHED']
@@ -163,7 +163,7 @@ def _by_name(store: MlflowClient, name: str, study: str | None, runs: list[Run])
         case [only]:
             return only
         case []:
-            raise TrackingError(f'study {study!r} has no run {name!r}; {_there_are(runs)}')
+            raise TrackingError(f'study {study!r} has no run {name!r}; {_list_runs(runs)}')
         case several:
             raise TrackingError(
                 f'study {study!r} has {len(several)} runs named {name!r}; give an id: '
@@ -171,14 +171,14 @@ def _by_name(store: MlflowClient, name: str, study: str | None, runs: list[Run])
             )
 
 
-def _there_are(runs: Sequence[Run]) -> str:
-    """The newest runs by name, id and status, for an error."""
+def _list_runs(runs: Sequence[Run]) -> str:
+    """List the newest runs by name, id and status, for an error."""
     if not runs:
-        return 'there are no runs at all'
+        return 'no runs are available'
     newest = sorted(runs, key=lambda run: -run.info.start_time)
-    named = [
+    listed = [
         f'{run.info.run_name!r} ({run.info.run_id}, {run.info.status.lower()})'
-        for run in newest[:NAMED]
+        for run in newest[:MAX_LISTED]
     ]
-    more = f' and {len(runs) - NAMED} older ones' if len(runs) > NAMED else ''
-    return f'there are {", ".join(named)}{more}'
+    more = f' and {len(runs) - MAX_LISTED} older ones' if len(runs) > MAX_LISTED else ''
+    return f'available: {", ".join(listed)}{more}'

@@ -7,20 +7,20 @@ from typing import Final
 
 from training.report.records import Record
 
-#: What stands where a run does not have a setting.
+#: Text for a setting that a run does not have.
 NOT_SET: Final = 'not set'
 
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows in which the runs differ, one value for each; and rows that are the same in all."""
+    """Rows in which the runs differ, with a value per run, and rows that are the same in all."""
 
     differing: tuple[tuple[str, tuple[str, ...]], ...]
     same: tuple[tuple[str, str], ...]
 
 
 def sheet(mappings: Sequence[Mapping[str, str]]) -> Sheet:
-    """Bring mappings of the runs into rows by name."""
+    """Arrange the mappings of the runs in rows by name."""
     names = sorted({name for mapping in mappings for name in mapping})
     rows = [(name, tuple(m.get(name, NOT_SET) for m in mappings)) for name in names]
     return Sheet(
@@ -30,7 +30,7 @@ def sheet(mappings: Sequence[Mapping[str, str]]) -> Sheet:
 
 
 def origins(record: Record) -> dict[str, str]:
-    """Where a run comes from: its tags, and what MLflow knows."""
+    """Return the origin of a run: its tags, and start, status, study and id in MLflow."""
     return {
         'started': f'{record.started:%Y-%m-%d %H:%M} UTC',
         'status': record.status.lower(),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The runs in one table: what each comes to, and which is the best in what."""
+"""Summary table of the runs, with the best figure of each column marked."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,22 +8,22 @@ from typing import Final
 from training.report.comparability import Topic, group, loss_kind
 from training.report.records import Record
 
-#: What stands where a run has no figure.
+#: Text for a figure that a run does not have.
 ABSENT: Final = 'none'
 
 
 @dataclass(frozen=True)
 class Column:
-    """One figure of every run.
+    """Column of the summary table, one figure of every run.
 
     Attributes:
-        title: with the unit.
-        value: None where the run does not have it.
-        text: the figure in words.
-        sign: 1 where more is better, -1 where less is, 0 where neither is.
-        superlative: what the best one is called.
-        topics: what runs must have in common for it to be compared.
-        remark: what is said beside each figure.
+        title: title with the unit.
+        value: returns the figure of a run; None if the run does not have it.
+        text: formats the figure.
+        sign: 1 if higher is better, -1 if lower is better, 0 if neither is.
+        superlative: label of the best figure.
+        topics: topics in which the runs must be comparable.
+        remark: returns a remark on the figure.
     """
 
     title: str
@@ -37,7 +37,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure of a run as it is shown; `mark` is empty where it is not the best."""
+    """Cell of the summary table; `mark` is the superlative of a best figure, else empty."""
 
     text: str
     remark: str = ''
@@ -45,22 +45,22 @@ class Cell:
 
 
 def percent(share: float | None, sign: str = '') -> str:
-    """A share in per cent with a decimal; `sign` as in a format, '+' for a gain."""
+    """Format a share in percent with one decimal; `sign` is a format option, '+' for a gain."""
     return ABSENT if share is None else f'{100 * share:{sign}.1f}'
 
 
 def score(value: float) -> str:
-    """A share or a loss."""
+    """Format a share or a loss."""
     return f'{value:.4f}'
 
 
 def rate(value: float) -> str:
-    """Images per second."""
+    """Format a rate in images per second."""
     return f'{value:.1f}' if value >= 1 else f'{value:.3g}'
 
 
 def duration(seconds: float) -> str:
-    """Hours, minutes and seconds, as far as they matter."""
+    """Format a duration in hours and minutes, in minutes and seconds, or in seconds."""
     if seconds < 59.95:
         return f'{seconds:.1f} s'
     minutes, rest = divmod(round(seconds), 60)
@@ -94,7 +94,7 @@ COLUMNS: Final = (
     Column('Pixel accuracy', _at_best('pixel_acc'), score, 1, 'highest', QUALITY),
     Column(
         'Validation loss', _at_best('val_loss'), score, -1, 'lowest', (Topic.LOSS,),
-        # What is weighted in it would fill a tall cell; the notes on what may be compared tell.
+        # The weighting would fill a tall cell; the notes on comparability include it.
         lambda record: loss_kind(record).partition(',')[0],
     ),
     Column('Inference, images/s', _median('imgs_per_sec'), rate, 1, 'fastest', (Topic.INFERENCE,)),
@@ -111,13 +111,13 @@ COLUMNS: Final = (
 
 
 def summarize(records: Sequence[Record]) -> list[tuple[Record, list[Cell]]]:
-    """One row for each run, with a cell for each of COLUMNS."""
+    """Return one row for each run, with a cell for each of COLUMNS."""
     columns = [cells(records, column) for column in COLUMNS]
     return [(record, [column[i] for column in columns]) for i, record in enumerate(records)]
 
 
 def cells(records: Sequence[Record], column: Column) -> list[Cell]:
-    """The figures of a column; the best among runs that may be compared is marked."""
+    """Return the cells of a column; the best figure among comparable runs is marked."""
     values = [column.value(record) for record in records]
     return [
         Cell(ABSENT)
@@ -132,19 +132,19 @@ def cells(records: Sequence[Record], column: Column) -> list[Cell]:
 
 
 def _peers(
-    records: Sequence[Record], values: Sequence[float | None], own: Record, column: Column
+    records: Sequence[Record], values: Sequence[float | None], run: Record, column: Column
 ) -> dict[str, float]:
-    """The figures that one run's may be compared with, its own among them, by letter."""
+    """Return the figures comparable to those of a run, including its own, by letter."""
     topics = column.topics
     return {
         record.letter: value
         for record, value in zip(records, values, strict=True)
-        if value is not None and group(record, *topics) == group(own, *topics)
+        if value is not None and group(record, *topics) == group(run, *topics)
     }
 
 
 def _mark(value: float, peers: Mapping[str, float], column: Column, runs: int) -> str:
-    if not column.sign or len(set(peers.values())) < 2:  # alone, or all alike
+    if not column.sign or len(set(peers.values())) < 2:  # no other figure, or all the same
         return ''
     if column.sign * value < max(column.sign * peer for peer in peers.values()):
         return ''
@@ -152,7 +152,7 @@ def _mark(value: float, peers: Mapping[str, float], column: Column, runs: int) -
 
 
 def restricted(records: Sequence[Record]) -> list[str]:
-    """Titles of the columns in which not all runs may be compared."""
+    """Return the titles of the columns in which not all runs are comparable."""
     return [
         column.title
         for column in COLUMNS
@@ -160,8 +160,8 @@ def restricted(records: Sequence[Record]) -> list[str]:
     ]
 
 
-def in_brief(records: Sequence[Record]) -> list[str]:
-    """The outcome in sentences."""
+def outcome(records: Sequence[Record]) -> list[str]:
+    """Return a sentence on the result of each run."""
     return [sentence for record in records if (sentence := _result(record))]
 
 
