@@ -200,7 +200,7 @@ def file_of_chunks(path: Path, chunks: list[Chunk]) -> Path:
 
 
 def hostile_bags(folder: Path) -> Iterator[tuple[str, Callable[[], Path]]]:
-    """What is hostile about a bag, and a function that writes it; each bag is small."""
+    """Yield the name of each hostile bag and a function that writes it; all bags are small."""
     for key, values in (('name', NAMES), ('msgtype', TYPES), ('qos', QOS),
                         ('definition', DEFINITIONS)):  # fmt: skip
         for index, value in enumerate(values):

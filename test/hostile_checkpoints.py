@@ -47,7 +47,7 @@ CONTENTS = (
 
 @dataclass
 class Outcome:
-    """What came of loading a checkpoint; `error` is empty where it loaded."""
+    """Result of loading a checkpoint; `error` is empty if it loaded."""
 
     error: str
     known: bool

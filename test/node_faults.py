@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a live node is asked and sent that it should refuse, at random and many times."""
+"""Random requests and messages, many of them invalid, for a running node."""
 
 import random
 import signal

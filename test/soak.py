@@ -106,7 +106,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> tuple[list[Sample], str]:
 
 
 class _Events:
-    """What happens to the node, by the time that has passed."""
+    """Scheduled events that the node has to cope with."""
 
     def __init__(self, probe: Probe, picture: Path, rate_hz: float, scratch: Path) -> None:
         self._probe, self._log = probe, scratch / 'camera.txt'
@@ -120,7 +120,7 @@ class _Events:
         self._done = {'subscriber': -1, 'camera': -1, 'model': 0}
 
     def until(self, at_s: float) -> None:
-        """Let happen what is due."""
+        """Trigger all events due by a time."""
         for name, period_s in (
             ('subscriber', SUBSCRIBER_S), ('camera', CAMERA_S), ('model', MODEL_S),
         ):  # fmt: skip
@@ -193,7 +193,7 @@ def _slopes(samples: Sequence[Sample]) -> dict[str, float]:
 
 
 def _ageing(samples: Sequence[Sample]) -> float:
-    """How many times as old masks are in the last quarter as in the first."""
+    """Return the ratio of the median mask age in the last quarter to that in the first."""
     ages = np.array([sample.age_ms for sample in _after(samples)])
     quarter = max(1, len(ages) // 4)
     return float(np.nanmedian(ages[-quarter:]) / np.nanmedian(ages[:quarter]))

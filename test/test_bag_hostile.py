@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever a bag says, it is read or refused with a reason, in bounded memory."""
+"""Tests of hostile bags: each is read or rejected with a reason, in bounded memory."""
 
 import os
 import random

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written is what both libraries read, whatever happens on the way."""
+"""Tests of the bag writer: both libraries read what it wrote, even after failures."""
 
 import os
 import subprocess

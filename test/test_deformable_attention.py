@@ -16,7 +16,7 @@ CPU = torch.device('cpu')
 
 
 def read_one(right: float, down: float, pixel: int = 0) -> float:
-    """What a pixel of [[1, 2], [4, 8]] reads at an offset."""
+    """Return the value that a pixel of [[1, 2], [4, 8]] reads at an offset."""
     values = torch.tensor([1.0, 2, 4, 8]).view(1, 4, 1)
     offsets = torch.zeros(2, 1, 4, 1, 1, 1)
     offsets[:, 0, pixel] = torch.tensor([right, down]).view(2, 1, 1, 1)

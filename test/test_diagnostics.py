@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the status says of the state that the node is in."""
+"""Tests of the diagnostic status in each state of the node."""
 
 import math
 import time

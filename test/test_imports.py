@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who imports what: ROS stays in its rooms, and torch with those who run networks."""
+"""Tests of the imports: only some modules may import ROS, and only some torch."""
 
 import ast
 import importlib.util

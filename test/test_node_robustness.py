@@ -197,7 +197,7 @@ def test_a_second_node_of_its_name_is_told(
 
 
 def test_the_policy_names_all_that_the_node_does(camera: Camera) -> None:
-    """What SROS 2 is told to allow is what a running node has."""
+    """The SROS 2 policy allows all topics and services that a running node uses."""
     policy = ET.parse(ROOT / 'config' / 'sros2_policy.xml')  # noqa: S314 (ours)
     profile = policy.find('.//profile')
     assert profile is not None

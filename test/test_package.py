@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes the modules a package: build files, commands, data files, launch files, profiles."""
+"""Tests of the packaging: build files, commands, data files, launch files, profiles."""
 
 import ast
 import os
@@ -42,7 +42,7 @@ needs_launch = pytest.mark.skipif(
 
 @pytest.fixture(scope='module')
 def project() -> dict[str, Any]:
-    """What setup.py tells setuptools."""
+    """Arguments that setup.py passes to setuptools."""
     with pytest.MonkeyPatch.context() as patch, mock.patch('setuptools.setup') as setup:
         patch.chdir(ROOT)
         runpy.run_path('setup.py')

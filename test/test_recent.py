@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is kept by use."""
+"""Tests of the cache that keeps the most recently used values."""
 
 from functools import partial
 

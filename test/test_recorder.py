@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the recorder is asked for is checked before it listens; the demo's tests see it record."""
+"""Tests of the recorder's argument checks; the tests of the demo cover the recording itself."""
 
 import json
 import subprocess

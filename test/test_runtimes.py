@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runtime a name means, and which one auto takes."""
+"""Tests of the choice of a runtime, by name and by auto."""
 
 import importlib.util
 from pathlib import Path

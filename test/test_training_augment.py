@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation keeps every label on its pixel."""
+"""Tests of augmentation: every label stays on its pixel."""
 
 import pytest
 import torch
@@ -17,25 +17,25 @@ def geometry_only(class_share: float = 1.0) -> Augment:
 
 @pytest.fixture
 def plain() -> Augment:
-    """Geometry without colours, so that a colour tells the place it came from."""
+    """Augmentation of geometry only, so that a color encodes its original position."""
     return geometry_only()
 
 
 def ramps(height: int = 100, width: int = 150) -> tuple[Tensor, Tensor]:
-    """An image whose red is the column and whose green is the row; its labels are the column."""
+    """Image with the column as red and the row as green; its labels are the columns."""
     rows = torch.arange(height, dtype=torch.uint8)[:, None].expand(height, width)
     columns = torch.arange(width, dtype=torch.uint8)[None].expand(height, width)
     return torch.stack([columns, rows, columns]), columns.clone()
 
 
 def blocks(height: int, width: int, side: int) -> Tensor:
-    """(H, W) uint8: squares of two values alternate."""
+    """Checkerboard of two values, (H, W) uint8."""
     rows, columns = torch.arange(height)[:, None] // side, torch.arange(width)[None] // side
     return ((rows + columns) % 2).to(torch.uint8)
 
 
 def away_from_borders(channels: Tensor, reach: int) -> Tensor:
-    """(H, W) bool: pixels with no other label within `reach`."""
+    """Mask of the pixels without another label within `reach`, (H, W) bool."""
     values, size = channels.float()[None], 2 * reach + 1
     high = torch.nn.functional.max_pool2d(values, size, 1, reach)[0]
     low = -torch.nn.functional.max_pool2d(-values, size, 1, reach)[0]
@@ -45,14 +45,14 @@ def away_from_borders(channels: Tensor, reach: int) -> Tensor:
 @pytest.mark.parametrize('seed', range(10))
 @pytest.mark.parametrize('of', ['columns', 'rows'])
 def test_labels_move_with_the_pixels(plain: Augment, seed: int, of: str) -> None:
-    """Colour and label both tell the place; on average they must tell the same one."""
+    """Color and label both encode the position; on average, they must agree."""
     torch.manual_seed(seed)
     image, columns = ramps()
     labels, channel = (columns, 0) if of == 'columns' else (image[1], 1)
     found, channels = plain(image, labels)
     assert (found.shape, channels.shape) == ((3, 40, 60), (40, 60))
     assert (found.dtype, channels.dtype) == (torch.uint8, torch.int64)
-    inside = slice(4, -4)  # the resampling's filter is cut at the borders
+    inside = slice(4, -4)  # the resampling filter is truncated at the borders
     moved = found[channel, inside, inside].float() - channels[inside, inside]
     assert moved.abs().max() <= 2.5
     assert moved.mean().abs() < 0.3
@@ -86,7 +86,7 @@ def test_scale_flip_and_place_vary(plain: Augment) -> None:
 
 @pytest.mark.parametrize('seed', range(20))
 def test_labels_stay_on_their_pixels_under_all_colors(seed: int) -> None:
-    """Every colour change keeps white brighter than black."""
+    """Every color change keeps white brighter than black."""
     torch.manual_seed(seed)
     pattern = blocks(120, 180, 30)
     found, channels = Augment((40, 60), (0.5, 2.0))((pattern * 255).expand(3, -1, -1), pattern)
@@ -136,7 +136,7 @@ def test_the_image_given_is_left_alone() -> None:
 
 
 def test_one_class_fills_no_more_than_its_share() -> None:
-    """Left of the image is of one class, which many a crop would be full of."""
+    """The left part of the image has a single class, which would fill many crops."""
     image = torch.zeros(3, 200, 300, dtype=torch.uint8)
     labels = blocks(200, 300, 8)
     labels[:, :220] = 3
@@ -145,7 +145,7 @@ def test_one_class_fills_no_more_than_its_share() -> None:
         torch.manual_seed(0)
         found += [largest_share(geometry_only(limit)(image, labels)[1].byte()) for _ in range(60)]
     assert sum(share > 0.62 for share in shares[1.0]) > 30
-    assert sum(share > 0.62 for share in shares[0.6]) < 6  # the tries end some time
+    assert sum(share > 0.62 for share in shares[0.6]) < 6  # the number of attempts is limited
 
 
 def test_share_is_that_of_the_annotated_pixels() -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches depend on the seed and the step alone, whoever computes them."""
+"""Tests of batches: they depend on the seed and the step alone, in every process."""
 
 from collections import Counter
 from pathlib import Path
@@ -20,7 +20,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Place(pl.Trainer):
-    """A trainer that is somewhere among several processes, in some epoch."""
+    """Stand-in for a trainer with a given rank, number of processes and epoch."""
 
     def __init__(self, epoch: int = 0, rank: int = 0, world: int = 1) -> None:
         self.place = epoch, rank, world
@@ -66,7 +66,7 @@ def same(one: Batch, other: Batch) -> bool:
 
 def test_a_batch_depends_on_its_step_alone(root: Path) -> None:
     first, again = data_of(root), data_of(root)
-    later = batches(again, 3)  # without the epochs before
+    later = batches(again, 3)  # without running earlier epochs
     torch.rand(7)
     found = [batches(first, epoch) for epoch in range(4)]
     assert same(found[3][0], later[0])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Boundary F-scores: literal images, and the definition written out pixel by pixel."""
+"""Tests of boundary F-scores: literal images, and the definition pixel by pixel."""
 
 import math
 from itertools import product
@@ -30,7 +30,7 @@ def counted(target: Labels, predicted: Labels, tolerance_px: float) -> BoundaryC
     return counts
 
 
-def f_of(target: Labels, predicted: Labels, tolerance_px: float) -> dict[str, float]:
+def f_scores(target: Labels, predicted: Labels, tolerance_px: float) -> dict[str, float]:
     scores = counted(target, predicted, tolerance_px).f_score(CLASSES)
     return {name: value for name, value in scores.items() if not math.isnan(value)}
 
@@ -47,22 +47,22 @@ def test_uncounted_pixels_bound_nothing() -> None:
 
 def test_a_boundary_one_pixel_off() -> None:
     target, predicted = labels([1, 1, 1, 2, 2, 2]), labels([1, 1, 2, 2, 2, 2])
-    assert f_of(target, predicted, 0.9) == {'flat': 0, 'construction': 0}
-    assert f_of(target, predicted, 1.0) == {'flat': 1, 'construction': 1}
+    assert f_scores(target, predicted, 0.9) == {'flat': 0, 'construction': 0}
+    assert f_scores(target, predicted, 1.0) == {'flat': 1, 'construction': 1}
 
 
 def test_precision_and_recall_by_hand() -> None:
     target = labels([1, 1, 1, 1, 1, 2])
     predicted = labels([2, 1, 1, 1, 1, 2])
-    # Class 1 has 2 found and 1 wanted, class 2 the same; one of each is met.
-    assert f_of(target, predicted, 0) == {
+    # Classes 1 and 2 each have 2 predicted and 1 true boundary pixel; one of each is matched.
+    assert f_scores(target, predicted, 0) == {
         'flat': pytest.approx(2 / 3),
         'construction': pytest.approx(2 / 3),
     }
 
 
 def test_another_class_at_the_same_place_is_no_partner() -> None:
-    assert f_of(labels([1, 2]), labels([1, 3]), 1) == {
+    assert f_scores(labels([1, 2]), labels([1, 3]), 1) == {
         'flat': 1, 'construction': 0, 'object': 0,
     }  # fmt: skip
 
@@ -71,25 +71,25 @@ def test_distances_are_euclidean() -> None:
     target = np.full((9, 9), 1, np.int16)
     predicted = target.copy()
     target[1, 1], predicted[4, 5] = 2, 2
-    assert f_of(target, predicted, 4.99)['construction'] == 0
-    assert f_of(target, predicted, 5.0)['construction'] == 1
+    assert f_scores(target, predicted, 4.99)['construction'] == 0
+    assert f_scores(target, predicted, 5.0)['construction'] == 1
 
 
 def test_prediction_near_void_truth_is_not_judged() -> None:
     target = labels([1, 1, 1, 1, 1, 1, -1, -1])
     near = labels([1, 1, 1, 1, 1, 2, 2, 2])
-    assert f_of(target, near, 2) == {}
+    assert f_scores(target, near, 2) == {}
     far = labels([1, 1, 2, 2, 2, 2, 2, 2])
-    assert f_of(target, far, 2) == {'flat': 0, 'construction': 0}
+    assert f_scores(target, far, 2) == {'flat': 0, 'construction': 0}
 
 
 def test_nothing_in_void_truth_counts() -> None:
     target = np.full((4, 4), UNCOUNTED, np.int16)
-    assert f_of(target, np.arange(16, dtype=np.int16).reshape(4, 4) % 8, 1) == {}
+    assert f_scores(target, np.arange(16, dtype=np.int16).reshape(4, 4) % 8, 1) == {}
 
 
 def test_void_predicted_on_a_class_is_a_wrong_boundary() -> None:
-    scores = f_of(labels([1, 1, 1, 1]), labels([1, 1, 0, 0]), 1)
+    scores = f_scores(labels([1, 1, 1, 1]), labels([1, 1, 0, 0]), 1)
     assert scores == {'flat': 0}
 
 
@@ -98,7 +98,7 @@ def test_a_tolerance_of_whole_pixels_is_not_rounded_away(shape: tuple[int, int])
     target = np.full(shape, 1, np.int16)
     target[:, -1], predicted = 2, target.copy()
     predicted[:, -2] = 2
-    assert set(f_of(target, predicted, 1).values()) == {1}
+    assert set(f_scores(target, predicted, 1).values()) == {1}
 
 
 def test_tolerance_follows_the_diagonal_and_is_told() -> None:
@@ -109,7 +109,7 @@ def test_tolerance_follows_the_diagonal_and_is_told() -> None:
 
 
 def slow(target: Labels, predicted: Labels, tolerance_px: float) -> npt.NDArray[np.int64]:
-    """(4, 256) counts: predicted, met, truth, met; every pixel against every other."""
+    """Counts by brute force, (4, 256): predicted, matched, true, matched."""
     height, width = target.shape
     places = list(product(range(height), range(width)))
     found = np.where(target == UNCOUNTED, UNCOUNTED, predicted)
@@ -160,9 +160,9 @@ def test_counts_are_those_of_the_definition(
 def test_scores_are_shares_and_the_truth_itself_scores_1(
     target: Labels, predicted: Labels
 ) -> None:
-    assert all(0 <= value <= 1 for value in f_of(target, predicted, 1.5).values())
+    assert all(0 <= value <= 1 for value in f_scores(target, predicted, 1.5).values())
     same = np.where(target == UNCOUNTED, predicted, target)
-    assert set(f_of(target, same, 1.5).values()) <= {1.0}
+    assert set(f_scores(target, same, 1.5).values()) <= {1.0}
 
 
 @given(images(-1), images(0))

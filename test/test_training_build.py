@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh networks, what they start from, and at which rates they learn."""
+"""Tests of new networks, their initial weights, and their learning rates."""
 
 import copy
 from importlib.util import find_spec
@@ -53,7 +53,7 @@ def bare(name: str) -> str:
 
 
 def saved(network: Network, family: str, folder: Path) -> str:
-    """A checkpoint folder of a network, with weights as they are rounded there."""
+    """Save a network as a checkpoint, which rounds its weights; returns the folder."""
     save_checkpoint(folder, network, Spec(family, 'cityscapes8'), '# Card\n')
     return str(folder)
 
@@ -68,7 +68,7 @@ def test_networks_have_a_channel_for_every_learned_class(
     camvid = load_scheme('camvid11')
     unet = build_network(experiment('unet', {'encoder_name': 'resnet18'}), camvid)
     assert isinstance(unet, UNet)
-    assert unet.channels() == 11  # its void is not learned
+    assert unet.channels() == 11  # void is not learned
 
 
 def test_building_changes_no_configuration(mask2former: Network) -> None:
@@ -127,11 +127,11 @@ def test_network_that_its_library_refuses(family: str, network: dict[str, Any], 
 def test_encoder_is_taken_over_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, network: dict[str, Any]
 ) -> None:
-    """From a checkpoint of another family, whose library wraps the same encoder otherwise."""
+    """The checkpoint is of another family, which wraps the same encoder differently."""
     family_of_source = 'deeplabv3plus' if family == 'mask2former' else 'mask2former'
     network_of_source = LITE if family == 'mask2former' else TIMM_MASK2FORMER
     source = build(family_of_source, network_of_source)
-    with torch.no_grad():  # statistics as after training, not the 0 and 1 of the start
+    with torch.no_grad():  # statistics as after training, not the initial 0 and 1
         for module in encoder_of(source).modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
@@ -213,7 +213,7 @@ def test_package_gives_all_tensors_under_the_names_of_timm() -> None:
 
 
 def test_checkpoint_with_a_backbone_of_timm_loads_again(tmp_path: Path) -> None:
-    """Without a hub, and with the labels that the network gave."""
+    """The checkpoint loads without a hub and gives the labels of the saved network."""
     network = build('mask2former', TIMM_MASK2FORMER).half().float().eval()
     where = saved(network, 'mask2former', tmp_path / 'saved')
     image = street(0)[0]

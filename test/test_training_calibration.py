@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration error: figures by hand, and Guo et al.'s formula written out."""
+"""Tests of the calibration error: manual results, and the formula of Guo et al."""
 
 import math
 
@@ -26,7 +26,7 @@ def calibration(target: list[int], predicted: list[int], confidence: list[int]) 
 
 
 def test_error_by_hand() -> None:
-    # 51 / 255 = 0.2 and 204 / 255 = 0.8: one right of two at 0.2, none right of two at 0.8.
+    # 51 / 255 = 0.2 and 204 / 255 = 0.8: 1 of 2 is correct at 0.2, 0 of 2 at 0.8.
     found = calibration([1, 1, 1, 1], [1, 2, 2, 2], [51, 51, 204, 204])
     assert found.ece() == pytest.approx(0.5 * abs(0.5 - 0.2) + 0.5 * abs(0 - 0.8))
 
@@ -37,7 +37,7 @@ def test_right_and_certain_is_no_error_wrong_and_certain_is_all() -> None:
 
 
 def test_surer_and_less_sure_cancel_only_within_a_bin() -> None:
-    # In one bin of all confidences: 1 of 2 is right, at 0.5 on average.
+    # With a single bin, 1 of 2 is correct, at a mean confidence of 0.5.
     found = calibration([1, 1], [1, 2], [0, 255])
     assert found.ece(bins=1) == pytest.approx(0)
     assert found.ece() == 1
@@ -54,7 +54,7 @@ def test_nothing_counted_has_no_error() -> None:
 
 
 def test_table_has_a_row_a_bin_closed_above() -> None:
-    # 17 / 255 is 1 / 15 just so: the first bin's end.
+    # 17 / 255 is exactly 1 / 15, the end of the first bin.
     table = calibration([1, 1, 1, 1], [1, 1, 1, 2], [0, 17, 18, 255]).table()
     assert len(table) == 15
     assert [b.pixels for b in table] == [2, 1, *[0] * 12, 1]
@@ -104,4 +104,4 @@ def test_error_is_that_of_the_formula(row: tuple[Bytes, Bytes], bins: int) -> No
 def test_finer_bins_hide_no_more(row: tuple[Bytes, Bytes]) -> None:
     right, confidence = row
     found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
-    assert found.ece(15) >= found.ece(5) - 1e-12  # each bin of 5 is 3 of 15
+    assert found.ece(15) >= found.ece(5) - 1e-12  # each of 5 bins covers 3 of 15

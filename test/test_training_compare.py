@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports on runs that were really tracked, read as a browser and a screen reader would."""
+"""Tests of reports on tracked runs, parsed like in a browser and a screen reader."""
 
 import itertools
 import json
@@ -50,7 +50,7 @@ VOID = ('area', 'base', 'br', 'col', 'embed', 'hr', 'img', 'input', 'link', 'met
 
 @dataclass
 class Element:
-    """An element of a page with all text below it."""
+    """Element of a page with the text of its descendants."""
 
     tag: str
     attrs: dict[str, str]
@@ -58,17 +58,17 @@ class Element:
     text: str = ''
 
     def all(self, *tags: str) -> list['Element']:
-        """Elements below this one, in the order of the page."""
+        """Return the descendants with these tags, in document order."""
         below = [e for child in self.children for e in (child, *child.all())]
         return [e for e in below if not tags or e.tag in tags]
 
     def words(self) -> str:
-        """Text without runs of blanks."""
+        """Return the text with normalized whitespace."""
         return ' '.join(self.text.split())
 
 
 class Page(HTMLParser):
-    """A page as a tree; an element that is closed wrongly is an error."""
+    """Page as a tree of elements; an incorrectly closed element is an error."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class Page(HTMLParser):
         return found
 
     def table(self, caption: str) -> list[list[str]]:
-        """Texts of the cells of the table whose caption begins so."""
+        """Return the cell texts of the table with a caption that starts with `caption`."""
         [found] = [
             table
             for table in self.all('table')
@@ -114,14 +114,14 @@ class Page(HTMLParser):
         return [[cell.words() for cell in row.all('th', 'td')] for row in rows]
 
     def notes(self, section: str = '') -> list[str]:
-        """What the page warns of, in one section or in all."""
+        """Return the warnings of one section or of the whole page."""
         place = self.by_id(section) if section else self.root
         return [e.words() for e in place.all('div') if e.attrs.get('role') == 'note']
 
 
 @pytest.fixture(scope='module', autouse=True)
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder to work in, with a store of its own."""
+    """Working directory with its own MLflow store."""
     folder = tmp_path_factory.mktemp('compare')
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -130,7 +130,7 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def rows_of(epochs: int, quality: float) -> list[dict[str, float]]:
-    """Figures that rise by epoch and fall in the last one."""
+    """Figures that rise in each epoch and fall in the last one."""
     rows = []
     for epoch in range(epochs):
         share = quality * (epoch + 1) / epochs - (0.3 if epoch == epochs - 1 else 0)
@@ -146,7 +146,7 @@ def rows_of(epochs: int, quality: float) -> list[dict[str, float]]:
 
 
 def street(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """(20, 40) label ids: sky over flat, a vehicle somewhere."""
+    """Label ids with sky above flat and a vehicle, (20, 40)."""
     ids = np.full((20, 40), 1, np.uint8)
     ids[:10] = 5
     ids[12:16, seed : seed + 8] = 7
@@ -154,7 +154,7 @@ def street(seed: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def write_files(artifacts: Path) -> None:
-    """All that a run leaves behind."""
+    """Write all artifacts of a run."""
     truth, predicted = street(4), street(4)
     predicted[:, :4] = 2  # 80 of 800 pixels
     for name in ('seq1_01', 'seq1_02'):
@@ -192,7 +192,7 @@ def track(
     files: bool = False,
     status: str = 'FINISHED',
 ) -> Run:
-    """A run as training tracks it."""
+    """Track a run like training does."""
     made = len(list(Path('runs').glob(f'{study}-*')))
     run = Run(Path('runs', f'{study}-{made}'))
     run.start(study, name, {**PARAMS, **(params or {})}, {**TAGS, **(tags or {})})
@@ -211,7 +211,7 @@ def records_of(study: str) -> list[Record]:
 
 @pytest.fixture(scope='module')
 def whole(workplace: Path) -> Page:
-    """The report on three runs: two alike but for augmentation, and a Mask2Former."""
+    """Report on three runs: with and without augmentation, and a Mask2Former."""
     track('whole', 'augmented', rows_of(3, 0.75), files=True)
     track('whole', 'plain', rows_of(3, 0.6), {'augment': False}, files=True)
     other = {'family': 'mask2former', 'network.encoder_name': ''}
@@ -222,7 +222,7 @@ def whole(workplace: Path) -> Page:
 
 @pytest.fixture(scope='module')
 def bare(workplace: Path) -> Page:
-    """The report on one run that left nothing but figures, and another one without even these."""
+    """Report on a run with figures only and on a run without any."""
     track('bare', 'figures only', [{'mIoU': 0.5}])
     empty = track('bare', 'empty', [])
     first = str(Path('runs', 'bare-0'))
@@ -232,7 +232,7 @@ def bare(workplace: Path) -> Page:
 
 @pytest.fixture(scope='module')
 def record(whole: Page) -> Record:
-    """One of the runs, to be varied."""
+    """One run, as a base for variants."""
     return records_of('whole')[0]
 
 
@@ -569,7 +569,7 @@ def test_only_what_may_be_compared_is_ranked(record: Record) -> None:
 
 def test_augmentation_pairs_the_most_alike(record: Record) -> None:
     far = varied(record, 'B', {'learning_rate': '1', 'dice': '1', 'seed': '2'}, {})
-    new = {'train.0.scale': 'None', 'data_root': 'elsewhere'}  # neither makes a difference
+    new = {'train.0.scale': 'None', 'data_root': 'elsewhere'}  # neither affects the result
     off = varied(record, 'C', {'augment': 'False', 'epochs': '9', **new}, {})
     other_family = varied(record, 'D', {'family': 'deeplabv3plus'}, {})
     other_data = varied(record, 'E', {'epochs': '9'}, {'val_fingerprint': 'ffff'})
@@ -593,7 +593,7 @@ def test_study_alone_means_its_finished_runs(
 ) -> None:
     track('study', 'done', rows_of(2, 0.5))
     track('study', 'stopped', rows_of(2, 0.5), status='KILLED')
-    # The parent of a search holds the best score of its trials.
+    # The parent run of a search has the best score of its trials.
     search = track('study', 'search', rows_of(1, 0.4), tags={'search.trials': '1'})
     track('study', 'trial', rows_of(2, 0.4), tags={'mlflow.parentRunId': search.id})
     assert main(['--study', 'study', '--output', 'study.html']) == 0
@@ -641,7 +641,7 @@ ERRORS: list[tuple[list[str], list[str]]] = [
 
 @pytest.fixture(scope='module')
 def oddities(whole: Page, workplace: Path) -> None:
-    """Runs and folders that cannot be used."""
+    """Unusable runs and folders."""
     for name in 'abb':
         track('killed', name, [], status='KILLED')
     put(workplace / 'early' / 'run.json', b'{"run_id": ""}')
@@ -698,7 +698,7 @@ def test_store_that_is_down_is_an_error(
 
 
 def blocks(css: str) -> dict[str, dict[str, str]]:
-    """Custom properties of the colour schemes by name."""
+    """Return the custom properties of each color scheme."""
     found = re.findall(r':root \{(.*?)\}', css, re.DOTALL)
     light, dark, printed = (dict(re.findall(r'--([\w-]+): ([^;]+);', text)) for text in found)
     assert set(light) == set(dark) == set(printed)
@@ -706,7 +706,7 @@ def blocks(css: str) -> dict[str, dict[str, str]]:
 
 
 def luminance(rgb: Sequence[float]) -> float:
-    """Relative luminance as WCAG 2 defines it, of values in 0..255."""
+    """Return the relative luminance of values in 0..255, as defined by WCAG 2."""
     shares = [value / 255 for value in rgb]
     linear = [s / 12.92 if s <= 0.04045 else ((s + 0.055) / 1.055) ** 2.4 for s in shares]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Experiments as files: every mistake is told before training begins."""
+"""Tests of experiment files: every error is reported before training starts."""
 
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def test_overrides_reach_inside_fields(tmp_path: Path) -> None:
     )  # fmt: skip
     assert experiment.network == {'encoder_name': 'resnet34', 'decoder': {'a': 1, 'b': 2}}
     assert experiment.val['v'].count == 3
-    assert [use.share for use in experiment.train] == [2, 5]  # though YAML reads one row twice
+    # The two rows are YAML aliases of each other.
+    assert [use.share for use in experiment.train] == [2, 5]
     assert experiment.dataset('mine').root == 'data/x'
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets on disk: what is read, and which file is named when something is wrong."""
+"""Tests of data sets on disk: their files, and errors that name the invalid file."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from training.datasets import LabelledFiles, open_files
 
 
 def open_use(root: Path, dataset: dict[str, Any] | None = None, **use: Any) -> LabelledFiles:
-    """The files of a use of the data set `streets`, which `dataset` describes otherwise."""
+    """Open a split of the data set `streets`, with the fields in `dataset` replaced."""
     content = fields(root)
     content['datasets']['streets'] |= dataset or {}
     wanted = Use.model_validate({'set': 'streets', 'split': 'train'} | use)
@@ -29,7 +29,7 @@ def read_all(files: LabelledFiles) -> None:
 
 @pytest.fixture
 def streets(tmp_path: Path) -> Path:
-    """The split `train` of three streets; `tmp_path` is the data root."""
+    """Split `train` with three streets; `tmp_path` is the data root."""
     return write_folders(tmp_path / 'streets', 'train', 3)
 
 
@@ -59,7 +59,7 @@ def test_cityscapes_is_read_by_split(tmp_path: Path) -> None:
     assert (ids[:2] == 0).all()
     assert (ids[2:] == 7).all()
     assert len(open_use(tmp_path, set='towns', split='val').pairs) == 1
-    assert files.source == str(tmp_path / 'towns')  # it has no other
+    assert files.source == str(tmp_path / 'towns')  # no source is given
 
 
 def test_a_subset_is_chosen_by_its_seed(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_subset_is_chosen_by_its_seed(tmp_path: Path) -> None:
         assert len(set(names)) == count
         assert names == sorted(names)
         assert names == [p.name for p in open_use(tmp_path, seed=seed, count=count).pairs]
-        if count < 12:  # a larger subset holds the smaller one
+        if count < 12:  # a larger subset contains the smaller one
             assert set(names) < set(chosen[seed, count + 4])
     assert chosen[0, 4] != chosen[1, 4]
     assert chosen[0, 12] == chosen[1, 12]
@@ -106,7 +106,7 @@ def test_missing_labels(tmp_path: Path, streets: Path) -> None:
 
 
 def test_missing_image(tmp_path: Path, streets: Path) -> None:
-    """A data set that was copied in part would else be trained on in part, and nobody told."""
+    """A partly copied data set is an error, because training would silently use a part of it."""
     (streets / 'images' / '001.png').unlink()
     with pytest.raises(DatasetError, match=r'1 label images have no image.*labels/001\.png'):
         open_use(tmp_path)
@@ -158,7 +158,7 @@ def test_file_that_is_no_image(tmp_path: Path, streets: Path) -> None:
 
 
 def test_image_that_is_cut_short(tmp_path: Path, streets: Path) -> None:
-    """Half a JPEG decodes, with grey for the missing half; training on it would teach grey."""
+    """Half a JPEG decodes with gray for the missing half, and training would learn the gray."""
     path = streets / 'images' / '001.png'
     whole = encode_jpeg(street(1)[0])
     path.with_suffix('.jpg').write_bytes(whole[: len(whole) // 2])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The evaluation and its command on real data, networks and bags."""
+"""Tests of the evaluation and its command with real data, networks and bags."""
 
 import copy
 import json
@@ -50,13 +50,13 @@ Image = npt.NDArray[np.uint8]
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that is right about some pixels."""
+    """Checkpoint that classifies some pixels correctly."""
     return write_fitted_model(tmp_path_factory.mktemp('models') / 'fitted')
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A root of data sets with a small CamVid."""
+    """Data root with a small CamVid."""
     root = tmp_path_factory.mktemp('data')
     write_folders(root / 'camvid', 'val', FRAMES)
     return root
@@ -64,7 +64,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def bag(data: Path) -> Path:
-    """The same frames as a bag."""
+    """Bag with the same frames."""
     folder = data / 'camvid' / 'val'
     path = data / 'frames.mcap'
     assert images_to_bag([
@@ -83,7 +83,7 @@ def arguments(model: Path, data: Path, output: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope='module')
 def written(model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the command writes."""
+    """Folder written by the command."""
     output = tmp_path_factory.mktemp('written') / 'whole'
     assert main(arguments(model, data, output, '--worst', '2')) == 0
     return output
@@ -93,12 +93,12 @@ def scores_of(folder: Path) -> Any:
     return json.loads((folder / 'scores.json').read_text(encoding='utf-8'))
 
 
-# What is written.
+# Written files.
 
 
 def test_figures_are_those_of_the_segmenter_and_one_table(written: Path, model: Path) -> None:
     segmenter = Segmenter(str(model), runtime='torch', device='cpu', precision='fp32')
-    lut = load_scheme('camvid11').mapping_to(CATEGORIES)  # unlabelled becomes void
+    lut = load_scheme('camvid11').mapping_to(CATEGORIES)  # unlabeled becomes void
     confusion = Confusion()
     for seed in range(FRAMES):
         image, ids = street(seed)
@@ -110,7 +110,7 @@ def test_figures_are_those_of_the_segmenter_and_one_table(written: Path, model: 
     assert figures['Dice'] == expected.mean_dice()
     for name, iou in expected.class_iou().items():
         assert figures.get(f'IoU/{name}', math.nan) == pytest.approx(iou, nan_ok=True)
-    # The classes are the categories, and void truth of CamVid says nothing.
+    # The classes are the categories, and CamVid's void truth is not scored.
     assert figures['category_mIoU'] == figures['mIoU']
     assert 0.2 < figures['mIoU'] < 0.9
     assert 0 < figures['boundary_F'] < 1
@@ -132,7 +132,7 @@ def test_every_key_is_explained(written: Path) -> None:
 
 def test_confusion_and_reliability_hold_every_scored_pixel(written: Path) -> None:
     content = scores_of(written)
-    scored = FRAMES * 61 * 96  # the last 3 rows are unlabelled
+    scored = FRAMES * 61 * 96  # the last 3 rows are unlabeled
     assert content['classes'] == [
         'flat', 'construction', 'object', 'nature', 'sky', 'human', 'vehicle', 'other',
     ]  # fmt: skip
@@ -204,7 +204,7 @@ def test_a_window_as_large_as_the_image_gives_the_same(
     assert main(arguments(model, data, tmp_path / 'w', '--window', '64', '96')) == 0
     sliding = scores_of(tmp_path / 'w')
     whole = scores_of(written)['figures']
-    # Every label is the same. A confidence half-way between two bytes may be rounded either way.
+    # All labels are the same. A confidence halfway between two bytes may be rounded either way.
     assert sliding['figures'].pop('ECE') == pytest.approx(whole.pop('ECE'), abs=1e-5)
     assert sliding['figures'] == whole
     assert sliding['mode'] == 'sliding window 64 x 96, overlap 0.33'
@@ -277,7 +277,7 @@ def test_masks_without_confidence_have_no_calibration(tmp_path: Path) -> None:
 def write_labelled_bag(
     path: Path, frames: list[tuple[Image, Image]], truth_scheme: str, mask_scheme: str
 ) -> Path:
-    """Truth and label masks of some frames, with a camera."""
+    """Write a bag with camera images, truth and label masks."""
     with BagWriter(path) as out:
         for namespace, scheme in (
             ('/ground_truth', truth_scheme), ('/segmentation_node', mask_scheme),
@@ -295,7 +295,7 @@ def write_labelled_bag(
     return path
 
 
-# Cityscapes' own evaluation, of the same label images.
+# Comparison with the official Cityscapes evaluation on the same label images.
 
 
 def random_truth() -> list[Image]:
@@ -308,7 +308,7 @@ def scene_truth() -> list[Image]:
 
 
 def guess(truth: Image, seed: int) -> Image:
-    """Train ids that are right in part, with a border of other classes and some void."""
+    """Partly correct train ids, with a border of other classes and some void."""
     rng = np.random.default_rng(seed)
     right = LABEL_IDS.mapping_to(TRAIN_IDS)[np.roll(truth, 3, axis=1)]
     noise = rng.choice(np.array([c.id for c in TRAIN_IDS.classes], np.uint8), truth.shape)
@@ -316,7 +316,7 @@ def guess(truth: Image, seed: int) -> Image:
 
 
 def official(truths: list[Image], guesses: list[Image], folder: Path) -> Any:
-    """Result of Cityscapes' evaluation of label files."""
+    """Return the result of the official Cityscapes evaluation of label files."""
     to_label_id = TRAIN_IDS.mapping_to(LABEL_IDS)
     files: tuple[list[str], list[str]] = ([], [])
     for index, (truth, found) in enumerate(zip(truths, guesses, strict=True)):
@@ -352,14 +352,14 @@ def test_scores_are_the_official_ones(truth_of: Any, tmp_path: Path) -> None:
     average = reference['averageScoreCategories']
     assert found.figures()['category_mIoU'] == pytest.approx(average, abs=1e-9)
 
-    # The same as classes of the scheme of categories.
+    # The same, with the categories as classes of a scheme.
     coarse = evaluate_recorded(frames, label_scheme='cityscapes8')
     assert coarse.scores.class_iou() == pytest.approx(expected, abs=1e-9, nan_ok=True)
     assert coarse.figures()['mIoU'] == pytest.approx(average, abs=1e-9)
 
 
 def test_unscored_truth_counts_nowhere(tmp_path: Path) -> None:
-    """Parking is flat but left out of the figures; so is what borders on it."""
+    """Parking is flat but not scored, and neither are the pixels next to it."""
     truth = np.full((24, 32), 7, np.uint8)
     truth[:, 16:] = 9
     mask = np.full((24, 32), 1, np.uint8)
@@ -378,17 +378,17 @@ def test_unscored_truth_counts_nowhere(tmp_path: Path) -> None:
 
 def test_void_truth_counts_only_with_void(tmp_path: Path) -> None:
     truth = np.full((24, 32), 7, np.uint8)
-    truth[:12] = 1  # the own bonnet
+    truth[:12] = 1  # the hood of the own car
     mask = np.full((24, 32), 1, np.uint8)
     path = write_labelled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
     found = evaluate_recorded(BagFrames(path, predicted_topic='/segmentation_node/label_mask'))
     assert found.figures()['mIoU'] == found.figures()['category_mIoU'] == 1
-    assert 'boundary_F' not in found.figures()  # where road meets void is no boundary
+    assert 'boundary_F' not in found.figures()  # an edge between road and void is not a boundary
     assert found.figures()['category_IoU_with_void/void'] == 0
     assert found.figures()['category_mIoU_with_void'] == pytest.approx((0 + 1 / 2) / 2)
 
 
-# As a function.
+# The function.
 
 
 def small(data: Path) -> FileFrames:
@@ -402,7 +402,7 @@ def test_as_a_function(written: Path, model: Path, data: Path) -> None:
     assert found.figures() == scores_of(written)['figures']
     assert len(found.worst) == FRAMES
     assert (found.model, found.data, found.mode) == (str(model), 'camvid val', 'whole')
-    # Each frame's own figures, by the same rules.
+    # The figures of each frame follow the same rules.
     lut = load_scheme('camvid11').mapping_to(CATEGORIES)
     for frame in found.worst:
         image, ids = street(int(frame.name))
@@ -431,7 +431,7 @@ def test_nothing_but_void_cannot_be_scored(tmp_path: Path) -> None:
         evaluate_recorded(BagFrames(path))
 
 
-# Where it goes.
+# The output folder.
 
 
 def test_a_run_gets_it_as_an_artifact(model: Path, data: Path, tmp_path: Path) -> None:
@@ -500,7 +500,7 @@ def test_data_sets_of_an_experiment(
     assert scores_of(tmp_path / 'out')['figures'] == scores_of(written)['figures']
 
 
-# Mistakes.
+# Errors.
 
 
 @pytest.mark.parametrize(

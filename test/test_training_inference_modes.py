@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole, window, scales and mirror on real, tiny networks."""
+"""Tests of inference modes on real, tiny networks."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -28,7 +28,7 @@ def load(folder: Path, **settings: Any) -> Segmenter:
 
 @pytest.fixture(scope='module')
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that finds several classes."""
+    """Checkpoint that predicts several classes."""
     return write_fitted_model(tmp_path_factory.mktemp('fitted'))
 
 
@@ -38,9 +38,10 @@ def segmenter(fitted: Path) -> Segmenter:
 
 
 def same(one: Prediction, other: Prediction) -> bool:
-    """The same labels and confidence, which may be rounded to either of two bytes.
+    """Check that labels are equal and confidences differ by at most one byte.
 
-    Segmenting computes fewer pixels than deciding for scores, and adds up in another order.
+    Segmenting an image computes fewer pixels than choosing classes from scores, and adds them in
+    another order.
     """
     difference = np.abs(one.confidence.astype(int) - other.confidence)
     return bool((one.labels == other.labels).all() and difference.max() <= 1)
@@ -85,8 +86,8 @@ def test_smaller_windows_see_something_else(segmenter: Segmenter) -> None:
     assert not same(found, segmenter.segment([IMAGE]))
 
 
-class Numbering:
-    """Gives each window its number as a score, and remembers what it was given."""
+class NumberingSegmenter:
+    """Stand-in for a segmenter: the score of a window is its number; records the windows."""
 
     def __init__(self, scale: float = 1.0) -> None:
         self.own_scale = scale
@@ -107,8 +108,8 @@ class Numbering:
         self.decided = scores
 
 
-def seen(mode: InferenceMode, image: Any, scale: float = 1.0) -> Numbering:
-    numbering = Numbering(scale)
+def recorded_run(mode: InferenceMode, image: Any, scale: float = 1.0) -> NumberingSegmenter:
+    numbering = NumberingSegmenter(scale)
     mode.predict(cast('Segmenter', numbering), image)
     return numbering
 
@@ -118,24 +119,26 @@ def columns(width: int) -> Any:
 
 
 def test_windows_are_averaged_where_they_overlap() -> None:
-    found = seen(InferenceMode((2, 4), overlap=0.5), columns(6))
+    found = recorded_run(InferenceMode((2, 4), overlap=0.5), columns(6))
     assert [window[0, :, 0].tolist() for window in found.windows] == [[0, 1, 2, 3], [2, 3, 4, 5]]
     assert found.decided[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
 
 
 def test_windows_are_measured_in_pixels_of_the_network() -> None:
-    found = seen(InferenceMode((2, 4), overlap=0), columns(32), scale=0.25)
+    found = recorded_run(InferenceMode((2, 4), overlap=0), columns(32), scale=0.25)
     assert [window.shape[1] for window in found.windows] == [16, 16]
     assert set(found.scales) == {0.25}
-    at_double = seen(InferenceMode((2, 4), overlap=0, scales=(2,)), columns(32), scale=0.25)
+    at_double = recorded_run(
+        InferenceMode((2, 4), overlap=0, scales=(2,)), columns(32), scale=0.25
+    )
     assert [window.shape[1] for window in at_double.windows] == [8, 8, 8, 8]
     assert set(at_double.scales) == {0.5}
 
 
 def test_the_mirrored_view_is_turned_back(segmenter: Segmenter) -> None:
-    found = seen(InferenceMode(flip=True), columns(3))
+    found = recorded_run(InferenceMode(flip=True), columns(3))
     assert [view[0, :, 0].tolist() for view in found.windows] == [[0, 1, 2], [2, 1, 0]]
-    # Both views are of both images: the mean knows no left and right.
+    # An image and its mirror image have the same two views, so their means are mirror images.
     mirror = np.ascontiguousarray(IMAGE[:, ::-1])
     both = InferenceMode(flip=True)
     one, other = both.predict(segmenter, IMAGE), both.predict(segmenter, mirror)
@@ -195,6 +198,6 @@ def test_windows_cover_a_side_and_overlap(length: int, window: int, overlap: flo
     assert found[-1].stop == length
     for one, other in pairwise(found):
         assert one.start < other.start <= one.stop
-        # At least the overlap, but for the rounding to pixels.
+        # At least the overlap, except for rounding to pixels.
         assert one.stop - other.start >= size * overlap - 1
     assert len(found) == 1 or size < length

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is said of a data loader."""
+"""Tests of the measurement of the data loader."""
 
 import re
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Losses: what is not annotated counts for nothing, and fitting one batch works."""
+"""Tests of the losses: ignored pixels do not contribute, and fitting one batch works."""
 
 import math
 from pathlib import Path
@@ -42,13 +42,13 @@ def pixel_loss(
 
 
 def set_loss(masks: Tensor, classes: Tensor, channels: Tensor, layers: int = 1) -> Tensor:
-    """The loss of (B, Q, H, W) mask logits and (B, Q, C + 1) class logits of each layer."""
+    """Return the set loss of mask logits (B, Q, H, W) and class logits (B, Q, C + 1) per layer."""
     torch.manual_seed(0)
     return SetObjective(NO_NETWORK, points=64).loss([(classes, masks)] * layers, channels)
 
 
 def half_ignored() -> Tensor:
-    """(1, 8, 8): class 0 above, class 1 below, the right half not annotated."""
+    """Channels, (1, 8, 8): class 0 above, class 1 below, the right half not annotated."""
     channels = torch.zeros(1, 8, 8, dtype=torch.int64)
     channels[:, 4:] = 1
     channels[:, :, 4:] = IGNORE
@@ -94,7 +94,7 @@ def test_pixel_loss_weighs_the_classes() -> None:
 
 
 def test_cross_entropy_of_a_literal_picture() -> None:
-    """Logits 0 and log 3 are chances 1/4 and 3/4; the third pixel is not annotated."""
+    """Logits 0 and log 3 are probabilities 1/4 and 3/4; the third pixel is not annotated."""
     logits = torch.tensor([[[[0.0, 0.0, 9.0]], [[1.0986123, 1.0986123, -9.0]]]])  # (1, 2, 1, 3)
     channels = torch.tensor([[[1, 0, IGNORE]]])
     expected = (math.log(4 / 3) + math.log(4)) / 2
@@ -103,7 +103,7 @@ def test_cross_entropy_of_a_literal_picture() -> None:
 
 
 def test_logits_are_enlarged_to_the_labels_about_the_same_centres() -> None:
-    """Between two pixels of -8 and 8, four labels lie at -8, -4, 4 and 8."""
+    """Interpolating two pixels of -8 and 8 to four labels gives -8, -4, 4 and 8."""
     logits = torch.tensor([[[[-8.0, 8.0]], [[0.0, 0.0]]]])
     found = [
         float(pixel_loss(logits, torch.full((1, 1, 4), IGNORE).index_fill(2, torch.tensor(i), 0)))
@@ -113,10 +113,10 @@ def test_logits_are_enlarged_to_the_labels_about_the_same_centres() -> None:
 
 
 def test_dice_of_a_literal_picture() -> None:
-    """Chances for class 1 are 3/4 and 1/4, 2 pixels; the truth is class 1 and class 0."""
+    """Two pixels with probabilities 3/4 and 1/4 of class 1; the truth is class 1 and class 0."""
     logits = torch.tensor([[[[0.0, 1.0986123, 5.0]], [[1.0986123, 0.0, -5.0]]]])
     channels = torch.tensor([[[1, 0, IGNORE]]])
-    # Either class: overlap 3/4, sum of chances 1, of truth 1.
+    # For both classes: overlap 3/4, sum of probabilities 1, sum of truth 1.
     assert soft_dice(logits.softmax(1), channels) == pytest.approx(1 - 2 * 0.75 / 2)
     both = pixel_loss(logits, channels, dice=0.5)
     assert both == pytest.approx(math.log(4 / 3) + 0.5 * 0.25)
@@ -147,7 +147,7 @@ def test_set_loss_does_not_see_what_is_not_annotated() -> None:
     loss = set_loss(masks, classes, half_ignored())
     loss.backward()
     assert masks.grad is not None
-    # Points lie in the centres of pixels; sampling there reaches a neighbour by rounding only.
+    # Points are at pixel centers; sampling there reaches a neighbor only through rounding.
     assert masks.grad[..., 4:].abs().max() < 1e-5 * masks.grad.abs().max()
     changed = masks.detach().clone()
     changed[..., 4:] = torch.randn(1, 5, 8, 4)
@@ -209,7 +209,7 @@ def test_pixel_loss_is_finite_in_16_bits(hardest: float) -> None:
 
 
 def right_answer() -> tuple[Tensor, Tensor, Tensor]:
-    """Masks, classes and channels where query 2 has class 0 right, query 0 class 1."""
+    """Masks, classes and channels: query 2 correctly predicts class 0, query 0 class 1."""
     channels = torch.zeros(1, 8, 8, dtype=torch.int64)
     channels[:, :, 3:] = 1
     masks = torch.full((1, 3, 8, 8), -20.0)
@@ -235,7 +235,7 @@ def test_set_loss_rises_with_each_kind_of_mistake() -> None:
     wrong_class, wrong_mask, extra = classes.clone(), masks.clone(), classes.clone()
     wrong_class[0, 0] = classes[0, 2]
     wrong_mask[0, 0] = -20
-    extra[0, 1] = classes[0, 0]  # an object where there is none
+    extra[0, 1] = classes[0, 0]  # a false object
     assert set_loss(masks, wrong_class, channels) > 1
     assert set_loss(wrong_mask, classes, channels) > 1
     assert set_loss(masks, extra, channels) > 0.1
@@ -245,7 +245,9 @@ def test_set_loss_is_summed_over_layers_and_averaged_over_images() -> None:
     torch.manual_seed(1)
     masks, classes = torch.randn(1, 5, 8, 8), torch.randn(1, 5, 4)
     channels = torch.zeros(1, 8, 8, dtype=torch.int64)
-    masks = masks[:, :, :1, :1].expand(1, 5, 8, 8)  # the same wherever points are drawn
+    masks = masks[:, :, :1, :1].expand(
+        1, 5, 8, 8
+    )  # constant, so that the sampled points do not matter
     one = float(set_loss(masks, classes, channels))
     assert set_loss(masks, classes, channels, layers=3) == pytest.approx(3 * one, rel=1e-4)
     pair = set_loss(masks.repeat(2, 1, 1, 1), classes.repeat(2, 1, 1), channels.repeat(2, 1, 1))
@@ -291,7 +293,7 @@ def test_pairwise_costs_are_those_of_each_pair() -> None:
 
 
 def batch() -> tuple[Tensor, Tensor]:
-    """Two streets as normalised pixels and channels."""
+    """Two streets as normalized pixels and channels."""
     lut = load_scheme('cityscapes8').channels_from(load_scheme('camvid11'))
     pairs = [street(seed) for seed in (0, 1)]
     pixels = torch.stack([torch.from_numpy(image) for image, _ in pairs]).permute(0, 3, 1, 2)
@@ -341,7 +343,7 @@ def test_set_loss_falls_when_one_batch_is_fitted(tiny_mask2former: Path) -> None
 
 
 def test_scores_are_those_that_the_network_gives(tiny_mask2former: Path) -> None:
-    """What is scored in training is what the graph runs afterwards."""
+    """Training scores the same outputs as the graph in inference."""
     torch.manual_seed(0)
     pixels = torch.randn(2, 3, 64, 96)
     deeplab = DeepLabV3Plus({'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8})
@@ -355,7 +357,7 @@ def test_scores_are_those_that_the_network_gives(tiny_mask2former: Path) -> None
 def test_every_layer_of_mask2former_learns(tiny_mask2former: Path) -> None:
     network = Mask2Former.load(tiny_mask2former).eval()
     layers = network.layers(torch.randn(2, 3, 64, 96))
-    assert len(layers) == 2  # the start is one of the library's decoder layers
+    assert len(layers) == 2  # the library counts the initial prediction as a decoder layer
     for classes, masks in layers:
         assert classes.shape == (2, 12, 9)
         assert masks.shape == (2, 12, 16, 24)
@@ -369,7 +371,7 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     counts = sets[0].channel_counts()[:8]
     scheme = load_scheme('cityscapes8')
     assert weights[scheme.id_of('vehicle')] > weights[scheme.id_of('flat')]
-    assert torch.isfinite(weights).all()  # of classes without a pixel too
+    assert torch.isfinite(weights).all()  # also for classes without a pixel
     mean = np.average(weights.numpy(), weights=np.maximum(counts / counts.sum(), 1e-4))
     assert mean == pytest.approx(1, abs=1e-3)
     assert torch.equal(class_weights(sets, 8, power=0.0), torch.ones(8))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of prepared images: what lies in it, when it is made anew, how it fails."""
+"""Tests of the cache of prepared images: content, renewal, failures."""
 
 import os
 import subprocess
@@ -113,7 +113,7 @@ def test_another_scheme_box_or_subset_is_another_cache(root: Path, tmp_path: Pat
     ]  # fmt: skip
     found = {prepare(root, **changes).fingerprint for changes in variants}
     assert len(found) == len(variants) == len(folders(root))
-    # The same rows under another name say the same.
+    # The same classes under another name use the same cache.
     prepare(root, datasets=streets)
     assert len(folders(root)) == len(variants)
     own.write_text(
@@ -148,7 +148,7 @@ def write_one(root: Path, image: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]
 
 
 def test_labels_and_images_shrink_about_the_same_centres(tmp_path: Path) -> None:
-    """Of three pixels in a row the middle one stays; a shift by half a pixel takes the first."""
+    """Of three pixels in a row, the middle one stays; a half-pixel shift would keep the first."""
     ids = np.array([[0, 1, 3, 3, 8, 0, 1, 0, 8]] * 3)
     gray = np.array([[30, 60, 90, 0, 0, 0, 255, 255, 255]] * 3)
     write_one(tmp_path, np.repeat(gray[..., None], 3, axis=2), ids)
@@ -158,7 +158,7 @@ def test_labels_and_images_shrink_about_the_same_centres(tmp_path: Path) -> None
 
 
 def test_a_ramp_and_its_labels_agree_after_scaling(tmp_path: Path) -> None:
-    """Label and colour both count the columns, in steps of eight; they must tell the same."""
+    """Label and color both count the columns in steps of eight and must agree."""
     columns = np.tile(np.arange(88) // 8, (60, 1))
     write_one(tmp_path, np.repeat(columns[..., None] * 20, 3, axis=2), columns)
     image, channels = prepare(tmp_path, 'camvid11', fit_hw=[30, 60]).arrays(0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two processes, through the real command: they do together what one does alone."""
+"""Tests of training in two processes with the real command: the result is that of one."""
 
 import json
 import os
@@ -15,19 +15,19 @@ from mlflow import MlflowClient
 from training_data import write_cityscapes, write_experiment, write_folders
 
 ROOT = Path(__file__).parent.parent
-#: Without statistics of a batch, of which each process would have its own.
+#: Without batch statistics, which would differ between the processes.
 NETWORK = {
     'encoder_name': 'tu-convnext_atto', 'decoder_use_norm': False,
     'decoder_channels': [16, 8, 8, 8, 8],
 }  # fmt: skip
 TWO = ('devices=2', 'strategy=ddp')
-#: Steps too small to change a weight.
+#: Learning rate too small to change a weight.
 STILL = ('learning_rate=1e-30', 'epochs=1')
 
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of these tests lie, with their experiment."""
+    """Folder of the runs, with their experiment."""
     root = tmp_path_factory.mktemp('place')
     write_folders(root / 'streets', 'val', 5, first=90)
     write_cityscapes(root / 'towns', 'train', 6)
@@ -66,11 +66,11 @@ def test_the_same_weights_score_the_same(place: Path) -> None:
         assert rows(one)[0][key] == rows(two)[0][key]
     for key in ('val_loss', 'train_loss'):
         assert rows(one)[0][key] == pytest.approx(rows(two)[0][key], rel=1e-5)
-    assert rows(two)[0]['imgs_per_sec'] > 0  # though it has three images
+    assert rows(two)[0]['imgs_per_sec'] > 0  # although it has only three images
 
 
 def test_training_comes_to_the_same(place: Path) -> None:
-    """Gradients are added up in another order: weights agree to a tenth of a step."""
+    """Gradients are summed in another order, so weights agree to a tenth of a step."""
     done = command(place, 'two', *TWO)
     assert done.returncode == 0, done.stderr
     assert runs.run(['experiment.yaml', 'runs/one'], place)[0] == 0
@@ -82,11 +82,11 @@ def test_training_comes_to_the_same(place: Path) -> None:
     states = [torch.load(f / 'state.ckpt', weights_only=True)['state_dict'] for f in (one, two)]
     for name, tensor in states[0].items():
         assert torch.allclose(tensor, states[1][name], atol=1e-4), name
-    assert_one_voice(place, done)
+    assert_single_output(place, done)
 
 
-def assert_one_voice(place: Path, done: subprocess.CompletedProcess[str]) -> None:
-    """Nothing is said, written or sent twice."""
+def assert_single_output(place: Path, done: subprocess.CompletedProcess[str]) -> None:
+    """Check that nothing is printed, written or sent twice."""
     said = done.stdout.splitlines()
     assert [line[:12] for line in said] == ['epoch 1 of 2', 'epoch 2 of 2', 'best mIoU 0.']
     assert done.stderr == ''

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Records of runs that stay with the code."""
+"""Tests of published records of runs."""
 
 import json
 from pathlib import Path
@@ -103,7 +103,7 @@ def test_run_is_published_from_within_its_folder(
 
 
 def test_run_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Such as the run of a search."""
+    """The run of a search is such a run."""
     search = tmp_path / 'search'
     search.mkdir()
     (search / 'run.json').write_text('{"status": "FINISHED"}')
@@ -116,7 +116,7 @@ def test_run_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
 def finished(
     folder: Path, figures: dict[str, float], tags: dict[str, str] | None = None, **changes: Any
 ) -> Path:
-    """A run as training leaves it, of two epochs of which the first is the better one."""
+    """Write a finished run of two epochs, with the first as the best; returns its folder."""
     experiment = Experiment(**fields(Path(), **changes))
     val = next(iter(experiment.val))
     folder.mkdir(parents=True)
@@ -143,7 +143,7 @@ FIGURES = {'mIoU': 0.7, 'Dice': 0.8, 'pixel_acc': 0.9}
 
 @pytest.fixture
 def published(place: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
-    """The page of five runs, and their records."""
+    """Page of five runs, and their records."""
     runs = [
         finished(tmp_path / 'net_camvid8', FIGURES | {'IoU/flat': 0.9, 'IoU/sky': 0.5}),
         finished(
@@ -164,7 +164,7 @@ def published(place: Path, tmp_path: Path) -> tuple[Path, list[Path]]:
 
 
 def test_scores_stand_in_the_columns_of_their_classes(published: tuple[Path, Any]) -> None:
-    """Though a run lacks classes that another has."""
+    """Runs may have different classes."""
     text = published[0].read_text(encoding='utf-8')
     section = text.partition('## cityscapes8 on streets val (0123456789ab)')[2].splitlines()
     assert section[2:6] == [
@@ -197,14 +197,14 @@ def test_published_figures_stand_beside_own_ones(published: tuple[Path, Any]) ->
     )
     assert rows[1].startswith('| SegNet | about 46.4 | test, 480 x 360 | ')
     assert any(row.startswith('| FC-DenseNet103 | 66.9 | test, 480 x 360 | ') for row in rows)
-    assert 'streets11' not in section  # the same classes on other images
+    assert 'streets11' not in section  # same classes, other images
     assert all(row.count(' | ') == 4 for row in rows)
 
 
 def test_records_and_report_tell_the_same(
     published: tuple[Path, list[Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Published runs come into the report by the commands of the README alone."""
+    """The commands in the README suffice to get published runs into the report."""
     monkeypatch.setenv('MLFLOW_TRACKING_URI', f'sqlite:///{tmp_path}/report.db')
     for record in published[1]:
         assert deliver([str(record)]) == 0

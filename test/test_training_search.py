@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Searches with real trials of a few steps, shared, killed and gone on with."""
+"""Tests of searches with real trials of a few steps: shared, killed, resumed."""
 
 import csv
 import os
@@ -36,7 +36,7 @@ SPACE = {
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data, an experiment of two steps an epoch, and a space."""
+    """Folder with data, an experiment with two steps per epoch, and a search space."""
     root = tmp_path_factory.mktemp('search')
     for split, count in (('train', 4), ('val', 2)):
         write_folders(root / 'streets', split, count)
@@ -48,9 +48,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _in_place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Tracked in a store of the test's own, and on one thread, as the processes it starts.
+    """Use a separate store and a single thread, like the processes of the test.
 
-    Sums over more threads are added up in another order, and round to other figures.
+    With more threads, sums are added in another order and rounded differently.
     """
     monkeypatch.chdir(place)
     monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
@@ -86,7 +86,7 @@ def tried(folder: Path) -> list[tuple[str, ...]]:
 
 @pytest.fixture(scope='module')
 def shared(place: Path) -> Path:
-    """A search of four trials by two processes that start together."""
+    """Search of four trials by two processes that start at the same time."""
     both = [start(place, *command('runs/shared', '--trials', '4')) for _ in range(2)]
     told = [process.communicate(timeout=600)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], '\n'.join(told)
@@ -148,7 +148,7 @@ def test_killed_search_goes_on_in_the_midst_of_its_trial(shared: Path, place: Pa
     assert [row['state'] for row in rows_of(folder)] == ['finished'] * 2
     assert tried(folder) == tried(shared)[:2]
     assert [row['mIoU'] for row in rows_of(folder)] == [row['mIoU'] for row in rows_of(shared)[:2]]
-    assert not list(folder.glob('trial_*/state.ckpt'))  # nobody needs them any more
+    assert not list(folder.glob('trial_*/state.ckpt'))  # they are no longer needed
     after = (folder / 'trial_000/metrics.jsonl').read_text(encoding='utf-8')
     assert after.startswith(before.splitlines()[0])
 
@@ -169,7 +169,7 @@ def test_failed_trial_is_recorded_and_the_search_goes_on(
 
 
 def scored_by_rate(experiment: Experiment, folder: Path, **more: Any) -> float:
-    """Stands in for the training where only its answers matter."""
+    """Stand-in for training in tests that need only its scores."""
     score = 1 - experiment.learning_rate * 50
     for epoch in range(experiment.epochs):
         more['report'](epoch, score)
@@ -191,7 +191,7 @@ def test_best_trial_of_a_search_that_goes_on_is_told(
 ) -> None:
     scores = iter([0.5, 0.4, 0.6])
     monkeypatch.setattr(searching, 'train', lambda *_, **__: next(scores))
-    for trials in ('2', '3'):  # the second command finds a better one
+    for trials in ('2', '3'):  # the second command finds a better trial
         assert main(command('runs/later', '--trials', trials)) == 0
     tags = client().get_run(Run(place / 'runs/later').id).data.tags
     assert (tags['best.trial'], tags['search.trials']) == ('2', '3')

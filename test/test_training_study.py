@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The study from nothing to its report, and the experiments that differ on purpose."""
+"""Tests of the study from start to report, and of intended differences of experiments."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ CONFIGS = HERE / 'configs'
 
 @pytest.fixture(autouse=True)
 def _in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tracked in a store of the test's own, and fewer frames."""
+    """Use a separate store and fewer frames."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
     monkeypatch.setattr(study, 'STREETS', (('seed1', 'train', 4), ('seed9', 'val', 2)))
@@ -54,7 +54,7 @@ def test_step_that_fails_ends_the_study_and_is_done_again(
     monkeypatch.setattr(study, 'steps', lambda *_: plan)
     assert main(['--output', 'small']) == 1
     assert 'repeat the command to resume' in capfd.readouterr().err
-    answers[:] = [1, 0]  # the first step is not asked again
+    answers[:] = [1, 0]  # the first step is not repeated
     assert main(['--output', 'small']) == 0
 
 
@@ -110,5 +110,5 @@ def test_data_of_every_experiment_can_be_had_in_its_scheme(path: Path) -> None:
 def test_hub_checkpoint_has_as_many_weights_as_the_network_it_starts() -> None:
     path = CONFIGS / 'mask2former_cityscapes19.yaml'
     network = build_network(load_experiment(path, ["initial=''"]), load_scheme('cityscapes19'))
-    # The paper's model zoo gives 47 million for Swin-T.
+    # The paper's model zoo states 47 million for Swin-T.
     assert sum(p.numel() for p in network.parameters()) == pytest.approx(47.4e6, rel=0.01)

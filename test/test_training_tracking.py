@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's folder and its mirror in MLflow: nothing is lost, nothing is told twice."""
+"""Tests of a run's folder and its copy in MLflow: nothing is lost or sent twice."""
 
 import json
 import os
@@ -24,7 +24,7 @@ from training.train import train
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the embedded store lies."""
+    """Folder of the embedded store."""
     return tmp_path_factory.mktemp('place')
 
 
@@ -65,7 +65,7 @@ def test_what_is_logged_arrives(tmp_path: Path) -> None:
 
 
 def test_two_processes_may_be_the_first(tmp_path: Path) -> None:
-    """Both find no tables and no study in the store, and both would make them."""
+    """Both processes find a store without tables and study, and try to create them."""
     code = (
         'import sys; from pathlib import Path; from training.tracking import Run; '
         'print("ready", flush=True); input(); run = Run(Path(sys.argv[1])); '
@@ -232,7 +232,7 @@ def test_store_that_is_no_database(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 class Server:
-    """A real MLflow server on a port of its own, which can be stopped and started again."""
+    """Real MLflow server on its own port, which can be stopped and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole runs of the trainer on a few small images: what they leave, and what they survive."""
+"""Tests of whole training runs on a few small images: their output and their resumption."""
 
 import json
 import math
@@ -51,12 +51,12 @@ FAMILIES = {
     'unet': {**UNET, 'encoder_name': 'tu-mobilenetv3_small_050'},
     'mask2former': MASK2FORMER,
 }
-#: A network without statistics, and steps too small to change a weight: it never scores better.
+#: Network without statistics, and a rate too small to change a weight: the score never improves.
 STILL = (
     'family=unet', 'network.encoder_name=mit_b0', 'network.decoder_use_norm=false',
     'network.decoder_channels=[16, 8, 8, 8, 8]', 'ema=0', 'learning_rate=1e-30',
 )  # fmt: skip
-#: What measures time or memory; no two runs agree in it.
+#: Figures of time and memory, which differ between any two runs.
 MEASURED = (
     'time_ms', 'imgs_per_sec', 'train_imgs_per_sec', 'train_time_sec', 'data_wait_share',
     'peak_memory_mb',
@@ -65,7 +65,7 @@ MEASURED = (
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the runs of these tests and their store lie; it becomes the working directory."""
+    """Working directory with the runs of these tests and their store."""
     root = tmp_path_factory.mktemp('place')
     write_folders(root / 'data' / 'streets', 'train', 6)
     write_folders(root / 'data' / 'streets', 'val', len(VAL), first=VAL[0])
@@ -75,7 +75,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def config(place: Path) -> Path:
-    """An experiment of two epochs of three steps."""
+    """Experiment of two epochs with three steps each."""
     train = [
         {'set': 'streets', 'split': 'train', 'share': 2},
         {'set': 'towns', 'split': 'train', 'share': 1},
@@ -96,7 +96,7 @@ def flow(value: object) -> str:
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def finished(request: pytest.FixtureRequest, config: Path, place: Path) -> Path:
-    """The folder of a run that went through without an interruption, by family."""
+    """Folder of an uninterrupted run, by family."""
     return run_once(request.param, config, place)
 
 
@@ -130,7 +130,7 @@ def state(folder: Path) -> dict[str, Any]:
 
 
 def assert_same_outcome(one: Path, other: Path) -> None:
-    """Figures, weights, averaged weights and optimizer are equal, and so are the checkpoints."""
+    """Check that figures, weights, averaged weights, optimizers and checkpoints are equal."""
     for ours, theirs in zip(rows(one), rows(other), strict=True):
         assert ours.keys() == theirs.keys()
         for key in ours.keys() - set(MEASURED):
@@ -190,11 +190,11 @@ def test_files_in_the_store_are_those_of_the_folder(finished: Path, tmp_path: Pa
         assert (there / name).read_bytes() == (finished / 'artifacts' / name).read_bytes(), name
     confusion = json.loads((there / 'confusion.json').read_text(encoding='utf-8'))
     assert confusion['classes'] == [c.name for c in CATEGORIES.learned]
-    assert np.array(confusion['counts']).sum() == len(VAL) * (64 - 3) * 96  # but for what is void
+    assert np.array(confusion['counts']).sum() == len(VAL) * (64 - 3) * 96  # without void pixels
 
 
 def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path) -> None:
-    """What training reports is what the node will run, but for weights rounded to half."""
+    """Training reports the scores of the node, except for rounding of weights to half."""
     segmenter = Segmenter(
         str(finished / 'checkpoint'), runtime='torch', device='cpu', precision='fp32'
     )
@@ -231,7 +231,7 @@ def test_model_card_states_data_recipe_and_figures(finished: Path) -> None:
     known = load_checkpoint(str(finished / 'checkpoint')).spec.provenance
     assert re.match(r'# \w+ on cityscapes8\n', card)
     assert '- streets train, 6 images: Small streets.' in card
-    assert '- towns train, 2 images: data/towns' in card  # without a source, its folder
+    assert '- towns train, 2 images: data/towns' in card  # its folder, because it has no source
     assert 'A run for a test.' in card
     iou = known['metrics']['streets val']['class_iou']['flat']
     assert f'| flat | {iou:.3f} |' in card
@@ -251,7 +251,7 @@ def test_card_is_written_anew_where_the_checkpoint_tells_of_its_training(
 
 
 def test_what_is_said_is_for_the_reader(finished: Path) -> None:
-    """On no terminal: a line for each epoch, and where the checkpoint lies."""
+    """Output to a file is one line per epoch and one with the checkpoint."""
     said = (finished / 'said.txt').read_text(encoding='utf-8').splitlines()
     losses = r'loss [\d.]+, val [\d.]+, mIoU [\d.]+ \(best\): flat \d'
     assert re.match(rf'epoch 1 of 2: \d+ s, {losses}', said[0])
@@ -297,7 +297,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(
 def test_killed_mask2former_ends_as_if_nothing_had_happened(
     config: Path, place: Path, tmp_path: Path
 ) -> None:
-    """Its loss draws points, and its decoder drops units."""
+    """Its loss samples points, and its decoder uses dropout."""
     whole = run_once('mask2former', config, place)
     overrides = ['family=mask2former', f'network={flow(MASK2FORMER)}']
     arguments = [str(config), str(tmp_path / 'run'), *overrides]
@@ -316,7 +316,7 @@ def test_interrupted_run_says_so_and_goes_on(
     assert said.splitlines()[-1] == (
         'interrupted; repeat the command to resume after the last complete epoch'
     )
-    assert len(said.splitlines()) == 2  # the first epoch's line, and this
+    assert len(said.splitlines()) == 2  # the line of the first epoch, and this one
     assert client().get_run(run_id(tmp_path / 'run')).info.status == 'KILLED'
     assert runs.run(arguments, place)[0] == 0
     assert_same_outcome(tmp_path / 'run', deeplab)
@@ -369,7 +369,7 @@ def test_full_disk_is_named_and_costs_nothing_finished(
 
 
 def small(config: Path, folder: Path, *overrides: str) -> int:
-    """A run of one epoch in this process."""
+    """Train for one epoch in this process; returns the exit status."""
     return main([str(config), str(folder), 'epochs=1', *overrides])
 
 
@@ -381,14 +381,14 @@ def test_run_without_a_better_epoch_stops(
     found = rows(tmp_path)
     assert [row['epoch'] for row in found] == [0, 1, 2]
     assert main([str(config), str(tmp_path), *still]) == 0
-    assert rows(tmp_path) == found  # it has stopped for good
+    assert rows(tmp_path) == found  # the run does not continue
     assert load_checkpoint(str(tmp_path / 'checkpoint')).spec.provenance['epoch'] == 1
 
 
 def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
     still = ['epochs=9', 'patience=3', 'evaluate_every=2', *STILL]
     assert main([str(config), str(tmp_path), *still]) == 0
-    # The epoch in which patience ends is evaluated: it may be the better one.
+    # The epoch in which patience ends is evaluated, because it may be the best.
     assert [row['epoch'] for row in rows(tmp_path)] == [1, 3, 4]
     assert state(tmp_path)['epoch'] == 4
 
@@ -410,13 +410,13 @@ def test_label_scheme_of_ones_own_goes_with_the_checkpoint(
 
 
 def test_each_evaluation_is_told_at_once(config: Path, place: Path, tmp_path: Path) -> None:
-    """Where output goes into a file, a line must not wait for the thousands behind it."""
+    """Output to a file must not be buffered until thousands of lines have accumulated."""
     arguments = [str(config), str(tmp_path / 'run')]
     assert runs.run(arguments, place, runs.kill_in_mid_epoch)[1].startswith('epoch 1 of 2: ')
 
 
 def test_peak_memory_is_that_of_the_run(config: Path, tmp_path: Path) -> None:
-    """What the process held before, such as the trial before of a search, does not count."""
+    """Memory used before the run, for instance by another trial of a search, is excluded."""
     before_mb = 500 + peak_memory_mb(torch.device('cpu'))
     np.ones(round(before_mb * 2**20 / 8))
     assert peak_memory_mb(torch.device('cpu')) > before_mb
@@ -465,14 +465,14 @@ def test_what_does_not_change_the_outcome_may_change(
 def test_mistake_can_be_corrected_in_the_same_folder(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What has not begun is no run yet."""
+    """A run that failed before its start does not occupy the folder."""
     assert small(config, tmp_path / 'run', 'train.0.set=street') == 1
     assert "unknown data set 'street'" in capsys.readouterr().err
     assert small(config, tmp_path / 'run') == 0
 
 
 class Evil:
-    """Runs a command when it is unpickled."""
+    """Object that runs a command when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -505,7 +505,7 @@ def test_damaged_state_is_named(
 def test_state_with_code_in_it_is_not_run_by_the_library_either(
     deeplab: Path, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Past our own look at it, Lightning too loads nothing but tensors and plain values."""
+    """Besides our own check, Lightning also loads only tensors and plain values."""
     kept = state(deeplab)
     torch.save(kept | {'epoch': 0, 'x': Evil(tmp_path / 'made')}, tmp_path / 'state.ckpt')
     monkeypatch.setattr('training.train._epochs_of', lambda _: 1)
@@ -570,7 +570,7 @@ def test_device_that_is_not_there_is_named(
 
 
 class Down(BaseHTTPRequestHandler):
-    """A server that has no answer, and counts who asks."""
+    """Server that fails every request and counts them."""
 
     asked = 0
 
@@ -592,7 +592,7 @@ def test_store_that_is_down_is_told_after_a_few_tries(
         monkeypatch.setenv('MLFLOW_TRACKING_URI', uri)
         assert small(config, tmp_path / 'run') == 1
         server.shutdown()
-    assert Down.asked == 3  # the library itself would ask for minutes
+    assert Down.asked == 3  # by default, the library would retry for minutes
     said = capsys.readouterr().err
     assert f'error: MLflow at {uri} cannot be used (' in said
     assert 'unset MLFLOW_TRACKING_URI' in said
@@ -631,12 +631,12 @@ def test_average_follows_the_weights() -> None:
         torch.nn.BatchNorm1d(1), use_buffers=True, **average._kwargs
     )
     network = torch.nn.BatchNorm1d(1)
-    averaged.update_parameters(network)  # the first is taken as it is
+    averaged.update_parameters(network)  # the first update copies the weights
     with torch.no_grad():
         network.weight.fill_(2.0)
     network.running_mean.fill_(5.0)  # type: ignore[union-attr]
     averaged.update_parameters(network)
-    share = (1 + 1) / (10 + 1)  # at first it follows fast
+    share = (1 + 1) / (10 + 1)  # the decay starts small
     assert averaged.module.weight.item() == pytest.approx(share + 2 * (1 - share))
     assert averaged.module.running_mean.item() == pytest.approx(5 * (1 - share))
     averaged.n_averaged.fill_(10_000)
@@ -646,7 +646,7 @@ def test_average_follows_the_weights() -> None:
 
 
 def test_without_git_the_revision_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Though the working directory is no repository.
+    # The working directory is not in a repository.
     assert re.fullmatch(r'[0-9a-f]{40}(\+changes)?', provenance.revision())
     monkeypatch.setenv('PATH', '')
     assert provenance.revision() == 'unknown'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is run together, in which order, and that an answer does not depend on company."""
+"""Tests of batching: composition, order, and independence of a result from its batch."""
 
 import threading
 from collections.abc import Iterator, Sequence

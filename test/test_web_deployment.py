@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What starts service and page: make, the container files, their commands."""
+"""Tests of the deployment of service and page: make, container files, commands."""
 
 import re
 import shlex

@@ -118,7 +118,7 @@ def settled(page: Page) -> None:
 
 
 def violations(page: Page) -> list[str]:
-    """What axe-core finds against WCAG A and AA."""
+    """Return the violations of WCAG A and AA that axe-core finds."""
     settled(page)
     found = Axe().run(page, options={'runOnly': WCAG}).response['violations']
     return [f'{v["id"]}: {n["html"][:200]}' for v in found for n in v['nodes']]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever is sent, the service answers as its description says, and never fails.
+"""Tests of the service with arbitrary requests: it answers as documented and never fails.
 
-At length: `python test/web_load.py fuzz`.
+For a longer test, run `python test/web_load.py fuzz`.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ PNG = encode_png(blocks(40, 56))
 
 @pytest.fixture(scope='module')
 def description(client: httpx.Client) -> Any:
-    """What the service says of itself; image files are images, for the damaged ones see above."""
+    """OpenAPI schema of the service, with valid image files; damaged ones are tested above."""
     schema = schemathesis.openapi.from_url(f'{client.base_url}/openapi.json')
 
     @schema.hook

@@ -28,7 +28,7 @@ from segmentation_node.segmenter import Prediction
 
 
 class Gate:
-    """Where a stage's thread notes what it works on, and waits while the gate is shut."""
+    """Gate in a stage's thread, which records its work and waits while the gate is shut."""
 
     def __init__(self) -> None:
         self.came: list[Any] = []
@@ -114,7 +114,7 @@ class Bench:
         self.worker.slots.put(Frame(camera, message))
 
     def fates(self) -> dict[str, int]:
-        """How many frames met which fate by now, if any did."""
+        """Return the number of frames by fate so far, without zeros."""
         counts = self.accounts.snapshot()
         assert counts['received'] == sum(counts[fate] for fate in FATES)
         return {fate: counts[fate] for fate in FATES if counts[fate]}

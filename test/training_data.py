@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small data sets on disk, and experiments on them, for the tests of training."""
+"""Small data sets on disk and experiments with them, for the tests of training."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from segmentation_node.image_files import encode_png
 
 Image = npt.NDArray[np.uint8]
 
-#: CamVid ids and the colours that show them here: sky, building, road, car, unlabelled.
+#: CamVid ids and their colors in the images: sky, building, road, car, unlabeled.
 COLORS = {0: (90, 150, 240), 1: (120, 40, 30), 3: (70, 70, 75), 8: (220, 210, 40), 11: (0, 0, 0)}
 
 DEEPLAB: dict[str, Any] = {
@@ -21,8 +21,8 @@ DEEPLAB: dict[str, Any] = {
 UNET: dict[str, Any] = {
     'encoder_name': 'tu-efficientnet_lite0', 'decoder_channels': [16, 8, 8, 8, 8],
 }  # fmt: skip
-# 16 channels at least: below, oneDNN's gradient of strided 1 x 1 convolutions writes past its
-# workspace where there are several threads (uxlfoundation/oneDNN issue 6035).
+# At least 16 channels: with fewer, oneDNN's gradient of strided 1 x 1 convolutions writes past its
+# workspace if there are several threads (uxlfoundation/oneDNN issue 6035).
 MASK2FORMER: dict[str, Any] = {
     'backbone_config': {
         'model_type': 'resnet', 'layer_type': 'basic', 'depths': [1, 1, 1, 1],
@@ -43,7 +43,7 @@ TIMM_MASK2FORMER: dict[str, Any] = {
 
 
 def street(seed: int, height: int = 64, width: int = 96) -> tuple[Image, Image]:
-    """A sky, a row of houses, a road with a car: (H, W, 3) uint8 RGB and (H, W) CamVid ids."""
+    """Draw sky, houses and a road with a car: (H, W, 3) uint8 RGB and (H, W) CamVid ids."""
     rng = np.random.default_rng(seed)
     ids = np.full((height, width), 3, np.uint8)
     ids[: height // 4] = 0
@@ -59,13 +59,13 @@ def street(seed: int, height: int = 64, width: int = 96) -> tuple[Image, Image]:
 
 
 def write_folders(root: Path, split: str, count: int, first: int = 0) -> Path:
-    """A data set in the layout `folders`; returns the folder of the split."""
+    """Write a data set in the layout `folders`; returns the folder of the split."""
     _write(root / split / 'images', root / split / 'labels', count, first)
     return root / split
 
 
 def write_annot(root: Path, split: str, count: int) -> None:
-    """A data set in the layout `annot`."""
+    """Write a data set in the layout `annot`."""
     _write(root / split, root / f'{split}annot', count, 0)
 
 
@@ -79,7 +79,7 @@ def _write(images: Path, labels: Path, count: int, first: int) -> None:
 
 
 def write_cityscapes(root: Path, split: str, count: int) -> Path:
-    """A data set in the layout `cityscapes`, everything annotated as road but a void border."""
+    """Write a data set in the layout `cityscapes`; all of it is road, with a void border."""
     city = 'testville'
     images, truth = root / 'leftImg8bit' / split / city, root / 'gtFine' / split / city
     images.mkdir(parents=True)
@@ -96,7 +96,7 @@ def write_cityscapes(root: Path, split: str, count: int) -> Path:
 
 
 def fields(root: Path, **changes: Any) -> dict[str, Any]:
-    """Fields of a small experiment on the data set `streets` (layout `folders`) in `root`."""
+    """Return the fields of a small experiment with the data set `streets` in `root`."""
     return {
         'family': 'deeplabv3plus',
         'label_scheme': 'cityscapes8',
@@ -123,6 +123,6 @@ def fields(root: Path, **changes: Any) -> dict[str, Any]:
 
 
 def write_experiment(path: Path, root: Path, **changes: Any) -> Path:
-    """An experiment as a file."""
+    """Write an experiment file."""
     path.write_text(yaml.safe_dump(fields(root, **changes)), encoding='utf-8')
     return path

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of the trainer in processes of their own, which can be killed and cannot kill others.
+"""Training runs in separate processes, which tests can kill without affecting other tests.
 
-The processes are forked off one that has imported the trainer: they start at once, and none of
-them has ever run a network before.
+The processes are forked from one that has imported the trainer, but has never run a network, so
+they start immediately.
 """
 
 import multiprocessing
@@ -17,12 +17,12 @@ from typing import Any
 CONTEXT = multiprocessing.get_context('forkserver')
 CONTEXT.set_forkserver_preload(['training.train'])
 
-#: Called in the process before the trainer; changes what is to go wrong.
+#: Called in the process before the trainer, to prepare a failure.
 Accident = Callable[[], None]
 
 
 def run(arguments: list[str], place: Path, accident: Accident | None = None) -> tuple[int, str]:
-    """Exit status of the trainer's command, minus the signal that killed it, and what it said."""
+    """Run the trainer's command; returns the exit status, or minus the signal, and the output."""
     said = place / 'said.txt'
     process = CONTEXT.Process(target=_child, args=(arguments, place, said, accident))
     process.start()
@@ -37,11 +37,11 @@ def _child(arguments: list[str], place: Path, said: Path, accident: Accident | N
     with said.open('w', encoding='utf-8') as stream:
         for standard in (1, 2):
             os.dup2(stream.fileno(), standard)
-    # Buffered, as Python does where output goes into a file.
+    # Buffered, as by default for output to a file.
     sys.stdout = open(1, 'w', encoding='utf-8', closefd=False)  # noqa: SIM115
     sys.stderr = open(2, 'w', encoding='utf-8', buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(place)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may have been started aside
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
 
     from training import train
 
@@ -50,8 +50,8 @@ def _child(arguments: list[str], place: Path, said: Path, accident: Accident | N
     sys.exit(train.main(arguments))
 
 
-def _before(owner: Any, method: str, action: Callable[..., None]) -> None:
-    """Do something before each call of a method."""
+def _call_before(owner: Any, method: str, action: Callable[..., None]) -> None:
+    """Patch a method to call `action` before each call."""
     original = getattr(owner, method)
 
     def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -68,11 +68,11 @@ def _signal_in_step(number: int, step: int) -> None:
         if task.global_step == step:
             os.kill(os.getpid(), number)
 
-    _before(Task, 'training_step', action)
+    _call_before(Task, 'training_step', action)
 
 
 def kill_in_mid_epoch() -> None:
-    """Kill -9 within the second epoch of three steps."""
+    """Kill the process with SIGKILL in the second epoch of three steps."""
     _signal_in_step(signal.SIGKILL, 4)
 
 
@@ -89,14 +89,14 @@ def terminate() -> None:
 
 
 def kill_before_the_state_is_kept() -> None:
-    """Kill -9 when the first epoch has its figures and its checkpoint, but no state yet."""
+    """Kill the process after the figures and checkpoint of the first epoch, before its state."""
     from training.epochs import Keeper
 
-    _before(Keeper, 'on_train_epoch_end', lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+    _call_before(Keeper, 'on_train_epoch_end', lambda *_: os.kill(os.getpid(), signal.SIGKILL))
 
 
 def kill_between_the_renames() -> None:
-    """Kill -9 while the second best checkpoint takes the place of the first."""
+    """Kill the process while the second best checkpoint replaces the first."""
     replace = Path.replace
 
     def changed(self: Path, target: Any) -> Path:
@@ -104,11 +104,11 @@ def kill_between_the_renames() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
 
-    setattr(Path, 'replace', changed)  # noqa: B010 (a method that only this process has)
+    setattr(Path, 'replace', changed)  # noqa: B010 (patched in this process only)
 
 
 def _fill_disk() -> None:
-    """Let no file grow beyond 1.5 MB, more than any but the weights have."""
+    """Limit files to 1.5 MB, which only weights exceed."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))
 
@@ -124,7 +124,7 @@ def fill_disk_before_the_second_state() -> None:
         if trainer.current_epoch == 1:
             _fill_disk()
 
-    _before(Keeper, 'on_train_epoch_end', action)
+    _call_before(Keeper, 'on_train_epoch_end', action)
 
 
 def fill_disk_before_the_second_figures() -> None:
@@ -135,4 +135,4 @@ def fill_disk_before_the_second_figures() -> None:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
-    _before(Run, 'log', action)
+    _call_before(Run, 'log', action)
