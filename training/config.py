@@ -80,8 +80,8 @@ class Use(_Strict):
 class TrainUse(Use):
     """One split of a data set to train on.
 
-    `share` is the number of its images in every batch. `scale` replaces the experiment's random
-    scale if the images of the set are larger or smaller than the others.
+    `share` is the number of its images in every batch. `scale` overrides the experiment's random
+    scale, for a set with images larger or smaller than the others.
     """
 
     share: Annotated[int, Field(gt=0)]
@@ -108,7 +108,7 @@ class Experiment(_Strict):
             cropped at the center.
         crop_hw: size of the training crops.
         scale: smallest and largest random scale.
-        class_share: share of a crop above which one class makes it redrawn (`training.augment`).
+        class_share: crops in which one class covers more than this share are redrawn.
         encoder_rate: learning rate of the encoder as a share of `learning_rate`.
         layer_decay: learning rate of each encoder stage as a share of the next stage's.
         warm_up: share of all steps in which the learning rate rises.

@@ -100,7 +100,7 @@ USUAL_OPTIONS: Final = Options()
 
 
 class Search:
-    """Participation of this process in the search of a folder.
+    """Search in a folder, as seen by one of the processes that share it.
 
     All shared state is read and written under `locks.whole()`. A trial that is running according
     to Optuna, but not locked, was abandoned by a process that died: the next process that looks
@@ -316,13 +316,13 @@ def search(
     with Locks(folder / 'lock') as locks:
         with locks.whole():
             _check_same(base, dimensions, options, folder)
-        participation = Search(base, dimensions, folder, options, locks)
+        shared = Search(base, dimensions, folder, options, locks)
         try:
-            participation.run()
+            shared.run()
         except BaseException:
-            participation.mark_stopped()
+            shared.mark_stopped()
             raise
-        return participation.rows()
+        return shared.rows()
 
 
 def _read(experiment: Path, overrides: Sequence[str], space: Path) -> tuple[Experiment, Space]:

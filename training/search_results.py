@@ -49,7 +49,7 @@ class Row:
 
 
 def row_of(trial: FrozenTrial, space: Space) -> Row:
-    """Convert a trial from Optuna."""
+    """Convert Optuna's record of a trial."""
     duration = trial.duration
     return Row(
         trial.number,

@@ -132,13 +132,13 @@ class Task(pl.LightningModule):
         sums = torch.tensor([own.loss, own.images], dtype=torch.float64, device=self.device)
         counts = torch.from_numpy(own.confusion.counts).to(self.device)
         counts, sums = (self.trainer.strategy.reduce(t, reduce_op='sum') for t in (counts, sums))
-        of_ids = np.zeros((256, 256), np.int64)
+        by_id = np.zeros((256, 256), np.int64)
         ids = self.scheme.channel_ids
-        known = counts.cpu().numpy()[: len(ids), : len(ids)]
-        of_ids[np.ix_(ids, ids)] = known  # drops pixels without annotation
+        by_channel = counts.cpu().numpy()[: len(ids), : len(ids)]  # drops unannotated pixels
+        by_id[np.ix_(ids, ids)] = by_channel
         warm = own.seconds[min(WARM_UP, len(own.seconds) - 1) :]
         return (
-            Confusion(of_ids).scores(self.scheme),
+            Confusion(by_id).scores(self.scheme),
             float(sums[0] / sums[1]),
             float(np.median(warm)),
         )

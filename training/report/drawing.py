@@ -55,7 +55,7 @@ class Style:
         return MARKERS[self.index % len(MARKERS)][1]
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """Description of the style for screen readers."""
         dash, marker = DASHES[self.index % len(DASHES)], MARKERS[self.index % len(MARKERS)]
         return f'{COLORS[self.color]}, {dash[0]}, with {marker[0]}'

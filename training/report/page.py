@@ -103,7 +103,9 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'left_out': left_out,
         'store': store,
         'written': datetime.now(timezone.utc),
-        'key': [(record, sample(Style(i), Style(i).words)) for i, record in enumerate(records)],
+        'key': [
+            (record, sample(Style(i), Style(i).description)) for i, record in enumerate(records)
+        ],
         'caveats': caveats,
         'caveats_on': _by_part(caveats),
         'outcome': outcome(records),

@@ -170,10 +170,10 @@ class Record:
         data = self.artifacts.read(f'checkpoint/{SPEC_FILE}')
         try:
             content = yaml.safe_load(data or b'')
-            found = content['provenance']
+            provenance = content['provenance']
         except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return provenance if isinstance(provenance, dict) else {}
 
 
 def read_records(store: MlflowClient, runs: Sequence[Run]) -> list[Record]:
