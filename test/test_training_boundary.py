@@ -35,7 +35,7 @@ def f_scores(target: Labels, predicted: Labels, tolerance_px: float) -> dict[str
     return {name: value for name, value in scores.items() if not math.isnan(value)}
 
 
-def test_boundary_is_where_a_neighbour_differs() -> None:
+def test_boundary_is_where_a_neighbor_differs() -> None:
     inside = labels([1, 1, 1, 1], [1, 1, 1, 2], [1, 1, 1, 1])
     assert (boundary_of(inside) == labels([-1, -1, -1, 1], [-1, -1, 1, 2], [-1, -1, -1, 1])).all()
 

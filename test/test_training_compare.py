@@ -329,7 +329,7 @@ def test_table_has_the_logged_figures_of_the_best_epoch(whole: Page) -> None:
     assert masks[-1] == '2 least'
 
 
-def test_best_is_told_by_weight_and_word_not_by_colour_alone(whole: Page) -> None:
+def test_best_is_told_by_weight_and_word_not_by_color_alone(whole: Page) -> None:
     marked = [td for td in whole.all('td') if td.attrs.get('class') == 'best']
     assert len(marked) == 8
     assert all(td.all('strong')[0].words() and td.all('span')[0].words() for td in marked)

@@ -285,9 +285,9 @@ def write_labelled_bag(
             text = string_cdr(load_scheme(scheme).to_json())
             out.write(string_topic(f'{namespace}/label_info_json'), stamp_ns(0), text)
         for index, (truth, mask) in enumerate(frames):
-            grey = np.zeros((*truth.shape, 3), np.uint8)
+            gray = np.zeros((*truth.shape, 3), np.uint8)
             for topic, cdr in (
-                ('/image', image_cdr(index, grey)),
+                ('/image', image_cdr(index, gray)),
                 ('/ground_truth/label_mask', label_cdr(index, truth)),
                 ('/segmentation_node/label_mask', label_cdr(index, mask)),
             ):

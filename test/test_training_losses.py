@@ -102,7 +102,7 @@ def test_cross_entropy_of_a_literal_picture() -> None:
     assert pixel_loss(logits, channels, hardest=0.5) == pytest.approx(math.log(4))
 
 
-def test_logits_are_enlarged_to_the_labels_about_the_same_centres() -> None:
+def test_logits_are_enlarged_to_the_labels_about_the_same_centers() -> None:
     """Interpolating two pixels of -8 and 8 to four labels gives -8, -4, 4 and 8."""
     logits = torch.tensor([[[[-8.0, 8.0]], [[0.0, 0.0]]]])
     found = [

@@ -147,7 +147,7 @@ def write_one(root: Path, image: np.ndarray[Any, Any], ids: np.ndarray[Any, Any]
         (folder / 'a.png').write_bytes(encode_png(content.astype(np.uint8)))
 
 
-def test_labels_and_images_shrink_about_the_same_centres(tmp_path: Path) -> None:
+def test_labels_and_images_shrink_about_the_same_centers(tmp_path: Path) -> None:
     """Of three pixels in a row, the middle one stays; a half-pixel shift would keep the first."""
     ids = np.array([[0, 1, 3, 3, 8, 0, 1, 0, 8]] * 3)
     gray = np.array([[30, 60, 90, 0, 0, 0, 255, 255, 255]] * 3)

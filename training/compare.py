@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         help='run id, run folder, or name of a run in --study',
     )  # fmt: skip
     parser.add_argument(
-        '--study', help='MLflow experiment; without RUN, all its finished runs are compared'
+        '--study', help='MLflow experiment of the runs; without RUN, all of its finished runs'
     )
     parser.add_argument(
         '--trials', action='store_true', help='without RUN, include the trials of searches'

@@ -103,7 +103,7 @@ def _frames(args: argparse.Namespace) -> Frames:
     if args.experiment is not None:
         experiment = load_experiment(args.experiment, [])
     else:
-        # Only the data sets of the catalogue are needed, no validated experiment.
+        # Only the data sets of the catalog are needed, no validated experiment.
         experiment = Experiment.model_construct()
     if args.data_root is not None:
         experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
@@ -209,11 +209,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--run', type=Path, metavar='FOLDER',
-        help='training run: evaluate its checkpoint and store the result in its artifacts',
+        help='training run whose checkpoint is evaluated; the result is added to its artifacts',
     )  # fmt: skip
     parser.add_argument(
         '--input-size', type=count, nargs=2, metavar=('H', 'W'),
-        help="box that images are scaled to fit (default: the checkpoint's)",
+        help="box to fit images into (default: the checkpoint's)",
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument(
@@ -225,7 +225,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         '--label-scheme', metavar='NAME|FILE',
-        help='scheme to score in, for model and truth with only coarser classes in common '
+        help='label scheme of the scores, if model and truth share only coarser classes '
         "(default: the model's)",
     )  # fmt: skip
     _add_data(parser)
@@ -257,7 +257,7 @@ def _number_from_0(text: str) -> int:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     sets = parser.add_argument_group('data set')
-    sets.add_argument('--set', metavar='NAME', help=f'one of {", ".join(catalogue())}')
+    sets.add_argument('--set', metavar='NAME', help=f'data set: {", ".join(catalogue())}')
     sets.add_argument('--split', metavar='NAME', help='train, val, ...')
     sets.add_argument(
         '--count', type=count, metavar='N',
@@ -291,12 +291,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     )
     bags.add_argument(
         '--predicted', type=topic_name, metavar='TOPIC',
-        help=f'score these recorded label masks, for example '
-        f'{topics.resolved(topics.LABEL_MASK)}, without running a model',
+        help=f'recorded label masks to score instead of a model, for example '
+        f'{topics.resolved(topics.LABEL_MASK)}',
     )  # fmt: skip
     bags.add_argument(
         '--salvage', action='store_true',
-        help='read a truncated MCAP file up to the point where it breaks off',
+        help='read a truncated MCAP file as far as possible',
     )  # fmt: skip
 
 
@@ -318,7 +318,8 @@ def _add_modes(parser: argparse.ArgumentParser) -> None:
     )
     scales.add_argument(
         '--multi-scale', dest='scales', action='store_const', const=USUAL_SCALES,
-        help='the usual scales in papers, ' + ','.join(f'{s:g}' for s in USUAL_SCALES),
+        help='average over the scales usual in papers: '
+        + ','.join(f'{s:g}' for s in USUAL_SCALES),
     )  # fmt: skip
     modes.add_argument(
         '--flip', action='store_true', help='average the scores with those of the flipped image'

@@ -96,7 +96,7 @@ class BagFrames:
             predicted_topic: topic of label masks to read as well, mono8; their confidence is read
                 from the topic `confidence` in the same namespace, if there is one.
             truth_path: bag with the truth; None uses `path`.
-            salvage: read a truncated bag up to the point where it breaks off.
+            salvage: read a truncated bag as far as possible.
             given: additional label scheme that the bag may refer to by name.
         """
         self._path, self._truth_path, self._salvage = path, truth_path or path, salvage
