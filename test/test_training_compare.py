@@ -394,7 +394,7 @@ def test_settings_are_told_where_they_differ(whole: Page) -> None:
 
 
 def test_confusion_is_in_shares_of_the_truth(whole: Page) -> None:
-    assert whole.table('Confusion table of A') == [
+    assert whole.table('Confusion matrix of A') == [
         ['Truth', 'flat', 'sky', 'human', 'Pixels'],
         ['flat', '75.0', '25.0', '0.0', '8'],
         ['sky', '0.0', '100.0', '0.0', '8'],
@@ -426,7 +426,7 @@ def test_evaluations_of_the_checkpoints_are_told(whole: Page) -> None:
 def test_missing_files_are_told(bare: Page) -> None:
     words = bare.by_id('main').words()
     for run in ('A (figures only)', 'B (empty)'):
-        assert f'{run} has no confusion table: confusion.json is not among its files.' in words
+        assert f'{run} has no confusion matrix: confusion.json is not among its files.' in words
         assert f'{run} has no example pictures among its files.' in words
         assert f'{run} has no grid of validation images among its files.' in words
         assert f'{run} has no evaluation of its checkpoint among its files.' in words
@@ -467,7 +467,7 @@ def test_hostile_text_is_text(workplace: Path) -> None:
     assert {image.attrs['src'][:11] for image in page.all('img')} == {'data:image/'}
     assert page.by_id('outcome').words().count(f'({HOSTILE})') == 2
     assert any(HOSTILE in drawing.all('desc')[0].text for drawing in page.all('svg')[2:4])
-    assert [row[0] for row in page.table('Confusion table')[1:]] == names
+    assert [row[0] for row in page.table('Confusion matrix')[1:]] == names
 
 
 DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Topic]] = [

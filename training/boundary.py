@@ -4,7 +4,7 @@
 Csurka, Larlus, Perronnin, "What is a good evaluation measure for semantic segmentation?", BMVC
 2013, and Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object
 Segmentation", CVPR 2016. Both average over images. Here boundary pixels are counted over the
-whole set, as in the confusion table, so that an image with little of a class has little weight.
+whole set, as in the confusion matrix, so that an image with little of a class has little weight.
 """
 
 import math

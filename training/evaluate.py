@@ -7,7 +7,7 @@
     python -m training.evaluate --bag drive.mcap --predicted /segmentation_node/label_mask
 
 Each command writes a folder with all figures as scores.json and, readable, as report.md, and with
-pictures of the confusion table and of the worst frames.
+pictures of the confusion matrix and of the worst frames.
 """
 
 import argparse
@@ -178,8 +178,8 @@ def _check(args: argparse.Namespace) -> None:
         for name in ('window', 'scales', 'flip', 'input_size'):
             if getattr(args, name):
                 raise SettingError(
-                    f'--{name.replace("_", "-")} requires a model; the masks of '
-                    f'{args.predicted} are scored as recorded: omit it, or omit --predicted'
+                    f'--{name.replace("_", "-")} requires a model, but --predicted '
+                    f'{args.predicted} scores recorded masks; omit one of them'
                 )
     if args.overlap is not None and args.window is None:
         raise SettingError(f'--overlap {args.overlap:g} requires windows; add --window H W')

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import segmentation_node
 from segmentation_node.errors import SettingError
 from training.evaluation import Evaluation, ScoredFrame
-from training.evaluation_pictures import OTHER, confusion_table, draw_frame, write_confusion
+from training.evaluation_pictures import OTHER, confusion_matrix, draw_frame, write_confusion
 
 SCORES_FILE: Final = 'scores.json'
 REPORT_FILE: Final = 'report.md'
@@ -87,7 +87,7 @@ def _picture_name(rank: int, frame: ScoredFrame) -> str:
 
 def scores_json(evaluation: Evaluation, pictures: Sequence[str]) -> dict[str, Any]:
     """Return the content of scores.json; KEYS describes its keys."""
-    names, counts = confusion_table(evaluation.scores)
+    names, counts = confusion_matrix(evaluation.scores)
     return {
         'model': evaluation.model,
         'data': evaluation.data,
@@ -200,7 +200,7 @@ def _categories(evaluation: Evaluation) -> Iterator[str]:
 
 
 def _confusion(evaluation: Evaluation) -> Iterator[str]:
-    names, counts = confusion_table(evaluation.scores)
+    names, counts = confusion_matrix(evaluation.scores)
     yield '## Confusion'
     yield ''
     rows = counts.sum(axis=1)
@@ -210,7 +210,7 @@ def _confusion(evaluation: Evaluation) -> Iterator[str]:
         if name != OTHER and rows[i]
     )
     yield (
-        f'![Confusion table in % of the pixels of each true class; correctly classified: '
+        f'![Confusion matrix in % of the pixels of each true class; correctly classified: '
         f'{_plain(correct)}]({CONFUSION_FILE})'
     )
     yield ''

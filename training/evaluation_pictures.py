@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an evaluation: the confusion table, and frames with their errors."""
+"""Pictures of an evaluation: the confusion matrix, and frames with their errors."""
 
 import math
 from pathlib import Path
@@ -28,7 +28,7 @@ TEXT_PX: Final = 13
 PAPER: Final = 255
 
 
-def confusion_table(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
+def confusion_matrix(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
     """Return the names of the K scored classes and OTHER, and the pixels, (K, K + 1).
 
     Rows are the truth, columns the prediction.
@@ -40,8 +40,8 @@ def confusion_table(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
 
 
 def write_confusion(scores: Scores, path: Path) -> None:
-    """Write the confusion table as a PNG, in % of the pixels of each true class."""
-    names, counts = confusion_table(scores)
+    """Write the confusion matrix as a PNG, in % of the pixels of each true class."""
+    names, counts = confusion_matrix(scores)
     totals = counts.sum(axis=1, keepdims=True)
     percent = 100 * counts / np.where(totals, totals, 1)  # (K, K + 1)
     side = 2.5 + 0.55 * len(names)

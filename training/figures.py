@@ -27,7 +27,10 @@ def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> Image
 
 
 def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
-    """Draw columns of pictures side by side, (H, W, 3) uint8 RGB; a column has a single size."""
+    """Draw columns of pictures side by side, (H, W, 3) uint8 RGB.
+
+    All pictures of a column have the same size.
+    """
     tiles = []
     for column in columns:
         height, width = column[0].shape[:2]

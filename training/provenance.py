@@ -107,7 +107,7 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
 
 
 def write_confusion(path: Path, scores: Scores) -> None:
-    """Write the confusion table of the learned classes as JSON; rows are the truth."""
+    """Write the confusion matrix of the learned classes as JSON; rows are the truth."""
     classes = scores.scheme.learned
     ids = [c.id for c in classes]
     content = {

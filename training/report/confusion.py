@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confusion tables of the report: shares of each true class, and the most frequent errors."""
+"""Confusion matrices of the report: shares of each true class, and the most frequent errors."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +13,7 @@ FILE = 'confusion.json'
 
 
 @dataclass(frozen=True)
-class ConfusionTable:
+class ConfusionMatrix:
     """Pixel counts, (C, C); rows are the truth, columns the prediction."""
 
     classes: tuple[str, ...]
@@ -45,23 +45,23 @@ class ConfusionTable:
         ]
 
 
-def read_confusion(record: Record) -> ConfusionTable | str:
+def read_confusion(record: Record) -> ConfusionMatrix | str:
     """Read the table of a run; returns a sentence with the reason if there is none."""
     try:
         content = record.artifacts.read_json(FILE)
         if content is None:
-            return f'{record.title} has no confusion table: {FILE} is not among its files.'
+            return f'{record.title} has no confusion matrix: {FILE} is not among its files.'
         return _checked(content)
     except (ValueError, KeyError, TypeError) as error:
-        return f'The confusion table of {record.title} cannot be read: {FILE}, {error}.'
+        return f'The confusion matrix of {record.title} cannot be read: {FILE}, {error}.'
 
 
-def _checked(content: Any) -> ConfusionTable:
+def _checked(content: Any) -> ConfusionMatrix:
     classes = tuple(str(name) for name in content['classes'])
     counts = np.array(content['counts'], np.float64)
     if counts.shape != (len(classes), len(classes)) or not np.isfinite(counts).all():
         raise ValueError(
-            f'counts of shape {counts.shape} for {len(classes)} classes; expected a square table '
+            f'counts of shape {counts.shape} for {len(classes)} classes; expected a square matrix '
             f'of finite numbers'
         )
-    return ConfusionTable(classes, counts)
+    return ConfusionMatrix(classes, counts)

@@ -18,7 +18,7 @@ from training.report.charts import (
     scatter_chart,
 )
 from training.report.comparability import Caveat, Topic, loss_kind, of_topics
-from training.report.confusion import ConfusionTable, read_confusion
+from training.report.confusion import ConfusionMatrix, read_confusion
 from training.report.drawing import Drawing, Style, sample
 from training.report.evaluations import evaluations
 from training.report.records import Record, class_names
@@ -124,7 +124,7 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'legend': _legend(records),
         'progress': progress,
         'no_progress': no_progress,
-        'confusions': [(r, t) for r, t in tables if isinstance(t, ConfusionTable)],
+        'confusions': [(r, t) for r, t in tables if isinstance(t, ConfusionMatrix)],
         'no_confusions': [t for _, t in tables if isinstance(t, str)],
         'evaluations': evaluated,
         'no_evaluations': not_evaluated,
