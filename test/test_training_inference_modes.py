@@ -171,8 +171,8 @@ def test_scales_are_relative_to_the_checkpoint(fitted: Path) -> None:
     ('settings', 'says'),
     [
         ({'window_hw': (0, 5)}, r'window \(0, 5\) must be \(height, width\), both above 0'),
-        ({'overlap': 1.0}, r'overlap 1.0 must lie in \[0, 1\)'),
-        ({'overlap': -0.1}, r'overlap -0.1 must lie'),
+        ({'overlap': 1.0}, r'overlap 1.0 must be in \[0, 1\)'),
+        ({'overlap': -0.1}, r'overlap -0.1 must be'),
         ({'scales': ()}, r'scales \(\) must be at least one number'),
         ({'scales': (1.0, 0.0)}, 'each above 0 and at most 4'),
         ({'scales': (5.0,)}, 'at most 4'),
