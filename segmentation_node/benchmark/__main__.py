@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     frames.add_argument(
         '--data', type=Path, metavar='FOLDER',
-        help='labelled frames to score on: a Cityscapes tree, or images/ and labels/',
+        help='labeled frames to score on: a Cityscapes tree, or images/ and labels/',
     )  # fmt: skip
     frames.add_argument(
         '--data-scheme', metavar='NAME',

@@ -2,7 +2,7 @@
 """A model as its library's examples run it: what our segmenter is compared with.
 
 The weights are those of the checkpoint. Everything else follows the habits of the examples and
-of the nodes that were made of them: eager PyTorch in fp32, images scaled and normalised by the
+of the nodes that were made of them: eager PyTorch in fp32, images scaled and normalized by the
 library's own means, its own upsampling, labels by argmax, one frame at a time.
 """
 
@@ -98,7 +98,7 @@ class _Mask2Former:
     """transformers: image processor, model, `post_process_semantic_segmentation`.
 
     The processor of a hub checkpoint is its own. A checkpoint without one was trained on images
-    as large as they are, so the processor only normalises them: squashing them into the
+    as large as they are, so the processor only normalizes them: squashing them into the
     processor's default square would be cheaper, and other labels.
     """
 

@@ -168,8 +168,8 @@ class Figures:
         found = (q for q in self.results.quality if (q.key, q.size) == (key, size))
         return next(found, None)
 
-    def labelled(self, key: Key) -> Quality | None:
-        """Of the labelled data, which has a size of its own."""
+    def labeled(self, key: Key) -> Quality | None:
+        """Of the labeled data, which has a size of its own."""
         timed = {size for _, size in self.groups}
         found = (q for q in self.results.quality if q.key == key and q.size not in timed)
         return next(found, None)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shown to the networks: a rendered street, images of one's own, labelled data."""
+"""What is shown to the networks: a rendered street, images of one's own, labeled data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
     list(write_sequence(name, street, renderer, count, 1 / STREET_GAP_S, True, progress=False))
     source = cityscapes_source(folder, _ANY_RATE_HZ)
     title = f'{count} frames of a rendered street'
-    return _labelled(title, size_text(size_wh), source, CITYSCAPES_SCHEME)
+    return _labeled(title, size_text(size_wh), source, CITYSCAPES_SCHEME)
 
 
 def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
@@ -89,8 +89,8 @@ def covering(image_rgb: ImageRgb, size_wh: tuple[int, int]) -> ImageRgb:
     return np.ascontiguousarray(scaled[top : top + height, left : left + width], np.uint8)
 
 
-def labelled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> Frames:
-    """Labelled data: a Cityscapes tree, or images/ and labels/ with files of the same names.
+def labeled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> Frames:
+    """Labeled data: a Cityscapes tree, or images/ and labels/ with files of the same names.
 
     Args:
         root: of the tree, or of the two folders or of the split that holds them.
@@ -114,18 +114,18 @@ def labelled_frames(root: Path, scheme: str | None, split: str, limit: int | Non
             f'say --data-scheme camvid11, or the scheme it has'
         )
     frames = source.frames[:limit]
-    unlabelled = [frame.image for frame in frames if frame.label is None]
-    if unlabelled:
+    unlabeled = [frame.image for frame in frames if frame.label is None]
+    if unlabeled:
         raise SettingError(
-            f'{len(unlabelled)} of {len(frames)} frames of {root} have no labels, the first is '
-            f'{unlabelled[0].name}; give a folder in which all have them'
+            f'{len(unlabeled)} of {len(frames)} frames of {root} have no labels, the first is '
+            f'{unlabeled[0].name}; give a folder in which all have them'
         )
     height, width = read_image(frames[0].image).shape[:2]
     title = f'{len(frames)} labeled frames of {root.resolve().name}'
-    return _labelled(title, size_text((width, height)), Source(frames), scheme)
+    return _labeled(title, size_text((width, height)), Source(frames), scheme)
 
 
-def _labelled(title: str, size: str, source: Source, scheme: str) -> Frames:
+def _labeled(title: str, size: str, source: Source, scheme: str) -> Frames:
     labels = tuple(frame.label for frame in source.frames if frame.label is not None)
     images = tuple(frame.image for frame in source.frames)
     return Frames(title, size, images, labels, load_scheme(scheme))

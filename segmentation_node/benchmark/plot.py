@@ -13,7 +13,7 @@ from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.results import Key, Stream
 from segmentation_node.benchmark.timing import three_digits
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.demo.lettering import BOLD, GREY, INK, Color, shortened, width, write
+from segmentation_node.demo.lettering import BOLD, GRAY, INK, Color, shortened, width, write
 from segmentation_node.image_files import ImageRgb
 
 MARGIN: Final = 32
@@ -56,7 +56,7 @@ def draw_plot(figures: Figures) -> ImageRgb:
     ]
     head = _paper(2 * PANEL_WH[0], 2 * MARGIN)
     write(head, (MARGIN, MARGIN + 8), shortened(figures.results.machine.line(),
-          2 * PANEL_WH[0] - 2 * MARGIN, TEXT_PX), TEXT_PX, GREY)  # fmt: skip
+          2 * PANEL_WH[0] - 2 * MARGIN, TEXT_PX), TEXT_PX, GRAY)  # fmt: skip
     return np.vstack([head, *rows])
 
 
@@ -95,7 +95,7 @@ def age_of_images(stream: Stream) -> list[tuple[float, float]]:
 
 
 def _throughput(figures: Figures, model: str, size: str) -> ImageRgb:
-    title = 'masks a second; share of pixels labelled as torch fp32 does'
+    title = 'masks a second; share of pixels labeled as torch fp32 does'
     fastest = figures.fastest(model, size)
     bars = []
     for key in figures.keys(model, size):
@@ -126,7 +126,7 @@ def _titled(title: str) -> ImageRgb:
 
 def _empty(title: str, why: str) -> ImageRgb:
     panel = _titled(title)
-    write(panel, (MARGIN, 3 * MARGIN), why, TEXT_PX, GREY)
+    write(panel, (MARGIN, 3 * MARGIN), why, TEXT_PX, GRAY)
     return panel
 
 
@@ -143,11 +143,11 @@ def line_chart(
         at = round(bottom - (bottom - top) * y / y_top)
         cv2.line(panel, (left, at), (right, at), GRID, 1)
         text = f'{y:g}'
-        write(panel, (left - 8 - width(text, TEXT_PX), at + 5), text, TEXT_PX, GREY)
+        write(panel, (left - 8 - width(text, TEXT_PX), at + 5), text, TEXT_PX, GRAY)
     for x in _ticks(x_top):
         at = round(left + (right - left) * x / x_top)
-        write(panel, (at - width(f'{x:g}', TEXT_PX) // 2, bottom + 20), f'{x:g}', TEXT_PX, GREY)
-    write(panel, (right - width(x_title, TEXT_PX), bottom + 40), x_title, TEXT_PX, GREY)
+        write(panel, (at - width(f'{x:g}', TEXT_PX) // 2, bottom + 20), f'{x:g}', TEXT_PX, GRAY)
+    write(panel, (right - width(x_title, TEXT_PX), bottom + 40), x_title, TEXT_PX, GRAY)
     scale = np.array([(right - left) / x_top, -(bottom - top) / y_top])
     for line in lines:
         pixels = (np.array(line.points).reshape(-1, 2) * scale + (left, bottom)).round()

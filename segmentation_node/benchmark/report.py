@@ -26,7 +26,7 @@ _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 _EXPLAINED: Final = f"""\
 Medians, with quartiles in brackets. *Network* is the pass from pixels to class scores alone,
 *CPU* what all cores worked for one image, *x* how many times as fast as the commonly written one.
-*same* is the share of pixels labelled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
+*same* is the share of pixels labeled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
 equal; *mIoU* is against the truth. Latency is from the sending of an image to the reception of
 its mask. *CPU ms beyond calls* is what all cores worked in the node for a mask less what they work
 for a bare call in the same run; on a machine whose speed varies it can be negative. *Sent* counts
@@ -123,10 +123,10 @@ def _calls(figures: Figures, model: str, size: str) -> str:
         rows.append([
             variant_name(key), *(_spread(c.wall_ms) if c else NO_NUMBER for c in (calls, network)),
             three_digits(calls.cpu_ms.median) if calls else NO_NUMBER, three_digits(factor),
-            *_quality(figures, key, size), *_labelled_miou(figures, key),
+            *_quality(figures, key, size), *_labeled_miou(figures, key),
         ])  # fmt: skip
     head = ['an image to its labels', 'ms', 'network ms', 'CPU ms', 'x', 'same %', 'mIoU %',
-            *_labelled(figures)]  # fmt: skip
+            *_labeled(figures)]  # fmt: skip
     filled = [row + [''] * (len(head) - len(row)) for row in rows]
     return markdown.table(head, filled) if rows else ''
 
@@ -218,15 +218,15 @@ def _quality(figures: Figures, key: Key, size: str) -> list[str]:
     return [f'{100 * quality.agreement:.2f}', _percent(quality.miou)]
 
 
-def _labelled(figures: Figures) -> list[str]:
-    """Head of the column for labelled data, where there is any."""
-    found = (figures.labelled(quality.key) for quality in figures.results.quality)
+def _labeled(figures: Figures) -> list[str]:
+    """Head of the column for labeled data, where there is any."""
+    found = (figures.labeled(quality.key) for quality in figures.results.quality)
     of_data = next((quality for quality in found if quality is not None), None)
     return [f'mIoU %, {of_data.frames}'] if of_data else []
 
 
-def _labelled_miou(figures: Figures, key: Key) -> list[str]:
-    quality = figures.labelled(key)
+def _labeled_miou(figures: Figures, key: Key) -> list[str]:
+    quality = figures.labeled(key)
     return [_percent(quality.miou)] if quality else []
 
 

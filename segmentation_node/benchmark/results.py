@@ -52,7 +52,7 @@ class Calls(_OfVariant):
 class Quality(_OfVariant):
     """What a variant's labels are worth on some frames.
 
-    `agreement` is the share of pixels labelled as torch fp32 labels them; `miou` the mean IoU
+    `agreement` is the share of pixels labeled as torch fp32 labels them; `miou` the mean IoU
     against the truth over the scheme's official classes, null where there is no truth.
     """
 

@@ -20,7 +20,7 @@ from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.frames import (
     Frames,
     image_frames,
-    labelled_frames,
+    labeled_frames,
     size_text,
     street_frames,
 )
@@ -55,7 +55,7 @@ class Scale:
         rounds: turns of each.
         seconds: of each turn.
         frames: of each size.
-        labelled: frames of the labeled data to score; all where None.
+        labeled: frames of the labeled data to score; all where None.
         masks: to count at least, in a stream.
     """
 
@@ -66,18 +66,18 @@ class Scale:
     rounds: int
     seconds: float
     frames: int
-    labelled: int | None
+    labeled: int | None
     masks: int
 
 
 FULL: Final = Scale(
     MODELS, (), PARTS, ((1024, 512), (2048, 1024)), rounds=5, seconds=5.0, frames=6,
-    labelled=None, masks=5,
+    labeled=None, masks=5,
 )  # fmt: skip
 #: Ends within three minutes on two cores.
 QUICK: Final = Scale(
     MODELS[:1], ('openvino',), (NETWORK, SEGMENT, NODE), ((1024, 512),), rounds=1, seconds=2.0,
-    frames=2, labelled=4, masks=3,
+    frames=2, labeled=4, masks=3,
 )  # fmt: skip
 
 
@@ -116,7 +116,7 @@ class Session:
         self._results = results = self._empty_results()
         sets = self._frames()
         results.settings['frames'] = sets[0].title
-        data = self._labelled()
+        data = self._labeled()
         for model in self._models:
             variants = variants_of(model, self._scale.runtimes, self._args.precision)
             with Crew(variants, self._args.device, self._log) as crew:
@@ -176,11 +176,11 @@ class Session:
                 bar.update()
         return sets
 
-    def _labelled(self) -> Frames | None:
+    def _labeled(self) -> Frames | None:
         args = self._args
         if args.data is None:
             return None
-        return labelled_frames(args.data, args.data_scheme, args.data_split, self._scale.labelled)
+        return labeled_frames(args.data, args.data_scheme, args.data_split, self._scale.labeled)
 
     def _call(self, title: str, crew: Crew, sets: Sequence[Frames]) -> None:
         what = [part for part in (NETWORK, SEGMENT) if part in self._parts]

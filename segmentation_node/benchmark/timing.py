@@ -24,20 +24,20 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles, interpolated between neighbours."""
+    """Median and quartiles, interpolated between neighbors."""
     q1, median, q3 = percentiles(values, 25, 50, 75)
     return Spread(median, q1, q3, len(values))
 
 
 def percentiles(values: Sequence[float], *which: float) -> list[float]:
-    """Percentiles, interpolated between neighbours; NaN where there is no value."""
+    """Percentiles, interpolated between neighbors; NaN where there is no value."""
     return np.percentile(values, which).tolist() if len(values) else [float('nan')] * len(which)
 
 
 def alternating(items: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]]:
     """Every item once a round, with the number of the round.
 
-    A noisy neighbour hits all alike, and each round begins with another item, so that nobody
+    A noisy neighbor hits all alike, and each round begins with another item, so that nobody
     always follows upon the same one.
     """
     for number in range(rounds):

@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.demo.lettering import BOLD, GREY, INK, shortened, width, write
+from segmentation_node.demo.lettering import BOLD, GRAY, INK, shortened, width, write
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelClass, LabelScheme
 
@@ -19,7 +19,7 @@ SHEET_WIDTH: Final = 1920
 TITLE_PX: Final = 22
 TEXT_PX: Final = 14
 PAPER: Final = 255
-FRAME_GREY: Final = (190, 194, 200)
+FRAME_GRAY: Final = (190, 194, 200)
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ def _row(row: SheetRow, cell_wh: tuple[int, int], sheet_width: int) -> ImageRgb:
     band = _paper(cell_wh[1] + GAP, sheet_width)
     for column, picture in enumerate(row.pictures.values()):
         left = _left(column, cell_wh[0])
-        # AREA mixes neighbouring pixels: right for pictures to look at, and these are.
+        # AREA mixes neighboring pixels: right for pictures to look at, and these are.
         band[: cell_wh[1], left : left + cell_wh[0]] = cv2.resize(
             picture, cell_wh, interpolation=cv2.INTER_AREA
         )
         corner = (left + cell_wh[0] - 1, cell_wh[1] - 1)
-        cv2.rectangle(band, (left, 0), corner, FRAME_GREY, 1)
+        cv2.rectangle(band, (left, 0), corner, FRAME_GRAY, 1)
     _time_mark(band, f'{row.time_s:.1f} s', cell_wh[1])
     return band
 
@@ -123,7 +123,7 @@ def _legend(scheme: LabelScheme, class_iou: Mapping[str, float], width_px: int) 
         text = (
             'IoU against the truth in % beside each class; a dash: not scored, or nowhere in sight'
         )
-        write(band, (0, band.shape[0] - 6), text, TEXT_PX - 2, GREY)
+        write(band, (0, band.shape[0] - 6), text, TEXT_PX - 2, GRAY)
     return band
 
 
@@ -134,7 +134,7 @@ def _score(iou: float | None) -> str:
 def _entry(band: ImageRgb, at: tuple[int, int], label_class: LabelClass, score: str) -> None:
     left, top = at
     cv2.rectangle(band, (left, top), (left + 30, top + 20), label_class.color, cv2.FILLED)
-    cv2.rectangle(band, (left, top), (left + 30, top + 20), FRAME_GREY, 1)
+    cv2.rectangle(band, (left, top), (left + 30, top + 20), FRAME_GRAY, 1)
     end = write(band, (left + 42, top + 17), label_class.name, TEXT_PX)
     if score:
-        write(band, (end + 10, top + 17), score, TEXT_PX, GREY)
+        write(band, (end + 10, top + 17), score, TEXT_PX, GRAY)

@@ -10,7 +10,7 @@ from segmentation_node.image_files import ImageRgb
 Color: TypeAlias = tuple[int, int, int]
 
 INK: Final[Color] = (28, 32, 38)
-GREY: Final[Color] = (104, 110, 118)
+GRAY: Final[Color] = (104, 110, 118)
 REGULAR: Final = cv2.FONT_HERSHEY_SIMPLEX
 BOLD: Final = cv2.FONT_HERSHEY_DUPLEX
 

@@ -105,7 +105,7 @@ class Recording:
         return [complete[i] for i in picked]
 
     def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
-        """A picture as it is, or labels, mapped by a look-up table, in their colours."""
+        """A picture as it is, or labels, mapped by a look-up table, in their colors."""
         if lut is None:
             return _decode(message)
         return colorize(lut[messages.decode_labels(message)], self.scheme)

@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     # Imported late: it takes seconds that --help and wrong arguments need not wait for.
-    from segmentation_node.benchmark.frames import labelled_frames
+    from segmentation_node.benchmark.frames import labeled_frames
     from segmentation_node.export.exporting import PRECISIONS, Request, export_model
     from segmentation_node.export.images import images_of_bag, images_of_folders
 
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace) -> None:
         images = images_of_bag(args.bag, args.topic, args.count)
     truth = None
     if args.truth is not None:
-        truth = labelled_frames(args.truth, args.truth_scheme, args.truth_split, None)
+        truth = labeled_frames(args.truth, args.truth_scheme, args.truth_split, None)
     precisions = PRECISIONS if args.precision == 'all' else (args.precision,)
     request = Request(args.model, images, args.format, precisions, truth)
     for exported in export_model(request, args.output, quiet=args.quiet):

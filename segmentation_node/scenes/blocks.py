@@ -9,7 +9,7 @@ from segmentation_node.scenes import furniture
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.furniture import Spot
 from segmentation_node.scenes.geometry import Footprint, Thing
-from segmentation_node.scenes.layout import BLOCK_M, KERB_M, SIDES, Layout
+from segmentation_node.scenes.layout import BLOCK_M, CURB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light, cast_shadows
 from segmentation_node.scenes.lots import LotBuilder
 from segmentation_node.scenes.vehicles import Garage, Vehicle
@@ -35,7 +35,7 @@ class Block:
 
     @property
     def begin(self) -> float:
-        """Where houses and pavements begin, behind the side street."""
+        """Where houses and sidewalks begin, behind the side street."""
         return self.x0 + CROSSING_M * self.crossing
 
 
@@ -87,41 +87,41 @@ class BlockBuilder:
         )
 
     def _spot(self, x: float, t: float) -> Spot:
-        return Spot(self.layout.world(x, t, KERB_M), x, t, self.light)
+        return Spot(self.layout.world(x, t, CURB_M), x, t, self.light)
 
     def _furnish(
         self, rng: np.random.Generator, begin: float, end: float, side: int, crossing: bool
     ) -> list[Thing]:
-        kerb = self.layout.kerb(side)
+        curb = self.layout.curb(side)
         things = [
-            furniture.lamp(self._spot(x, side * (kerb + 0.45)), rng, -side)
+            furniture.lamp(self._spot(x, side * (curb + 0.45)), rng, -side)
             for x in np.arange(begin + rng.uniform(2, 16), end - 2, rng.uniform(22, 34))
         ]
         toward_us = side == self.layout.drive_side or rng.random() < 0.4
         for _ in range(int(rng.integers(0, 4))):
             if toward_us:
                 x = float(rng.uniform(begin + 1, end))
-                things.append(furniture.sign(self._spot(x, side * (kerb + 0.5)), rng))
+                things.append(furniture.sign(self._spot(x, side * (curb + 0.5)), rng))
         if crossing and rng.random() < 0.7:
             things.append(
                 furniture.traffic_light(
-                    self._spot(begin - CROSSING_M - 0.8, side * (kerb + 0.5)), rng
+                    self._spot(begin - CROSSING_M - 0.8, side * (curb + 0.5)), rng
                 )
             )
         if rng.random() < 0.3:
             first = float(rng.uniform(begin, end - 8))
             row = np.arange(first, first + rng.uniform(4, 8), 1.6)
-            spots = [self._spot(float(x), side * (kerb + 0.35)) for x in row]
+            spots = [self._spot(float(x), side * (curb + 0.35)) for x in row]
             things += [furniture.bollard(spot, rng) for spot in spots]
         if rng.random() < 0.45:
             x = float(rng.uniform(begin + 1, end - 1))
-            things.append(furniture.litter_bin(self._spot(x, side * (kerb + 0.7)), rng))
+            things.append(furniture.litter_bin(self._spot(x, side * (curb + 0.7)), rng))
         if rng.random() < self.layout.greenery:
-            wide = self.layout.verge[side < 0] + self.layout.pavement[side < 0]
+            wide = self.layout.verge[side < 0] + self.layout.sidewalk[side < 0]
             for x in np.arange(begin + rng.uniform(2, 10), end - 1, rng.uniform(7, 15)):
                 size = float(rng.uniform(4.5, 8.5))
                 things.append(
-                    self.lots.tree(rng, float(x), side * (kerb + min(0.9, wide / 3)), size)
+                    self.lots.tree(rng, float(x), side * (curb + min(0.9, wide / 3)), size)
                 )
         return things
 

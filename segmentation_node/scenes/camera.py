@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The pinhole camera on the vehicle, in the frames of the Cityscapes camera files.
 
-World and vehicle axes follow ISO 8855: x forward, y left, z up, metres and radians. Positive
+World and vehicle axes follow ISO 8855: x forward, y left, z up, meters and radians. Positive
 pitch looks down, positive yaw looks left.
 """
 
@@ -42,7 +42,7 @@ class Extrinsic:
 
 @dataclass(frozen=True)
 class Intrinsic:
-    """Focal lengths and principal point in pixels; pixel centres have integer coordinates."""
+    """Focal lengths and principal point in pixels; pixel centers have integer coordinates."""
 
     fx: float
     fy: float
@@ -73,7 +73,7 @@ class Camera:
 
     @cached_property
     def center(self) -> FloatArray:
-        """Optical centre in the world, (3,) m."""
+        """Optical center in the world, (3,) m."""
         mount, car = self.extrinsic, self.vehicle
         offset = rotation(car.yaw, 0.0, 0.0) @ np.array([mount.x, mount.y, mount.z])
         center: FloatArray = np.array([car.x, car.y, 0.0]) + offset

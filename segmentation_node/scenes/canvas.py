@@ -105,7 +105,7 @@ def coverage(polygon: FloatArray, region: Region, onto: Image | None = None) -> 
 
 def light_table(gain: Rgb, haze: float, haze_rgb: Rgb) -> Image:
     """Look-up table (1, 256, 4) uint8 that lights RGBA values and fades them into the haze."""
-    # Steps of 1/128 are finer than a byte shows and let neighbours share a table.
+    # Steps of 1/128 are finer than a byte shows and let neighbors share a table.
     r, g, b = (round(v * 128) for v in gain)
     return _light_table(r, g, b, round(haze * 128), haze_rgb)
 
@@ -289,7 +289,7 @@ class Canvas:
 def _texel_homography(
     homography: FloatArray, width: int, height: int, region: Region
 ) -> FloatArray:
-    """From texel centres of a texture to pixels of a region, (3, 3)."""
+    """From texel centers of a texture to pixels of a region, (3, 3)."""
     columns = homography[:, 0] / width, homography[:, 1] / height
     out = np.stack([*columns, homography[:, 2] + 0.5 * (columns[0] + columns[1])], axis=1)
     out[0] -= region.x0 * out[2]

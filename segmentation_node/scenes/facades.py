@@ -57,7 +57,7 @@ _DOOR_COLORS: list[Color] = [
 
 @dataclass(frozen=True)
 class FacadePlan:
-    """What a house front looks like; metres."""
+    """What a house front looks like; meters."""
 
     width: float
     floors: int
@@ -110,7 +110,7 @@ def draw_plan(rng: np.random.Generator, width: float, kind: str) -> FacadePlan:
 
 
 def paint_facade(rng: np.random.Generator, plan: FacadePlan) -> Texture:
-    """Paint a house front, PX_PER_M texels per metre."""
+    """Paint a house front, PX_PER_M texels per meter."""
     rows, cols = int(plan.height * PX_PER_M), int(plan.width * PX_PER_M)
     front = paint_wall(rng, plan.material, plan.wall, rows, cols)
     bays = max(int(plan.width / plan.bay), 1)
@@ -302,7 +302,7 @@ def _lettering(
 
 
 def _weather(rng: np.random.Generator, front: Field) -> None:
-    """Run dirt down from the eaves and splash it up from the pavement."""
+    """Run dirt down from the eaves and splash it up from the sidewalk."""
     rows, cols = front.shape[:2]
     streaks = np.maximum(noise(rng, 1, cols, 7, 1), 0.0)
     y = np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]

@@ -21,7 +21,7 @@ class Panel:
     """A textured planar piece: the point at (u, v) is origin + u * u_axis + v * v_axis.
 
     origin, u_axis, v_axis: (3,) m; v runs down the texture. outline: (N, 2) in uv. gain: light
-    on the piece, one factor per colour channel. With cutout, the texture's alpha is what shows
+    on the piece, one factor per color channel. With cutout, the texture's alpha is what shows
     and the outline only bounds the label.
     """
 
@@ -94,7 +94,7 @@ def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
 
 
 def clip_to_image(polygon: FloatArray, width: int, height: int) -> FloatArray:
-    """The part of polygon (N, 2) pixels within the image's pixel centres, (M, 2)."""
+    """The part of polygon (N, 2) pixels within the image's pixel centers, (M, 2)."""
     if polygon.min() >= 0.0:
         right, bottom = polygon.max(axis=0).tolist()
         if right <= width - 1.0 and bottom <= height - 1.0:

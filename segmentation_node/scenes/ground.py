@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ground: road, pavements and verges, labelled as polygons, painted through the plane."""
+"""The ground: road, sidewalks and verges, labeled as polygons, painted through the plane."""
 
 from collections.abc import Iterable
 from functools import lru_cache, partial
@@ -10,7 +10,7 @@ import numpy as np
 from segmentation_node.scenes.blocks import BLOCKS_KEPT, CROSSING_M, Block
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.canvas import Canvas, Region, coverage
-from segmentation_node.scenes.layout import KERB_M, SIDES, Layout
+from segmentation_node.scenes.layout import CURB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light
 from segmentation_node.scenes.marks import block_marks, spans, strip
 from segmentation_node.scenes.plane import REPEAT, Plane, horizon_row
@@ -81,30 +81,30 @@ class Ground:
         stretches = spans(blocks, low, far)
         for start, end in stretches:
             for side in SIDES:
-                kerb, walk = side * layout.kerb(side), side * layout.walk(side)
+                curb, walk = side * layout.curb(side), side * layout.walk(side)
                 paved = layout.facade(side) if layout.kind == 'city' else layout.border(side)
                 outer = side * paved
-                fill('sidewalk', 'sidewalk', strip(layout, start, end, walk, outer, KERB_M))
-                if walk != kerb:
-                    fill('terrain', 'terrain', strip(layout, start, end, kerb, walk, KERB_M))
+                fill('sidewalk', 'sidewalk', strip(layout, start, end, walk, outer, CURB_M))
+                if walk != curb:
+                    fill('terrain', 'terrain', strip(layout, start, end, curb, walk, CURB_M))
         for block in blocks:
             if block.crossing:
                 fill('road', 'road', self._side_street(block))
         fill('road', 'road', strip(layout, low, far, -layout.half_road, layout.half_road))
         for start, end in stretches:
             for side in SIDES:
-                kerb = side * layout.kerb(side)
+                curb = side * layout.curb(side)
                 if layout.parking[side < 0] > 0:
                     label, lane = 'parking' if layout.bays else 'road', side * layout.half_road
-                    fill(label, 'parking', strip(layout, start, end, lane, kerb))
-                fill('sidewalk', 'kerb', self._kerb_face(start, end, kerb))
-                edge = kerb + side * 0.14
-                fill('sidewalk', 'kerb', strip(layout, start, end, kerb, edge, KERB_M))
+                    fill(label, 'parking', strip(layout, start, end, lane, curb))
+                fill('sidewalk', 'curb', self._curb_face(start, end, curb))
+                edge = curb + side * 0.14
+                fill('sidewalk', 'curb', strip(layout, start, end, curb, edge, CURB_M))
         return material
 
-    def _kerb_face(self, start: float, end: float, t: float) -> FloatArray:
+    def _curb_face(self, start: float, end: float, t: float) -> FloatArray:
         outline = strip(self.layout, start, end, t, t)
-        outline[len(outline) // 2 :, 2] = KERB_M
+        outline[len(outline) // 2 :, 2] = CURB_M
         return outline
 
     def _side_street(self, block: Block) -> FloatArray:
@@ -224,6 +224,6 @@ def _cover(
     for world in polygons:
         polygon = canvas.world_polygon(world)
         if len(polygon) >= 3 and canvas.region_of(polygon) is not None:
-            # Pixel centres are whole numbers: halving must keep the picture's edges in place.
+            # Pixel centers are whole numbers: halving must keep the picture's edges in place.
             coverage((polygon - (0, plane.top) + 0.5) * scale - 0.5, region, mask)
     return mask

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The plan of a street: its kind, cross-section, course, and how the camera drives along it.
 
-Street coordinates are x along the world's x axis and t to the left of the centre line, in m.
+Street coordinates are x along the world's x axis and t to the left of the center line, in m.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from segmentation_node.scenes.camera import Extrinsic, FloatArray, VehiclePose
 
-KERB_M = 0.12
+CURB_M = 0.12
 BLOCK_M = 48.0
 SIDES = (1, -1)
 
@@ -31,7 +31,7 @@ class Layout:
     parking: tuple[float, float]
     bays: bool
     verge: tuple[float, float]
-    pavement: tuple[float, float]
+    sidewalk: tuple[float, float]
     setback: tuple[float, float]
     greenery: float
     traffic: float
@@ -45,39 +45,39 @@ class Layout:
 
     @property
     def half_road(self) -> float:
-        """From the centre line to the edge of the outer lane."""
+        """From the center line to the edge of the outer lane."""
         return self.lane + 0.25
 
-    def kerb(self, side: int) -> float:
-        """Distance of the kerb from the centre line on a side (+1 left, -1 right)."""
+    def curb(self, side: int) -> float:
+        """Distance of the curb from the center line on a side (+1 left, -1 right)."""
         return self.half_road + self.parking[side < 0]
 
     def walk(self, side: int) -> float:
-        """Distance of the pavement's inner edge."""
-        return self.kerb(side) + self.verge[side < 0]
+        """Distance of the sidewalk's inner edge."""
+        return self.curb(side) + self.verge[side < 0]
 
     def border(self, side: int) -> float:
-        """Distance of the pavement's outer edge, where private ground begins."""
-        return self.walk(side) + self.pavement[side < 0]
+        """Distance of the sidewalk's outer edge, where private ground begins."""
+        return self.walk(side) + self.sidewalk[side < 0]
 
     def facade(self, side: int) -> float:
         """Distance of the house fronts."""
         return self.border(side) + self.setback[side < 0]
 
     def center(self, x: FloatArray | float) -> FloatArray:
-        """World y of the centre line at x, any shape."""
+        """World y of the center line at x, any shape."""
         wave = 2 * np.pi * np.asarray(x, float) / self.bend_length + self.bend_phase
         return np.asarray(self.bend * np.sin(wave))
 
     def center_of(self, x: npt.NDArray[np.float32], start: float) -> npt.NDArray[np.float32]:
-        """World y of the centre line at start + x in single precision, any shape."""
+        """World y of the center line at start + x in single precision, any shape."""
         turn = np.float32(2 * np.pi / self.bend_length)
         phase = np.float32((2 * np.pi * start / self.bend_length + self.bend_phase) % (2 * np.pi))
         y: npt.NDArray[np.float32] = np.float32(self.bend) * np.sin(turn * x + phase)
         return y
 
     def heading(self, x: float) -> float:
-        """Direction of the centre line at x, rad."""
+        """Direction of the center line at x, rad."""
         wave = 2 * np.pi * x / self.bend_length + self.bend_phase
         return float(np.arctan(self.bend * 2 * np.pi / self.bend_length * np.cos(wave)))
 
@@ -96,7 +96,7 @@ def draw_layout(rng: np.random.Generator) -> Layout:
     kinds = ['city', 'terrace', 'suburb', 'modern']
     kind = str(rng.choice(kinds, p=[0.38, 0.22, 0.24, 0.16]))
     green = {'city': 0.3, 'terrace': 0.35, 'suburb': 0.8, 'modern': 0.5}[kind]
-    pavement = (1.8, 2.8) if kind in ('terrace', 'suburb') else (2.4, 4.6)
+    sidewalk = (1.8, 2.8) if kind in ('terrace', 'suburb') else (2.4, 4.6)
     garden = {'city': 0.0, 'terrace': 1.5, 'suburb': 5.0, 'modern': 1.5}[kind]
     lane = float(rng.uniform(3.0, 3.7))
 
@@ -113,7 +113,7 @@ def draw_layout(rng: np.random.Generator) -> Layout:
         parking=pair(0.68, 2.1, 2.4),
         bays=bool(rng.random() < 0.3),
         verge=pair(0.15 + 0.5 * (kind == 'suburb'), 1.4, 3.0),
-        pavement=pair(1.0, *pavement),
+        sidewalk=pair(1.0, *sidewalk),
         setback=pair(0.9, 0.4 * garden, 1.4 * garden),
         greenery=float(np.clip(green * rng.uniform(0.4, 1.6), 0.05, 1.0)),
         traffic=float(rng.uniform(0.3, 1.0)),

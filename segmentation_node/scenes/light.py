@@ -16,9 +16,9 @@ _CROWN_POINTS = 22
 
 @dataclass(frozen=True)
 class Light:
-    """Sun and sky; gains multiply surface colours, colours are RGB in 0..255.
+    """Sun and sky; gains multiply surface colors, colors are RGB in 0..255.
 
-    to_sun: unit vector (3,). haze_m: distance at which 63% of a surface's colour has gone.
+    to_sun: unit vector (3,). haze_m: distance at which 63% of a surface's color has gone.
     """
 
     to_sun: FloatArray
@@ -44,7 +44,7 @@ class Light:
         return (r, g, b)
 
     def gain(self, normal: FloatArray) -> Rgb:
-        """Light on a surface of unit normal (3,), one factor per colour channel."""
+        """Light on a surface of unit normal (3,), one factor per color channel."""
         facing = max(float(normal @ self.to_sun), 0.0)
         # Less of the sky is seen from upright surfaces.
         open_sky = 0.86 + 0.14 * float(normal[2])

@@ -13,7 +13,7 @@ from segmentation_node.scenes.facades import (
     paint_wall,
 )
 from segmentation_node.scenes.geometry import UNIT_SQUARE, Footprint, Panel, Thing
-from segmentation_node.scenes.layout import KERB_M, Layout
+from segmentation_node.scenes.layout import CURB_M, Layout
 from segmentation_node.scenes.light import Light
 from segmentation_node.scenes.textures import Texture, jitter, opaque
 
@@ -55,7 +55,7 @@ class LotBuilder:
         panels = [
             *(self._roof(rng, x0, x1, side, near, depth, plan.height, rise) if pitched else []),
             self._gable(rng, x0, side, near, depth, plan, rise),
-            self._face(x0, x1, side, near, KERB_M, plan.height, front),
+            self._face(x0, x1, side, near, CURB_M, plan.height, front),
         ]
         inner, outer = sorted((side * near, side * (near + depth)))
         return Thing(
@@ -130,7 +130,7 @@ class LotBuilder:
         wall = opaque(paint_wall(rng, plan.material, plan.wall, rows, cols))
         eaves = rise / tall
         outline = np.array([[0.0, eaves], [0.5, 0.0], [1.0, eaves], [1.0, 1.0], [0.0, 1.0]])
-        return self._end(x, side, near, depth, KERB_M, tall, wall, outline)
+        return self._end(x, side, near, depth, CURB_M, tall, wall, outline)
 
     def _roof(
         self,
@@ -146,7 +146,7 @@ class LotBuilder:
         tile = jitter(rng, ((112, 70, 54), (74, 76, 82), (92, 82, 74))[int(rng.integers(3))], 0.1)
         wall = paint_wall(rng, 'brick', tile, 160, 320)
         a, b = (x0, x1) if side > 0 else (x1, x0)
-        eaves += KERB_M
+        eaves += CURB_M
         ridge = self.layout.world(a, side * (near + depth / 2), eaves + rise)
         along = self.layout.world(b, side * (near + depth / 2), eaves + rise) - ridge
         down = np.array([0.0, -side * (depth / 2 + 0.3), -rise * (1 + 0.6 / depth)])
@@ -175,7 +175,7 @@ class LotBuilder:
         return things
 
     def _gap(self, rng: np.random.Generator, x0: float, x1: float, side: int) -> list[Thing]:
-        """Open ground between houses: a barrier along the pavement and trees behind it."""
+        """Open ground between houses: a barrier along the sidewalk and trees behind it."""
         things = [self._barrier(rng, x0, x1, side, low=False)]
         for _ in range(int(rng.integers(2, 6))):
             x = float(rng.uniform(x0 + 0.5, x1 - 0.5))
@@ -199,9 +199,9 @@ class LotBuilder:
             texture = furniture.fence_texture(rng, label, x1 - x0, tall)
             outline = UNIT_SQUARE
         cutout = bool(texture.rgba[..., 3].min() == 0)
-        panels = [self._face(x0, x1, side, t, KERB_M, tall, texture, outline, cutout)]
+        panels = [self._face(x0, x1, side, t, CURB_M, tall, texture, outline, cutout)]
         if not cutout:
-            panels.insert(0, self._end(x0, side, t, depth, KERB_M, tall, texture))
+            panels.insert(0, self._end(x0, side, t, depth, CURB_M, tall, texture))
         inner, outer = sorted((side * t, side * (t + depth)))
         return Thing(label, tuple(panels), Footprint(x0, x1, inner, outer), height=tall)
 

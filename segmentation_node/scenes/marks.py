@@ -13,7 +13,7 @@ from segmentation_node.scenes.layout import BLOCK_M, SIDES, Layout
 def strip(
     layout: Layout, start: float, end: float, inner: float, outer: float, z: float = 0.0
 ) -> FloatArray:
-    """Outline (N, 3) of the ground from inner to outer m left of the centre line."""
+    """Outline (N, 3) of the ground from inner to outer m left of the center line."""
     x = np.linspace(start, end, max(int((end - start) / 3.0), 1) + 1)
     y = layout.center(x)
     near = np.column_stack([x, y + inner, np.full_like(x, z)])
@@ -43,7 +43,7 @@ class BlockMarks:
 
 
 def block_marks(layout: Layout, edge_lines: int, block: Block) -> BlockMarks:
-    """All marks of a block, which has edge_lines parallel lines along each kerb."""
+    """All marks of a block, which has edge_lines parallel lines along each curb."""
     start, end = block.begin, block.x0 + BLOCK_M
     paint = _center_lines(layout, start, end)
     for side in SIDES:
@@ -72,7 +72,7 @@ def _center_lines(layout: Layout, start: float, end: float) -> list[FloatArray]:
 
 
 def _bays(layout: Layout, start: float, end: float, side: int) -> list[FloatArray]:
-    inner, outer = sorted((side * layout.half_road, side * layout.kerb(side)))
+    inner, outer = sorted((side * layout.half_road, side * layout.curb(side)))
     return [
         strip(layout, x, x + 0.1, inner, outer)
         for x in np.arange(np.ceil(start / 5.6) * 5.6, end, 5.6)

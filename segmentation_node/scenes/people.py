@@ -48,7 +48,7 @@ _HAIR: list[Color] = [(40, 30, 24), (92, 66, 40), (22, 20, 20), (150, 144, 140),
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """How one person looks; height in m, frame is the colour of bicycle and rucksack."""
+    """How one person looks; height in m, frame is the color of bicycle and rucksack."""
 
     height: float
     coat: Color
@@ -88,7 +88,7 @@ class Figure:
 
 
 class _Drawing:
-    """A figure in the making; metres, x to the right from the middle, y up from the ground."""
+    """A figure in the making; meters, x to the right from the middle, y up from the ground."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height

@@ -31,7 +31,7 @@ class Plane:
     """Ground coordinates of the pixels from row top downwards.
 
     along, across: (h, W) float32 in tile pixels, wrapped to REPEAT tiles and to one tile.
-    t: (h, W) float32 m left of the centre line. depth: (h,) m, distance of each row's middle.
+    t: (h, W) float32 m left of the center line. depth: (h,) m, distance of each row's middle.
     """
 
     def __init__(self, camera: Camera, layout: Layout, top: int) -> None:

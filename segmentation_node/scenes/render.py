@@ -75,7 +75,7 @@ class Renderer:
             return
         self._street = street
         self._sensor = Sensor(street.seed, self.width, self.height)
-        self._bonnet = _Bonnet(street.seed)
+        self._hood = _Hood(street.seed)
 
     def camera(self, street: Street, time_s: float) -> Camera:
         """The camera of the street's vehicle at a time."""
@@ -106,7 +106,7 @@ class Renderer:
             distance = (thing.footprint.x0 + thing.footprint.x1) / 2 - here
             haze = street.light.haze(distance)
             canvas.paint(thing, glimpses, haze, street.light.haze_rgb)
-        self._bonnet.paint(canvas, street)
+        self._hood.paint(canvas, street)
         image = self._sensor.expose(canvas.rgba, round(time_s * 1e6))
         polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
         return Frame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
@@ -178,8 +178,8 @@ def _person(street: Street, person: Walking) -> Thing:
     )
 
 
-class _Bonnet:
-    """The car's own bonnet along the lower edge of the picture."""
+class _Hood:
+    """The car's own hood along the lower edge of the picture."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 9])
@@ -190,7 +190,7 @@ class _Bonnet:
         self.round = float(rng.uniform(0.35, 0.6))
 
     def paint(self, canvas: Canvas, street: Street) -> None:
-        """Paint and label the bonnet."""
+        """Paint and label the hood."""
         width, height = canvas.camera.width, canvas.camera.height
         s = np.linspace(-1.0, 1.0, 41)
         edge = height * (1.0 - self.rise * (1.0 - self.round * np.abs(s) ** 3.0))

@@ -46,7 +46,7 @@ class Sensor:
         return np.asarray(cv2.merge([levels, levels, levels]), np.uint8)
 
     def _noise(self, rng: np.random.Generator, width: int, height: int) -> Image:
-        """Grain around 128, slightly coloured and correlated as after demosaicing."""
+        """Grain around 128, slightly colored and correlated as after demosaicing."""
         shape = (height, width)
         luma = rng.standard_normal(shape, dtype=np.float32)[..., None]
         color = rng.standard_normal((*shape, 3), dtype=np.float32)

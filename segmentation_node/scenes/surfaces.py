@@ -11,7 +11,7 @@ TILE_PX = 1024
 PX_PER_M = 80.0
 TILE_M = TILE_PX / PX_PER_M
 
-MATERIALS = ('terrain', 'sidewalk', 'parking', 'road', 'kerb')
+MATERIALS = ('terrain', 'sidewalk', 'parking', 'road', 'curb')
 
 
 class Atlas:
@@ -47,7 +47,7 @@ def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
             'sidewalk': _paving(rng, layout.paving),
             'parking': parking,
             'road': road,
-            'kerb': _kerbstone(rng),
+            'curb': _curbstone(rng),
         }
     )
 
@@ -74,12 +74,12 @@ def _paving(rng: np.random.Generator, paving: str) -> Field:
     each = 1.0 + (0.05 if paving == 'slabs' else 0.12) * rng.standard_normal((count, count))
     tone = np.kron(each, np.ones((size, size))).astype(np.float32) * rng.uniform(0.88, 1.08)
     tone += 0.05 * grain(rng, TILE_PX, TILE_PX) + 0.07 * mottle(rng, TILE_PX, TILE_PX)
-    pavement = tint(base, tone.astype(np.float32))
+    sidewalk = tint(base, tone.astype(np.float32))
     joint = 2 if paving == 'slabs' else 1
     for i in range(joint):
-        pavement[i::size] *= 0.72
-        pavement[:, i::size] *= 0.72
-    return pavement
+        sidewalk[i::size] *= 0.72
+        sidewalk[:, i::size] *= 0.72
+    return sidewalk
 
 
 def _grass(rng: np.random.Generator, season: str) -> Field:
@@ -92,9 +92,9 @@ def _grass(rng: np.random.Generator, season: str) -> Field:
     return grass
 
 
-def _kerbstone(rng: np.random.Generator) -> Field:
+def _curbstone(rng: np.random.Generator) -> Field:
     stone = _asphalt(rng, float(rng.uniform(128, 158)))
-    # Kerbstones are 0.8 m long; the joints lie across the street's direction.
+    # Curbstones are 0.8 m long; the joints lie across the street's direction.
     stone[:, ::64] *= 0.65
     stone[:, 1::64] *= 0.65
     return stone

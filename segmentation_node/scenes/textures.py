@@ -52,7 +52,7 @@ class Texture:
 
     @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Mean colour, (3,) in 0..255, of what is not transparent."""
+        """Mean color, (3,) in 0..255, of what is not transparent."""
         weight = self.rgba[..., 3].astype(np.float64) + 1e-6
         mean: npt.NDArray[np.float64] = (self.rgba[..., :3] * weight[..., None]).sum(
             (0, 1)
@@ -75,12 +75,12 @@ def opaque(rgb: npt.NDArray[np.float32] | Image) -> Texture:
 
 
 def plain(color: Color) -> Texture:
-    """A texture of one colour."""
+    """A texture of one color."""
     return opaque(np.full((2, 2, 3), color, np.float32))
 
 
 def shaded(color: Color, shades: list[float]) -> Texture:
-    """A texture of one colour whose brightness varies along u by the given factors."""
+    """A texture of one color whose brightness varies along u by the given factors."""
     ramp = np.asarray(shades, np.float32)[None, :, None] * np.asarray(color, np.float32)
     return opaque(np.repeat(ramp, 2, axis=0))
 
@@ -163,12 +163,12 @@ def grain(rng: np.random.Generator, height: int, width: int) -> Field:
 
 
 def tint(color: Color, brightness: Field) -> npt.NDArray[np.float32]:
-    """A colour times a brightness field (H, W), as (H, W, 3) float32."""
+    """A color times a brightness field (H, W), as (H, W, 3) float32."""
     return brightness[..., None] * np.asarray(color, np.float32)
 
 
 def jitter(rng: np.random.Generator, color: Color, amount: float) -> Color:
-    """The colour with each channel, and all together, varied by about the given share."""
+    """The color with each channel, and all together, varied by about the given share."""
     together = 1.0 + amount * float(rng.normal())
     r, g, b = (max(c * (together + 0.3 * amount * float(rng.normal())), 0.0) for c in color)
     return (r, g, b)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_node.scenes.layout import KERB_M, SIDES, Layout, Ride
+from segmentation_node.scenes.layout import CURB_M, SIDES, Layout, Ride
 from segmentation_node.scenes.people import PHASES, Wardrobe, draw_wardrobe
 from segmentation_node.scenes.vehicles import Body, Garage, Vehicle
 
@@ -41,10 +41,10 @@ class _Stream:
 
     def seen(self, time_s: float, low: float, high: float) -> list[tuple[int, float]]:
         """Numbers and x of the slots within low..high."""
-        travelled = self.speed * time_s
-        first = int(np.ceil((low - travelled) / self.spacing))
-        last = int(np.floor((high - travelled) / self.spacing))
-        return [(k, k * self.spacing + travelled) for k in range(first, last + 1)]
+        traveled = self.speed * time_s
+        first = int(np.ceil((low - traveled) / self.spacing))
+        last = int(np.floor((high - traveled) / self.spacing))
+        return [(k, k * self.spacing + traveled) for k in range(first, last + 1)]
 
 
 class Traffic:
@@ -66,7 +66,7 @@ class Traffic:
             )
             for side in SIDES
             for way, share in ((1, 0.38), (-1, 0.66))
-            for lane in [layout.walk(side) + share * layout.pavement[side < 0] + 0.1]
+            for lane in [layout.walk(side) + share * layout.sidewalk[side < 0] + 0.1]
         ]
         self._cyclists = [
             _Stream(
@@ -109,7 +109,7 @@ class Traffic:
         return out
 
     def people(self, time_s: float, low: float, high: float) -> list[Walking]:
-        """Walkers on the pavements and cyclists on the road within low..high."""
+        """Walkers on the sidewalks and cyclists on the road within low..high."""
         out = []
         for stream in self._walkers:
             for k, x in stream.seen(time_s, low, high):
@@ -121,7 +121,7 @@ class Traffic:
                         self._look(stream.key, k),
                         x + float(offset),
                         stream.t + float(aside),
-                        KERB_M,
+                        CURB_M,
                         phase,
                         'back' if stream.speed > 0 else 'front',
                         False,
@@ -156,7 +156,7 @@ class Traffic:
             rng = self._slot(30, k)
             x = k * every + float(rng.uniform(-6.0, 6.0))
             pace, side = float(rng.uniform(1.2, 1.8)), 1 if rng.random() < 0.5 else -1
-            start, end = (self.layout.kerb(s) + 0.7 for s in (side, -side))
+            start, end = (self.layout.curb(s) + 0.7 for s in (side, -side))
             width = start + end
             lead = max(self._lead_gap or 0.0, 4.0)
             arrival = (x - lead) / self.ride.speed
@@ -172,7 +172,7 @@ class Traffic:
                     self._look(30, k),
                     x,
                     side * (start - walked),
-                    0.0 if on_road else KERB_M,
+                    0.0 if on_road else CURB_M,
                     phase,
                     'side',
                     side < 0,

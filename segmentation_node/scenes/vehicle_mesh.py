@@ -79,7 +79,7 @@ class _Builder:
 
 
 def build_mesh(rng: np.random.Generator, shape: Shape, paint: Color) -> Mesh:
-    """A vehicle of the given measures and colour, with its own lamps, panes and wheels."""
+    """A vehicle of the given measures and color, with its own lamps, panes and wheels."""
     build = _Builder()
     _underside(build, shape)
     _walls(rng, build, shape, paint)
@@ -96,8 +96,8 @@ def build_mesh(rng: np.random.Generator, shape: Shape, paint: Color) -> Mesh:
 
 
 def _underside(build: _Builder, s: Shape) -> None:
-    """Tyres as seen from the ends, and the dark below the floor."""
-    tyre, dark = shaded((24, 24, 25), [0.7, 1.1, 1.1, 0.7]), plain((12, 12, 13))
+    """Tires as seen from the ends, and the dark below the floor."""
+    tire, dark = shaded((24, 24, 25), [0.7, 1.1, 1.1, 0.7]), plain((12, 12, 13))
     w = s.width / 2
     build.box(
         CHASSIS,
@@ -111,7 +111,7 @@ def _underside(build: _Builder, s: Shape) -> None:
         for low, high in ((-w + 0.02, -w + 0.23), (w - 0.23, w - 0.02)):
             reach = s.wheel * 0.8
             build.box(
-                CHASSIS, (x - reach, low, 0.0), (x + reach, high, s.wheel * 1.5), dark, tyre, tyre
+                CHASSIS, (x - reach, low, 0.0), (x + reach, high, s.wheel * 1.5), dark, tire, tire
             )
 
 
@@ -182,7 +182,7 @@ def _slice_of(
 
 
 def _decks(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:
-    """Bonnet and boot lid."""
+    """Hood and trunk lid."""
     w, c = s.width / 2, s.cut
     if s.half - s.cabin[3] > 0.15:
         nose = s.half - 0.02

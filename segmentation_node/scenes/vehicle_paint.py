@@ -37,7 +37,7 @@ class SidePlan:
 
 
 def draw_paint(rng: np.random.Generator) -> Color:
-    """A colour that cars have, as often as they have it."""
+    """A color that cars have, as often as they have it."""
     weights = np.array([w for _, w in _PAINTS])
     pick = int(rng.choice(len(_PAINTS), p=weights / weights.sum()))
     return jitter(rng, _PAINTS[pick][0], 0.06)
@@ -85,7 +85,7 @@ def paint_side(rng: np.random.Generator, plan: SidePlan, paint: Color) -> Textur
 
 
 def paint_rear(rng: np.random.Generator, paint: Color, boxy: bool) -> Texture:
-    """The tail: lamps, number plate, boot lid and bumper."""
+    """The tail: lamps, license plate, trunk lid and bumper."""
     rows, cols = 112, 224
     wall = _metal(paint, rows, cols)
     wall[int(rows * 0.56) : int(rows * 0.59)] *= 0.45
@@ -106,7 +106,7 @@ def paint_rear(rng: np.random.Generator, paint: Color, boxy: bool) -> Texture:
 
 
 def paint_front(rng: np.random.Generator, paint: Color) -> Texture:
-    """The nose: headlamps, grille, number plate and bumper."""
+    """The nose: headlamps, grille, license plate and bumper."""
     rows, cols = 112, 224
     wall = _metal(paint, rows, cols)
     wide = int(rng.integers(58, 84))
@@ -158,7 +158,7 @@ def paint_windows(
 def paint_screen(
     rng: np.random.Generator, paint: Color, top: float, bottom: float, inside: bool
 ) -> Texture:
-    """A windscreen or rear window across the vehicle; inside shows dim seats."""
+    """A windshield or rear window across the vehicle; inside shows dim seats."""
     rows, cols = 72, 144
     wall = _metal(paint, rows, cols) * np.float32(0.98)
     y0, y1 = int(rows * top), int(rows * bottom)
@@ -175,7 +175,7 @@ def paint_screen(
 
 
 def paint_box(rng: np.random.Generator, paint: Color) -> Texture:
-    """The plain wall of a cargo box, perhaps with a firm's colour band."""
+    """The plain wall of a cargo box, perhaps with a firm's color band."""
     rows, cols = 96, 192
     wall = tint(paint, (1.0 + 0.03 * noise(rng, rows, cols, 30)).astype(np.float32))
     wall[:, ::32] *= 0.93

@@ -12,7 +12,7 @@ VEHICLE_KINDS = ('car', 'van', 'truck', 'bus')
 class Shape:
     """Measures of a vehicle in m: x forward from the middle, z up.
 
-    cabin: x of the rear window's foot and head, of the windscreen's head and foot. cut: how far
+    cabin: x of the rear window's foot and head, of the windshield's head and foot. cut: how far
     the corners are rounded off. roof: half width of the roof over half width of the body.
     """
 
@@ -66,12 +66,12 @@ def draw_shape(rng: np.random.Generator, kind: str) -> Shape:
 
 
 def _car_shape(rng: np.random.Generator) -> Shape:
-    style = str(rng.choice(['hatch', 'saloon', 'estate', 'tall']))
-    length = {'hatch': 3.9, 'saloon': 4.6, 'estate': 4.65, 'tall': 4.35}[style]
+    style = str(rng.choice(['hatch', 'sedan', 'estate', 'tall']))
+    length = {'hatch': 3.9, 'sedan': 4.6, 'estate': 4.65, 'tall': 4.35}[style]
     length *= float(rng.uniform(0.96, 1.05))
-    height = {'hatch': 1.46, 'saloon': 1.42, 'estate': 1.47, 'tall': 1.66}[style]
-    boot = {'hatch': 0.1, 'saloon': 0.75, 'estate': 0.08, 'tall': 0.08}[style]
-    rake = {'hatch': 0.42, 'saloon': 0.62, 'estate': 0.36, 'tall': 0.26}[style]
+    height = {'hatch': 1.46, 'sedan': 1.42, 'estate': 1.47, 'tall': 1.66}[style]
+    trunk = {'hatch': 0.1, 'sedan': 0.75, 'estate': 0.08, 'tall': 0.08}[style]
+    rake = {'hatch': 0.42, 'sedan': 0.62, 'estate': 0.36, 'tall': 0.26}[style]
     half = length / 2
     belt = 0.92 + 0.12 * (style == 'tall')
     return Shape(
@@ -83,7 +83,7 @@ def _car_shape(rng: np.random.Generator) -> Shape:
         belt - 0.16,
         belt + 0.02,
         0.24,
-        (-half + boot, -half + boot + rake, half - 1.8, half - 1.0),
+        (-half + trunk, -half + trunk + rake, half - 1.8, half - 1.0),
         0.74,
         0.24,
         0.31,

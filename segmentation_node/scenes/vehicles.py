@@ -85,7 +85,7 @@ def vehicle_panels(
 ) -> tuple[Panel, ...]:
     """The faces of a vehicle that the eye sees, in drawing order.
 
-    at: (3,) m, the ground below the middle. heading: rad. eye: (3,) m, the camera's centre.
+    at: (3,) m, the ground below the middle. heading: rad. eye: (3,) m, the camera's center.
     """
     mesh, (c, s) = body.mesh, (np.cos(heading), np.sin(heading))
     turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])

@@ -117,7 +117,7 @@ def _write_frame(
 ) -> None:
     picture = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR)
     labels = frame.label_ids
-    # Cityscapes' colour pictures carry an alpha channel that is opaque everywhere.
+    # Cityscapes' color pictures carry an alpha channel that is opaque everywhere.
     palette = cv2.cvtColor(renderer.scheme.palette[None], cv2.COLOR_RGB2BGRA)
     color = cv2.LUT(cv2.merge([labels, labels, labels, labels]), palette)
     _write_png(name.path('leftImg8bit', index), picture)
