@@ -15,7 +15,7 @@ import pytest
 
 from segmentation_node import machine
 from segmentation_node.benchmark import report, session
-from segmentation_node.benchmark.calls import Crew
+from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.frames import covering, image_frames, labeled_frames
@@ -152,9 +152,9 @@ def test_variant_that_is_not_to_be_had_is_told_with_its_reason(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     wanted = [Variant(str(tiny_checkpoint), 'torch', 'fp7')]
-    with Crew(wanted, 'auto', tmp_path) as crew:
-        assert crew.variants == []
-    (absent,) = crew.absent
+    with WorkerPool(wanted, 'auto', tmp_path) as pool:
+        assert pool.variants == []
+    (absent,) = pool.absent
     assert absent.key == (tiny_checkpoint.name, 'torch', 'fp7')
     assert "unknown precision 'fp7'" in absent.reason
 
@@ -339,9 +339,9 @@ def test_page_without_a_place_is_left_alone(
 
 
 def test_quick_run_is_called_one(results: Results) -> None:
-    assert 'no figures to quote' not in report.page(results)
+    assert 'figures are not representative' not in report.page(results)
     results.settings['quick'] = True
-    assert 'no figures to quote' in report.chapter(results)
+    assert 'figures are not representative' in report.chapter(results)
 
 
 def test_age_is_told_from_the_second_mask_on() -> None:

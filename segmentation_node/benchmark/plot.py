@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A picture of a run: how old images are when their masks arrive, and how many masks arrive."""
+"""Charts of a run: age of images when their masks arrive, and throughput."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ PANEL_WH: Final = (820, 330)
 TITLE_PX: Final = 15
 TEXT_PX: Final = 12
 GRID: Final[Color] = (226, 229, 233)
-#: Apart in lightness as well, for whoever does not tell red from blue.
+#: The colors also differ in lightness, for readers who cannot tell red from blue.
 COMMON_COLOR: Final[Color] = (213, 94, 0)
 OURS_COLOR: Final[Color] = (0, 90, 160)
 OTHERS_COLOR: Final[Color] = (140, 180, 215)
@@ -32,7 +32,7 @@ _VALUE_PX: Final = 230
 
 @dataclass(frozen=True)
 class Line:
-    """Points (x, y) in the order of x."""
+    """Polyline of points (x, y), ordered by x."""
 
     points: Sequence[tuple[float, float]]
     color: Color
@@ -40,7 +40,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Bar:
-    """A length with its name before and a remark behind."""
+    """Bar with a name on its left and a remark on its right."""
 
     name: str
     value: float
@@ -49,7 +49,7 @@ class Bar:
 
 
 def draw_plot(figures: Figures) -> ImageRgb:
-    """A row for each model and size, (H, W, 3) uint8 RGB."""
+    """Draw one row of charts per model and size, (H, W, 3) uint8 RGB."""
     rows = [
         _beside(_ages(figures, model, size), _throughput(figures, model, size))
         for model, size in figures.groups
@@ -72,7 +72,7 @@ def _paper(width_px: int, height_px: int) -> ImageRgb:
 
 
 def _ages(figures: Figures, model: str, size: str) -> ImageRgb:
-    title = f'{model}, {size}: age of an image when its mask arrives, s'
+    title = f'{model}, {size}: age of an image when its mask arrives [s]'
     chosen = {figures.common(model): COMMON_COLOR}
     if (fastest := figures.fastest(model, size)) is not None:
         chosen[fastest] = OURS_COLOR
@@ -88,14 +88,14 @@ def _ages(figures: Figures, model: str, size: str) -> ImageRgb:
 
 
 def age_of_images(stream: Stream) -> list[tuple[float, float]]:
-    """Time since the first mask and age of the image, of each later mask of the first camera."""
+    """Return (time since the first mask, age of the image) for later masks of the first camera."""
     masks = [mask for mask in stream.masks if mask.camera == 0]
-    # The first one's image waited for the node to start.
+    # Skips the first mask, whose image waited for the node to start.
     return [(m.received_s - masks[0].received_s, m.received_s - m.sent_s) for m in masks[1:]]
 
 
 def _throughput(figures: Figures, model: str, size: str) -> ImageRgb:
-    title = 'masks a second; share of pixels labeled as torch fp32 does'
+    title = 'masks per second; share of pixels labeled as by torch fp32'
     fastest = figures.fastest(model, size)
     bars = []
     for key in figures.keys(model, size):
@@ -133,7 +133,7 @@ def _empty(title: str, why: str) -> ImageRgb:
 def line_chart(
     title: str, lines: Sequence[Line], legend: Sequence[tuple[str, Color]], x_title: str
 ) -> ImageRgb:
-    """Lines over axes that begin at 0, (H, W, 3) uint8 RGB."""
+    """Draw lines over axes that begin at 0, (H, W, 3) uint8 RGB."""
     panel = _titled(title)
     points = [point for line in lines for point in line.points] or [(1.0, 1.0)]
     x_top, y_top = (_top(max(values)) for values in zip(*points, strict=True))
@@ -165,7 +165,7 @@ def _legend(panel: ImageRgb, legend: Sequence[tuple[str, Color]], left: int) -> 
 
 
 def bar_chart(title: str, bars: Sequence[Bar]) -> ImageRgb:
-    """Bars from 0 on, one below the other, (H, W, 3) uint8 RGB; as high as they need."""
+    """Draw horizontal bars one below the other, (H, W, 3) uint8 RGB; the height adapts."""
     panel = _titled(title)
     height = max(PANEL_WH[1], 40 + len(bars) * (_BAR_PX + 8))
     panel = np.vstack([panel, _paper(PANEL_WH[0], height - PANEL_WH[1])])
@@ -181,19 +181,19 @@ def bar_chart(title: str, bars: Sequence[Bar]) -> ImageRgb:
 
 
 def _ticks(top: float) -> Iterator[float]:
-    """Round numbers from 0 to the end of an axis."""
+    """Return round numbers from 0 to the end of an axis."""
     step = _step(top)
     return (round(i * step, 10) for i in range(round(top / step) + 1))
 
 
 def _top(highest: float) -> float:
-    """End of an axis: the tick at or above the highest value."""
+    """Return the end of an axis: the first tick at or above the highest value."""
     step = _step(highest)
     return step * max(1, math.ceil(highest / step - 1e-9))
 
 
 def _step(highest: float) -> float:
-    """1, 2 or 5 times a power of ten that parts an axis into three to eight."""
+    """Return the tick distance, 1, 2 or 5 times a power of ten, that gives 3 to 8 intervals."""
     rough = max(highest, 1e-9) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     return power * next(s for s in (1, 2, 5, 10) if s * power >= rough * (1 - 1e-9))
