@@ -188,7 +188,7 @@ def test_missing_model_is_told_and_nothing_is_left(photos: Path, tmp_path: Path)
     ('arguments', 'complaint'),
     [
         (['--bag', '/no/such.mcap'], '/no/such.mcap does not exist'),
-        (['--images', '/no/such/folder'], '/no/such/folder is no folder'),
+        (['--images', '/no/such/folder'], '/no/such/folder is not a folder'),
     ],
 )
 def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path:
     ('arguments', 'complaint'),
     [
         (['--size', '1024x32'], '1024x32 is too small'),
-        (['--topic', '/front'], '--topic goes with --bag'),
-        (['--topic', '/front', '--images', '.'], '--topic goes with --bag'),
+        (['--topic', '/front'], '--topic requires --bag'),
+        (['--topic', '/front', '--images', '.'], '--topic requires --bag'),
     ],
 )
 def test_what_cannot_be_shown_is_refused_at_once(
