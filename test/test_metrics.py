@@ -133,7 +133,7 @@ def test_nothing_counted_gives_nan_and_no_warning() -> None:
 
 
 def test_truth_of_another_scheme_is_refused() -> None:
-    with pytest.raises(ValueError, match=r'2 truth pixels have ids that are not in .* cityscapes8'):
+    with pytest.raises(ValueError, match=r'2 truth pixels have ids that are not .* cityscapes8'):
         confusion(image([33, 33, 1]), image([1, 1, 1])).scores(CATEGORIES)
 
 

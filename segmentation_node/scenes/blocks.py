@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands still along the street, block by block."""
+"""Static objects along the street, block by block."""
 
 from dataclasses import dataclass
 
@@ -15,13 +15,13 @@ from segmentation_node.scenes.lots import LotBuilder
 from segmentation_node.scenes.vehicles import Garage, Vehicle
 
 CROSSING_M = 9.0
-#: More than one picture shows; a block takes long to build.
+#: Number of cached blocks: more than one picture shows, because building a block is slow.
 BLOCKS_KEPT = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A stretch of street from x0 to x0 + BLOCK_M; crossing: a side street opens at x0."""
+    """Section of street from x0 to x0 + BLOCK_M; crossing: a side street joins at x0."""
 
     x0: float
     crossing: bool
@@ -35,19 +35,19 @@ class Block:
 
     @property
     def begin(self) -> float:
-        """Where houses and sidewalks begin, behind the side street."""
+        """The x where houses and sidewalks begin, after the side street."""
         return self.x0 + CROSSING_M * self.crossing
 
 
 class BlockBuilder:
-    """Builds the blocks of one street; the same seed and index give the same block."""
+    """Builder of the blocks of one street; the same seed and index give the same block."""
 
     def __init__(self, seed: int, layout: Layout, light: Light, garage: Garage) -> None:
         self.seed, self.layout, self.light, self.garage = seed, layout, light, garage
         self.lots = LotBuilder(seed, layout, light)
 
     def build(self, index: int) -> Block:
-        """The block number index, from x = index * BLOCK_M on."""
+        """Build the block with a given index, which starts at x = index * BLOCK_M."""
         rng = np.random.default_rng([self.seed, 2, index + 1000])
         x0 = index * BLOCK_M
         crossing = bool(rng.random() < 0.35) and index > 0
@@ -73,13 +73,13 @@ class BlockBuilder:
         )
 
     def _covers(self, rng: np.random.Generator, x0: float) -> tuple[tuple[float, float], ...]:
-        """Where manhole covers lie."""
+        """Return the places (x, t) of manhole covers."""
         count = int(rng.integers(1, 5))
         places = rng.uniform((x0, -2.6), (x0 + BLOCK_M, 2.6), (count, 2))
         return tuple((float(x), float(t)) for x, t in places)
 
     def _patches(self, rng: np.random.Generator, x0: float) -> tuple[Footprint, ...]:
-        """Where the road has been opened and filled again."""
+        """Return the footprints of road repairs."""
         places = rng.uniform((x0, -3.0), (x0 + BLOCK_M, 2.2), (int(rng.integers(0, 5)), 2))
         return tuple(
             Footprint(x, x + float(rng.uniform(0.6, 9.0)), t, t + float(rng.uniform(0.5, 1.4)))
@@ -144,7 +144,7 @@ class BlockBuilder:
                     + float(rng.uniform(-0.06, 0.12))
                 )
                 along = side == self.layout.drive_side or rng.random() < 0.25
-                # Blocks far apart may share numbers: no picture shows both.
+                # Blocks far apart may share numbers, because no picture shows both.
                 number = (index * 20 + len(parked) * 2 + (side > 0)) % 500
                 parked.append(Vehicle(body, x + body.length / 2, t, 1 if along else -1, number))
             x += body.length + float(rng.uniform(0.7, 1.4))

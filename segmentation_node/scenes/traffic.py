@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves: cars in their lanes, cyclists, walkers and people crossing the road."""
+"""Moving objects: cars in their lanes, cyclists, pedestrians and people crossing the road."""
 
 from dataclasses import dataclass
 
@@ -9,7 +9,7 @@ from segmentation_node.scenes.layout import CURB_M, SIDES, Layout, Ride
 from segmentation_node.scenes.people import PHASES, Wardrobe, draw_wardrobe
 from segmentation_node.scenes.vehicles import Body, Garage, Vehicle
 
-# Numbers of moving and parked vehicles must not meet.
+# Instance numbers of moving and parked vehicles must not overlap.
 _FIRST_MOVING, _FIRST_LEAD = 500, 900
 _STEP_M = 1.45
 _LOOKS = 24
@@ -17,7 +17,7 @@ _LOOKS = 24
 
 @dataclass(frozen=True)
 class Walking:
-    """A person or cyclist on the way; view as painted, mirrored where they go to the left."""
+    """Moving pedestrian or cyclist; view is the painted one, mirrored if they move to the left."""
 
     look: Wardrobe
     x: float
@@ -32,7 +32,7 @@ class Walking:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Agents spaced along a line that moves at one speed; spacing and place in m, speed m/s."""
+    """Evenly spaced agents on a line that moves at one speed; spacing and t in m, speed in m/s."""
 
     key: int
     t: float
@@ -40,7 +40,7 @@ class _Stream:
     spacing: float
 
     def seen(self, time_s: float, low: float, high: float) -> list[tuple[int, float]]:
-        """Numbers and x of the slots within low..high."""
+        """Return the number and x of each slot within low..high."""
         traveled = self.speed * time_s
         first = int(np.ceil((low - traveled) / self.spacing))
         last = int(np.floor((high - traveled) / self.spacing))
@@ -48,7 +48,7 @@ class _Stream:
 
 
 class Traffic:
-    """All moving agents of a street, at any time."""
+    """Moving agents of a street at any time."""
 
     def __init__(self, seed: int, layout: Layout, ride: Ride, garage: Garage) -> None:
         self.seed, self.layout, self.ride, self._garage = seed, layout, ride, garage
@@ -88,7 +88,7 @@ class Traffic:
         return self._looks[int(self._slot(key, k).integers(len(self._looks)))]
 
     def vehicles(self, time_s: float, low: float, high: float) -> list[Vehicle]:
-        """Driving vehicles whose middle lies within low..high."""
+        """Return the driving vehicles whose middle is within low..high."""
         out = []
         for k, x in self._oncoming.seen(time_s, low, high):
             rng = self._slot(2, k)
@@ -109,7 +109,7 @@ class Traffic:
         return out
 
     def people(self, time_s: float, low: float, high: float) -> list[Walking]:
-        """Walkers on the sidewalks and cyclists on the road within low..high."""
+        """Return the pedestrians on the sidewalks and cyclists on the road within low..high."""
         out = []
         for stream in self._walkers:
             for k, x in stream.seen(time_s, low, high):
@@ -149,7 +149,7 @@ class Traffic:
         return out + self._crossers(time_s, low, high)
 
     def _crossers(self, time_s: float, low: float, high: float) -> list[Walking]:
-        """People who cross the road well ahead of the camera."""
+        """Return the people who cross the road well ahead of the camera."""
         out = []
         every = 30.0 / self.layout.footfall
         for k in range(int(np.ceil(low / every)), int(high / every) + 1):
@@ -183,8 +183,8 @@ class Traffic:
         return out
 
     def _clear(self, x: float, begin: float, end: float) -> bool:
-        """Whether no oncoming vehicle reaches x while someone crosses there."""
+        """Return whether no oncoming vehicle reaches x while someone crosses there."""
         margin = 9.0
-        # In the moving lane's own frame the crossing place sweeps from low to high.
+        # In the frame of the moving lane, the place of the crossing sweeps over a range.
         swept = sorted((x - self._oncoming.speed * begin, x - self._oncoming.speed * end))
         return not self._oncoming.seen(0.0, swept[0] - margin, swept[1] + margin)
