@@ -80,7 +80,7 @@ class _Pixels:
             enlarged = np.stack([cv2.resize(s, size_wh)[:h, :w] for s in scores])
         channels, self._best = _compare(enlarged)
         check_finite(np.isfinite(self._best))
-        self.labels = _looked_up(channels, channel_ids)
+        self.labels = _label_ids(channels, channel_ids)
 
     @cached_property
     def confidence(self) -> Bytes:
@@ -108,9 +108,9 @@ class _Cells:
         mixed |= first != corners[1:, 1:]
         # NumPy searches one dimension several times faster than two.
         self._places = np.unravel_index(np.flatnonzero(mixed), mixed.shape)
-        inside, self._inside_best = _compare(self._interpolated(scores))
-        self.labels = self._filled(
-            _enlarged(_looked_up(first, channel_ids), stride), _looked_up(inside, channel_ids)
+        inside, self._inside_best = _compare(self._interpolate(scores))
+        self.labels = self._fill_mixed(
+            _repeated(_label_ids(first, channel_ids), stride), _label_ids(inside, channel_ids)
         )
 
     @cached_property
@@ -121,9 +121,9 @@ class _Cells:
         # Starts at the center of the first score; the pixel that contains this center is included.
         inner = slice(margin, margin - self._stride)
         frame = np.asarray(enlarged[inner, inner], np.float32)
-        return self._filled(_to_bytes(frame), _to_bytes(self._inside_best))
+        return self._fill_mixed(_to_bytes(frame), _to_bytes(self._inside_best))
 
-    def _interpolated(self, scores: Scores) -> Scores:
+    def _interpolate(self, scores: Scores) -> Scores:
         """Interpolate the scores of the pixels in mixed cells, (C, stride * stride, N)."""
         count, h, w = scores.shape
         rows, columns = self._places
@@ -140,7 +140,7 @@ class _Cells:
         inside: Scores = np.einsum('pk,kcn->cpn', _weights(self._stride), corners)
         return inside
 
-    def _filled(self, frame: Bytes, inside: Bytes) -> Bytes:
+    def _fill_mixed(self, frame: Bytes, inside: Bytes) -> Bytes:
         """Fill the mixed cells of a frame with (s * s, N) values and crop it to the image."""
         stride, (height, width) = self._stride, self._image_hw
         cells = frame.reshape(frame.shape[0] // stride, stride, -1, stride).swapaxes(1, 2)
@@ -187,12 +187,12 @@ def check_finite(finite: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def _looked_up(channels: Bytes, channel_ids: Bytes) -> Bytes:
+def _label_ids(channels: Bytes, channel_ids: Bytes) -> Bytes:
     """Map channels, of any shape, to label ids."""
     return np.take(channel_ids, channels)
 
 
-def _enlarged(values: Bytes, stride: int) -> Bytes:
+def _repeated(values: Bytes, stride: int) -> Bytes:
     """Repeat every value of (h, w), giving (h * stride, w * stride)."""
     return values.repeat(stride, axis=1).repeat(stride, axis=0)
 

@@ -126,8 +126,8 @@ def _cpu_flags(text: str) -> list[str]:
 
 def _cpu_value(text: str, name: str) -> str:
     # Only Linux has the file, and not every processor reports every line.
-    found = re.search(rf'^{name}\s*: (.+)$', text, re.MULTILINE)
-    return found[1] if found else ''
+    match = re.search(rf'^{name}\s*: (.+)$', text, re.MULTILINE)
+    return match[1] if match else ''
 
 
 def _cores() -> int:
@@ -146,8 +146,8 @@ def _gpus() -> list[str]:
 
 def _system() -> str:
     text = OS_RELEASE.read_text() if OS_RELEASE.exists() else ''
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
-    return found[1] if found else platform.system()
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
+    return match[1] if match else platform.system()
 
 
 def _versions() -> dict[str, str]:

@@ -200,14 +200,14 @@ class Segmenter:
 
     def _prediction(self, decisions: list[Decision]) -> Prediction:
         labels = _stacked([d.labels for d in decisions])
-        found = Prediction(labels, lambda index: decisions[index].confidence)
+        prediction = Prediction(labels, lambda index: decisions[index].confidence)
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
-            found.labels = np.asarray(published, np.uint8).reshape(labels.shape)
+            prediction.labels = np.asarray(published, np.uint8).reshape(labels.shape)
         if self.min_confidence > 0:
-            unsure = found.confidence < round(self.min_confidence * 255)
-            found.labels[unsure] = self.scheme.void_id
-        return found
+            unsure = prediction.confidence < round(self.min_confidence * 255)
+            prediction.labels[unsure] = self.scheme.void_id
+        return prediction
 
 
 def _stacked(images: list[LabelImages]) -> LabelImages:

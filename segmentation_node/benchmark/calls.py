@@ -136,7 +136,7 @@ class WorkerPool:
         for variant in self.variants:
             own = [name for of, name in turns if of == variant]
             self._ask(variant, 'calls', 'load', images=images, what=own)
-        found = {
+        results = {
             (variant, name): Calls(*variant.key, frames.size, name) for variant, name in turns
         }
         for _, (variant, name) in alternating(turns, rounds):
@@ -145,9 +145,9 @@ class WorkerPool:
                 continue
             times = self._ask(variant, 'calls', 'time', what=name, seconds=seconds)
             if times is not None:
-                found[variant, name].wall_ms.append(times['wall_ms'])
-                found[variant, name].cpu_ms.append(times['cpu_ms'])
-        return [calls for calls in found.values() if calls.wall_ms]
+                results[variant, name].wall_ms.append(times['wall_ms'])
+                results[variant, name].cpu_ms.append(times['cpu_ms'])
+        return [calls for calls in results.values() if calls.wall_ms]
 
     def turns(self, what: Iterable[str]) -> list[tuple[Variant, str]]:
         """Return the turns of one round; the baseline's network cannot be timed separately."""

@@ -50,8 +50,8 @@ class CommonModel:
     def labels(self, image_rgb: ImageRgb) -> LabelImage:
         """Return label ids, (H, W) uint8, of an image, (H, W, 3) uint8 RGB."""
         with torch.no_grad():
-            found = self._library.channels(image_rgb)
-            channels: LabelImage = found.cpu().numpy().astype(np.uint8)
+            tensor = self._library.channels(image_rgb)
+            channels: LabelImage = tensor.cpu().numpy().astype(np.uint8)
         # The examples publish channels directly. Our labels are ids, which are often the same.
         if (self._ids == range(len(self._ids))).all():
             return channels
@@ -81,14 +81,14 @@ class _Smp:
         # Equivalent to ToTensor and Normalize of torchvision.
         pixels = torch.from_numpy(image_rgb).permute(2, 0, 1).to(self._device).float() / 255
         logits = self._model(((pixels - self._mean) / self._std).unsqueeze(0))
-        found: torch.Tensor = logits.argmax(1)[0]
+        channels: torch.Tensor = logits.argmax(1)[0]
         if network_wh != (width, height):
             resized = cv2.resize(
-                found.cpu().numpy().astype(np.uint8), (width, height),
+                channels.cpu().numpy().astype(np.uint8), (width, height),
                 interpolation=cv2.INTER_NEAREST,
             )  # fmt: skip
-            found = torch.from_numpy(np.asarray(resized))
-        return found
+            channels = torch.from_numpy(np.asarray(resized))
+        return channels
 
     def _multiple(self, side: int) -> int:
         return max(1, round(side / DIVISOR)) * DIVISOR
@@ -123,10 +123,10 @@ class _Mask2Former:
     def channels(self, image_rgb: ImageRgb) -> torch.Tensor:
         inputs = self._processor(images=image_rgb, return_tensors='pt').to(self._device)
         outputs = self._model(**inputs)
-        found: torch.Tensor = self._processor.post_process_semantic_segmentation(
+        channels: torch.Tensor = self._processor.post_process_semantic_segmentation(
             outputs, target_sizes=[image_rgb.shape[:2]]
         )[0]
-        return found
+        return channels
 
 
 _LIBRARIES: Final[dict[str, Any]] = {

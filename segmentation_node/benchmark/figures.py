@@ -155,24 +155,24 @@ class Figures:
         Without `transport`, they are those of the first transport that was measured.
         """
         transport = transport or next(iter(self.transports), None)
-        found = [
+        streams = [
             stream
             for stream in self.results.streams
             if (stream.key, stream.size) == (key, size)
             and (stream.cameras, stream.nodes, stream.transport) == (cameras, nodes, transport)
         ]
-        return StreamFigures(found) if found else None
+        return StreamFigures(streams) if streams else None
 
     def quality(self, key: Key, size: str) -> Quality | None:
         """Return the label quality on the frames that were timed."""
-        found = (q for q in self.results.quality if (q.key, q.size) == (key, size))
-        return next(found, None)
+        qualities = (q for q in self.results.quality if (q.key, q.size) == (key, size))
+        return next(qualities, None)
 
     def labeled(self, key: Key) -> Quality | None:
         """Return the label quality on the labeled data, whose size differs from the timed ones."""
         timed = {size for _, size in self.groups}
-        found = (q for q in self.results.quality if q.key == key and q.size not in timed)
-        return next(found, None)
+        qualities = (q for q in self.results.quality if q.key == key and q.size not in timed)
+        return next(qualities, None)
 
     def common(self, model: str) -> Key:
         """Return the key of the baseline."""
@@ -180,19 +180,19 @@ class Figures:
 
     def default(self, model: str) -> Key | None:
         """Return the key of the variant that `auto` chooses."""
-        found = self.results.defaults.get(model)
-        return None if found is None else (model, found[0], found[1])
+        default = self.results.defaults.get(model)
+        return None if default is None else (model, default[0], default[1])
 
     def fastest(self, model: str, size: str) -> Key | None:
         """Return the fastest of our variants whose labels equal those of the reference."""
-        found = [
+        candidates = [
             key
             for key in self.keys(model, size)
             if key[1] != COMMON
             and (quality := self.quality(key, size)) is not None
             and quality.agreement >= EQUAL
         ]
-        return max(found, key=lambda key: self._images_per_s(key, size), default=None)
+        return max(candidates, key=lambda key: self._images_per_s(key, size), default=None)
 
     def _images_per_s(self, key: Key, size: str) -> float:
         """Return the throughput of the calls or, if these were not measured, of the node."""

@@ -51,7 +51,7 @@ class Bar:
 def draw_plot(figures: Figures) -> ImageRgb:
     """Draw one row of charts per model and size, (H, W, 3) uint8 RGB."""
     rows = [
-        _beside(_ages(figures, model, size), _throughput(figures, model, size))
+        _side_by_side(_age_chart(figures, model, size), _throughput_chart(figures, model, size))
         for model, size in figures.groups
     ]
     head = _paper(2 * PANEL_WH[0], 2 * MARGIN)
@@ -60,7 +60,7 @@ def draw_plot(figures: Figures) -> ImageRgb:
     return np.vstack([head, *rows])
 
 
-def _beside(left: ImageRgb, right: ImageRgb) -> ImageRgb:
+def _side_by_side(left: ImageRgb, right: ImageRgb) -> ImageRgb:
     height = max(len(left), len(right))
     return np.hstack([
         np.vstack([panel, _paper(panel.shape[1], height - len(panel))]) for panel in (left, right)
@@ -71,19 +71,19 @@ def _paper(width_px: int, height_px: int) -> ImageRgb:
     return np.full((height_px, width_px, 3), 255, np.uint8)
 
 
-def _ages(figures: Figures, model: str, size: str) -> ImageRgb:
+def _age_chart(figures: Figures, model: str, size: str) -> ImageRgb:
     title = f'{model}, {size}: age of an image when its mask arrives [s]'
     chosen = {figures.common(model): COMMON_COLOR}
     if (fastest := figures.fastest(model, size)) is not None:
         chosen[fastest] = OURS_COLOR
     lines, legend = [], []
     for key, color in chosen.items():
-        found = figures.streams(key, size)
-        if found is not None:
-            lines += [Line(age_of_images(stream), color) for stream in found.streams]
+        stats = figures.streams(key, size)
+        if stats is not None:
+            lines += [Line(age_of_images(stream), color) for stream in stats.streams]
             legend.append((_name(key), color))
     if not lines:
-        return _empty(title, 'no node was measured')
+        return _empty_panel(title, 'no node was measured')
     return line_chart(title, lines, legend, 'seconds since the first mask')
 
 
@@ -94,7 +94,7 @@ def age_of_images(stream: Stream) -> list[tuple[float, float]]:
     return [(m.received_s - masks[0].received_s, m.received_s - m.sent_s) for m in masks[1:]]
 
 
-def _throughput(figures: Figures, model: str, size: str) -> ImageRgb:
+def _throughput_chart(figures: Figures, model: str, size: str) -> ImageRgb:
     title = 'masks per second; share of pixels labeled as by torch fp32'
     fastest = figures.fastest(model, size)
     bars = []
@@ -109,14 +109,14 @@ def _throughput(figures: Figures, model: str, size: str) -> ImageRgb:
         bars.append(
             Bar(_name(key), stream.fps.median, remark, OURS_COLOR if key == fastest else color)
         )
-    return bar_chart(title, bars) if bars else _empty(title, 'no node was measured')
+    return bar_chart(title, bars) if bars else _empty_panel(title, 'no node was measured')
 
 
 def _name(key: Key) -> str:
     return 'as commonly written' if key[1] == COMMON else f'{key[1]} {key[2]}'
 
 
-def _titled(title: str) -> ImageRgb:
+def _titled_panel(title: str) -> ImageRgb:
     panel = _paper(*PANEL_WH)
     room = PANEL_WH[0] - 2 * MARGIN
     write(panel, (MARGIN, TITLE_PX + 6), shortened(title, room, TITLE_PX - 3, BOLD), TITLE_PX - 3,
@@ -124,8 +124,8 @@ def _titled(title: str) -> ImageRgb:
     return panel
 
 
-def _empty(title: str, why: str) -> ImageRgb:
-    panel = _titled(title)
+def _empty_panel(title: str, why: str) -> ImageRgb:
+    panel = _titled_panel(title)
     write(panel, (MARGIN, 3 * MARGIN), why, TEXT_PX, GRAY)
     return panel
 
@@ -134,7 +134,7 @@ def line_chart(
     title: str, lines: Sequence[Line], legend: Sequence[tuple[str, Color]], x_title: str
 ) -> ImageRgb:
     """Draw lines over axes that begin at 0, (H, W, 3) uint8 RGB."""
-    panel = _titled(title)
+    panel = _titled_panel(title)
     points = [point for line in lines for point in line.points] or [(1.0, 1.0)]
     x_top, y_top = (_top(max(values)) for values in zip(*points, strict=True))
     left, right = MARGIN + 36, PANEL_WH[0] - MARGIN
@@ -166,7 +166,7 @@ def _legend(panel: ImageRgb, legend: Sequence[tuple[str, Color]], left: int) -> 
 
 def bar_chart(title: str, bars: Sequence[Bar]) -> ImageRgb:
     """Draw horizontal bars one below the other, (H, W, 3) uint8 RGB; the height adapts."""
-    panel = _titled(title)
+    panel = _titled_panel(title)
     height = max(PANEL_WH[1], 40 + len(bars) * (_BAR_PX + 8))
     panel = np.vstack([panel, _paper(PANEL_WH[0], height - PANEL_WH[1])])
     left, room = MARGIN + _NAME_PX, PANEL_WH[0] - 2 * MARGIN - _NAME_PX - _VALUE_PX

@@ -40,7 +40,7 @@ def judge(
     # The reference comes first.
     variants.sort(key=lambda variant: variant != reference_of(variant.model))
     reference: list[Path] | None = None
-    found = []
+    qualities = []
     for variant in variants:
         files = pool.labels(variant, frames, work / '_'.join(variant.key[1:]))
         progress()
@@ -49,7 +49,7 @@ def judge(
         if variant == reference_of(variant.model):
             reference = files
         if reference is not None:
-            found.append(
+            qualities.append(
                 Quality(
                     *variant.key,
                     frames.title,
@@ -58,7 +58,7 @@ def judge(
                     _miou(scheme, frames, files),
                 )
             )
-    return found
+    return qualities
 
 
 def agreement(some: Sequence[Path], others: Sequence[Path]) -> float:

@@ -220,8 +220,8 @@ def _quality(figures: Figures, key: Key, size: str) -> list[str]:
 
 def _labeled(figures: Figures) -> list[str]:
     """Return the header of the column for labeled data, if there is any."""
-    found = (figures.labeled(quality.key) for quality in figures.results.quality)
-    of_data = next((quality for quality in found if quality is not None), None)
+    qualities = (figures.labeled(quality.key) for quality in figures.results.quality)
+    of_data = next((quality for quality in qualities if quality is not None), None)
     return [f'mIoU %, {of_data.frames}'] if of_data else []
 
 

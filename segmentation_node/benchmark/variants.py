@@ -57,10 +57,10 @@ def variants_of(
         runtimes: subset of RUNTIMES; all if empty.
         precisions: subset of PRECISIONS; all if empty.
     """
-    found = [Variant(model, COMMON, 'fp32'), reference_of(model)]
+    variants = [Variant(model, COMMON, 'fp32'), reference_of(model)]
     for runtime in runtimes or RUNTIMES:
         for precision in precisions or PRECISIONS:
             variant = Variant(model, runtime, precision)
-            if AUTO not in (runtime, precision) and variant not in found:
-                found.append(variant)
-    return found
+            if AUTO not in (runtime, precision) and variant not in variants:
+                variants.append(variant)
+    return variants

@@ -61,8 +61,12 @@ class LoadedVariant:
         """Runtime, precision and device in use."""
         if self._segmenter is None:
             return self._facts
-        found = self._segmenter
-        return {'runtime': found.runtime, 'precision': found.precision, 'device': found.device}
+        segmenter = self._segmenter
+        return {
+            'runtime': segmenter.runtime,
+            'precision': segmenter.precision,
+            'device': segmenter.device,
+        }
 
     def prepare_for(self, image_hw: tuple[int, int]) -> None:
         """Prepare for an image size; with `auto`, find the fastest runtime."""
@@ -127,12 +131,12 @@ class Commands:
         arguments = dict(command)
         number, do = arguments.pop('id'), arguments.pop('do')
         try:
-            found = self._do[do](**arguments)
+            answer = self._do[do](**arguments)
         except (SegmentationError, RuntimeError, MemoryError) as error:
             # torch and OpenVINO raise RuntimeError for operations that a precision does not
             # support, and if they run out of memory.
-            found = {'unavailable': one_line(error) or type(error).__name__}
-        return {'id': number, **found}
+            answer = {'unavailable': one_line(error) or type(error).__name__}
+        return {'id': number, **answer}
 
 
 @contextmanager

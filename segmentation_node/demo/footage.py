@@ -76,9 +76,9 @@ def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
 
 
 def _truth(bag: Bag) -> tuple[Topic, ...]:
-    found = {topic.name: topic for topic in bag.topics if bag.counts[topic]}
+    by_name = {topic.name: topic for topic in bag.topics if bag.counts[topic]}
     names = (TRUTH_TOPIC, TRUTH_INFO_TOPIC)
-    return tuple(found[name] for name in names) if found.keys() >= set(names) else ()
+    return tuple(by_name[name] for name in names) if by_name.keys() >= set(names) else ()
 
 
 def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:

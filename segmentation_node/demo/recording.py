@@ -77,7 +77,7 @@ class Recording:
 
     def rows(self, count: int) -> list[SheetRow]:
         """Return at most `count` complete frames, evenly spaced over the recording."""
-        wanted = self._spread(count)
+        wanted = self._pick_stamps(count)
         if not wanted:
             return []
         pictures: dict[int, dict[str, ImageRgb]] = {stamp_ns: {} for stamp_ns in wanted}
@@ -92,12 +92,12 @@ class Recording:
                     pictures[stamp_ns][name] = self._picture(message, luts.get(name))
         first_ns = min(self._sent_ns[self.camera.name])
         return [
-            SheetRow((stamp_ns - first_ns) / SECOND_NS, _columns(found, self.camera.name))
-            for stamp_ns, found in pictures.items()
-            if found.keys() == names
+            SheetRow((stamp_ns - first_ns) / SECOND_NS, _columns(frame, self.camera.name))
+            for stamp_ns, frame in pictures.items()
+            if frame.keys() == names
         ]
 
-    def _spread(self, count: int) -> list[int]:
+    def _pick_stamps(self, count: int) -> list[int]:
         complete = sorted(set.intersection(*(set(sent_ns) for sent_ns in self._sent_ns.values())))
         if not complete:
             return []
@@ -121,11 +121,11 @@ def _no_truth_reason(bag: Bag, scheme: LabelScheme) -> str:
     return ''
 
 
-def _columns(found: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
+def _columns(pictures: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
     titles = {
         camera: 'camera', TRUTH_TOPIC: 'truth', LABEL_TOPIC: 'label mask', OVERLAY_TOPIC: 'overlay'
     }  # fmt: skip
-    return {title: found[name] for name, title in titles.items() if name in found}
+    return {title: pictures[name] for name, title in titles.items() if name in pictures}
 
 
 def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:

@@ -194,7 +194,7 @@ class Session:
             if report['reports'] == seen[-1]['reports']:
                 return False
             seen.append(report)
-            known = [_known(r['status']) for r in seen[-2:]]
+            known = [_accounted_frames(r['status']) for r in seen[-2:]]
             all_arrived = known[1] == sent or known[1] == known[0]
             return report['status']['in_flight'] == '0' and all_arrived
 
@@ -257,7 +257,7 @@ def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
             writer.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
 
 
-def _known(status: Mapping[str, str]) -> int:
+def _accounted_frames(status: Mapping[str, str]) -> int:
     """Return the number of frames that the node has received or reported as lost."""
     return int(status['received']) + int(status['lost'])
 

@@ -51,7 +51,7 @@ def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) ->
     sink: Sink | None = None
     try:
         for picture in _paced(pictures, rate_hz):
-            fitting = _fitting(picture)
+            fitting = _fit(picture)
             if sink is None:
                 sink = _open(path, rate_hz, fitting.shape)
             sink.write(fitting)
@@ -78,7 +78,7 @@ def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRg
         yield shown.picture
 
 
-def _fitting(picture: ImageRgb) -> ImageRgb:
+def _fit(picture: ImageRgb) -> ImageRgb:
     """Scale or crop a picture to even sides, as codecs require, and to a size players support."""
     scale = min(1.0, LONGEST_SIDE_PX / max(picture.shape[:2]))
     height, width = (max(2, int(n * scale) // 2 * 2) for n in picture.shape[:2])

@@ -111,7 +111,7 @@ def export_model(request: Request, output: Path, *, quiet: bool = True) -> Itera
             info = work.export(kind, copied, output)
             folder = graph_folder(copied, request.format, kind)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            _put(folder, output, aside)
+            _install(folder, output, aside)
             yield Exported(kind, info, size)
 
 
@@ -154,20 +154,20 @@ class _Work:
         folder.mkdir(parents=True)
         if self.request.format == 'onnx':
             self._write_onnx(folder)
-            return self._judged(aside, kind, folder, ('fp32',), output)
+            return self._evaluate(aside, kind, folder, ('fp32',), output)
         if kind == 'float':
             self._write_openvino(self._openvino, folder)
             from segmentation_node.runtimes.openvino_runtime import float_precisions
 
-            return self._judged(aside, kind, folder, float_precisions(), output)
+            return self._evaluate(aside, kind, folder, float_precisions(), output)
         self._write_openvino(self._quantized(careful=False), folder)
         try:
-            return self._judged(aside, kind, folder, ('int8',), output)
+            return self._evaluate(aside, kind, folder, ('int8',), output)
         except ExportError:
             self._write_openvino(self._quantized(careful=True), folder)
-            return self._judged(aside, kind, folder, ('int8',), output)
+            return self._evaluate(aside, kind, folder, ('int8',), output)
 
-    def _judged(
+    def _evaluate(
         self, aside: Checkpoint, kind: str, folder: Path, precisions: Sequence[str], output: Path
     ) -> GraphInfo:
         """Evaluate the graph in every precision that it runs in; the first one must pass."""
@@ -196,11 +196,11 @@ class _Work:
             if not math.isnan(judgment.miou):
                 info.miou[precision] = _rounded(judgment.miou)
             if precision == precisions[0] and not info.keeps_labels(precision):
-                raise self._refusal(kind, precision, info, judgment, output)
+                raise self._export_error(kind, precision, info, judgment, output)
         info.write(info_file(folder))
         return info
 
-    def _refusal(
+    def _export_error(
         self, kind: str, precision: str, info: GraphInfo, judgment: Judgment, output: Path
     ) -> ExportError:
         picture = output.with_name(f'{output.name}_differences.png')
@@ -293,7 +293,7 @@ def _copy(checkpoint: Checkpoint, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _put(graph: Path, output: Path, aside: Path) -> None:
+def _install(graph: Path, output: Path, aside: Path) -> None:
     """Move a graph into the output checkpoint; a new checkpoint is created atomically."""
     if not output.exists():
         whole = aside.with_name('whole')

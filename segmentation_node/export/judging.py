@@ -60,12 +60,12 @@ class Judge:
 
     def judge(self, label: Label, title: str, quiet: bool) -> Judgment:
         """Label all images and compare; `title` names the progress bar."""
-        found = [label(image) for image in tqdm(self.images, title, unit='image', disable=quiet)]
-        shares = [share(a, b) for a, b in zip(self.expected, found, strict=True)]
+        labels = [label(image) for image in tqdm(self.images, title, unit='image', disable=quiet)]
+        shares = [share(a, b) for a, b in zip(self.expected, labels, strict=True)]
         worst = int(np.argmin(shares))
         return Judgment(
-            float(np.mean(shares)), self.miou(found),
-            self.images[worst], self.expected[worst], found[worst],
+            float(np.mean(shares)), self.miou(labels),
+            self.images[worst], self.expected[worst], labels[worst],
         )  # fmt: skip
 
     def miou(self, labels: Sequence[Labels]) -> float:

@@ -28,10 +28,10 @@ def quantize(model: Any, pixels: Sequence[Pixels], *, transformer: bool) -> Any:
     with unreported():
         nncf = _nncf()
         fixed = _of_size(model, pixels[0].shape[2:])
-        found = nncf.quantize(
+        quantized = nncf.quantize(
             fixed, nncf.Dataset(pixels), subset_size=len(pixels), **_settings(nncf, transformer)
         )
-    return _of_size(found, (-1, -1))
+    return _of_size(quantized, (-1, -1))
 
 
 def quantize_carefully(
@@ -60,7 +60,7 @@ def quantize_carefully(
 
     with unreported():
         nncf = _nncf()
-        found = nncf.quantize_with_accuracy_control(
+        quantized = nncf.quantize_with_accuracy_control(
             _of_size(model, pixels[0].shape[2:]),
             nncf.Dataset(pixels),
             nncf.Dataset(range(len(judged))),
@@ -69,7 +69,7 @@ def quantize_carefully(
             subset_size=len(pixels),
             **_settings(nncf, transformer),
         )
-    return _of_size(found, (-1, -1))
+    return _of_size(quantized, (-1, -1))
 
 
 def _of_size(model: Any, size_hw: Sequence[int]) -> Any:

@@ -40,8 +40,8 @@ def network_class(family: str) -> 'type[Network]':
             f'unknown model family {quoted(family)}; use one of {", ".join(FAMILIES)}'
         )
     module, name = FAMILIES[family]
-    found: type[Network] = getattr(import_module(module), name)
-    return found
+    class_: type[Network] = getattr(import_module(module), name)
+    return class_
 
 
 def family_of_config(path: Path, config: dict[str, Any]) -> str:

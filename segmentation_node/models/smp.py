@@ -60,10 +60,10 @@ class SmpNetwork(Network):
     @classmethod
     def load(cls, folder: Path) -> Self:
         config = read_json(folder / 'config.json')
-        found = config.pop('_model_class', None)
-        if found != cls.library_class.__name__:
+        model_class = config.pop('_model_class', None)
+        if model_class != cls.library_class.__name__:
             raise CheckpointError(
-                f'{folder / "config.json"} describes {quoted(found)}, not '
+                f'{folder / "config.json"} describes {quoted(model_class)}, not '
                 f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
             )
         check_names(folder / 'config.json', config)

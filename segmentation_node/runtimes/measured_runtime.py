@@ -139,8 +139,8 @@ class MeasuredRuntime:
         content = _CHOICES.get({**self._key, 'size': size})
         if content is None:
             return False
-        found = json.loads(content)
-        chosen = Candidate(**found['candidate'])
+        entry = json.loads(content)
+        chosen = Candidate(**entry['candidate'])
         try:
             if chosen not in self._opened:
                 self._opened[chosen] = self._open(chosen)
@@ -148,7 +148,7 @@ class MeasuredRuntime:
             _log.warning('the cached choice %s is out of date: %s', chosen, error)
             return False
         self._chosen[size] = chosen
-        _log.info('runtime auto for %s, from the cache: %s', self._name, found['figures'])
+        _log.info('runtime auto for %s, from the cache: %s', self._name, entry['figures'])
         return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:

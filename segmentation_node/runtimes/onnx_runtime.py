@@ -21,9 +21,9 @@ from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
 #: Exceptions of ONNX Runtime, which have no common base class.
 _FAILURES: Final = tuple(
-    found
-    for found in vars(onnxruntime_pybind11_state).values()
-    if isinstance(found, type) and issubclass(found, Exception)
+    member
+    for member in vars(onnxruntime_pybind11_state).values()
+    if isinstance(member, type) and issubclass(member, Exception)
 )
 
 
@@ -49,7 +49,7 @@ class OnnxRuntime(GraphRuntime):
         self._threads = threads
         self.device = self._pick_device(device)
         self.precision = self._pick_precision(precision)
-        self._session = self._opened()
+        self._session = self._open_session()
 
     def _compile(self, geometry: Geometry) -> Forward:
         height, width = geometry.network_hw
@@ -73,12 +73,12 @@ class OnnxRuntime(GraphRuntime):
             try:
                 (scores,) = session.run(None, {name: prepared})
             except _FAILURES as error:
-                raise self._refusal(error) from error
+                raise self._setting_error(error) from error
             return np.asarray(scores[0], np.float32)
 
         return forward
 
-    def _opened(self) -> Any:
+    def _open_session(self) -> Any:
         graph = load_graph(self._checkpoint, 'onnx')
         wanted = self._provider()
         options = onnxruntime.SessionOptions()
@@ -90,7 +90,7 @@ class OnnxRuntime(GraphRuntime):
                 graph['graph.onnx'], options, providers=[wanted]
             )
         except _FAILURES as error:
-            raise self._refusal(error) from error
+            raise self._setting_error(error) from error
         # ONNX Runtime silently falls back to the CPU if the libraries of a provider do not load.
         if wanted[0] not in session.get_providers():
             raise SettingError(
@@ -99,7 +99,7 @@ class OnnxRuntime(GraphRuntime):
             )
         return session
 
-    def _refusal(self, error: Exception) -> SettingError:
+    def _setting_error(self, error: Exception) -> SettingError:
         return SettingError(
             f'device {self.device!r} cannot run model {self._checkpoint.name!r} '
             f'({one_line(error)}); free its memory, or use another device or runtime'

@@ -67,11 +67,11 @@ def open_runtime(
         raise SettingError(f'unknown runtime {name!r}; use one of {", ".join(RUNTIMES)}')
     if precision not in PRECISIONS:
         raise SettingError(f'unknown precision {precision!r}; use one of {", ".join(PRECISIONS)}')
-    found = candidates(name, checkpoint, device, precision)
+    choices = candidates(name, checkpoint, device, precision)
     opened = partial(open_candidate, checkpoint=checkpoint, device=device, input_size=input_size)
-    if len(found) == 1:
-        return opened(found[0])
-    return MeasuredRuntime(found, opened, checkpoint, input_size, aside=measure_aside)
+    if len(choices) == 1:
+        return opened(choices[0])
+    return MeasuredRuntime(choices, opened, checkpoint, input_size, aside=measure_aside)
 
 
 def candidates(name: str, checkpoint: Checkpoint, device: str, precision: str) -> list[Candidate]:
@@ -84,12 +84,12 @@ def candidates(name: str, checkpoint: Checkpoint, device: str, precision: str) -
         return [Candidate('openvino', precision)]
     from segmentation_node.runtimes.openvino_runtime import worthwhile_precisions
 
-    found = [Candidate('openvino', each) for each in worthwhile_precisions(checkpoint)]
+    options = [Candidate('openvino', each) for each in worthwhile_precisions(checkpoint)]
     # Only if it was exported: it was slower wherever it was measured, and needs a conversion.
     onnx = name == 'auto' and exported_info(checkpoint, 'onnx', 'float') is not None
     if onnx and _is_installed('onnxruntime'):
-        found.append(Candidate('onnxruntime', 'fp32'))
-    return found
+        options.append(Candidate('onnxruntime', 'fp32'))
+    return options
 
 
 def _is_for_cpu(device: str, precision: str) -> bool:

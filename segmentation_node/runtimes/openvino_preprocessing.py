@@ -34,13 +34,13 @@ def with_preprocessing(model: Any, geometry: Geometry, preprocessing: Preprocess
     steps = pixels.preprocess()
     steps.convert_element_type(openvino.Type.f32).convert_layout(openvino.Layout('NCHW'))
     if geometry.network_hw != geometry.padded_hw:
-        steps.custom(_resize(geometry))
+        steps.custom(_resize_step(geometry))
     steps.mean([255 * value for value in preprocessing.mean])
     steps.scale([255 * value for value in preprocessing.std])
     return processor.build()
 
 
-def _resize(geometry: Geometry) -> Any:
+def _resize_step(geometry: Geometry) -> Any:
     """Return a preprocessing step that resizes by two matrix products.
 
     OpenVINO's antialiased resize (2026.4) takes seconds to compile, and twice as long to run.

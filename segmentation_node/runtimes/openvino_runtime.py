@@ -97,7 +97,7 @@ class OpenVinoRuntime(GraphRuntime):
             'precision': self.precision, 'config': self._config,
             'geometry': geometry, 'preprocessing': self._preprocessing,
         }  # fmt: skip
-        compiled = self._imported(_COMPILED.get(key))
+        compiled = self._import(_COMPILED.get(key))
         if compiled is None:
             model = self._graph.clone()
             model.reshape({model.input(0): [1, 3, *geometry.network_hw]})
@@ -116,7 +116,7 @@ class OpenVinoRuntime(GraphRuntime):
 
         return forward
 
-    def _imported(self, blob: bytes | None) -> Any:
+    def _import(self, blob: bytes | None) -> Any:
         if blob is None:
             return None
         try:

@@ -51,7 +51,7 @@ class TorchRuntime:
         #: Network input sizes for which enough memory is known to be available.
         self._fitting: set[tuple[int, int]] = set()
         try:
-            self._graph = in_passing_thread(lambda: self._loaded(checkpoint, input_size))
+            self._graph = in_passing_thread(lambda: self._load_graph(checkpoint, input_size))
         except RuntimeError as error:  # raised by torch if out of memory, or by a failing driver
             raise SettingError(
                 f'device {self.device!r} cannot load model {checkpoint.name!r} '
@@ -64,7 +64,7 @@ class TorchRuntime:
         else:
             self._executor = _OnGpu(self._compiled(self._graph.decided), self._device)
 
-    def _loaded(
+    def _load_graph(
         self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
     ) -> SegmentationGraph:
         graph = checkpoint.graph(input_size).to(self._device)
@@ -144,8 +144,8 @@ class _OnCpu:
         self._run, self._ids = run, channel_ids
 
     def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
-        found = self.forward(images_rgb, geometry)
-        return [decide(scores, geometry, self._ids) for scores in found.numpy()]
+        batch_scores = self.forward(images_rgb, geometry)
+        return [decide(scores, geometry, self._ids) for scores in batch_scores.numpy()]
 
     def forward(self, images_rgb: Bytes, geometry: Geometry) -> torch.Tensor:
         scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
@@ -192,7 +192,7 @@ class _OnGpu:
                 with torch.cuda.graph(
                     graph, self._memory, side_stream, capture_error_mode='thread_local'
                 ):
-                    found = self._run(pixels)
+                    outputs = self._run(pixels)
             except RuntimeError as error:  # a layer synchronizes with the host, or out of memory
                 _log.warning(
                     'cannot capture a CUDA graph for images of shape %s (%s); launching kernels '
@@ -203,7 +203,7 @@ class _OnGpu:
         def replay(batch: torch.Tensor) -> Any:
             pixels.copy_(batch)
             graph.replay()
-            return found
+            return outputs
 
         return replay
 
@@ -227,12 +227,12 @@ def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
     """
     # GPUs write to pinned memory several times faster.
     pinned = parts[0].is_cuda
-    found = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
-    for host, part in zip(found, parts, strict=True):
+    copies = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
+    for host, part in zip(copies, parts, strict=True):
         host.copy_(part, non_blocking=pinned)
     if pinned:
         torch.cuda.current_stream(parts[0].device).synchronize()
-    labels, confidence, *finite = (host.numpy() for host in found)
+    labels, confidence, *finite = (host.numpy() for host in copies)
     for each in finite:
         check_finite(each)
     return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
@@ -276,5 +276,5 @@ def computes_in_bf16(device: torch.device) -> bool:
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
     # Older versions of torch do not report capabilities.
-    found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(found.get('amx_bf16'))
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(capabilities.get('amx_bf16'))
