@@ -31,7 +31,7 @@ def large_frames_environment() -> dict[str, str]:
     return dict.fromkeys((FASTRTPS, FASTDDS), _profile('transport'))
 
 
-def give_own_frames_room() -> str:
+def enable_large_frames() -> str:
     """Make this process publish frames of several MB through shared memory, by default.
 
     The sender's buffer size is decisive. By default, masks larger than half a megabyte are split

@@ -228,7 +228,7 @@ def choose(times_ms: dict[Candidate, float]) -> Candidate:
 
 
 def _size_class(images_rgb: Bytes) -> int:
-    """Return a number that is equal for images whose pixel counts are within a factor of 1.4."""
+    """Return a class of image sizes; pixel counts in a class differ by at most a factor of 1.4."""
     return round(math.log2(_pixels(images_rgb.shape[1], images_rgb.shape[2])))
 
 

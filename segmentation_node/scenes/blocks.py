@@ -35,7 +35,7 @@ class Block:
 
     @property
     def begin(self) -> float:
-        """The x where houses and sidewalks begin, after the side street."""
+        """Start of houses and sidewalks in x, after the side street."""
         return self.x0 + CROSSING_M * self.crossing
 
 

@@ -36,7 +36,7 @@ class Shape:
 
     @property
     def axles(self) -> tuple[float, float]:
-        """The x of the rear and front axles."""
+        """Positions in x of the rear and front axles."""
         return -0.31 * self.length, 0.31 * self.length
 
     def shoulder(self, x: float) -> float:
