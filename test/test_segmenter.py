@@ -233,7 +233,7 @@ def test_what_is_no_batch_of_rgb_is_refused(categories: Segmenter, bad: Any) -> 
 
 
 def test_mixed_sizes_are_refused(categories: Segmenter) -> None:
-    with pytest.raises(ImageError, match=r'all of one size.*\(32, 64, 3\), \(64, 32, 3\)'):
+    with pytest.raises(ImageError, match=r'have one size.*\(32, 64, 3\), \(64, 32, 3\)'):
         categories.segment([image(64, 32), image(32, 64)])
 
 
