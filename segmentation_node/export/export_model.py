@@ -17,10 +17,10 @@ def _parser() -> argparse.ArgumentParser:
         prog='export_model',
         description='Export a model as graph files for images of any size, in fp32 (which also '
         'serves bf16 and fp16) and int8, to a checkpoint folder that the node can run '
-        '(model:=FOLDER). A graph is written only if its labels are accurate: with --truth, '
-        f'its mean IoU may be at most {100 * MAX_MIOU_LOSS:g} points below that of PyTorch; '
-        f'without, {AGREEMENT["fp32"]:.1%} of the pixels in fp32, and {AGREEMENT["int8"]:.0%} in '
-        'int8, must get the same label as with PyTorch in fp32.',
+        '(model:=FOLDER). A graph is written only if its labels are accurate enough: with '
+        f'--truth, its mean IoU may be at most {100 * MAX_MIOU_LOSS:g} points below that of '
+        f'PyTorch; without, {AGREEMENT["fp32"]:.1%} of the pixels in fp32, and '
+        f'{AGREEMENT["int8"]:.0%} in int8, must get the same label as with PyTorch in fp32.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
