@@ -150,7 +150,7 @@ class _Cells:
 
 
 def _weights(stride: int) -> Scores:
-    """Return the weights of a cell's corners for each of its pixels, (stride * stride, 4)."""
+    """Return the weights of a cell's corners in its pixels, row by row, (stride * stride, 4)."""
     # With an even stride no pixel lies on a score; with an odd stride the first one does.
     right = (np.arange(stride) + (0.5 if stride % 2 == 0 else 0)) / stride
     rows = np.stack([1 - right, right], axis=1)

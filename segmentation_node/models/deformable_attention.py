@@ -22,7 +22,7 @@ _MARGIN = 2
 
 
 def attend(attention: Any, pixels: Tensor, positions: Tensor, atlas: 'Atlas') -> Tensor:
-    """Compute the output of the library's module `attention` for N pixels, (B, N, C)."""
+    """Compute the library's module `attention` for N pixels, (B, N, C), at their positions."""
     queries = pixels + positions
     points = (*pixels.shape[:2], attention.n_heads, attention.n_levels, attention.n_points)
     # Full precision from here on: bfloat16 cannot represent the coordinates.
