@@ -160,7 +160,7 @@ def test_folder_of_images_is_shown_without_score(
     demo = run_demo(tmp_path, '--model', str(tiny_checkpoint), '--images', str(photos))
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert row_of(demo.stdout, 'frames sent') == '5'
-    assert 'without truth' in demo.stdout
+    assert 'no ground truth' in demo.stdout
     assert (tmp_path / 'contact_sheet.png').is_file()
 
 
@@ -173,7 +173,7 @@ def test_compressed_bag_without_truth_on_a_topic_of_its_own(
     output = tmp_path / 'output'
     demo = run_demo(output, '--model', str(tiny_checkpoint), '--bag', str(bag))
     assert demo.returncode == 0, demo.stdout + demo.stderr
-    assert 'without truth' in demo.stdout
+    assert 'no ground truth' in demo.stdout
     assert stamps_of(output / 'segmentation.mcap', '/front/image_raw/compressed')
 
 
