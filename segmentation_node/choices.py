@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What users can choose from and what holds if they do not, without the libraries behind it."""
+"""Choices and defaults of user options, kept free of heavy imports."""
 
 from typing import Final
 

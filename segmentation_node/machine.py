@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine by its kind: what its figures depend on, and nothing that tells whose it is."""
+"""Description of the machine: everything that benchmark figures depend on, nothing personal."""
 
 import os
 import platform
@@ -12,15 +12,15 @@ from types import MappingProxyType
 from typing import Final
 
 CPU_INFO: Final = Path('/proc/cpuinfo')
-#: A folder for each of NVIDIA's GPUs.
+#: One folder per NVIDIA GPU.
 GPUS: Final = Path('/proc/driver/nvidia/gpus')
 OS_RELEASE: Final = Path('/etc/os-release')
-#: What decides which arithmetic is fast.
-TELLING_FLAGS: Final = (
+#: CPU flags that decide which arithmetic is fast.
+RELEVANT_FLAGS: Final = (
     'amx_tile', 'amx_bf16', 'amx_int8', 'amx_fp16', 'avx512_bf16', 'avx512_fp16', 'avx512_vnni',
     'avx512f', 'avx_vnni', 'avx2', 'asimd', 'sve', 'bf16', 'i8mm',
 )  # fmt: skip
-#: Instruction sets by their names, the newest first, which says that the others are there as well.
+#: CPU flags by the name of their instruction set, newest first; newer sets include older ones.
 _EXTENSIONS: Final = MappingProxyType(
     {
         'AMX': 'amx_tile',
@@ -31,7 +31,7 @@ _EXTENSIONS: Final = MappingProxyType(
         'AVX2': 'avx2',
     }
 )
-#: Limits the instruction sets of oneDNN, which computes the networks of OpenVINO and of torch.
+#: Limits the instruction sets that oneDNN uses; oneDNN runs the networks of OpenVINO and torch.
 _ISA_LIMIT: Final = 'ONEDNN_MAX_CPU_ISA'
 LIBRARIES: Final = (
     'segmentation_node', 'torch', 'openvino', 'onnxruntime', 'onnxruntime-gpu', 'transformers',
@@ -41,7 +41,7 @@ LIBRARIES: Final = (
 
 @dataclass(frozen=True)
 class Machine:
-    """Kind of processor, memory, system, and versions; `gpus` by name, NVIDIA's."""
+    """Processor, memory, operating system and library versions; `gpus` names NVIDIA GPUs only."""
 
     cpu: str
     cores: int
@@ -51,13 +51,13 @@ class Machine:
     system: str
     python: str
     libraries: dict[str, str]
-    #: OMP_NUM_THREADS where it is set: how many cores torch may use.
+    #: OMP_NUM_THREADS if set: the number of cores that torch may use.
     threads: str
-    #: ONEDNN_MAX_CPU_ISA where it is set: the instruction sets that networks may use.
+    #: ONEDNN_MAX_CPU_ISA if set: the instruction sets that networks may use.
     isa_limit: str = ''
 
     def line(self) -> str:
-        """The machine in a line of text."""
+        """Return the description as one line of text."""
         extensions = [name for name, flag in _EXTENSIONS.items() if flag in self.cpu_flags]
         parts = [
             f'{self.cores} cores of {self.cpu}' + (f' ({extensions[0]})' if extensions else ''),
@@ -76,7 +76,7 @@ class Machine:
 
 
 def describe() -> Machine:
-    """Describe the machine that this runs on."""
+    """Describe this machine."""
     text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
     return Machine(
         cpu=' '.join(_cpu_value(text, 'model name').split()) or platform.machine(),
@@ -94,9 +94,10 @@ def describe() -> Machine:
 
 @cache
 def cpu_identity() -> dict[str, object]:
-    """Describe everything about the CPU that decides which arithmetic is fast.
+    """Return all properties of the CPU that decide which arithmetic is fast.
 
-    Virtual machines hide the model behind one name; the instruction sets tell them apart.
+    Virtual machines report the same model name for different CPUs; the instruction sets tell them
+    apart.
     """
     text = CPU_INFO.read_text() if CPU_INFO.exists() else ''
     return {
@@ -108,9 +109,9 @@ def cpu_identity() -> dict[str, object]:
 
 
 def multiplies_bf16_matrices() -> bool:
-    """Return whether the CPU has units for bf16 matrices (AMX); elsewhere bf16 saves no time.
+    """Return whether the CPU has bf16 matrix units (AMX); on other CPUs bf16 saves no time.
 
-    AVX-512's bf16 instructions alone make networks slower than fp32.
+    With the bf16 instructions of AVX-512 alone, networks are slower than in fp32.
     """
     identity = cpu_identity()
     flags: object = identity['flags']
@@ -120,24 +121,24 @@ def multiplies_bf16_matrices() -> bool:
 
 def _cpu_flags(text: str) -> list[str]:
     flags = set(_cpu_value(text, '(?:flags|Features)').split())
-    return [flag for flag in TELLING_FLAGS if flag in flags]
+    return [flag for flag in RELEVANT_FLAGS if flag in flags]
 
 
 def _cpu_value(text: str, name: str) -> str:
-    # Linux alone has the file, and not every processor has every line.
-    found = re.search(rf'^{name}\s*: (.+)$', text, re.MULTILINE)
-    return found[1] if found else ''
+    # Only Linux has the file, and not every processor reports every line.
+    match = re.search(rf'^{name}\s*: (.+)$', text, re.MULTILINE)
+    return match[1] if match else ''
 
 
 def _cores() -> int:
-    """Cores that this process may use, fewer than there are in a container or under taskset."""
+    """Return the number of cores this process may use; containers and taskset limit it."""
     if hasattr(os, 'sched_getaffinity'):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:
-    # The driver's own words, on Linux: asking torch would take seconds.
+    # Read from the Linux driver, because asking torch would take seconds.
     texts = [path.read_text() for path in sorted(GPUS.glob('*/information'))]
     names = [re.search(r'^Model:\s*(.+)$', text, re.MULTILINE) for text in texts]
     return [name[1].strip() for name in names if name]
@@ -145,12 +146,12 @@ def _gpus() -> list[str]:
 
 def _system() -> str:
     text = OS_RELEASE.read_text() if OS_RELEASE.exists() else ''
-    found = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
-    return found[1] if found else platform.system()
+    match = re.search(r'^PRETTY_NAME="?([^"\n]+)', text, re.MULTILINE)
+    return match[1] if match else platform.system()
 
 
 def _versions() -> dict[str, str]:
-    # One call for all: those that are not there are optional, or of a ROS installation.
-    there = {d.metadata['Name'].lower().replace('_', '-'): d for d in metadata.distributions()}
+    # A single query for all of them. Missing ones are optional or part of a ROS installation.
+    installed = {d.metadata['Name'].lower().replace('_', '-'): d for d in metadata.distributions()}
     names = {name: name.replace('_', '-') for name in LIBRARIES}
-    return {name: there[key].version for name, key in names.items() if key in there}
+    return {name: installed[key].version for name, key in names.items() if key in installed}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory: kept for the next image, and whether there is enough for it."""
+"""Memory: keep freed memory for the next image, and check that enough is available."""
 
 import ctypes
 import resource
@@ -10,22 +10,22 @@ from segmentation_node.errors import RoomError
 
 _CGROUP: Final = Path('/sys/fs/cgroup')
 
-#: Numbers of the GNU C library's malloc.h.
+#: Constants from malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4
 _M_ARENA_MAX: Final = -8
-#: Free memory at the end of the heap that is kept, in bytes.
+#: Free memory to keep at the end of the heap, in bytes.
 _KEPT: Final = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Have the C library keep what is freed; false where it is none that can be told so.
+    """Make the C library keep freed memory; return false if this C library does not support it.
 
-    Every image takes the same megabytes as the one before, for layers of the network as for
-    masks. Unless told otherwise the library returns such large pieces to the system, which then
-    has to clear them page by page for the next image. That costs more than painting a mask, and
-    a quarter of the time of DeepLabV3+ in fp32. All threads share one heap from now on: the others
-    that the library makes for them are in pieces, which it returns whatever it was told.
+    Every image needs the same amount of memory as the one before, for network layers and for
+    masks. By default the library returns such large blocks to the system, which then has to clear
+    them page by page for the next image. That takes longer than painting a mask, and a quarter of
+    the time of DeepLabV3+ in fp32. From this call on, all threads share one heap: the library
+    builds per-thread heaps from segments that it returns regardless of these settings.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None)
     if mallopt is None:
@@ -35,28 +35,28 @@ def keep_freed_memory() -> bool:
 
 
 def check_room(network_hw: tuple[int, int], bytes_per_pixel: int) -> None:
-    """Raise RoomError where a network's input of a size would take more memory than is free.
+    """Raise RoomError if a network input of this size would need more memory than is free.
 
-    A process that takes more is killed by the system, or takes others with it.
+    The system would otherwise kill this process, or others along with it.
     """
     needed, free = network_hw[0] * network_hw[1] * bytes_per_pixel, free_bytes()
     if needed > free:
         raise RoomError(
-            f'an input of {network_hw[1]} x {network_hw[0]} to the network takes up to '
-            f'{needed / 1e9:.1f} GB of memory, {free / 1e9:.1f} GB are free; give a smaller '
+            f'a network input of {network_hw[1]} x {network_hw[0]} needs up to '
+            f'{needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; set a smaller '
             f'input_size, or send smaller images'
         )
 
 
 def free_bytes() -> float:
-    """Memory that this process may still take: of the machine, its container and its own limit."""
+    """Return the memory this process may still use: the least of machine, container and rlimit."""
     return min(_free_of_machine(), _free_of_container(), _free_of_process())
 
 
 def _free_of_machine() -> float:
     try:
         lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
-    except OSError:  # no Linux
+    except OSError:  # not Linux
         return float('inf')
     sizes = dict(line.split(':', 1) for line in lines)
     return int(sizes['MemAvailable'].split()[0]) * 1024
@@ -69,11 +69,11 @@ def _free_of_container() -> float:
             for name in ('memory.max', 'memory.current')
         )
         statistics = (_CGROUP / 'memory.stat').read_text(encoding='ascii').splitlines()
-    except OSError:  # no container, or none of the second version
+    except OSError:  # no container, or cgroup version 1
         return float('inf')
     if limit.strip() == 'max':
         return float('inf')
-    # Pages of files are given up where memory is short.
+    # The page cache is reclaimed when memory is short.
     files = dict(line.split() for line in statistics)
     return int(limit) - int(used) + int(files['inactive_file']) + int(files['active_file'])
 

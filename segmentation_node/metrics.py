@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of label images against truth, from one confusion matrix over the whole set."""
+"""Scores of label images against ground truth, from one confusion matrix over the whole set."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,34 +11,34 @@ import numpy.typing as npt
 from segmentation_node.labels import LabelClass, LabelScheme
 
 LabelImage: TypeAlias = npt.NDArray[np.uint8]
-#: Truth in ids of the scheme that is scored in, UNCOUNTED where a pixel does not count.
+#: Ground truth as ids of the scored scheme; UNCOUNTED where a pixel does not count.
 Target: TypeAlias = npt.NDArray[np.int16]
 
 UNCOUNTED: Final = -1
 
 
 def truth_lut_of(truth: LabelScheme, scheme: LabelScheme) -> Target:
-    """Look-up table from truth ids to ids of `scheme`, (256,) int16.
+    """Return a look-up table from truth ids to ids of `scheme`, (256,) int16.
 
-    UNCOUNTED is what is not annotated, and what the truth's own scheme leaves out of its figures.
-    All scoring of label images, from files or bags, reads its truth through this table.
+    Ids that are not annotated, or that the truth's own scheme does not score, map to UNCOUNTED.
+    All scoring of label images, from files or bags, reads the ground truth through this table.
 
     Raises:
-        SchemeError: a class of the truth has no unambiguous counterpart.
+        SchemeError: a class of the truth has no unambiguous counterpart in `scheme`.
     """
     id_of_channel = np.full(256, UNCOUNTED, np.int16)
     id_of_channel[: len(scheme.channel_ids)] = scheme.channel_ids
-    lut = id_of_channel[scheme.channels_from(truth)]  # IGNORE, 255, is no channel
+    lut = id_of_channel[scheme.channels_from(truth)]  # IGNORE, 255, is not a channel
     lut[[c.id for c in truth.classes if not c.scored]] = UNCOUNTED
     return lut
 
 
 @dataclass
 class Confusion:
-    """Pixel counts, rows are the truth and columns the prediction, both as published ids.
+    """Pixel counts by truth (rows) and prediction (columns), both as published ids.
 
-    Keeps the full 256 x 256 table, so that nothing has to be decided while counting: which
-    classes are scored, and what void means, is a matter of reading it.
+    The table has its full size, 256 x 256, so counting is independent of the scheme: the classes
+    to score, and the meaning of void, are chosen when the scores are read.
     """
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((256, 256), np.int64))
@@ -47,7 +47,7 @@ class Confusion:
         """Count one pair of (H, W) uint8 label images of the same size."""
         if truth.shape != predicted.shape:
             raise ValueError(
-                f'truth is {truth.shape} but prediction {predicted.shape}; they must be equal'
+                f'truth has shape {truth.shape}, prediction {predicted.shape}; they must match'
             )
         if not truth.dtype == predicted.dtype == np.uint8:
             raise ValueError(f'labels are {truth.dtype} and {predicted.dtype}, expected uint8')
@@ -58,86 +58,86 @@ class Confusion:
         """Count an (H, W) prediction where its target, (H, W) int16, is not UNCOUNTED."""
         if target.shape != predicted.shape:
             raise ValueError(
-                f'target is {target.shape} but prediction {predicted.shape}; they must be equal'
+                f'target has shape {target.shape}, prediction {predicted.shape}; they must match'
             )
         counted = target != UNCOUNTED
         self.add(target[counted].astype(np.uint8), predicted[counted])
 
     def scores(self, scheme: LabelScheme, ignored_truth: tuple[int, ...] = ()) -> 'Scores':
-        """Read the table under a scheme; rows in `ignored_truth` (published ids) do not count."""
+        """Return the scores under a scheme, without the rows `ignored_truth` (published ids)."""
         counts = self.counts.copy()
         counts[list(ignored_truth)] = 0
         known = [c.id for c in scheme.classes]
         stray = np.delete(counts, known, axis=0).sum()
         if stray:
             raise ValueError(
-                f'{stray} truth pixels have ids that label scheme {scheme.name} does not know'
+                f'{stray} truth pixels have ids that are not in label scheme {scheme.name}'
             )
         return Scores(scheme, counts)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures of one confusion table under one scheme.
+    """Scores of one confusion table under one scheme.
 
-    Cityscapes counts a pixel only where the truth is a scored class; there, predicting void is
-    a miss like any other (cityscapesScripts, evalPixelLevelSemanticLabeling). `miou` and
-    `class_iou` follow that; `miou_with_void` scores void as one more class on all pixels.
+    Cityscapes counts a pixel only if its true class is scored; predicting void there is an
+    error like any other (cityscapesScripts, evalPixelLevelSemanticLabeling). `miou` and
+    `class_iou` follow this rule; `miou_with_void` scores void as one more class on all pixels.
     """
 
     scheme: LabelScheme
     counts: npt.NDArray[np.int64]
 
     def class_iou(self) -> dict[str, float]:
-        """IoU by class name over the scored classes; NaN where truth and prediction have none."""
+        """Return the IoU of each scored class; NaN if neither truth nor prediction contains it."""
         return _iou(self.counts, _by_name(self.scored))
 
     def miou(self) -> float:
-        """Mean of `class_iou` over the classes that occur."""
+        """Return the mean of `class_iou` over the classes that occur."""
         return mean_of(self.class_iou())
 
     def miou_with_void(self) -> float:
-        """Mean IoU over all learned classes, void among them where it is learned."""
+        """Return the mean IoU over all learned classes, including void if it is learned."""
         return mean_of(_iou(self.counts, _by_name(self.scheme.learned)))
 
     def category_iou(self) -> dict[str, float]:
-        """IoU by category of the scored classes: confusion within a category is none."""
+        """Return the IoU by category of the scored classes; confusion within one is no error."""
         return _iou(self.counts, _by_category(self.scored))
 
     def category_miou(self) -> float:
-        """Mean of `category_iou` over the categories that occur, 7 in Cityscapes' schemes."""
+        """Return the mean of `category_iou` over the categories that occur (Cityscapes: 7)."""
         return mean_of(self.category_iou())
 
     def category_iou_with_void(self) -> dict[str, float]:
-        """IoU by category over all learned classes, void among them where it is learned."""
+        """Return the IoU by category over all learned classes, including void if it is learned."""
         return _iou(self.counts, _by_category(self.scheme.learned))
 
     def category_miou_with_void(self) -> float:
-        """Mean of `category_iou_with_void` over the categories that occur."""
+        """Return the mean of `category_iou_with_void` over the categories that occur."""
         return mean_of(self.category_iou_with_void())
 
     def class_dice(self) -> dict[str, float]:
-        """Dice coefficient (F1) by class name, from the same counts as `class_iou`."""
+        """Return the Dice coefficient (F1) of each scored class, computed from `class_iou`."""
         return {name: 2 * iou / (1 + iou) for name, iou in self.class_iou().items()}
 
     def mean_dice(self) -> float:
-        """Mean of `class_dice` over the classes that occur."""
+        """Return the mean of `class_dice` over the classes that occur."""
         return mean_of(self.class_dice())
 
     def pixel_accuracy(self) -> float:
-        """Share of the counted pixels that are right."""
+        """Return the share of the counted pixels whose label is correct."""
         ids = [c.id for c in self.scored]
         total = self.counts[ids].sum()
         return float(self.counts[ids, ids].sum() / total) if total else float('nan')
 
     @property
     def scored(self) -> tuple[LabelClass, ...]:
-        """The classes that the official figures are over."""
+        """Classes that the official scores include."""
         return scored_classes(self.scheme)
 
 
 def scored_classes(scheme: LabelScheme) -> tuple[LabelClass, ...]:
-    """The classes of a scheme that the official figures are over."""
+    """Return the classes of a scheme that the official scores include."""
     return tuple(c for c in scheme.classes if c.scored and not c.void)
 
 
@@ -153,19 +153,19 @@ def _by_category(classes: Iterable[LabelClass]) -> dict[str, list[int]]:
 
 
 def _iou(counts: npt.NDArray[np.int64], ids_of: Mapping[str, Collection[int]]) -> dict[str, float]:
-    """IoU of groups of ids, counted where the truth is of any of them."""
-    member = np.zeros((len(ids_of), 256), np.int64)  # (K, 256), 1 where an id is of a group
+    """Return the IoU of groups of ids, over the pixels whose true id is in any group."""
+    member = np.zeros((len(ids_of), 256), np.int64)  # (K, 256), 1 where an id is in a group
     for row, ids in zip(member, ids_of.values(), strict=True):
         row[list(ids)] = 1
     table = member @ counts @ member.T  # (K, K)
     hit = table.diagonal()
-    # Predictions of no group are misses: they are in the truth's sum only.
+    # Predictions outside all groups are errors: they count in the sum of the truth only.
     union = (member @ counts).sum(axis=1) + table.sum(axis=0) - hit
     with np.errstate(invalid='ignore'):
         return dict(zip(ids_of, (hit / np.where(union, union, np.nan)).tolist(), strict=True))
 
 
 def mean_of(by_name: Mapping[str, float]) -> float:
-    """Mean of the figures that are numbers, NaN where there is none."""
+    """Return the mean of the finite figures; NaN if there is none."""
     values = np.array(list(by_name.values()))
     return float(np.nanmean(values)) if np.isfinite(values).any() else float('nan')

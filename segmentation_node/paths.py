@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the package's own data files lie: label schemes, configurations, bundled weights."""
+"""Paths of the package's data files: label schemes, configurations, bundled weights."""
 
 from functools import cache
 from pathlib import Path
@@ -9,11 +9,11 @@ PACKAGE = 'segmentation_node'
 
 @cache
 def share_dir() -> Path:
-    """Folder that holds `config/` and `resource/`.
+    """Return the folder that contains `config/` and `resource/`.
 
-    Walking up from this file meets it in every layout: the source tree, where both stand beside
-    the package, and an installation (pip, venv, colcon, Debian), where `PREFIX/share/<package>`
-    is an aunt of `PREFIX/lib/pythonX.Y/site-packages/<package>`.
+    Searching upward from this file finds it in every layout: in the source tree, where both are
+    next to the package, and in an installation (pip, venv, colcon, Debian), where the folder is
+    `PREFIX/share/<package>` and the package is `PREFIX/lib/pythonX.Y/site-packages/<package>`.
 
     Raises:
         FileNotFoundError: the installation lacks its data files.
@@ -30,7 +30,7 @@ def share_dir() -> Path:
 
 
 def with_extra(name: str) -> str:
-    """Return what `pip install` takes to add an extra of this package."""
+    """Return the argument of `pip install` that adds an extra of this package."""
     source = share_dir()
     if (source / 'setup.py').is_file():
         return f"-e '{source}[{name}]'"
@@ -38,10 +38,10 @@ def with_extra(name: str) -> str:
 
 
 def config_dir() -> Path:
-    """Folder of parameter files, label schemes and profiles."""
+    """Return the folder of parameter files, label schemes and Fast DDS profiles."""
     return share_dir() / 'config'
 
 
 def bundled_models_dir() -> Path:
-    """Folder with one checkpoint folder per bundled model."""
+    """Return the folder that contains one checkpoint folder per bundled model."""
     return share_dir() / 'resource' / 'models'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labels as pictures."""
+"""Pictures of labels: color masks and overlays."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,41 +15,40 @@ from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 
 LabelImage: TypeAlias = npt.NDArray[np.uint8]
-#: Gives the memory, (H, W, 3) uint8, in which the picture of a topic and of a size (height, width)
-#: is painted.
+#: Returns the memory, (H, W, 3) uint8, for the picture of a topic with a size (height, width).
 Canvas: TypeAlias = Callable[[str, tuple[int, int]], ImageRgb]
 
 
 def new_canvas(_topic: str, size_hw: tuple[int, int]) -> ImageRgb:
-    """Memory of the picture's own."""
+    """Allocate memory for a picture."""
     return np.empty((*size_hw, 3), np.uint8)
 
 
 def colorize(labels: LabelImage, scheme: LabelScheme, out: ImageRgb | None = None) -> ImageRgb:
-    """Paint (H, W) uint8 label ids in their scheme's colours, (H, W, 3) uint8 RGB.
+    """Paint (H, W) uint8 label ids in their scheme's colors, (H, W, 3) uint8 RGB.
 
-    `out` is C-contiguous memory to paint in.
+    `out` is C-contiguous memory for the result.
     """
-    # For OpenCV the scheme is a colour map: one pass, a quarter of the time that repeating the
-    # labels three times and cv2.LUT take, and far less than palette[labels].
+    # applyColorMap takes a single pass: a quarter of the time of repeating the labels three times
+    # for cv2.LUT, and far less than palette[labels].
     return np.asarray(cv2.applyColorMap(labels, scheme.palette[:, None], out), np.uint8)
 
 
 def overlay(
     image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float, out: ImageRgb | None = None
 ) -> ImageRgb:
-    """Blend a colour mask over its image, both (H, W, 3) uint8; `alpha` is the mask's share.
+    """Blend a color mask over its image, both (H, W, 3) uint8; `alpha` is the mask's weight.
 
-    `out` is C-contiguous memory to paint in.
+    `out` is C-contiguous memory for the result.
     """
     return np.asarray(cv2.addWeighted(color_rgb, alpha, image_rgb, 1 - alpha, 0, out), np.uint8)
 
 
 @dataclass
 class Rendered:
-    """One segmented image and its pictures, each painted once and only when asked for.
+    """Segmented image and its pictures, each painted once, on first access.
 
-    `image_rgb` is (H, W, 3), `label_mask` and what `measure` gives are (H, W), all uint8.
+    `image_rgb` is (H, W, 3); `label_mask` and the result of `measure` are (H, W); all are uint8.
     """
 
     image_rgb: ImageRgb
@@ -61,17 +60,17 @@ class Rendered:
 
     @cached_property
     def confidence(self) -> LabelImage:
-        """How sure the network is, (H, W) uint8, 255 is certain."""
+        """Confidence of the network, (H, W) uint8; 255 is certain."""
         return self.measure()
 
     @cached_property
     def color_mask(self) -> ImageRgb:
-        """Labels in their colours, (H, W, 3) uint8 RGB."""
+        """Labels painted in their colors, (H, W, 3) uint8 RGB."""
         return colorize(self.label_mask, self.scheme, self._canvas(topics.COLOR_MASK))
 
     @cached_property
     def overlay(self) -> ImageRgb:
-        """Colour mask over the image, (H, W, 3) uint8 RGB."""
+        """Color mask blended over the image, (H, W, 3) uint8 RGB."""
         return overlay(
             self.image_rgb, self.color_mask, self.overlay_alpha, self._canvas(topics.OVERLAY)
         )

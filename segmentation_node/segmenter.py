@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The segmenter: what node, bag tools and evaluation all call."""
+"""Segmenter: the class that the node, the bag tools and the evaluation all call."""
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -28,31 +28,32 @@ LabelImages = npt.NDArray[np.uint8]
 
 
 class Prediction:
-    """What a batch of images shows; how sure the network is costs nothing unless asked for."""
+    """Labels of a batch of images, and their confidence, which is computed on first access."""
 
     def __init__(self, labels: LabelImages, measure: Callable[[int], LabelImages]) -> None:
         self.labels, self._measure = labels, measure
 
-    #: (B, H, W) uint8 ids as published.
+    #: Published label ids, (B, H, W) uint8.
     labels: LabelImages
 
     @cached_property
     def confidence(self) -> LabelImages:
-        """(B, H, W) uint8, 255 is certain."""
+        """Confidence, (B, H, W) uint8; 255 is certain."""
         return _stacked([self.confidence_of(index) for index in range(len(self.labels))])
 
     def confidence_of(self, index: int) -> LabelImages:
-        """That of one image, (H, W); threads may ask for different ones at a time."""
+        """Return the confidence of one image, (H, W); threads may ask for different images."""
         return self._measure(index)
 
 
 class Segmenter:
-    """Runs a checkpoint on batches of images; not for several threads at once.
+    """Runs a checkpoint on batches of images; not thread-safe.
 
     Raises:
-        CheckpointError, SchemeError: the model cannot be loaded or published as asked.
-        SettingError: a runtime, device or precision that is not to be had here, or a value out
-            of range.
+        CheckpointError, SchemeError: the model cannot be loaded, or its labels cannot be published
+            in the requested scheme.
+        SettingError: the runtime, device or precision is not available on this machine, or a value
+            is out of range.
     """
 
     def __init__(
@@ -67,19 +68,19 @@ class Segmenter:
         min_confidence: float = 0.0,
         measure_aside: bool = False,
     ) -> None:
-        """Load.
+        """Load a model.
 
         Args:
             model: bundled name, folder, or hub id.
             runtime: one of RUNTIMES.
             device: 'auto', 'cpu', 'cuda', 'cuda:1', ...
             precision: one of PRECISIONS.
-            input_size: (height, width) box the image is fitted into; None is the checkpoint's.
-            label_scheme: scheme to publish; None is the checkpoint's.
+            input_size: (height, width) box to fit images into; None uses the checkpoint's.
+            label_scheme: scheme to publish; None uses the checkpoint's.
             min_confidence: in [0, 1]; pixels below it become void.
-            measure_aside: where `auto` has to be measured, run images meanwhile by what is ready
-                first, as a camera needs it. Without it the first image of a size waits, and all
-                are run alike.
+            measure_aside: while `auto` is being measured, run images with the first runtime that
+                is ready, as a camera stream needs it. Otherwise the first image of a size waits
+                for the measurement, and the same runtime runs all images.
         """
         if input_size is not None and not all(1 <= side <= MAX_SIDE for side in input_size):
             raise SettingError(
@@ -96,7 +97,7 @@ class Segmenter:
             input_size=input_size,
             measure_aside=measure_aside,
         )
-        #: (height, width) box that images are fitted into; None keeps their own size.
+        #: (height, width) box that images are fitted into; None keeps their size.
         self.input_size = self.checkpoint.preprocessing(input_size).size_hw
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
@@ -105,7 +106,7 @@ class Segmenter:
     min_confidence: float
 
     def publish_as(self, label_scheme: str | None) -> None:
-        """Publish another scheme than the checkpoint's own (None); raises SchemeError."""
+        """Set the scheme to publish; None is the checkpoint's own. Raises SchemeError."""
         own = self.checkpoint.scheme
         scheme = own if label_scheme is None else load_scheme(label_scheme)
         self._published = None if scheme == own else own.mapping_to(scheme)
@@ -118,18 +119,17 @@ class Segmenter:
             images_rgb: (B, H, W, 3) uint8, or a sequence of (H, W, 3) uint8 of one size.
 
         Raises:
-            ImageError: not such a batch, or an image of no or too many pixels.
+            ImageError: the batch has another shape or dtype, or its images are empty or too large.
         """
         return self._prediction(self._runtime.decide(_as_batch(images_rgb)))
 
     def prepare(self, image_hw: tuple[int, int]) -> None:
-        """Get ready for images of one size, so that the first takes no longer than the others.
+        """Prepare for images of one size, so that the first one takes no longer than the others.
 
-        Here a graph is converted and compiled, and `auto` measured, where that was not done
-        before.
+        This converts and compiles the graph, and measures `auto`, unless the results are cached.
 
         Raises:
-            CheckpointError, ImageError, SettingError: images of that size cannot be segmented.
+            CheckpointError, ImageError, SettingError: images of this size cannot be segmented.
         """
         check_size(image_hw[1], image_hw[0])
         in_passing_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
@@ -137,81 +137,81 @@ class Segmenter:
             self._runtime.wait()
 
     def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
-        """Run the network as `segment` does and decide nothing, to measure what that costs."""
+        """Run the network as `segment` does, without postprocessing, to measure its latency."""
         self._runtime.forward(_as_batch(images_rgb))
 
     def class_scores(
         self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None
     ) -> 'torch.Tensor':
-        """Score classes, before any is decided for; what several views of an image are added as.
+        """Return the class scores, which can be summed over several views of an image.
 
         Args:
             images_rgb: as for `segment`.
-            scale: pixels of the network per pixel of the image; None is that of `segment`.
+            scale: network pixels per image pixel; None uses the scale of `segment`.
 
         Returns:
-            (B, C, H, W) float32 on the device, from 0 up, a channel for each learned class.
+            (B, C, H, W) float32 on the device, 0 or greater, one channel per learned class.
 
         Raises:
             ImageError: as `segment`.
-            SettingError: the runtime is another one than torch.
+            SettingError: the runtime is not torch.
         """
         return self._torch().class_scores(_as_batch(images_rgb), scale)
 
     def decide(self, scores: 'torch.Tensor') -> Prediction:
-        """Labels and confidence of (B, C, H, W) class scores, as `class_scores` gives them."""
+        """Convert (B, C, H, W) class scores, as from `class_scores`, to labels and confidence."""
         return self._prediction(self._torch().decide_scores(scores))
 
     @property
     def runtime(self) -> str:
-        """Name of what runs the network."""
+        """Name of the runtime."""
         return self._runtime.name
 
     @property
     def device(self) -> str:
-        """Where the network runs, such as 'cpu' or 'cuda:0'."""
+        """Device that the network runs on: 'cpu', 'cuda:0', ..."""
         return self._runtime.device
 
     @property
     def offloads(self) -> bool:
-        """Whether the network runs beside the CPU, on a device of its own.
+        """True if the network runs on a device other than the CPU.
 
-        Then the CPU may read the next images meanwhile, and images in a batch take less time than
-        one by one. On a CPU a batch takes as long as its images, and the memory of all of them.
+        The CPU is then free to read the next images, and a batch takes less time than its images
+        one by one. On a CPU a batch takes as long, and needs the memory of all its images.
         """
         return not self.device.startswith('cpu')
 
     @property
     def precision(self) -> str:
-        """Arithmetic of the network."""
+        """Numerical precision of the network."""
         return self._runtime.precision
 
     def scale(self, image_hw: tuple[int, int]) -> float:
-        """Pixels of the network per pixel of an image that `segment` is given."""
+        """Return the scale at which `segment` runs an image, in network pixels per image pixel."""
         return scale_into(self.input_size, image_hw)
 
     def _torch(self) -> 'TorchRuntime':
         if self.runtime != 'torch':
             raise SettingError(
-                f'runtime {self.runtime!r} gives labels, and class scores of any scale are asked '
-                f'for; say runtime torch'
+                f'runtime {self.runtime!r} returns labels only, not class scores at any scale; '
+                f'use runtime torch'
             )
         return cast('TorchRuntime', self._runtime)
 
     def _prediction(self, decisions: list[Decision]) -> Prediction:
         labels = _stacked([d.labels for d in decisions])
-        found = Prediction(labels, lambda index: decisions[index].confidence)
+        prediction = Prediction(labels, lambda index: decisions[index].confidence)
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
-            found.labels = np.asarray(published, np.uint8).reshape(labels.shape)
+            prediction.labels = np.asarray(published, np.uint8).reshape(labels.shape)
         if self.min_confidence > 0:
-            unsure = found.confidence < round(self.min_confidence * 255)
-            found.labels[unsure] = self.scheme.void_id
-        return found
+            unsure = prediction.confidence < round(self.min_confidence * 255)
+            prediction.labels[unsure] = self.scheme.void_id
+        return prediction
 
 
 def _stacked(images: list[LabelImages]) -> LabelImages:
-    """(B, H, W) of (H, W) each; of one image, the usual case, without a copy."""
+    """Stack (H, W) images to (B, H, W); a single image, the usual case, is not copied."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
@@ -222,7 +222,7 @@ def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
         shapes = {image.shape for image in images_rgb}
         if len(shapes) != 1:
             raise ImageError(
-                f'a batch needs at least one image and all of one size, got shapes '
+                f'a batch needs at least one image, and all images must have one size; got shapes '
                 f'{sorted(shapes)}; segment images of different sizes one by one'
             )
         # A single image, the usual case, becomes a batch without a copy.
@@ -232,5 +232,5 @@ def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
             f'expected RGB images as (B, H, W, 3) uint8, got {batch.shape} {batch.dtype}'
         )
     check_size(batch.shape[2], batch.shape[1])
-    # torch shares the memory, and asks for writable, contiguous arrays even to read them.
+    # torch shares the memory, and requires writable, contiguous arrays even for reading.
     return batch if batch.flags.c_contiguous and batch.flags.writeable else batch.copy()

@@ -15,10 +15,10 @@ import pytest
 
 from segmentation_node import machine
 from segmentation_node.benchmark import report, session
-from segmentation_node.benchmark.calls import Crew
+from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.benchmark.figures import Figures
-from segmentation_node.benchmark.frames import covering, image_frames, labelled_frames
+from segmentation_node.benchmark.frames import covering, image_frames, labeled_frames
 from segmentation_node.benchmark.plot import Bar, Line, age_of_images, bar_chart, line_chart
 from segmentation_node.benchmark.quality import agreement
 from segmentation_node.benchmark.results import (
@@ -152,9 +152,9 @@ def test_variant_that_is_not_to_be_had_is_told_with_its_reason(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     wanted = [Variant(str(tiny_checkpoint), 'torch', 'fp7')]
-    with Crew(wanted, 'auto', tmp_path) as crew:
-        assert crew.variants == []
-    (absent,) = crew.absent
+    with WorkerPool(wanted, 'auto', tmp_path) as pool:
+        assert pool.variants == []
+    (absent,) = pool.absent
     assert absent.key == (tiny_checkpoint.name, 'torch', 'fp7')
     assert "unknown precision 'fp7'" in absent.reason
 
@@ -203,19 +203,19 @@ def test_own_images_become_frames_of_the_size(tmp_path: Path) -> None:
         image_frames(tmp_path, (64, 32), 2, tmp_path / 'none')
 
 
-def test_labelled_folder_needs_its_scheme_and_all_labels(tmp_path: Path) -> None:
+def test_labeled_folder_needs_its_scheme_and_all_labels(tmp_path: Path) -> None:
     for folder in ('val/images', 'val/labels'):
         (tmp_path / folder).mkdir(parents=True)
     for name in ('0.png', '1.png'):
         (tmp_path / 'val/images' / name).write_bytes(encode_png(np.zeros((4, 8, 3), np.uint8)))
     (tmp_path / 'val/labels/0.png').write_bytes(encode_png(np.zeros((4, 8), np.uint8)))
     with pytest.raises(SettingError, match='--data-scheme'):
-        labelled_frames(tmp_path, None, 'val', None)
+        labeled_frames(tmp_path, None, 'val', None)
     with pytest.raises(
         SettingError, match=r'1 of 2 frames .* have no labels, the first is 1\.png'
     ):
-        labelled_frames(tmp_path, 'camvid11', 'val', None)
-    frames = labelled_frames(tmp_path, 'camvid11', 'val', 1)
+        labeled_frames(tmp_path, 'camvid11', 'val', None)
+    frames = labeled_frames(tmp_path, 'camvid11', 'val', 1)
     assert (frames.size, len(frames.images), len(frames.labels)) == ('8x4', 1, 1)
 
 
@@ -339,9 +339,9 @@ def test_page_without_a_place_is_left_alone(
 
 
 def test_quick_run_is_called_one(results: Results) -> None:
-    assert 'no figures to quote' not in report.page(results)
+    assert 'figures are not representative' not in report.page(results)
     results.settings['quick'] = True
-    assert 'no figures to quote' in report.chapter(results)
+    assert 'figures are not representative' in report.chapter(results)
 
 
 def test_age_is_told_from_the_second_mask_on() -> None:

@@ -519,7 +519,7 @@ def test_smp_folder_without_a_spec(deeplab: Path) -> None:
 
 def test_model_of_no_supported_family(hub: Path) -> None:
     change_json(hub / 'config.json', model_type='segformer')
-    refused(hub, "'segformer'", 'supported are', 'mask2former')
+    refused(hub, "'segformer'", 'not supported', 'mask2former')
 
 
 @pytest.mark.parametrize(

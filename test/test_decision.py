@@ -144,5 +144,5 @@ def test_scores_that_say_nothing_give_no_labels(bad: float, stride: int, channel
     scores = np.full((3, 8, 8), 1 / 3, np.float32)
     scores[channel, 5, 2] = bad
     geometry = Geometry((8 * stride, 8 * stride), (8 * stride, 8 * stride), (32, 32))
-    with pytest.raises(ScoresError, match='no finite numbers'):
+    with pytest.raises(ScoresError, match='are not finite'):
         decide(scores, geometry, np.arange(3, dtype=np.uint8))

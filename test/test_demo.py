@@ -160,7 +160,7 @@ def test_folder_of_images_is_shown_without_score(
     demo = run_demo(tmp_path, '--model', str(tiny_checkpoint), '--images', str(photos))
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert row_of(demo.stdout, 'frames sent') == '5'
-    assert 'without truth' in demo.stdout
+    assert 'no ground truth' in demo.stdout
     assert (tmp_path / 'contact_sheet.png').is_file()
 
 
@@ -173,7 +173,7 @@ def test_compressed_bag_without_truth_on_a_topic_of_its_own(
     output = tmp_path / 'output'
     demo = run_demo(output, '--model', str(tiny_checkpoint), '--bag', str(bag))
     assert demo.returncode == 0, demo.stdout + demo.stderr
-    assert 'without truth' in demo.stdout
+    assert 'no ground truth' in demo.stdout
     assert stamps_of(output / 'segmentation.mcap', '/front/image_raw/compressed')
 
 
@@ -188,7 +188,7 @@ def test_missing_model_is_told_and_nothing_is_left(photos: Path, tmp_path: Path)
     ('arguments', 'complaint'),
     [
         (['--bag', '/no/such.mcap'], '/no/such.mcap does not exist'),
-        (['--images', '/no/such/folder'], '/no/such/folder is no folder'),
+        (['--images', '/no/such/folder'], '/no/such/folder is not a folder'),
     ],
 )
 def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path: Path) -> None:
@@ -201,8 +201,8 @@ def test_missing_footage_is_told(arguments: list[str], complaint: str, tmp_path:
     ('arguments', 'complaint'),
     [
         (['--size', '1024x32'], '1024x32 is too small'),
-        (['--topic', '/front'], '--topic goes with --bag'),
-        (['--topic', '/front', '--images', '.'], '--topic goes with --bag'),
+        (['--topic', '/front'], '--topic requires --bag'),
+        (['--topic', '/front', '--images', '.'], '--topic requires --bag'),
     ],
 )
 def test_what_cannot_be_shown_is_refused_at_once(

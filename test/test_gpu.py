@@ -69,17 +69,17 @@ def test_what_cannot_be_captured_runs_all_the_same(
 ) -> None:
     expected = Segmenter(str(tiny_checkpoint), device='cuda', precision='fp32')
     segmenter = Segmenter(str(tiny_checkpoint), device='cuda', precision='fp32')
-    way = segmenter._runtime._way  # type: ignore[attr-defined]
-    run = way._run
+    executor = segmenter._runtime._executor  # type: ignore[attr-defined]
+    run = executor._run
 
     def asking_the_host(pixels: torch.Tensor) -> object:
         pixels.sum().item()
         return run(pixels)
 
-    monkeypatch.setattr(way, '_run', asking_the_host)
+    monkeypatch.setattr(executor, '_run', asking_the_host)
     with caplog.at_level(logging.WARNING):
         found = segmenter.segment([image(64, 96)])
-    assert 'no CUDA graph' in caplog.text
+    assert 'cannot capture a CUDA graph' in caplog.text
     assert (found.labels == expected.segment([image(64, 96)]).labels).mean() > 0.999
 
 

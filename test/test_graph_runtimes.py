@@ -275,9 +275,9 @@ def test_models_that_come_and_go_leave_the_stack_for_signals_alone(tiny_checkpoi
 
 
 def test_what_openvino_cannot_do(tiny_checkpoint: Path) -> None:
-    with pytest.raises(SettingError, match="'cuda' is not supported by the runtime openvino"):
+    with pytest.raises(SettingError, match="'cuda' is not supported by runtime openvino"):
         opened(tiny_checkpoint, device='cuda')
-    with pytest.raises(SettingError, match='say runtime torch'):
+    with pytest.raises(SettingError, match='use runtime torch'):
         opened(tiny_checkpoint).class_scores([image()])
     with pytest.raises(ImageError, match='must be padded'):
         opened(tiny_checkpoint, input_size=(8, 8)).segment([np.zeros((2, 60000, 3), np.uint8)])
@@ -289,9 +289,9 @@ def test_what_openvino_cannot_do(tiny_checkpoint: Path) -> None:
         ('onnxruntime', {'device': 'cuda'}, r'CUDAExecutionProvider.*onnxruntime-gpu.*use cpu'),
         ('onnxruntime', {'device': 'gpu'}, "unknown device 'gpu'"),
         ('onnxruntime', {'precision': 'bf16'}, "'bf16' is not supported .* onnxruntime.*fp32"),
-        ('tensorrt', {}, 'needs a GPU and TensorrtExecutionProvider'),
+        ('tensorrt', {}, 'requires a GPU and TensorrtExecutionProvider'),
         ('openvino', {'precision': 'int8'}, 'run export_model'),
-        ('torch', {'precision': 'int8'}, "'int8' is none of the runtime torch"),
+        ('torch', {'precision': 'int8'}, "'int8' is not supported by runtime torch"),
     ],
 )
 def test_what_is_not_available_here(

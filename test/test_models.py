@@ -226,7 +226,9 @@ def test_config_of_no_family_is_answered_with_those_there_are(config: dict[str, 
 
 
 def test_unknown_family_is_answered_with_those_there_are() -> None:
-    with pytest.raises(CheckpointError, match="'segformer'; there are deeplabv3plus, mask2former"):
+    with pytest.raises(
+        CheckpointError, match="'segformer'; use one of deeplabv3plus, mask2former"
+    ):
         network_class('segformer')
 
 

@@ -257,7 +257,7 @@ def another_checkpoint(folder: Path) -> Path:
     [
         ('model', 'no_such_model', "no model 'no_such_model'"),
         ('runtime', 'abacus', 'choose one of'),
-        ('device', 'cuda:7', 'is not there'),
+        ('device', 'cuda:7', 'is not available'),
         ('precision', 'int3', 'choose one of'),
         ('label_scheme', 'no_such_scheme', 'cityscapes19'),
         ('input_size', [0, 512], 'each from 1 to 16384, or [0, 0]'),

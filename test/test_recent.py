@@ -27,6 +27,6 @@ def test_heavy_ones_leave_room_before_the_next_is_made() -> None:
         kept.get(weight, list)
     alive = kept.get(4, list)
     assert kept.get(4, lambda: [1]) is alive
-    kept.get(5, lambda: [len(kept._made)])
+    kept.get(5, lambda: [len(kept._values)])
     assert kept.get(5, list) == [1]
-    assert kept.get(99, lambda: [len(kept._made)]) == [0]
+    assert kept.get(99, lambda: [len(kept._values)]) == [0]

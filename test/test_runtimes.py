@@ -59,7 +59,7 @@ def test_what_is_not_installed_is_named(
 ) -> None:
     without(monkeypatch, 'onnxruntime')
     with pytest.raises(
-        SettingError, match=r'needs the package onnxruntime.*pip install onnxruntime'
+        SettingError, match=r'requires the package onnxruntime.*pip install onnxruntime'
     ):
         Segmenter(str(tiny_checkpoint), runtime='onnxruntime')
 

@@ -233,7 +233,7 @@ def test_what_is_no_batch_of_rgb_is_refused(categories: Segmenter, bad: Any) -> 
 
 
 def test_mixed_sizes_are_refused(categories: Segmenter) -> None:
-    with pytest.raises(ImageError, match=r'all of one size.*\(32, 64, 3\), \(64, 32, 3\)'):
+    with pytest.raises(ImageError, match=r'have one size.*\(32, 64, 3\), \(64, 32, 3\)'):
         categories.segment([image(64, 32), image(32, 64)])
 
 
@@ -263,10 +263,10 @@ def test_images_that_would_exhaust_the_memory_are_refused(nineteen: Path) -> Non
     [
         ({'runtime': 'tensorflow'}, "runtime 'tensorflow'; use one of auto, torch"),
         ({'precision': 'int4'}, "precision 'int4'; use one of auto, fp32, bf16, fp16"),
-        ({'device': 'gpu'}, "device 'gpu'; say auto, cpu, cuda or cuda:N"),
-        ({'device': ''}, "device ''; say auto, cpu, cuda or cuda:N"),
-        ({'device': 'meta'}, "device 'meta' is not supported; say auto, cpu"),
-        ({'device': 'cuda:99'}, "'cuda:99' is not there .*say auto or cpu, or install a torch"),
+        ({'device': 'gpu'}, "device 'gpu'; use auto, cpu, cuda or cuda:N"),
+        ({'device': ''}, "device ''; use auto, cpu, cuda or cuda:N"),
+        ({'device': 'meta'}, "device 'meta' is not supported; use auto, cpu"),
+        ({'device': 'cuda:99'}, "'cuda:99' is not available .*use auto or cpu, or install"),
         ({'input_size': (0, 64)}, r'input_size \(0, 64\) must be \(height, width\)'),
         ({'min_confidence': 1.5}, r'min_confidence 1.5 must lie in \[0, 1\]'),
         ({'min_confidence': float('nan')}, 'min_confidence nan must lie'),
@@ -283,7 +283,7 @@ def test_cuda_without_a_gpu_says_what_to_do(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr('torch.cuda.device_count', lambda: 0)
-    with pytest.raises(SettingError, match=r'0 CUDA devices found.*say auto or cpu, or install'):
+    with pytest.raises(SettingError, match=r'0 CUDA devices found.*use auto or cpu, or install'):
         Segmenter(str(tiny_checkpoint), device='cuda')
 
 
@@ -299,5 +299,5 @@ def test_a_device_that_has_no_room_is_named(
         raise torch.cuda.OutOfMemoryError('tried to allocate 2 GiB')
 
     monkeypatch.setattr(SegmentationGraph, 'to', full)
-    with pytest.raises(SettingError, match=r"'cpu' does not take .*2 GiB.*another device"):
+    with pytest.raises(SettingError, match=r"'cpu' cannot load .*2 GiB.*another device"):
         Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu')

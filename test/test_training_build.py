@@ -76,7 +76,7 @@ def test_building_changes_no_configuration(mask2former: Network) -> None:
 
 
 def test_unknown_family() -> None:
-    with pytest.raises(CheckpointError, match="'segformer'; there are deeplabv3plus"):
+    with pytest.raises(CheckpointError, match="'segformer'; use one of deeplabv3plus"):
         build('segformer', {})
 
 

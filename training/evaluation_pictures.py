@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segmentation_node.demo.lettering import BOLD, GREY, shortened, width, write
+from segmentation_node.demo.lettering import BOLD, GRAY, shortened, width, write
 from segmentation_node.image_files import ImageRgb, encode_png
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import UNCOUNTED, LabelImage, Scores, Target
@@ -118,6 +118,6 @@ def _legend(scheme: LabelScheme, present: set[int], sheet_width: int) -> ImageRg
         line, column = divmod(i, per_line)
         left, top = GAP + column * entry, line * 26
         cv2.rectangle(band, (left, top), (left + 26, top + 18), c.color, cv2.FILLED)
-        cv2.rectangle(band, (left, top), (left + 26, top + 18), GREY, 1)
+        cv2.rectangle(band, (left, top), (left + 26, top + 18), GRAY, 1)
         write(band, (left + 34, top + 15), c.name, TEXT_PX)
     return band

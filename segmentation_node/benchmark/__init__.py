@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How fast networks, segmenter and node are, measured side by side in one run.
+"""Benchmark: speed of networks, segmenter and node, measured side by side in one run.
 
-- __main__: the command and its options. session: one run, in the order in which it goes.
-- variants: which runtimes and precisions there are to measure.
-- frames: what is shown to them. machine: what they run on.
-- calls, worker: one variant as a process that is called; common_model is the one to compare with.
-- streams: a node between a camera and a subscriber, all of them processes, over DDS; the ROS
-  sides of these are in ros.benchmark.
-- quality: what speed must not cost.
-- timing: statistics and the order of turns.
-- results: everything that was measured, as JSON. figures: what the samples come to.
-- report, plot: pages and a picture of it.
+- __main__: the command and its options. session: the steps of one run.
+- variants: runtimes and precisions to measure.
+- frames: input images.
+- calls, worker: one variant as a process that executes calls. common_model: the baseline.
+- streams: a node between a camera and a subscriber, all separate processes, over DDS; the ROS
+  parts of these are in ros.benchmark.
+- quality: accuracy of the labels of each variant.
+- timing: statistics and the order of measurements.
+- results: all measurements, as JSON. figures: statistics of the measurements.
+- report, plot: pages and charts of a run.
 """

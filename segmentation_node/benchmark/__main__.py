@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: measure networks, segmenter and node side by side, in one run.
+"""Command that measures networks, segmenter and node side by side in one run.
 
-The node needs ROS 2 (the extra `ros`, or an installation); without it the rest is measured.
+The node requires ROS 2 (the extra `ros`, or an installation); without it, the rest is measured.
 """
 
 import argparse
@@ -24,72 +24,81 @@ from segmentation_node.scenes.make_scenes import scene_size_wh
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='benchmark',
-        description='Measure the bare network, the segmenter, the node over DDS, and a node as it '
-        'is commonly written, in turns; with what their labels are worth.',
+        description='Measure the speed and label quality of the network alone, the segmenter, the '
+        'node over DDS, and a commonly written node, in alternation.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
         '--model', action='append', default=[], metavar='MODEL',
-        help='bundled name, checkpoint folder, or hub id; may be repeated; without it '
+        help='bundled name, checkpoint folder, or hub id; may be repeated; default: '
         f'{" and ".join(MODELS)}',
     )  # fmt: skip
     for name, choices in (('runtime', RUNTIMES[1:]), ('precision', PRECISIONS[1:])):
         parser.add_argument(
             f'--{name}', action='append', default=[], choices=choices,
-            help='may be repeated; all without it',
+            help=f'{name} to measure; may be repeated; default: all',
         )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='cpu, cuda, cuda:1; auto takes a GPU')
+    parser.add_argument(
+        '--device', default='auto', help='cpu, cuda, cuda:1; auto uses a GPU if available'
+    )
     parser.add_argument(
         '--only', action='append', default=[], choices=PARTS,
-        help='measure this part, and what labels are worth; may be repeated',
+        help='measure this part and the label quality; may be repeated',
     )  # fmt: skip
     _add_scale_options(parser)
-    frames = parser.add_argument_group('what is shown')
+    frames = parser.add_argument_group('input frames')
     frames.add_argument(
         '--images', type=Path, metavar='FOLDER',
-        help='images to measure with, scaled to the sizes, instead of a rendered street',
+        help='images to measure with, scaled to each size, instead of a rendered street',
     )  # fmt: skip
     frames.add_argument(
         '--data', type=Path, metavar='FOLDER',
-        help='labelled frames to score on: a Cityscapes tree, or images/ and labels/',
+        help='labeled frames to score: a Cityscapes tree, or a folder with images/ and labels/',
     )  # fmt: skip
     frames.add_argument(
         '--data-scheme', metavar='NAME',
-        help='what the ids in --data mean: camvid11, ...; not needed for a Cityscapes tree',
+        help='label scheme of the ids in --data: camvid11, ...; optional for a Cityscapes tree',
     )  # fmt: skip
-    frames.add_argument('--data-split', default='val', metavar='NAME', help='of --data')
+    frames.add_argument('--data-split', default='val', metavar='NAME', help='split of --data')
     parser.add_argument(
         '--output', type=Path, default=Path('benchmark_output'), metavar='FOLDER',
-        help='for results.json, results.md and results.png',
+        help='folder for results.json, results.md and results.png',
     )  # fmt: skip
     return parser
 
 
 def _add_scale_options(parser: argparse.ArgumentParser) -> None:
-    scale = parser.add_argument_group('how much is measured')
+    scale = parser.add_argument_group('scope of the measurement')
     scale.add_argument(
-        '--quick', action='store_true', help='little, to see that it works; no figures to quote'
-    )
+        '--quick', action='store_true',
+        help='short run that checks that everything works; its figures are not representative',
+    )  # fmt: skip
     scale.add_argument(
         '--sizes', nargs='+', type=scene_size_wh, metavar='WxH',
-        help=f'of the images; {" ".join(map(size_text, FULL.sizes))} without it',
+        help=f'image sizes; default: {" ".join(map(size_text, FULL.sizes))}',
     )  # fmt: skip
-    scale.add_argument('--rounds', type=count, metavar='N', help=f'turns of each; {FULL.rounds}')
     scale.add_argument(
-        '--seconds', type=positive, metavar='S', help=f'of each turn; {FULL.seconds:g}'
+        '--rounds', type=count, metavar='N',
+        help=f'measurements of each variant; default: {FULL.rounds}',
+    )  # fmt: skip
+    scale.add_argument(
+        '--seconds', type=positive, metavar='S',
+        help=f'duration of each measurement; default: {FULL.seconds:g}',
+    )  # fmt: skip
+    scale.add_argument(
+        '--frames', type=count, metavar='N', help=f'frames of each size; default: {FULL.frames}'
     )
-    scale.add_argument('--frames', type=count, metavar='N', help=f'of each size; {FULL.frames}')
     scale.add_argument(
         '--rate-hz', type=rate_hz, default=30.0, metavar='HZ',
-        help=f'of the camera; raised to {OVERLOAD:g} times what the fastest can do',
+        help=f'camera rate; raised to {OVERLOAD:g} times the throughput of the fastest variant',
     )  # fmt: skip
     scale.add_argument(
         '--cameras', type=count, default=4, metavar='N',
-        help='on one node, against as many nodes; 1 leaves that out',
+        help='cameras on one node, compared with as many nodes; 1 skips this part',
     )  # fmt: skip
     scale.add_argument(
         '--transport', choices=(*TRANSPORTS, BOTH), default=DEFAULT,
-        help='Fast DDS as it comes, with the profile for large frames, or both in turns',
+        help='Fast DDS with default settings, with the profile for large frames, or both',
     )  # fmt: skip
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Variants as processes that are called in turn."""
+"""Worker processes, one per variant, that are called in alternation."""
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -14,16 +14,16 @@ from segmentation_node.benchmark.variants import AUTO, Variant
 from segmentation_node.benchmark.worker import NETWORK, SEGMENT
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 
-#: For a model from a hub, a graph that is compiled, and the slowest frame.
+#: Timeout that allows for a download from the hub, the compilation of a graph, and slow frames.
 PATIENCE_S: Final = 900.0
 
 
 class Unavailable(Exception):  # noqa: N818 (a fact to report, not an error)
-    """A variant is not to be had here; says why."""
+    """Raised with the reason if a variant is not available on this machine."""
 
 
 class Worker:
-    """The process that holds one variant; a context manager."""
+    """Process that runs one variant; a context manager."""
 
     def __init__(self, variant: Variant, device: str, log: Path) -> None:
         self.variant = variant
@@ -43,11 +43,11 @@ class Worker:
         self._child.stop()
 
     def facts(self) -> dict[str, Any]:
-        """What it runs, once it has loaded; raises Unavailable."""
+        """Wait until the variant is loaded and return what it runs; raises Unavailable."""
         return self._answer()
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have something done and return the answer; raises Unavailable."""
+        """Send a command and return the answer; raises Unavailable."""
         self._asked += 1
         try:
             self._child.tell({'id': self._asked, 'do': do, **arguments})
@@ -66,19 +66,19 @@ class Worker:
         if answer.get('id') != self._asked:
             raise Unavailable(_first_line(self._child.failure()))
         if 'unavailable' in answer:
-            # Whoever reads the results knows the model by its name.
+            # Readers of the results know the model by its name, not by its path.
             name = self.variant.key[0]
             raise Unavailable(str(answer['unavailable']).replace(self.variant.model, name))
         return answer
 
 
 def _first_line(error: Exception) -> str:
-    """Without the process's own words, which are in its log and name folders of this machine."""
+    """Return the message without the process output, which names folders of this machine."""
     return str(error).partition(';')[0]
 
 
-class Crew:
-    """The workers of one model's variants; those that are not to be had are told and left out."""
+class WorkerPool:
+    """Workers of all variants of one model; unavailable variants are reported and skipped."""
 
     def __init__(self, variants: Sequence[Variant], device: str, log: Path) -> None:
         self._wanted, self._device, self._log = variants, device, log
@@ -86,14 +86,14 @@ class Crew:
         self.absent: list[Absent] = []
         self._stack = ExitStack()
 
-    def __enter__(self) -> 'Crew':
-        """Start the workers, one after the other."""
+    def __enter__(self) -> 'WorkerPool':
+        """Start the workers one after the other."""
         with ExitStack() as stack:
             for variant in self._wanted:
                 self.workers[variant] = stack.enter_context(
                     Worker(variant, self._device, self._log)
                 )
-                self._keep(variant, 'calls', self.workers[variant].facts)
+                self._answer(variant, 'calls', self.workers[variant].facts)
             self._stack = stack.pop_all()
         return self
 
@@ -102,19 +102,19 @@ class Crew:
 
     @property
     def variants(self) -> list[Variant]:
-        """Those that are to be had."""
+        """Variants that are available."""
         return list(self.workers)
 
     def _ask(
         self, variant: Variant, part: str, do: str, **arguments: Any
     ) -> dict[str, Any] | None:
-        """What a worker answers; None where it cannot."""
-        return self._keep(variant, part, lambda: self.workers[variant].ask(do, **arguments))
+        """Return the answer of a worker; None if it is unavailable."""
+        return self._answer(variant, part, lambda: self.workers[variant].ask(do, **arguments))
 
-    def _keep(
+    def _answer(
         self, variant: Variant, part: str, answer: Callable[[], dict[str, Any]]
     ) -> dict[str, Any] | None:
-        """An answer of a worker, which is asked no more where it gives none."""
+        """Return the answer of a worker; if unavailable, record the reason and stop the worker."""
         try:
             return answer()
         except Unavailable as reason:
@@ -130,13 +130,13 @@ class Crew:
         seconds: float,
         progress: Callable[[], object],
     ) -> list[Calls]:
-        """Call all variants in turn; `progress` is called after each turn."""
+        """Time calls of all variants in alternation; `progress` is called after each turn."""
         turns = self.turns(what)
         images = [str(path) for path in frames.images]
         for variant in self.variants:
             own = [name for of, name in turns if of == variant]
             self._ask(variant, 'calls', 'load', images=images, what=own)
-        found = {
+        results = {
             (variant, name): Calls(*variant.key, frames.size, name) for variant, name in turns
         }
         for _, (variant, name) in alternating(turns, rounds):
@@ -145,12 +145,12 @@ class Crew:
                 continue
             times = self._ask(variant, 'calls', 'time', what=name, seconds=seconds)
             if times is not None:
-                found[variant, name].wall_ms.append(times['wall_ms'])
-                found[variant, name].cpu_ms.append(times['cpu_ms'])
-        return [calls for calls in found.values() if calls.wall_ms]
+                results[variant, name].wall_ms.append(times['wall_ms'])
+                results[variant, name].cpu_ms.append(times['cpu_ms'])
+        return [calls for calls in results.values() if calls.wall_ms]
 
     def turns(self, what: Iterable[str]) -> list[tuple[Variant, str]]:
-        """What a round of calls consists of; the common one has no network apart from the rest."""
+        """Return the turns of one round; the baseline's network cannot be timed separately."""
         turns = []
         for variant in self.variants:
             if NETWORK in what and not variant.is_common:
@@ -160,7 +160,7 @@ class Crew:
         return turns
 
     def labels(self, variant: Variant, frames: Frames, folder: Path) -> list[Path] | None:
-        """Label files by a variant, in the order of the frames; None where it cannot."""
+        """Return a variant's label files in the order of the frames; None if it is unavailable."""
         folder.mkdir(parents=True, exist_ok=True)
         images = [str(path) for path in frames.images]
         done = self._ask(variant, 'quality', 'labels', images=images, folder=str(folder))
@@ -168,7 +168,7 @@ class Crew:
 
 
 def default_of(model: str, device: str, size_wh: tuple[int, int], log: Path) -> list[str]:
-    """Return runtime and precision that `auto` takes here for a size; raises Unavailable."""
+    """Return the runtime and precision that `auto` chooses for a size; raises Unavailable."""
     with Worker(Variant(model, AUTO, AUTO), device, log) as worker:
         worker.facts()
         facts = worker.ask('prepare', width=size_wh[0], height=size_wh[1])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model as its library's examples run it: what our segmenter is compared with.
+"""Baseline for the segmenter: the model run as in the examples of its library.
 
-The weights are those of the checkpoint. Everything else follows the habits of the examples and
-of the nodes that were made of them: eager PyTorch in fp32, images scaled and normalised by the
-library's own means, its own upsampling, labels by argmax, one frame at a time.
+The weights are those of the checkpoint. Everything else follows the library's examples and the
+nodes derived from them: eager PyTorch in fp32, scaling, normalization and upsampling by the
+library, labels by argmax, one frame at a time.
 """
 
 from typing import Any, Final, Protocol
@@ -19,18 +19,18 @@ from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import LabelImage
 
-#: Where the preprocessing of a hub checkpoint stands.
+#: File with the preprocessing settings of a hub checkpoint.
 _PROCESSOR_FILE: Final = 'preprocessor_config.json'
 
 
 class _Library(Protocol):
-    """(H, W, 3) uint8 RGB to channels (H, W), on whatever device."""
+    """Model of a library that returns channels (H, W), on any device, for (H, W, 3) uint8 RGB."""
 
     def channels(self, image_rgb: ImageRgb) -> torch.Tensor: ...
 
 
 class CommonModel:
-    """Labels of images, one by one."""
+    """Model run in the common way, image by image."""
 
     def __init__(self, model: str, device: str = 'auto') -> None:
         if device == 'auto':
@@ -42,24 +42,24 @@ class CommonModel:
         build = _LIBRARIES.get(checkpoint.spec.family)
         if build is None:
             raise SettingError(
-                f'no common usage is known of family {checkpoint.spec.family!r}; there are '
-                f'{", ".join(_LIBRARIES)}: add one to {__name__}'
+                f'there is no baseline for family {checkpoint.spec.family!r}, only for '
+                f'{", ".join(_LIBRARIES)}; add one to {__name__}'
             )
         self._library = build(checkpoint, torch.device(device))
 
     def labels(self, image_rgb: ImageRgb) -> LabelImage:
-        """(H, W, 3) uint8 RGB to label ids, (H, W) uint8."""
+        """Return label ids, (H, W) uint8, of an image, (H, W, 3) uint8 RGB."""
         with torch.no_grad():
-            found = self._library.channels(image_rgb)
-            channels: LabelImage = found.cpu().numpy().astype(np.uint8)
-        # The examples publish channels as they are; ours have ids, which are often the same.
+            tensor = self._library.channels(image_rgb)
+            channels: LabelImage = tensor.cpu().numpy().astype(np.uint8)
+        # The examples publish channels directly. Our labels are ids, which are often the same.
         if (self._ids == range(len(self._ids))).all():
             return channels
         return self._ids[channels]
 
 
 class _Smp:
-    """segmentation_models_pytorch: `model(x)` upsamples its logits itself."""
+    """Model of segmentation_models_pytorch, where `model(x)` upsamples its own logits."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         network: Any = checkpoint.network
@@ -72,34 +72,34 @@ class _Smp:
 
     def channels(self, image_rgb: ImageRgb) -> torch.Tensor:
         height, width = image_rgb.shape[:2]
-        # The models ask for multiples of their stride; images are resized to the nearest, and a
-        # model that was trained at a size of its own gets that.
+        # The models require multiples of their stride, so images are resized to the nearest one.
+        # A model that was trained at a fixed size gets that size.
         network_h, network_w = self._box_hw or (height, width)
         network_wh = (self._multiple(network_w), self._multiple(network_h))
         if network_wh != (width, height):
             image_rgb = np.asarray(cv2.resize(image_rgb, network_wh), np.uint8)
-        # What torchvision's ToTensor and Normalize do.
+        # Equivalent to ToTensor and Normalize of torchvision.
         pixels = torch.from_numpy(image_rgb).permute(2, 0, 1).to(self._device).float() / 255
         logits = self._model(((pixels - self._mean) / self._std).unsqueeze(0))
-        found: torch.Tensor = logits.argmax(1)[0]
+        channels: torch.Tensor = logits.argmax(1)[0]
         if network_wh != (width, height):
             resized = cv2.resize(
-                found.cpu().numpy().astype(np.uint8), (width, height),
+                channels.cpu().numpy().astype(np.uint8), (width, height),
                 interpolation=cv2.INTER_NEAREST,
             )  # fmt: skip
-            found = torch.from_numpy(np.asarray(resized))
-        return found
+            channels = torch.from_numpy(np.asarray(resized))
+        return channels
 
     def _multiple(self, side: int) -> int:
         return max(1, round(side / DIVISOR)) * DIVISOR
 
 
 class _Mask2Former:
-    """transformers: image processor, model, `post_process_semantic_segmentation`.
+    """Model of transformers: image processor, model, `post_process_semantic_segmentation`.
 
-    The processor of a hub checkpoint is its own. A checkpoint without one was trained on images
-    as large as they are, so the processor only normalises them: squashing them into the
-    processor's default square would be cheaper, and other labels.
+    Hub checkpoints come with a processor. A checkpoint without one was trained on images at their
+    original size, so the processor only normalizes them: resizing them to the processor's default
+    square would be cheaper but change the labels.
     """
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -123,10 +123,10 @@ class _Mask2Former:
     def channels(self, image_rgb: ImageRgb) -> torch.Tensor:
         inputs = self._processor(images=image_rgb, return_tensors='pt').to(self._device)
         outputs = self._model(**inputs)
-        found: torch.Tensor = self._processor.post_process_semantic_segmentation(
+        channels: torch.Tensor = self._processor.post_process_semantic_segmentation(
             outputs, target_sizes=[image_rgb.shape[:2]]
         )[0]
-        return found
+        return channels
 
 
 _LIBRARIES: Final[dict[str, Any]] = {

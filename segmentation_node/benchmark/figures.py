@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the samples of a run come to, by model, size and variant."""
+"""Statistics of a run's measurements by model, size and variant."""
 
 import math
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ from segmentation_node.benchmark.timing import Spread, percentiles, rate_hz, spr
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.benchmark.worker import SEGMENT
 
-#: Labels that agree less than this with torch fp32 are no equals, however fast.
+#: Minimum agreement with torch fp32 at which labels count as equal.
 EQUAL: Final = 0.99
 
 
 @dataclass(frozen=True)
 class CallFigures:
-    """Milliseconds of a call: on the clock, and of all cores together."""
+    """Time of a call in milliseconds: wall clock, and CPU time of all cores."""
 
     wall_ms: Spread
     cpu_ms: Spread
@@ -27,18 +27,18 @@ class CallFigures:
 
 @dataclass(frozen=True)
 class StreamFigures:
-    """What the rounds of one arrangement of nodes and cameras come to."""
+    """Statistics over the rounds of one arrangement of nodes and cameras."""
 
     streams: Sequence[Stream]
 
     @cached_property
     def fps(self) -> Spread:
-        """Masks a second of all cameras together, over the rounds."""
+        """Masks per second of all cameras together, over the rounds."""
         return spread([sum(_rates_hz(stream)) for stream in self.streams])
 
     @cached_property
     def latency_ms(self) -> tuple[float, float]:
-        """Median and 99th percentile, from an image sent to its mask received."""
+        """Median and 99th percentile of the time from sending an image to receiving its mask."""
         p50, p99 = percentiles(
             [
                 1000 * (mask.received_s - mask.sent_s)
@@ -52,17 +52,17 @@ class StreamFigures:
 
     @property
     def start_s(self) -> Spread:
-        """From the start of the process to the reception of the first mask."""
+        """Time from the start of the process to the reception of the first mask."""
         return spread([min(m.received_s for m in stream.masks) for stream in self.streams])
 
     @property
     def cpu_ms(self) -> float:
-        """What all cores worked in the node for one mask."""
+        """CPU time of the node per mask, over all cores."""
         return 1000 * sum(stream.cpu_s for stream in self.streams) / self._masks
 
     @property
     def others_cpu_ms(self) -> float:
-        """What all cores worked in camera and subscriber for one mask."""
+        """CPU time of camera and subscriber per mask, over all cores."""
         return 1000 * sum(stream.others_cpu_s for stream in self.streams) / self._masks
 
     @property
@@ -71,27 +71,27 @@ class StreamFigures:
 
     @property
     def memory_mb(self) -> float:
-        """Resident memory at its highest, of all nodes."""
+        """Peak resident memory of all nodes."""
         return max(sum(stream.peak_rss_mb) for stream in self.streams)
 
     @property
     def own_memory_mb(self) -> float:
-        """Memory of all nodes at the end, with what processes share counted once."""
+        """Memory of all nodes at the end, with shared pages counted once."""
         return max(sum(stream.pss_mb) for stream in self.streams)
 
     @property
     def stamps_kept(self) -> bool:
-        """Whether masks carry the stamps of their images."""
+        """True if all masks carry the stamps of their images."""
         return all(stream.stamps_kept == 1 for stream in self.streams)
 
     @property
     def sent(self) -> int:
-        """Frames that the cameras sent while masks were counted."""
+        """Number of frames that the cameras sent while masks were counted."""
         return sum(stream.sent for stream in self.streams)
 
     @property
     def lost_share(self) -> float:
-        """Share of the frames sent that were lost in transport; NaN where no node counts them."""
+        """Share of the frames sent that were lost in transport; NaN if no node counts them."""
         received, lost = (
             sum(getattr(stream, name) or 0 for stream in self.streams)
             for name in ('received', 'lost')
@@ -99,18 +99,18 @@ class StreamFigures:
         return lost / (received + lost) if received + lost else math.nan
 
     def stage_ms(self, stage: str) -> float:
-        """Median over the rounds of a stage's own median; NaN where the node tells none."""
+        """Return the median over rounds of a stage's median; NaN if the node reports none."""
         name = f'{stage}_p50_ms'
         return spread([s.stages[name] for s in self.streams if name in s.stages]).median
 
 
 def counted(stream: Stream) -> list[Mask]:
-    """The masks of the time that counts."""
+    """Return the masks received within the measured interval."""
     return [m for m in stream.masks if stream.from_s <= m.received_s <= stream.to_s]
 
 
 def _rates_hz(stream: Stream) -> list[float]:
-    """Masks a second by camera."""
+    """Return the masks per second of each camera."""
     masks = counted(stream)
     return [
         rate_hz([mask.received_s for mask in masks if mask.camera == camera])
@@ -119,23 +119,23 @@ def _rates_hz(stream: Stream) -> list[float]:
 
 
 class Figures:
-    """Results looked up by model, size and variant."""
+    """Look-up of results by model, size and variant."""
 
     def __init__(self, results: Results) -> None:
         self.results = results
         timed: list[Calls | Stream] = [*results.calls, *results.streams]
-        #: Model and size of everything that was timed, in order.
+        #: (model, size) of all measurements, in order.
         self.groups = list(dict.fromkeys((row.model, row.size) for row in timed))
         #: Transports of the streams, in order.
         self.transports = list(dict.fromkeys(stream.transport for stream in results.streams))
         self._keys = list(dict.fromkeys((row.size, row.key) for row in timed))
 
     def keys(self, model: str, size: str) -> list[Key]:
-        """Variants that were timed, in order."""
+        """Return the variants that were timed, in order."""
         return [key for of_size, key in self._keys if (key[0], of_size) == (model, size)]
 
     def calls(self, key: Key, size: str, what: str = SEGMENT) -> CallFigures | None:
-        """Figures of the calls of all rounds; None where there were none."""
+        """Return the statistics of calls over all rounds; None if there were none."""
         for row in self.results.calls:
             if (row.key, row.size, row.what) == (key, size, what):
                 wall_ms, cpu_ms = (list(chain(*rounds)) for rounds in (row.wall_ms, row.cpu_ms))
@@ -150,52 +150,52 @@ class Figures:
         nodes: int = 1,
         transport: str | None = None,
     ) -> StreamFigures | None:
-        """Figures of one arrangement; None where it was not measured.
+        """Return the statistics of one arrangement; None if it was not measured.
 
-        Without `transport` they are of the first that was measured.
+        Without `transport`, they are those of the first transport that was measured.
         """
         transport = transport or next(iter(self.transports), None)
-        found = [
+        streams = [
             stream
             for stream in self.results.streams
             if (stream.key, stream.size) == (key, size)
             and (stream.cameras, stream.nodes, stream.transport) == (cameras, nodes, transport)
         ]
-        return StreamFigures(found) if found else None
+        return StreamFigures(streams) if streams else None
 
     def quality(self, key: Key, size: str) -> Quality | None:
-        """Of the very frames that were timed."""
-        found = (q for q in self.results.quality if (q.key, q.size) == (key, size))
-        return next(found, None)
+        """Return the label quality on the frames that were timed."""
+        qualities = (q for q in self.results.quality if (q.key, q.size) == (key, size))
+        return next(qualities, None)
 
-    def labelled(self, key: Key) -> Quality | None:
-        """Of the labelled data, which has a size of its own."""
+    def labeled(self, key: Key) -> Quality | None:
+        """Return the label quality on the labeled data, whose size differs from the timed ones."""
         timed = {size for _, size in self.groups}
-        found = (q for q in self.results.quality if q.key == key and q.size not in timed)
-        return next(found, None)
+        qualities = (q for q in self.results.quality if q.key == key and q.size not in timed)
+        return next(qualities, None)
 
     def common(self, model: str) -> Key:
-        """What ours are compared with."""
+        """Return the key of the baseline."""
         return model, COMMON, 'fp32'
 
     def default(self, model: str) -> Key | None:
-        """What a user gets who asks for nothing in particular."""
-        found = self.results.defaults.get(model)
-        return None if found is None else (model, found[0], found[1])
+        """Return the key of the variant that `auto` chooses."""
+        default = self.results.defaults.get(model)
+        return None if default is None else (model, default[0], default[1])
 
     def fastest(self, model: str, size: str) -> Key | None:
-        """The quickest of ours whose labels are worth as much as the reference's."""
-        found = [
+        """Return the fastest of our variants whose labels equal those of the reference."""
+        candidates = [
             key
             for key in self.keys(model, size)
             if key[1] != COMMON
             and (quality := self.quality(key, size)) is not None
             and quality.agreement >= EQUAL
         ]
-        return max(found, key=lambda key: self._images_per_s(key, size), default=None)
+        return max(candidates, key=lambda key: self._images_per_s(key, size), default=None)
 
     def _images_per_s(self, key: Key, size: str) -> float:
-        """By its calls, or where these were not measured by its node."""
+        """Return the throughput of the calls or, if these were not measured, of the node."""
         calls, streams = self.calls(key, size), self.streams(key, size)
         if calls is not None:
             return 1000 / calls.wall_ms.median

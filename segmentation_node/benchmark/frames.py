@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is shown to the networks: a rendered street, images of one's own, labelled data."""
+"""Input frames of the benchmark: a rendered street, the user's images, or labeled data."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,17 +20,17 @@ from segmentation_node.errors import SettingError
 from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.labels import LabelScheme, load_scheme
 
-#: Between two frames of the street, so that they show different things.
+#: Time between two frames of the street, long enough for them to show different things.
 STREET_GAP_S: Final = 3.0
-#: Sources ask for a rate, which frames that are shown one by one do not have.
+#: Placeholder for the rate that sources require; frames shown one by one have none.
 _ANY_RATE_HZ: Final = 1.0
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Image files, and label files with what their ids mean where there is truth.
+    """Image files, optionally with label files and their scheme as ground truth.
 
-    `size` is WxH, that of the first where they differ.
+    `size` is WxH; if sizes differ, it is that of the first image.
     """
 
     title: str
@@ -41,13 +41,13 @@ class Frames:
 
 
 def size_text(size_wh: tuple[int, int]) -> str:
-    """WxH."""
+    """Return a size as 'WxH'."""
     return '{}x{}'.format(*size_wh)
 
 
 def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
-    """Render frames of a street into a folder, with truth."""
-    # Imported here: who brings images of their own waits for no renderer.
+    """Render frames of a street into a folder, with ground truth."""
+    # Imported here so that runs on the user's images do not wait for the renderer.
     from segmentation_node.scenes.render import Renderer
     from segmentation_node.scenes.street import Street
     from segmentation_node.scenes.write import SequenceName, write_sequence
@@ -57,15 +57,15 @@ def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
     list(write_sequence(name, street, renderer, count, 1 / STREET_GAP_S, True, progress=False))
     source = cityscapes_source(folder, _ANY_RATE_HZ)
     title = f'{count} frames of a rendered street'
-    return _labelled(title, size_text(size_wh), source, CITYSCAPES_SCHEME)
+    return _labeled(title, size_text(size_wh), source, CITYSCAPES_SCHEME)
 
 
 def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
-    """The first images of a folder, scaled and cropped to a size, as PNG files in another.
+    """Scale and crop the first images of a folder to a size and write them as PNG to another.
 
     Raises:
         BagError: there is no image in the folder.
-        ImageError: a file that cannot be read.
+        ImageError: a file cannot be read.
     """
     pictures = [frame.image for frame in folder_source(images, None, _ANY_RATE_HZ).frames]
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Pat
 
 
 def covering(image_rgb: ImageRgb, size_wh: tuple[int, int]) -> ImageRgb:
-    """An image scaled until it covers a size, (H, W, 3) uint8, its middle cut out."""
+    """Scale an image until it covers a size and crop its center, (H, W, 3) uint8."""
     width, height = size_wh
     scale = max(width / image_rgb.shape[1], height / image_rgb.shape[0])
     scaled_wh = [
@@ -89,18 +89,18 @@ def covering(image_rgb: ImageRgb, size_wh: tuple[int, int]) -> ImageRgb:
     return np.ascontiguousarray(scaled[top : top + height, left : left + width], np.uint8)
 
 
-def labelled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> Frames:
-    """Labelled data: a Cityscapes tree, or images/ and labels/ with files of the same names.
+def labeled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> Frames:
+    """Find labeled frames: a Cityscapes tree, or images/ and labels/ with equal file names.
 
     Args:
-        root: of the tree, or of the two folders or of the split that holds them.
-        scheme: what ids mean; None is Cityscapes' own of a Cityscapes tree.
-        split: of the tree, or of a folder that has SPLIT/images.
-        limit: the first frames alone; None is all.
+        root: root of the tree, or the folder that contains the two folders or SPLIT/.
+        scheme: label scheme of the ids; None is Cityscapes' own and requires a Cityscapes tree.
+        split: split of the tree, or of a folder that contains SPLIT/images.
+        limit: number of first frames to use; None uses all.
 
     Raises:
-        BagError: nothing of the sort is there.
-        SettingError: frames without truth, or ids whose meaning nobody told.
+        BagError: there are no such frames.
+        SettingError: frames have no labels, or the label scheme is not known.
     """
     if any((root / name).is_dir() for name in PICTURE_FOLDERS):
         source = cityscapes_source(root, _ANY_RATE_HZ, splits=[split])
@@ -110,22 +110,22 @@ def labelled_frames(root: Path, scheme: str | None, split: str, limit: int | Non
         source = folder_source(below / 'images', below / 'labels', _ANY_RATE_HZ)
     if scheme is None:
         raise SettingError(
-            f'{root} is no Cityscapes tree, so it must be told what the ids in its labels mean; '
-            f'say --data-scheme camvid11, or the scheme it has'
+            f'{root} is not a Cityscapes tree, so the label scheme of its ids must be given; add '
+            f'--data-scheme camvid11, or the scheme that applies'
         )
     frames = source.frames[:limit]
-    unlabelled = [frame.image for frame in frames if frame.label is None]
-    if unlabelled:
+    unlabeled = [frame.image for frame in frames if frame.label is None]
+    if unlabeled:
         raise SettingError(
-            f'{len(unlabelled)} of {len(frames)} frames of {root} have no labels, the first is '
-            f'{unlabelled[0].name}; give a folder in which all have them'
+            f'{len(unlabeled)} of {len(frames)} frames of {root} have no labels, the first is '
+            f'{unlabeled[0].name}; give a folder in which all frames have labels'
         )
     height, width = read_image(frames[0].image).shape[:2]
     title = f'{len(frames)} labeled frames of {root.resolve().name}'
-    return _labelled(title, size_text((width, height)), Source(frames), scheme)
+    return _labeled(title, size_text((width, height)), Source(frames), scheme)
 
 
-def _labelled(title: str, size: str, source: Source, scheme: str) -> Frames:
+def _labeled(title: str, size: str, source: Source, scheme: str) -> Frames:
     labels = tuple(frame.label for frame in source.frames if frame.label is not None)
     images = tuple(frame.image for frame in source.frames)
     return Frames(title, size, images, labels, load_scheme(scheme))

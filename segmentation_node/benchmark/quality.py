@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a variant's labels are worth: no speed without it."""
+"""Label quality of each variant, so that every speed is reported with its accuracy."""
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation_node.benchmark.calls import Crew
+from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.frames import Frames
 from segmentation_node.benchmark.results import Quality
 from segmentation_node.benchmark.variants import reference_of
@@ -17,35 +17,39 @@ from segmentation_node.metrics import Confusion, truth_lut_of
 
 
 def judge(
-    crew: Crew, scheme: LabelScheme, frames: Frames, work: Path, progress: Callable[[], object]
+    pool: WorkerPool,
+    scheme: LabelScheme,
+    frames: Frames,
+    work: Path,
+    progress: Callable[[], object],
 ) -> list[Quality]:
-    """Compare every variant's labels with those of the reference, and with the truth.
+    """Compare every variant's labels with those of the reference and with the ground truth.
 
     Args:
-        crew: variants of one model, among them its reference.
-        scheme: of the model.
-        frames: what to label.
-        work: folder for the label images; what lies there is replaced.
+        pool: variants of one model, including its reference.
+        scheme: label scheme of the model.
+        frames: frames to label.
+        work: folder for the label images; existing content is replaced.
         progress: called after each variant.
 
     Raises:
-        SchemeError: the truth cannot be compared with the model's classes.
+        SchemeError: the ground truth cannot be compared with the model's classes.
     """
     shutil.rmtree(work, ignore_errors=True)
-    variants = crew.variants
-    # The one to compare with comes first.
+    variants = pool.variants
+    # The reference comes first.
     variants.sort(key=lambda variant: variant != reference_of(variant.model))
     reference: list[Path] | None = None
-    found = []
+    qualities = []
     for variant in variants:
-        files = crew.labels(variant, frames, work / '_'.join(variant.key[1:]))
+        files = pool.labels(variant, frames, work / '_'.join(variant.key[1:]))
         progress()
         if files is None:
             continue
         if variant == reference_of(variant.model):
             reference = files
         if reference is not None:
-            found.append(
+            qualities.append(
                 Quality(
                     *variant.key,
                     frames.title,
@@ -54,11 +58,11 @@ def judge(
                     _miou(scheme, frames, files),
                 )
             )
-    return found
+    return qualities
 
 
 def agreement(some: Sequence[Path], others: Sequence[Path]) -> float:
-    """Share of pixels with one label in two rows of label files of the same sizes."""
+    """Return the share of pixels with equal labels in two lists of label files of equal sizes."""
     same = [read_labels(a) == read_labels(b) for a, b in zip(some, others, strict=True)]
     return sum(int(np.count_nonzero(of)) for of in same) / sum(int(of.size) for of in same)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: make the page, the picture and README's chapter of a run anew from its results.json."""
+"""Command that regenerates the page, the charts and README's section from results.json."""
 
 import argparse
 import math
@@ -19,33 +19,33 @@ from segmentation_node.benchmark.worker import NETWORK
 from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import encode_png
 
-#: Name of the place in README.md.
+#: Name of the markers in README.md.
 CHAPTER: Final = 'speed'
 JSON_FILE: Final = 'results.json'
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 _EXPLAINED: Final = f"""\
-Medians, with quartiles in brackets. *Network* is the pass from pixels to class scores alone,
-*CPU* what all cores worked for one image, *x* how many times as fast as the commonly written one.
-*same* is the share of pixels labelled as torch fp32 labels them, below {100 * EQUAL:.0f} % no
-equal; *mIoU* is against the truth. Latency is from the sending of an image to the reception of
-its mask. *CPU ms beyond calls* is what all cores worked in the node for a mask less what they work
-for a bare call in the same run; on a machine whose speed varies it can be negative. *Sent* counts
-the frames of the camera while masks were counted, *lost %* is the share that the middleware lost
-on the way to the node, *transport* is Fast DDS as it comes (default) or with
-config/transport_fastdds.xml (profile). *% of calls* is the throughput of the node in that of bare
-calls, *others CPU* what camera and subscriber worked on the same cores, memory the resident set at
-its highest, start from the start of the process to the first mask, with everything cached that can
-be. Stages are the node's own figures."""
+Medians, with quartiles in brackets. *Network* is the pass from pixels to class scores alone, *CPU*
+the CPU time of all cores per image, *x* the speed relative to the commonly written baseline.
+*same* is the share of pixels with the same label as torch fp32; labels below {100 * EQUAL:.0f} %
+do not count as equal. *mIoU* is against the ground truth. Latency is the time from sending an
+image to receiving its mask. *CPU ms beyond calls* is the CPU time of the node per mask minus that
+of a segmenter call in the same run; on a machine whose speed varies, it can be negative. *Sent* is
+the number of frames that the camera sent while masks were counted, *lost %* the share of them that
+the middleware lost on the way to the node. *transport* is Fast DDS with its default settings
+(default) or with config/transport_fastdds.xml (profile). *% of calls* is the throughput of the
+node relative to that of segmenter calls, *others CPU* the CPU time of camera and subscriber on the
+same cores, *memory* the peak resident set, *start* the time from the start of the process to the
+first mask, with warm caches. Stage times are reported by the node itself."""
 
 _CAMERAS_EXPLAINED: Final = """\
-All cameras together send as many frames as the one above. Memory is that of all nodes, with what
-processes share counted once."""
+All cameras together send as many frames per second as the single camera above. Memory is that of
+all nodes, with shared pages counted once."""
 
 
 def page(results: Results) -> str:
-    """All tables, as Markdown."""
+    """Return the page with all tables, as Markdown."""
     figures = Figures(results)
-    parts = ['# How fast it is', _about(results), _EXPLAINED]
+    parts = ['# Benchmark results', _about(results), _EXPLAINED]
     for model, size in figures.groups:
         parts.append(f'## {model}, {size.replace("x", " x ")}')
         parts += [_calls(figures, model, size), _nodes(figures, model, size)]
@@ -54,10 +54,10 @@ def page(results: Results) -> str:
 
 
 def chapter(results: Results) -> str:
-    """The few figures that README shows, as Markdown."""
+    """Return the summary for README, as Markdown."""
     figures = Figures(results)
-    head = ['model', 'image', 'run by', 'ms a call', 'frames a second', 'latency p50, p99 ms',
-            'memory MB', 'start s', 'same %', 'mIoU %']  # fmt: skip
+    head = ['model', 'image', 'variant', 'ms per call', 'frames per second',
+            'latency p50, p99 ms', 'memory MB', 'start s', 'same %', 'mIoU %']  # fmt: skip
     rows = [
         [f'`{model}`', size, *_chapter_row(figures, key, size)]
         for model, size in figures.groups
@@ -67,9 +67,9 @@ def chapter(results: Results) -> str:
 
 
 def _chapter_keys(figures: Figures, model: str, size: str) -> list[Key]:
-    there = figures.keys(model, size)
+    available = figures.keys(model, size)
     chosen = (figures.common(model), figures.default(model), figures.fastest(model, size))
-    return list(dict.fromkeys(key for key in chosen if key in there))
+    return list(dict.fromkeys(key for key in chosen if key in available))
 
 
 def _chapter_row(figures: Figures, key: Key, size: str) -> list[str]:
@@ -90,24 +90,24 @@ def _chapter_row(figures: Figures, key: Key, size: str) -> list[str]:
 
 
 def _times(figures: Figures, key: Key, size: str) -> str:
-    """How many times the throughput of the commonly written node, in brackets."""
+    """Return the throughput relative to the commonly written node, in brackets."""
     factor = _factor(figures, key, size)
     return '' if key[1] == COMMON or math.isnan(factor) else f' ({three_digits(factor)} x)'
 
 
 def variant_name(key: Key) -> str:
-    """How pages call a variant of a model."""
+    """Return the name of a variant as shown on pages."""
     return 'as commonly written' if key[1] == COMMON else f'{key[1]} {key[2]}'
 
 
 def _about(results: Results) -> str:
     settings = results.settings
     remark = (
-        f'{results.date}; {settings["rounds"]} rounds in turns, of {settings["seconds"]:g} s; '
+        f'{results.date}; {settings["rounds"]} alternating rounds of {settings["seconds"]:g} s; '
         f'frames: {settings["frames"]}'
     )
     if settings['quick']:
-        remark += '. A quick run, which shows that everything works: no figures to quote'
+        remark += '. A quick run to check that everything works; figures are not representative'
     notes = ''.join(f' {note}' for note in results.notes)
     return f'{results.machine.line()}. {remark}.{notes}'
 
@@ -123,10 +123,10 @@ def _calls(figures: Figures, model: str, size: str) -> str:
         rows.append([
             variant_name(key), *(_spread(c.wall_ms) if c else NO_NUMBER for c in (calls, network)),
             three_digits(calls.cpu_ms.median) if calls else NO_NUMBER, three_digits(factor),
-            *_quality(figures, key, size), *_labelled_miou(figures, key),
+            *_quality(figures, key, size), *_labeled_miou(figures, key),
         ])  # fmt: skip
     head = ['an image to its labels', 'ms', 'network ms', 'CPU ms', 'x', 'same %', 'mIoU %',
-            *_labelled(figures)]  # fmt: skip
+            *_labeled(figures)]  # fmt: skip
     filled = [row + [''] * (len(head) - len(row)) for row in rows]
     return markdown.table(head, filled) if rows else ''
 
@@ -153,7 +153,7 @@ def _nodes(figures: Figures, model: str, size: str) -> str:
     return markdown.table(head, rows) if rows else ''
 
 
-_STREAM_HEAD: Final = ('frames a second', 'p50 ms', 'p99 ms', 'CPU ms', 'others CPU ms')
+_STREAM_HEAD: Final = ('frames per second', 'p50 ms', 'p99 ms', 'CPU ms', 'others CPU ms')
 
 
 def _stream_cells(stream: StreamFigures) -> list[str]:
@@ -162,19 +162,19 @@ def _stream_cells(stream: StreamFigures) -> list[str]:
 
 
 def _beyond_calls_ms(figures: Figures, key: Key, size: str, stream: StreamFigures) -> float:
-    """CPU milliseconds of the node for a mask, without those of a bare call."""
+    """Return the CPU milliseconds of the node per mask, minus those of a segmenter call."""
     calls = figures.calls(key, size)
     return stream.cpu_ms - calls.cpu_ms.median if calls else math.nan
 
 
 def _share_of_calls(figures: Figures, key: Key, size: str, stream: StreamFigures) -> float:
-    """Throughput of the node over that of calls alone, in per cent."""
+    """Return the throughput of the node relative to that of segmenter calls, in percent."""
     calls = figures.calls(key, size)
     return stream.fps.median * calls.wall_ms.median / 10 if calls else math.nan
 
 
 def _factor(figures: Figures, key: Key, size: str, transport: str | None = None) -> float:
-    """Throughput over that of the commonly written node."""
+    """Return the throughput relative to the commonly written node."""
     keys = (key, figures.common(key[0]))
     ours, common = (figures.streams(k, size, transport=transport) for k in keys)
     return ours.fps.median / common.fps.median if ours and common else math.nan
@@ -197,7 +197,7 @@ def _cameras(figures: Figures) -> str:
             ])  # fmt: skip
     if not rows:
         return ''
-    head = ['model', 'image', 'run by', '', *_STREAM_HEAD, 'memory MB', 'x one camera',
+    head = ['model', 'image', 'variant', '', *_STREAM_HEAD, 'memory MB', 'x one camera',
             'same %']  # fmt: skip
     return f'## Several cameras\n\n{_CAMERAS_EXPLAINED}\n\n{markdown.table(head, rows)}'
 
@@ -206,27 +206,27 @@ def _absent(results: Results) -> str:
     rows = [[a.model, variant_name(a.key), a.part, a.reason] for a in results.absent]
     if not rows:
         return ''
-    head = ['model', 'run by', 'part', 'why']
-    return '## What could not be measured here\n\n' + markdown.table(head, rows)
+    head = ['model', 'variant', 'part', 'reason']
+    return '## Not measured on this machine\n\n' + markdown.table(head, rows)
 
 
 def _quality(figures: Figures, key: Key, size: str) -> list[str]:
-    """Agreement and mIoU on the frames that were timed, in per cent."""
+    """Return the agreement and mIoU on the frames that were timed, in percent."""
     quality = figures.quality(key, size)
     if quality is None:
         return [NO_NUMBER, NO_NUMBER]
     return [f'{100 * quality.agreement:.2f}', _percent(quality.miou)]
 
 
-def _labelled(figures: Figures) -> list[str]:
-    """Head of the column for labelled data, where there is any."""
-    found = (figures.labelled(quality.key) for quality in figures.results.quality)
-    of_data = next((quality for quality in found if quality is not None), None)
+def _labeled(figures: Figures) -> list[str]:
+    """Return the header of the column for labeled data, if there is any."""
+    qualities = (figures.labeled(quality.key) for quality in figures.results.quality)
+    of_data = next((quality for quality in qualities if quality is not None), None)
     return [f'mIoU %, {of_data.frames}'] if of_data else []
 
 
-def _labelled_miou(figures: Figures, key: Key) -> list[str]:
-    quality = figures.labelled(key)
+def _labeled_miou(figures: Figures, key: Key) -> list[str]:
+    quality = figures.labeled(key)
     return [_percent(quality.miou)] if quality else []
 
 
@@ -242,7 +242,7 @@ def _spread(values: Spread) -> str:
 
 
 def write_pages(results: Results, output: Path) -> list[Path]:
-    """Write results.json, results.md and the picture into a folder; returns the files."""
+    """Write results.json, results.md and results.png to a folder and return their paths."""
     files = [output / name for name in (JSON_FILE, 'results.md', 'results.png')]
     results.write(files[0])
     files[1].write_text(page(results), encoding='utf-8')
@@ -251,7 +251,7 @@ def write_pages(results: Results, output: Path) -> list[Path]:
 
 
 def lines(results: Results) -> Iterator[str]:
-    """The summary for a terminal."""
+    """Return the lines of the summary for a terminal."""
     yield chapter(results)
     if results.absent:
         yield ''
@@ -262,14 +262,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m segmentation_node.benchmark.report',
-        description='Write pages and pictures of runs of the benchmark again.',
+        description='Regenerate the pages and charts of benchmark runs.',
     )
     parser.add_argument(
         'results', type=Path, nargs='+',
-        help='results.json of a run; of several, such as on other CPUs, all go into the README',
+        help='results.json of each run; all runs, for example on several CPUs, go into the README',
     )  # fmt: skip
     parser.add_argument('--readme', type=Path, metavar='FILE',
-                        help='page with a place for the figures, to bring up to date')  # fmt: skip
+                        help='page to update; it contains markers for the figures')  # fmt: skip
     args = parser.parse_args(argv)
     try:
         runs = {path: read_results(path) for path in args.results}

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that one run measured, and results.json, which holds it.
+"""Results of one run, and their file format, results.json.
 
-The file is one object with the fields of `Results`; lists hold objects with the fields of the
-classes below. Nothing is averaged: medians and quartiles are made when pages are. `null` stands
-for what was not measured. Times are milliseconds or seconds as the names say; sizes are "WxH".
-A variant is named by `model`, `runtime` and `precision`; runtime "common" is the library as its
-examples use it (common_model) or the node as it is commonly written (ros.benchmark.common_node).
+The file is one object with the fields of `Results`; its lists contain objects with the fields of
+the classes below. Nothing is averaged: medians and quartiles are computed for the pages. `null`
+means not measured. Times are in milliseconds or seconds, as the names say; sizes are "WxH". A
+variant is identified by `model`, `runtime` and `precision`. Runtime "common" is the baseline: the
+library used as in its examples (common_model), or a commonly written node
+(ros.benchmark.common_node).
 """
 
 import json
@@ -30,16 +31,16 @@ class _OfVariant:
 
     @property
     def key(self) -> Key:
-        """What names the variant."""
+        """Identity of the variant."""
         return self.model, self.runtime, self.precision
 
 
 @dataclass(frozen=True)
 class Calls(_OfVariant):
-    """Calls of one variant at one size, by rounds.
+    """Calls of one variant at one size, by round.
 
-    `what` is "network" (the bare forward pass, eager fp32) or "segment" (an image to its labels).
-    `wall_ms` is what passed on the clock, `cpu_ms` what all cores together worked meanwhile.
+    `what` is "network" (the forward pass alone) or "segment" (from an image to its labels).
+    `wall_ms` is wall-clock time, `cpu_ms` the CPU time of all cores together.
     """
 
     size: str
@@ -50,10 +51,10 @@ class Calls(_OfVariant):
 
 @dataclass(frozen=True)
 class Quality(_OfVariant):
-    """What a variant's labels are worth on some frames.
+    """Label quality of a variant on some frames.
 
-    `agreement` is the share of pixels labelled as torch fp32 labels them; `miou` the mean IoU
-    against the truth over the scheme's official classes, null where there is no truth.
+    `agreement` is the share of pixels labeled as by torch fp32; `miou` is the mean IoU against
+    the ground truth over the scheme's official classes, null if there is no truth.
     """
 
     frames: str
@@ -64,10 +65,10 @@ class Quality(_OfVariant):
 
 @dataclass(frozen=True)
 class Mask:
-    """A label mask that reached the subscriber.
+    """Label mask received by the subscriber.
 
-    Seconds count from the start of the node's process. `sent_s` is when the camera sent the
-    image, which the subscriber knows however the node stamps its masks.
+    Times are in seconds since the start of the node's process. `sent_s` is the time when the
+    camera sent the image; the subscriber knows it regardless of how the node stamps its masks.
     """
 
     camera: int
@@ -77,20 +78,21 @@ class Mask:
 
 @dataclass(frozen=True)
 class Stream(_OfVariant):
-    """One stretch of a node, or several, between cameras and a subscriber.
+    """One measurement of one or several nodes between cameras and a subscriber.
 
-    All cameras together send `rate_hz` frames a second, from before the start of the nodes until
+    All cameras together send `rate_hz` frames per second, from before the start of the nodes until
     after the end. Throughput, latency, `cpu_s` of the nodes and `others_cpu_s` of camera and
-    subscriber are of the time from `from_s` to `to_s`, both since the start of the nodes, as are
-    the masks' times. `stamps_kept` is the share of masks whose stamp is the image's. `stages` are
-    the node's own figures, such as "infer_p50_ms". `peak_rss_mb` and `pss_mb` hold a value for
-    each node: resident memory at its highest, and at the end, with shared pages divided among
-    those who share them.
+    subscriber refer to the interval from `from_s` to `to_s`; both count from the start of the
+    nodes, as do the times of the masks. `stamps_kept` is the share of masks with the stamp of
+    their image. `stages` are figures reported by the node, such as "infer_p50_ms". `peak_rss_mb`
+    and `pss_mb` have one value per node: the peak resident memory, and the memory at the end with
+    shared pages divided among the processes that share them.
 
-    `transport` is "default" (Fast DDS as it comes) or "profile" (config/transport_fastdds.xml).
-    `sent` counts the frames that the cameras sent from `from_s` to `to_s`, give or take a quarter
-    of a second. `received` and `lost` are the nodes' own counts since their start, as of their
-    last report, one a second; null where a node does not count.
+    `transport` is "default" (default settings of Fast DDS) or "profile"
+    (config/transport_fastdds.xml). `sent` is the number of frames that the cameras sent from
+    `from_s` to `to_s`, within a quarter of a second. `received` and `lost` are the nodes' own
+    counts since their start, from their last report (one per second); null if a node does not
+    count.
     """
 
     size: str
@@ -115,7 +117,7 @@ class Stream(_OfVariant):
 
 @dataclass(frozen=True)
 class Absent(_OfVariant):
-    """What could not be measured: `part` is "calls", "quality", "node" or "cameras"."""
+    """Measurement that was not possible; `part` is "calls", "quality", "node" or "cameras"."""
 
     part: str
     reason: str
@@ -123,9 +125,9 @@ class Absent(_OfVariant):
 
 @dataclass
 class Results:
-    """All of one run; `settings` are the options it was run with, `date` is UTC.
+    """Results of one run; `settings` are the options of the run, `date` is in UTC.
 
-    `defaults` says by model what `auto` stands for here: runtime and precision.
+    `defaults` maps each model to the runtime and precision that `auto` chose on this machine.
     """
 
     date: str
@@ -140,24 +142,24 @@ class Results:
     format: int = FORMAT
 
     def write(self, path: Path) -> None:
-        """Write as JSON."""
-        # allow_nan: JSON has no NaN, and none of these fields should hold one.
+        """Write the results as JSON."""
+        # allow_nan: JSON has no NaN, and no field should contain one.
         text = json.dumps(asdict(self), indent=1, allow_nan=False)
         path.write_text(text + '\n', encoding='utf-8')
 
 
 def read_results(path: Path) -> Results:
-    """Read results.json; raises SettingError where it is none of this format."""
+    """Read results.json; raises SettingError if it is not in this format."""
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
         if content['format'] != FORMAT:
             raise SettingError(
-                f'{path} has format {content["format"]}, expected {FORMAT}; run the benchmark anew'
+                f'{path} has format {content["format"]}, expected {FORMAT}; repeat the benchmark'
             )
         return _results(content)
     except (ValueError, KeyError, TypeError) as error:
         raise SettingError(
-            f'{path} holds no results of the benchmark ({error!r}); give its results.json'
+            f'{path} contains no benchmark results ({error!r}); give the results.json of a run'
         ) from error
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One run of the benchmark, in the order in which it goes."""
+"""One run of the benchmark, step by step."""
 
 import argparse
 import importlib.util
@@ -15,12 +15,12 @@ from typing_extensions import Never
 
 from segmentation_node import machine
 from segmentation_node.benchmark import streams
-from segmentation_node.benchmark.calls import Crew, Unavailable, default_of
+from segmentation_node.benchmark.calls import Unavailable, WorkerPool, default_of
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.frames import (
     Frames,
     image_frames,
-    labelled_frames,
+    labeled_frames,
     size_text,
     street_frames,
 )
@@ -36,27 +36,28 @@ from segmentation_node.demo.processes import DemoError
 NODE: Final = 'node'
 CAMERAS: Final = 'cameras'
 PARTS: Final = (NETWORK, SEGMENT, NODE, CAMERAS)
-#: Choice of the option --transport beside streams.TRANSPORTS.
+#: Choice of the option --transport, in addition to streams.TRANSPORTS.
 BOTH: Final = 'both'
 MODELS: Final = ('deeplabv3plus', 'mask2former')
-#: More than any node can do, so that what it does is what it can.
+#: Camera rate relative to the fastest variant, so that every node runs at full capacity.
 OVERLOAD: Final = 1.5
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Extent of a measurement.
+    """Scope of a measurement.
 
     Args:
         models: bundled names.
-        runtimes: what runs them, beside PyTorch in fp32 and the common usage; all where empty.
-        parts: some of PARTS.
+        runtimes: runtimes to measure, in addition to PyTorch in fp32 and the baseline; all if
+            empty.
+        parts: subset of PARTS.
         sizes: (width, height) of the images.
-        rounds: turns of each.
-        seconds: of each turn.
-        frames: of each size.
-        labelled: frames of the labeled data to score; all where None.
-        masks: to count at least, in a stream.
+        rounds: measurements of each variant.
+        seconds: duration of each measurement.
+        frames: number of frames of each size.
+        labeled: number of labeled frames to score; None scores all.
+        masks: minimum number of masks to count in a stream.
     """
 
     models: tuple[str, ...]
@@ -66,32 +67,32 @@ class Scale:
     rounds: int
     seconds: float
     frames: int
-    labelled: int | None
+    labeled: int | None
     masks: int
 
 
 FULL: Final = Scale(
     MODELS, (), PARTS, ((1024, 512), (2048, 1024)), rounds=5, seconds=5.0, frames=6,
-    labelled=None, masks=5,
+    labeled=None, masks=5,
 )  # fmt: skip
-#: Ends within three minutes on two cores.
+#: Takes less than three minutes on two cores.
 QUICK: Final = Scale(
     MODELS[:1], ('openvino',), (NETWORK, SEGMENT, NODE), ((1024, 512),), rounds=1, seconds=2.0,
-    frames=2, labelled=4, masks=3,
+    frames=2, labeled=4, masks=3,
 )  # fmt: skip
 
 
 def measurable(parts: Sequence[str]) -> tuple[set[str], str]:
-    """Those of the parts that can be measured here, and why the others cannot."""
-    of_ros = {NODE, CAMERAS} & set(parts)
-    if not of_ros or importlib.util.find_spec('rclpy') is not None:
+    """Return the parts that can be measured on this machine, and a note about the others."""
+    ros_parts = {NODE, CAMERAS} & set(parts)
+    if not ros_parts or importlib.util.find_spec('rclpy') is not None:
         return set(parts), ''
-    note = 'ROS 2 is not installed here, so no node was measured (pip install ".[ros]" brings it).'
-    return set(parts) - of_ros, note
+    note = 'ROS 2 is not installed, so no node was measured (install it: pip install ".[ros]").'
+    return set(parts) - ros_parts, note
 
 
 class Session:
-    """Measures what the options of the command say."""
+    """Run of the benchmark as specified by the options of the command."""
 
     def __init__(self, args: argparse.Namespace) -> None:
         self._args = args
@@ -112,24 +113,24 @@ class Session:
     def run(self) -> Results:
         """Measure everything."""
         for model in self._models:
-            find_checkpoint(model)  # what is not there is told now
+            find_checkpoint(model)  # reports a missing model at the start
         self._results = results = self._empty_results()
         sets = self._frames()
         results.settings['frames'] = sets[0].title
-        data = self._labelled()
+        data = self._labeled()
         for model in self._models:
             variants = variants_of(model, self._scale.runtimes, self._args.precision)
-            with Crew(variants, self._args.device, self._log) as crew:
-                self._call(model_title(model), crew, sets)
-                self._judge(crew, model, [*sets, data] if data is not None else sets)
-                results.absent += crew.absent
-                there = crew.variants
-            self._keep()
-            self._stream(model, there, sets)
+            with WorkerPool(variants, self._args.device, self._log) as pool:
+                self._call(model_title(model), pool, sets)
+                self._judge(pool, model, [*sets, data] if data is not None else sets)
+                results.absent += pool.absent
+                available = pool.variants
+            self._save()
+            self._stream(model, available, sets)
         return results
 
-    def _keep(self) -> None:
-        """Write what is measured, whatever becomes of the rest."""
+    def _save(self) -> None:
+        """Write the results so far, so that a failure later does not lose them."""
         self._results.write(self._args.output / JSON_FILE)
 
     def _empty_results(self) -> Results:
@@ -176,30 +177,30 @@ class Session:
                 bar.update()
         return sets
 
-    def _labelled(self) -> Frames | None:
+    def _labeled(self) -> Frames | None:
         args = self._args
         if args.data is None:
             return None
-        return labelled_frames(args.data, args.data_scheme, args.data_split, self._scale.labelled)
+        return labeled_frames(args.data, args.data_scheme, args.data_split, self._scale.labeled)
 
-    def _call(self, title: str, crew: Crew, sets: Sequence[Frames]) -> None:
+    def _call(self, title: str, pool: WorkerPool, sets: Sequence[Frames]) -> None:
         what = [part for part in (NETWORK, SEGMENT) if part in self._parts]
         if not what:
             return
         scale = self._scale
         for frames in sets:
-            turns = scale.rounds * len(crew.turns(what))
+            turns = scale.rounds * len(pool.turns(what))
             with _bar(turns, f'{title} {frames.size}: calls') as bar:
-                self._results.calls += crew.time(
+                self._results.calls += pool.time(
                     frames, what, scale.rounds, scale.seconds, bar.update
                 )
 
-    def _judge(self, crew: Crew, model: str, sets: Sequence[Frames]) -> None:
+    def _judge(self, pool: WorkerPool, model: str, sets: Sequence[Frames]) -> None:
         scheme, work = find_checkpoint(model).scheme, self._work / 'labels'
         title = f'{model_title(model)}: labels'
-        with _bar(len(crew.variants) * len(sets), title) as bar:
+        with _bar(len(pool.variants) * len(sets), title) as bar:
             for frames in sets:
-                self._results.quality += judge(crew, scheme, frames, work, bar.update)
+                self._results.quality += judge(pool, scheme, frames, work, bar.update)
 
     def _stream(self, model: str, variants: Sequence[Variant], sets: Sequence[Frames]) -> None:
         for frames in sets:
@@ -238,7 +239,7 @@ class Session:
         )  # fmt: skip
 
     def _rate_hz(self, model: str, frames: Frames) -> float:
-        """One rate for all variants, which none can keep pace with."""
+        """Return a camera rate for all variants that exceeds the throughput of each."""
         figures = Figures(self._results)
         fastest = figures.fastest(model_title(model), frames.size)
         calls = figures.calls(fastest, frames.size) if fastest else None
@@ -254,7 +255,7 @@ class Session:
             for number, setup in alternating(setups, self._scale.rounds):
                 if setup.variant not in failed and not self._streamed(part, setup, number):
                     failed.add(setup.variant)
-                self._keep()
+                self._save()
                 bar.update()
 
     def _streamed(self, part: str, setup: streams.Setup, number: int) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes between a camera and a subscriber, each a process of its own, over real DDS."""
+"""Nodes between a camera and a subscriber, each a separate process, over real DDS."""
 
 import json
 import os
@@ -20,31 +20,31 @@ from segmentation_node.demo.domain import environment_of, unused_domain
 from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.transport import local_environment
 
-#: For a model from a hub and a graph that is compiled.
+#: Start-up timeout that allows for a download from the hub and the compilation of a graph.
 START_PATIENCE_S: Final = 900.0
-#: Between two masks of the slowest node.
+#: Timeout between two masks of the slowest node.
 STALL_PATIENCE_S: Final = 300.0
-#: After the first mask of each camera, before counting begins.
+#: Masks of each camera after the first one, before counting begins.
 WARM_UP_MASKS: Final = 2
-#: Names of the nodes' processes begin so.
+#: Prefix of the names of node processes.
 NODE: Final = 'node'
 SECOND_NS: Final = 10**9
-#: What the subscriber takes of each node: what both of them publish.
+#: Topics that the subscriber receives from each node; our node and the baseline publish them.
 OUTPUTS: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY)
-#: Fast DDS as it comes, and with room for large frames.
+#: Fast DDS with default settings, and with the profile for large frames.
 DEFAULT, PROFILE = 'default', 'profile'
 TRANSPORTS: Final = (DEFAULT, PROFILE)
 _MEGABYTE: Final = 1e6
-#: Of the node's diagnostics, what pages show.
+#: Stages of the node's diagnostics that pages show.
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What is streamed through what; `rate_hz` is of all cameras together.
+    """Arrangement of cameras and nodes; `rate_hz` is the total rate of all cameras.
 
-    Counting goes on for `seconds`, and until every camera has `least` masks. `transport` is one of
-    TRANSPORTS.
+    Counting lasts at least `seconds`, and until every camera has `min_masks` masks. `transport` is
+    one of TRANSPORTS.
     """
 
     variant: Variant
@@ -52,21 +52,21 @@ class Setup:
     frames: Frames
     rate_hz: float
     seconds: float
-    least: int
+    min_masks: int
     cameras: int = 1
     nodes: int = 1
     transport: str = DEFAULT
 
 
 def camera_name(index: int) -> str:
-    """Name space of a camera."""
+    """Return the namespace of a camera."""
     return f'camera{index}'
 
 
 def node_commands(setup: Setup) -> list[list[str]]:
-    """Command line of each node."""
+    """Return the command line of each node."""
     model, device = setup.variant.model, setup.device
-    # JSON strings are YAML strings: no path can be taken for anything else.
+    # JSON strings are valid YAML strings, so a path is never parsed as another type.
     values = {'model': json.dumps(model), 'device': device}
     if setup.variant.is_common:
         start = ['-m', 'segmentation_node.ros.benchmark.common_node']
@@ -75,18 +75,18 @@ def node_commands(setup: Setup) -> list[list[str]]:
         values |= {'runtime': setup.variant.runtime, 'precision': setup.variant.precision}
     if setup.nodes < setup.cameras:
         values['cameras'] = json.dumps([camera_name(i) for i in range(setup.cameras)])
-        spaces = ['/']
+        namespaces = ['/']
     else:
-        spaces = [f'/{camera_name(i)}' for i in range(setup.nodes)]
+        namespaces = [f'/{camera_name(i)}' for i in range(setup.nodes)]
     parameters = [word for name, value in values.items() for word in ('-p', f'{name}:={value}')]
     return [
-        [sys.executable, *start, '--ros-args', '-r', f'__ns:={space}', *parameters]
-        for space in spaces
+        [sys.executable, *start, '--ros-args', '-r', f'__ns:={namespace}', *parameters]
+        for namespace in namespaces
     ]
 
 
 def output_topics(setup: Setup, output: str) -> list[str]:
-    """Topic of an output, by camera."""
+    """Return the topic of an output for each camera."""
     names = [camera_name(i) for i in range(setup.cameras)]
     if setup.nodes < setup.cameras:
         return [f'/{topics.NODE_NAME}/{name}/{output}' for name in names]
@@ -94,7 +94,7 @@ def output_topics(setup: Setup, output: str) -> list[str]:
 
 
 class Run:
-    """The processes of one setup; a context manager that ends them."""
+    """Processes of one setup; a context manager that ends them."""
 
     def __init__(self, setup: Setup, log: Path, domain_id: int) -> None:
         self._setup, self._log = setup, log / '_'.join(setup.variant.key).replace('/', '_')
@@ -103,18 +103,18 @@ class Run:
             'ROS_LOG_DIR': str((log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
-        #: Of all processes but our node, which has a profile of its own.
+        #: Environment of all processes except our node, which sets its own profile.
         self._profile = local_environment(large_frames=setup.transport == PROFILE)
         self._stack = ExitStack()
         self._times = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / 'times.json'
         self._nodes: list[Child] = []
 
     def __enter__(self) -> 'Run':
-        """Start camera and subscriber, and the nodes when these are up."""
+        """Start camera and subscriber and, once these are up, the nodes."""
         try:
             self._subscriber = self._child('subscriber', self._subscriber_command(), reports=True)
             self._camera = self._child('camera', self._camera_command(), reports=True)
-            self._wait('camera and subscriber', self._up, START_PATIENCE_S)
+            self._wait('camera and subscriber', self._is_up, START_PATIENCE_S)
             self.started_ns = time.monotonic_ns()
             self._nodes = [
                 self._child(f'{NODE}{i}', command)
@@ -150,21 +150,21 @@ class Run:
             *(word for names in others for name in names for word in ('--other', name)),
         ]  # fmt: skip
 
-    def _up(self) -> bool:
+    def _is_up(self) -> bool:
         return bool(self._camera.report and self._subscriber.report)
 
     def _counts(self) -> list[int]:
-        """Label masks received, by camera."""
+        """Return the number of label masks received from each camera."""
         counts: list[int] = self._subscriber.report['masks']
         return counts
 
     def _status(self) -> dict[str, str]:
-        """What the first node tells of itself; nothing where it is not ours."""
+        """Return the diagnostics of the first node; empty if the node is not ours."""
         status: dict[str, dict[str, str]] = self._subscriber.report['status']
         return next(iter(status.values()), {})
 
     def _accounts(self) -> tuple[int | None, int | None]:
-        """Frames received and lost by the nodes so far; None where these do not count."""
+        """Return the frames received and lost by the nodes so far; None if these do not count."""
         if self._setup.variant.is_common:
             return None, None
         of_nodes: dict[str, dict[str, str]] = self._subscriber.report['status']
@@ -174,11 +174,11 @@ class Run:
         )
         return received, lost
 
-    def _figures_are_there(self) -> bool:
+    def _has_figures(self) -> bool:
         if self._setup.variant.is_common:
             return True
-        all_there = len(self._subscriber.report['status']) == self._setup.nodes
-        return all_there and bool(_stages(self._status()))
+        all_reported = len(self._subscriber.report['status']) == self._setup.nodes
+        return all_reported and bool(_stages(self._status()))
 
     def _check(self) -> None:
         for child in (self._camera, self._subscriber, *self._nodes):
@@ -203,11 +203,11 @@ class Run:
         )  # fmt: skip
 
     def warm_up(self) -> None:
-        """Wait until every camera has some masks."""
+        """Wait until every camera has received a few masks."""
         self._wait('a first mask', lambda: min(self._counts()) > WARM_UP_MASKS, START_PATIENCE_S)
 
     def measure(self, round_number: int) -> Stream:
-        """Let it run for the time to count, end it, and return what came."""
+        """Run for the measured interval, stop, and return the measurement."""
         others = [self._camera, self._subscriber]
         before, cpu_s, others_cpu_s = self._counts(), _cpu_s(self._nodes), _cpu_s(others)
         sent = self._camera.report['sent']
@@ -216,16 +216,16 @@ class Run:
         def enough() -> bool:
             fresh = [now - then for now, then in zip(self._counts(), before, strict=True)]
             passed_s = (time.monotonic_ns() - from_ns) / SECOND_NS
-            return min(fresh) >= self._setup.least and passed_s >= self._setup.seconds
+            return min(fresh) >= self._setup.min_masks and passed_s >= self._setup.seconds
 
         self._wait('masks', enough, self._setup.seconds + STALL_PATIENCE_S, self._counts)
         to_ns = time.monotonic_ns()
         sent = self._camera.report['sent'] - sent
         cpu_s, others_cpu_s = _cpu_s(self._nodes) - cpu_s, _cpu_s(others) - others_cpu_s
         memory = [_memory_mb(node.pid) for node in self._nodes]
-        self._wait("the node's own figures", self._figures_are_there, STALL_PATIENCE_S)
+        self._wait("the node's own figures", self._has_figures, STALL_PATIENCE_S)
         stages, (received, lost) = _stages(self._status()), self._accounts()
-        self._subscriber.stop()  # which writes the times
+        self._subscriber.stop()  # writes the times
         rows = json.loads(self._times.read_text(encoding='utf-8'))
         setup = self._setup
         return Stream(
@@ -254,10 +254,10 @@ class Run:
 
 
 def stream(setup: Setup, log: Path, round_number: int) -> Stream:
-    """Start the processes, let frames through, end them.
+    """Start the processes, stream frames, and end the processes.
 
     Raises:
-        DemoError: a process ended or nothing came.
+        DemoError: a process ended, or no masks arrived.
     """
     with Run(setup, log, unused_domain()) as run:
         run.warm_up()
@@ -265,27 +265,27 @@ def stream(setup: Setup, log: Path, round_number: int) -> Stream:
 
 
 def _stages(status: Mapping[str, str]) -> dict[str, float]:
-    """Milliseconds by stage, as far as a node tells them."""
+    """Return the milliseconds of each stage that a node reports."""
     names = [f'{stage}_{which}_ms' for stage in _STAGES for which in ('p50', 'p99')]
     return {name: float(status[name]) for name in names if name in status}
 
 
-# Linux alone tells these; ROS without an installation is there on Linux alone.
+# The following figures are available on Linux only, as is ROS from PyPI.
 
 
 def _cpu_s(processes: Sequence[Child]) -> float:
-    """What processes have worked on all cores, threads and finished children included."""
+    """Return the CPU time of processes, including all threads and finished children."""
     return sum(_ticks(process.pid) for process in processes) / os.sysconf('SC_CLK_TCK')
 
 
 def _ticks(pid: int) -> int:
-    # The name, in parentheses, may hold blanks.
+    # The process name, in parentheses, may contain spaces.
     fields = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()
     return sum(map(int, fields[11:15]))
 
 
 def _memory_mb(pid: int) -> tuple[float, float]:
-    """Resident memory at its highest, and now with a fair share of what is shared, in MB."""
+    """Return the peak resident memory and the current proportional set size, in MB."""
     status = Path(f'/proc/{pid}/status').read_text()
     shares = Path(f'/proc/{pid}/smaps_rollup').read_text()
     return _kilobytes(status, 'VmHWM'), _kilobytes(shares, 'Pss')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Statistics of measured times, and the order in which those who are measured take turns."""
+"""Statistics of measured times, and the alternating order of measurements."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,13 +9,13 @@ from typing import Final, TypeVar
 import numpy as np
 
 Item = TypeVar('Item')
-#: What pages show where nothing was measured.
+#: Shown on pages where nothing was measured.
 NO_NUMBER: Final = '-'
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Median and quartiles of a number of values; NaN where there is none."""
+    """Median and quartiles of a number of values; NaN if there are none."""
 
     median: float
     q1: float
@@ -24,21 +24,21 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles, interpolated between neighbours."""
+    """Return the median and quartiles, interpolated between neighbors."""
     q1, median, q3 = percentiles(values, 25, 50, 75)
     return Spread(median, q1, q3, len(values))
 
 
 def percentiles(values: Sequence[float], *which: float) -> list[float]:
-    """Percentiles, interpolated between neighbours; NaN where there is no value."""
+    """Return percentiles, interpolated between neighbors; NaN if there are no values."""
     return np.percentile(values, which).tolist() if len(values) else [float('nan')] * len(which)
 
 
 def alternating(items: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]]:
-    """Every item once a round, with the number of the round.
+    """Yield every item once per round, with the number of the round.
 
-    A noisy neighbour hits all alike, and each round begins with another item, so that nobody
-    always follows upon the same one.
+    Interference from other processes thus affects all items alike. Each round begins with a
+    different item, so that no item always follows the same one.
     """
     for number in range(rounds):
         first = number % len(items) if items else 0
@@ -47,7 +47,7 @@ def alternating(items: Sequence[Item], rounds: int) -> Iterator[tuple[int, Item]
 
 
 def rate_hz(times_s: Sequence[float]) -> float:
-    """Events a second between the first and the last; NaN where there are fewer than two."""
+    """Return the events per second between the first and the last; NaN if fewer than two."""
     if len(times_s) < 2:
         return float('nan')
     span_s = max(times_s) - min(times_s)
@@ -55,7 +55,7 @@ def rate_hz(times_s: Sequence[float]) -> float:
 
 
 def three_digits(value: float) -> str:
-    """A number as pages show it: three digits, which such measurements bear, or the integer."""
+    """Format a number with three significant digits, but keep all digits of its integer part."""
     if math.isnan(value):
         return NO_NUMBER
     digits = 2 - math.floor(math.log10(abs(value))) if value else 0

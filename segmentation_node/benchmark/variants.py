@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to run a model that are measured against each other."""
+"""Variants: the ways to run a model that the benchmark compares."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Final
 from segmentation_node.choices import PRECISIONS
 from segmentation_node.runtimes import RUNTIMES
 
-#: In place of a runtime: the model's own library as its examples use it, see common_model.
+#: Runtime name of the baseline: the model's library used as in its examples, see common_model.
 COMMON: Final = 'common'
 AUTO: Final = 'auto'
 
@@ -24,12 +24,12 @@ class Variant:
 
     @property
     def is_common(self) -> bool:
-        """Whether it is the one to compare with, not one of ours."""
+        """True for the baseline, false for our own runtimes."""
         return self.runtime == COMMON
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """How results name it: without the folders that a model lies in."""
+        """Identity in the results: without the path of the model."""
         return model_title(self.model), self.runtime, self.precision
 
     def __str__(self) -> str:
@@ -37,30 +37,30 @@ class Variant:
 
 
 def model_title(model: str) -> str:
-    """Name of a model in results: bundled name, hub id, or the last part of a folder."""
+    """Return the name of a model in results: bundled name, hub id, or last part of a folder."""
     path = Path(model).expanduser()
     return path.resolve().name if path.is_dir() else model
 
 
 def reference_of(model: str) -> Variant:
-    """What labels are compared with: PyTorch, eager, in full precision."""
+    """Return the variant whose labels are the reference: eager PyTorch in full precision."""
     return Variant(model, 'torch', 'fp32')
 
 
 def variants_of(
     model: str, runtimes: Sequence[str] = (), precisions: Sequence[str] = ()
 ) -> list[Variant]:
-    """The ways to run a model, those to compare with first; whether each is to be had shows later.
+    """Return the variants of a model, baseline and reference first; some may be unavailable.
 
     Args:
         model: bundled name, folder, or hub id.
-        runtimes: of RUNTIMES; all where empty.
-        precisions: of PRECISIONS; all where empty.
+        runtimes: subset of RUNTIMES; all if empty.
+        precisions: subset of PRECISIONS; all if empty.
     """
-    found = [Variant(model, COMMON, 'fp32'), reference_of(model)]
+    variants = [Variant(model, COMMON, 'fp32'), reference_of(model)]
     for runtime in runtimes or RUNTIMES:
         for precision in precisions or PRECISIONS:
             variant = Variant(model, runtime, precision)
-            if AUTO not in (runtime, precision) and variant not in found:
-                found.append(variant)
-    return found
+            if AUTO not in (runtime, precision) and variant not in variants:
+                variants.append(variant)
+    return variants

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: hold one variant of a model and run it when told to, in a process of its own.
+"""Command that loads one variant of a model in a separate process and runs it on request.
 
-So no runtime's threads or memory are in another's way, and one that brings the process down takes
-nobody with it. It reads commands and writes answers as lines of JSON, see `Answers`.
+Separate processes keep the threads and memory of runtimes apart, and a runtime that crashes does
+not affect the others. The process reads commands and writes answers as lines of JSON, see
+`Commands`.
 """
 
 import argparse
@@ -22,19 +23,19 @@ from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.image_files import ImageRgb, encode_png, read_image
 from segmentation_node.metrics import LabelImage
 
-#: What is timed: the bare network, pixels to class scores, or an image to its labels.
+#: Parts that can be timed: the network alone (pixels to class scores), or image to labels.
 NETWORK: Final = 'network'
 SEGMENT: Final = 'segment'
-#: The first call makes what the second finds made.
+#: Calls before timing; the first one fills the caches that the second one uses.
 WARM_UP_CALLS: Final = 2
 
 
-class Held:
-    """One variant of a model, loaded."""
+class LoadedVariant:
+    """Loaded variant of a model."""
 
     def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
         self.label: Callable[[ImageRgb], LabelImage]
-        self._segmenter: Any = None  # its module takes seconds, and the common usage needs none
+        self._segmenter: Any = None  # imported on demand: it takes seconds; the baseline has none
         if runtime == COMMON:
             from segmentation_node.benchmark.common_model import CommonModel
 
@@ -57,30 +58,34 @@ class Held:
 
     @property
     def facts(self) -> dict[str, str]:
-        """Return what runs now, and where."""
+        """Runtime, precision and device in use."""
         if self._segmenter is None:
             return self._facts
-        found = self._segmenter
-        return {'runtime': found.runtime, 'precision': found.precision, 'device': found.device}
+        segmenter = self._segmenter
+        return {
+            'runtime': segmenter.runtime,
+            'precision': segmenter.precision,
+            'device': segmenter.device,
+        }
 
     def prepare_for(self, image_hw: tuple[int, int]) -> None:
-        """Get ready for a size of image; where nothing is prescribed, find the fastest runtime."""
+        """Prepare for an image size; with `auto`, find the fastest runtime."""
         if self._segmenter is not None:
             self._segmenter.prepare(image_hw)
 
     def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
-        """Calls to time, one after the other without end, warmed up."""
+        """Warm up and return an endless iterator of calls to time."""
         calls = [partial(self._run[what], image) for image in images]
         for call, _ in zip(cycle(calls), range(WARM_UP_CALLS), strict=False):
             call()
         return cycle(calls)
 
 
-class Answers:
-    """Does what commands say; every command is a method's name with its arguments."""
+class Commands:
+    """Executes commands; every command consists of the name of a method and its arguments."""
 
-    def __init__(self, held: Held) -> None:
-        self._held = held
+    def __init__(self, variant: LoadedVariant) -> None:
+        self._variant = variant
         self._calls: dict[str, Iterator[Callable[[], object]]] = {}
         self._do: dict[str, Callable[..., dict[str, Any]]] = {
             'prepare': self.prepare,
@@ -90,19 +95,19 @@ class Answers:
         }
 
     def prepare(self, width: int, height: int) -> dict[str, Any]:
-        """Get ready for a size of image; tells what runs it."""
-        self._held.prepare_for((height, width))
-        return self._held.facts
+        """Prepare for an image size and return what runs it."""
+        self._variant.prepare_for((height, width))
+        return self._variant.facts
 
     def load(self, images: Sequence[str], what: Sequence[str]) -> dict[str, Any]:
-        """Read images, forget those before, and warm up."""
+        """Read images, discard previous ones, and warm up."""
         pixels = [read_image(Path(image)) for image in images]
         started_s = time.perf_counter()
-        self._calls = {name: self._held.prepare(pixels, name) for name in what}
+        self._calls = {name: self._variant.prepare(pixels, name) for name in what}
         return {'warm_up_s': time.perf_counter() - started_s}
 
     def time(self, what: str, seconds: float) -> dict[str, Any]:
-        """Call for a while, once at least; milliseconds of each call, and those of all cores."""
+        """Time calls for some seconds, at least one; return wall-clock and CPU milliseconds."""
         wall_ms: list[float] = []
         cpu_ms: list[float] = []
         until_s = time.perf_counter() + seconds
@@ -115,55 +120,55 @@ class Answers:
         return {'wall_ms': wall_ms, 'cpu_ms': cpu_ms}
 
     def labels(self, images: Sequence[str], folder: str) -> dict[str, Any]:
-        """Write the labels of images as PNG files 0.png, 1.png, ... into a folder."""
+        """Write the labels of images as PNG files 0.png, 1.png, ... to a folder."""
         for index, image in enumerate(images):
-            labels = self._held.label(read_image(Path(image)))
+            labels = self._variant.label(read_image(Path(image)))
             Path(folder, f'{index}.png').write_bytes(encode_png(labels))
         return {}
 
     def answer(self, command: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to one command, with its number."""
+        """Return the answer to one command, with the number of the command."""
         arguments = dict(command)
         number, do = arguments.pop('id'), arguments.pop('do')
         try:
-            found = self._do[do](**arguments)
+            answer = self._do[do](**arguments)
         except (SegmentationError, RuntimeError, MemoryError) as error:
-            # RuntimeError is torch's and OpenVINO's: an operation that a precision lacks, no
-            # memory left.
-            found = {'unavailable': one_line(error) or type(error).__name__}
-        return {'id': number, **found}
+            # torch and OpenVINO raise RuntimeError for operations that a precision does not
+            # support, and if they run out of memory.
+            answer = {'unavailable': one_line(error) or type(error).__name__}
+        return {'id': number, **answer}
 
 
 @contextmanager
-def _stdout_kept() -> Iterator[TextIO]:
-    """Standard output for answers alone: what libraries print goes to standard error."""
-    with os.fdopen(os.dup(1), 'w') as kept:
+def _reserved_stdout() -> Iterator[TextIO]:
+    """Reserve standard output for answers; output of libraries goes to standard error."""
+    with os.fdopen(os.dup(1), 'w') as reserved:
         os.dup2(2, 1)
-        yield kept
+        yield reserved
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='worker', description='Run one variant of a model as lines of JSON say.'
+        prog='worker', description='Run one variant of a model, controlled by lines of JSON.'
     )
     for name in ('model', 'runtime', 'precision', 'device'):
         parser.add_argument(name)
     args = parser.parse_args(argv)
-    with _stdout_kept() as out:
+    with _reserved_stdout() as out:
 
         def say(answer: Mapping[str, Any]) -> None:
             print(json.dumps(answer), file=out, flush=True)
 
         try:
-            held = Held(args.model, args.runtime, args.precision, args.device)
+            variant = LoadedVariant(args.model, args.runtime, args.precision, args.device)
         except (SegmentationError, RuntimeError, ImportError) as error:
             say({'id': 0, 'unavailable': one_line(error) or type(error).__name__})
             return 0
-        say({'id': 0, **held.facts})
-        answers = Answers(held)
+        say({'id': 0, **variant.facts})
+        commands = Commands(variant)
         for line in sys.stdin:
-            say(answers.answer(json.loads(line)))
+            say(commands.answer(json.loads(line)))
     return 0
 
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a camera stream through the real node, recorded, drawn and scored."""
+"""Demo: a camera stream through the real node, recorded, drawn and scored."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: show the node at work, on a machine with or without a ROS installation.
+"""Command that demonstrates the node, on a machine with or without a ROS installation.
 
-Makes a bag, starts the node as a process of its own, replays the bag in real time, records what
-comes back, then draws and scores what was recorded.
+It creates a bag, starts the node as a separate process, replays the bag in real time, records the
+node's output, then draws and scores the recording.
 """
 
 import argparse
@@ -31,8 +31,8 @@ STAGES: Final = 5
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='python -m segmentation_node.demo',
-        description='Send footage through the segmentation node in real time and show what comes '
-        'back: a recording, a video, a contact sheet and a table.',
+        description='Send footage through the segmentation node in real time and write the '
+        'results: a recording, a video, a contact sheet and a table.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
@@ -40,35 +40,48 @@ def _parser() -> argparse.ArgumentParser:
     )
     source = parser.add_mutually_exclusive_group()
     source.add_argument(
-        '--bag', type=Path, metavar='PATH', help='bag with a camera, instead of the street'
+        '--bag',
+        type=Path,
+        metavar='PATH',
+        help='bag with a camera, instead of the rendered street',
     )
     source.add_argument(
-        '--images', type=Path, metavar='FOLDER', help='images, instead of the street'
+        '--images',
+        type=Path,
+        metavar='FOLDER',
+        help='folder of images, instead of the rendered street',
     )
     parser.add_argument(
-        '--topic', type=topic_name, metavar='NAME', help='camera topic of a bag of several cameras'
+        '--topic',
+        type=topic_name,
+        metavar='NAME',
+        help='camera topic, if the bag has several',
     )
     parser.add_argument(
         '--output',
         type=Path,
         default=Path('demo_output'),
         metavar='FOLDER',
-        help='for the results',
-    )
-    parser.add_argument('--frames', type=count, default=100, metavar='N', help='of the street')
-    parser.add_argument(
-        '--size', type=scene_size_wh, default='1024x512', metavar='WxH', help='of the street'
+        help='folder for the results',
     )
     parser.add_argument(
-        '--rate-hz', type=rate_hz, default=10.0, metavar='HZ', help='of the street and of images'
+        '--frames', type=count, default=100, metavar='N', help='number of frames of the street'
     )
+    parser.add_argument(
+        '--size', type=scene_size_wh, default='1024x512', metavar='WxH',
+        help='image size of the street',
+    )  # fmt: skip
+    parser.add_argument(
+        '--rate-hz', type=rate_hz, default=10.0, metavar='HZ',
+        help='frame rate of the street or the images',
+    )  # fmt: skip
     parser.add_argument(
         '--domain-id', type=int, metavar='ID', choices=DOMAINS,
-        help='ROS_DOMAIN_ID to work in; one that nobody uses without it',
+        help='ROS_DOMAIN_ID to use; default: an unused one',
     )  # fmt: skip
     parser.add_argument(
         '--large-frames', action='store_true',
-        help='give Fast DDS room for large frames (config/transport_fastdds.xml)',
+        help='use the Fast DDS profile for large frames (config/transport_fastdds.xml)',
     )  # fmt: skip
     return parser
 
@@ -78,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     args = parser.parse_args(argv)
     if args.topic is not None and args.bag is None:
-        parser.error('--topic goes with --bag')
+        parser.error('--topic requires --bag')
     try:
         with end_on_signals():
             _check_rclpy()
@@ -95,8 +108,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _check_rclpy() -> None:
     if importlib.util.find_spec('rclpy') is None:
         raise DemoError(
-            'rclpy, the Python library of ROS 2, is not installed; "make demo" installs it, and '
-            'so does pip install -e ".[ros]"'
+            'rclpy, the Python library of ROS 2, is not installed; install it with "make demo" or '
+            'pip install -e ".[ros]"'
         )
 
 
@@ -114,22 +127,22 @@ def _run_node(args: argparse.Namespace) -> Outcome:
     domain_id = unused_domain() if args.domain_id is None else args.domain_id
     print(f'{args.model} on {footage.title}; ROS_DOMAIN_ID={domain_id}')
     with Session(footage, args.model, args.output, domain_id, args.large_frames) as session:
-        with _stage(1, 'make the bag, while the node loads its model'):
+        with _stage(1, 'create the bag while the node loads its model'):
             footage.prepare(session.check)
         with _stage(2, 'wait until the node is active'):
             session.wait_until_active()
-        with _stage(3, 'replay the bag in real time and record what comes back'):
+        with _stage(3, "replay the bag in real time and record the node's output"):
             outcome = session.replay()
     if not outcome.counts['published']:
         raise DemoError(
-            f'no mask came back for {outcome.sent} frames; what became of them: {outcome.counts}; '
-            f"the node's own words:\n{session.node.log_text()}"
+            f'the node published no mask for {outcome.sent} frames; frame counts: '
+            f'{outcome.counts}; log of the node:\n{session.node.log_text()}'
         )
     return outcome
 
 
 def _show(outcome: Outcome, output: Path) -> None:
-    with _stage(4, 'read the recording and score it against the truth'):
+    with _stage(4, 'read the recording and score it against the ground truth'):
         recording = outcome.recording()
         scores = recording.scores()
     sheet, video = output / 'contact_sheet.png', output / 'overlay.mp4'

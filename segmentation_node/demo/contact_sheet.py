@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of a recording side by side on one sheet: camera, truth, labels, overlay."""
+"""Contact sheet with frames of a recording side by side: camera, truth, labels, overlay."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.demo.lettering import BOLD, GREY, INK, shortened, width, write
+from segmentation_node.demo.lettering import BOLD, GRAY, INK, shortened, width, write
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelClass, LabelScheme
 
@@ -19,7 +19,7 @@ SHEET_WIDTH: Final = 1920
 TITLE_PX: Final = 22
 TEXT_PX: Final = 14
 PAPER: Final = 255
-FRAME_GREY: Final = (190, 194, 200)
+FRAME_GRAY: Final = (190, 194, 200)
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ def draw_contact_sheet(
     """Draw a sheet, (H, `sheet_width`, 3) uint8 RGB.
 
     Args:
-        rows: at least one; all with the same columns and one size of pictures.
-        title: what the sheet shows, in a line.
-        scheme: for the legend.
+        rows: at least one; all have the same columns and the same picture size.
+        title: title of the sheet, one line.
+        scheme: label scheme of the legend.
         class_iou: IoU by class name, shown beside the names in the legend.
         sheet_width: in pixels.
     """
@@ -61,7 +61,7 @@ def _paper(height: int, width_px: int) -> ImageRgb:
 
 
 def _cell_size(row: SheetRow, columns: int, sheet_width: int) -> tuple[int, int]:
-    """Width and height of a picture on the sheet, in the shape of the frames."""
+    """Return the (width, height) of pictures on the sheet; they keep their aspect ratio."""
     height, width_px = next(iter(row.pictures.values())).shape[:2]
     cell_width = (sheet_width - 2 * MARGIN - (columns - 1) * GAP) // columns
     return cell_width, max(1, round(cell_width * height / width_px))
@@ -89,12 +89,12 @@ def _row(row: SheetRow, cell_wh: tuple[int, int], sheet_width: int) -> ImageRgb:
     band = _paper(cell_wh[1] + GAP, sheet_width)
     for column, picture in enumerate(row.pictures.values()):
         left = _left(column, cell_wh[0])
-        # AREA mixes neighbouring pixels: right for pictures to look at, and these are.
+        # INTER_AREA averages neighboring pixels, which suits pictures for display.
         band[: cell_wh[1], left : left + cell_wh[0]] = cv2.resize(
             picture, cell_wh, interpolation=cv2.INTER_AREA
         )
         corner = (left + cell_wh[0] - 1, cell_wh[1] - 1)
-        cv2.rectangle(band, (left, 0), corner, FRAME_GREY, 1)
+        cv2.rectangle(band, (left, 0), corner, FRAME_GRAY, 1)
     _time_mark(band, f'{row.time_s:.1f} s', cell_wh[1])
     return band
 
@@ -108,7 +108,7 @@ def _time_mark(band: ImageRgb, text: str, cell_height: int) -> None:
 
 
 def _legend(scheme: LabelScheme, class_iou: Mapping[str, float], width_px: int) -> ImageRgb:
-    """Swatch, name and score of each class, in equal columns."""
+    """Draw color, name and score of each class, in columns of equal width."""
     texts = {c: _score(class_iou.get(c.name)) if class_iou else '' for c in scheme.classes}
     entry_width = 44 + max(
         width(c.name, TEXT_PX) + width(score, TEXT_PX) + 36 for c, score in texts.items()
@@ -120,10 +120,8 @@ def _legend(scheme: LabelScheme, class_iou: Mapping[str, float], width_px: int) 
         line, column = divmod(index, per_line)
         _entry(band, (column * width_px // per_line, line * 34), label_class, score)
     if class_iou:
-        text = (
-            'IoU against the truth in % beside each class; a dash: not scored, or nowhere in sight'
-        )
-        write(band, (0, band.shape[0] - 6), text, TEXT_PX - 2, GREY)
+        text = 'IoU against the ground truth in % next to each class; -: not scored or not visible'
+        write(band, (0, band.shape[0] - 6), text, TEXT_PX - 2, GRAY)
     return band
 
 
@@ -134,7 +132,7 @@ def _score(iou: float | None) -> str:
 def _entry(band: ImageRgb, at: tuple[int, int], label_class: LabelClass, score: str) -> None:
     left, top = at
     cv2.rectangle(band, (left, top), (left + 30, top + 20), label_class.color, cv2.FILLED)
-    cv2.rectangle(band, (left, top), (left + 30, top + 20), FRAME_GREY, 1)
+    cv2.rectangle(band, (left, top), (left + 30, top + 20), FRAME_GRAY, 1)
     end = write(band, (left + 42, top + 17), label_class.name, TEXT_PX)
     if score:
-        write(band, (end + 10, top + 17), score, TEXT_PX, GREY)
+        write(band, (end + 10, top + 17), score, TEXT_PX, GRAY)

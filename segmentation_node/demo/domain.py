@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ROS domain of one's own, so that no other node on this machine mingles with the demo's."""
+"""Separate ROS domain, so that other nodes on this machine do not interfere with the demo."""
 
 import os
 import socket
@@ -8,24 +8,24 @@ from typing import Final
 
 from segmentation_node.demo.processes import DemoError
 
-#: Domains whose ports lie below those that Linux gives to outgoing connections.
+#: Domains whose ports are below the range that Linux uses for outgoing connections.
 DOMAINS: Final[Sequence[int]] = range(1, 101)
 
 
 def unused_domain() -> int:
-    """A ROS_DOMAIN_ID that nobody uses on this machine; raises DemoError where all are taken."""
+    """Return a ROS_DOMAIN_ID that is unused on this machine; raises DemoError if there is none."""
     start = os.getpid() % len(DOMAINS)
     for domain_id in (*DOMAINS[start:], *DOMAINS[:start]):
         if not _is_used(domain_id):
             return domain_id
     raise DemoError(
-        f'all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use; end some ROS programs, '
+        f'all ROS domains from {DOMAINS[0]} to {DOMAINS[-1]} are in use; stop some ROS programs, '
         f'or share a domain with --domain-id'
     )
 
 
 def environment_of(domain_id: int) -> dict[str, str]:
-    """Environment variables with which processes meet in a domain, on this machine only."""
+    """Return environment variables that put processes in a domain limited to this machine."""
     return {
         'ROS_DOMAIN_ID': str(domain_id),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',

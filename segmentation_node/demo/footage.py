@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo shows the node: a procedural street, a folder of images, or a bag."""
+"""Footage that the demo sends to the node: a procedural street, a folder of images, or a bag."""
 
 import hashlib
 import shutil
@@ -25,44 +25,44 @@ from segmentation_node.errors import ImageError
 from segmentation_node.image_files import image_size
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
-#: Streets that make up the drive; each is rendered by a process of its own.
+#: Seeds of the streets that make up the drive; each is rendered by a separate process.
 SEEDS: Final = (3, 11)
 STALL_PATIENCE_S: Final = 120.0
 
-#: Raises DemoError where it is no use going on; called every moment.
+#: Called at short intervals; raises DemoError if the demo cannot continue.
 Check = Callable[[], None]
 
 
 @dataclass(frozen=True)
 class Footage:
-    """Frames to replay. The bag is there once `prepare` has run."""
+    """Frames to replay; the bag exists once `prepare` has run."""
 
     title: str
     bag: Path
     camera: Topic
-    #: Truth and its description, as far as the bag has them.
+    #: Topics of the ground truth and its description; empty if the bag lacks them.
     truth: tuple[Topic, ...]
     prepare: Callable[[Check], None]
-    #: Height and width of the first image; None where it cannot be read.
+    #: Height and width of the first image; None if it cannot be read.
     image_hw: tuple[int, int] | None
 
     @property
     def compressed(self) -> bool:
-        """Whether the camera's images are compressed."""
+        """True if the camera's images are compressed."""
         return self.camera.msgtype == messages.COMPRESSED_IMAGE
 
 
-def _nothing_to_do(_check: Check) -> None:
+def _skip_preparation(_check: Check) -> None:
     pass
 
 
 def bag_footage(path: Path, topic: str | None) -> Footage:
-    """The camera of a bag; raises BagError where there is none or several to choose from."""
+    """Return the footage of a bag's camera; raises BagError if there is none, or several."""
     with open_bag(path) as bag:
         camera = find_camera(bag, topic)
         title = f'{camera.name} of {path.name}'
         return Footage(
-            title, path, camera, _truth(bag), _nothing_to_do, _first_size_hw(bag, camera)
+            title, path, camera, _truth(bag), _skip_preparation, _first_size_hw(bag, camera)
         )
 
 
@@ -76,15 +76,19 @@ def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
 
 
 def _truth(bag: Bag) -> tuple[Topic, ...]:
-    found = {topic.name: topic for topic in bag.topics if bag.counts[topic]}
+    by_name = {topic.name: topic for topic in bag.topics if bag.counts[topic]}
     names = (TRUTH_TOPIC, TRUTH_INFO_TOPIC)
-    return tuple(found[name] for name in names) if found.keys() >= set(names) else ()
+    return tuple(by_name[name] for name in names) if by_name.keys() >= set(names) else ()
 
 
 def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
-    """A folder of images, sent compressed as they lie there; raises DemoError if there is none."""
+    """Return the footage of a folder of images, which are sent as compressed files, unchanged.
+
+    Raises:
+        DemoError: the folder does not exist.
+    """
     if not folder.is_dir():
-        raise DemoError(f'{folder} is no folder; give the folder that holds your images')
+        raise DemoError(f'{folder} is not a folder; give the folder with your images')
     name = f'/{topics.IMAGE}{topics.COMPRESSED_SUFFIX}'
     camera = messages.known_topic(name, messages.COMPRESSED_IMAGE, CAMERA)
     bag = work / 'images.mcap'
@@ -101,7 +105,7 @@ def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
 
 
 def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: float) -> Footage:
-    """A drive through procedural streets, with truth; rendered once and kept in `work`."""
+    """Return a drive through procedural streets, with truth; rendered once, cached in `work`."""
     size = '{}x{}'.format(*size_wh)
     bag = work / f'scenes_{size}_{frames}_frames_{rate_hz:g}_hz_{_renderer_version()}.mcap'
     camera = messages.known_topic(f'/{topics.IMAGE}', messages.IMAGE, CAMERA)
@@ -112,12 +116,12 @@ def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: f
 
     def prepare(check: Check) -> None:
         if bag.exists():
-            print(f'      {bag} is there already')
+            print(f'      {bag} exists already')
             return
         tree = work / 'scenes'
         shutil.rmtree(tree, ignore_errors=True)
         _render(tree, frames, size, rate_hz, work, check)
-        # No other tool looks at a bag under this name: it gets its own once it is whole.
+        # The bag has a temporary name until it is complete.
         new = bag.with_name(f'new_{bag.name}')
         _images_to_bag(['--cityscapes', str(tree), '--rate-hz', str(rate_hz)], new, work, check)
         new.rename(bag)
@@ -128,7 +132,7 @@ def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: f
 
 
 def _renderer_version() -> str:
-    """Changes with the renderer's code: a street of yesterday's is not taken for today's."""
+    """Return a digest of the renderer's code, so that outdated streets are not reused."""
     digest = hashlib.sha256(repr(SEEDS).encode())
     for file in sorted(Path(scenes.__path__[0]).glob('*.py')):
         digest.update(file.read_bytes())
@@ -136,7 +140,7 @@ def _renderer_version() -> str:
 
 
 def _render(tree: Path, frames: int, size: str, rate_hz: float, work: Path, check: Check) -> None:
-    """Render each street by a process of its own, with one progress bar for all."""
+    """Render each street in a separate process, with one progress bar for all."""
     shares = [len(range(i, frames, len(SEEDS))) for i in range(len(SEEDS))]
     with ExitStack() as stack, tqdm(total=frames, unit='frame', disable=None) as progress:
         children = [
@@ -159,13 +163,13 @@ def _render(tree: Path, frames: int, size: str, rate_hz: float, work: Path, chec
             check()
             rendered = sum(1 for _ in tree.glob('timestamp_sequence/*/*/*.txt'))
             progress.update(rendered - progress.n)
-            # Every child is looked at: one that failed is not to wait for the others.
+            # Checks every child, so that a failure is reported without waiting for the others.
             ended = [_succeeded(child) for child in children]
             return all(ended)
 
         wait_for(done, STALL_PATIENCE_S, lambda: DemoError(
-            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, and {rendered} of {frames} '
-            f'before; the machine is too busy: close other programs and start again'
+            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, after {rendered} of {frames}; '
+            f'the machine is too busy: close other programs and start again'
         ), sign_of_life=lambda: rendered)  # fmt: skip
 
 
@@ -180,8 +184,8 @@ def _images_to_bag(arguments: Sequence[str], bag: Path, work: Path, check: Check
 
         patience_s = 600.0
         wait_for(done, patience_s, lambda: DemoError(
-            f'{bag} is not written after {patience_s:.0f} s; take fewer images, or make the bag '
-            f'with images_to_bag and give it with BAG='
+            f'{bag} is not complete after {patience_s:.0f} s; use fewer images, or create the bag '
+            f'with images_to_bag and pass it with BAG='
         ))  # fmt: skip
         print('      ' + child.log_text().strip().replace('\n', '\n      '))
 

@@ -10,7 +10,7 @@ from segmentation_node.image_files import ImageRgb
 Color: TypeAlias = tuple[int, int, int]
 
 INK: Final[Color] = (28, 32, 38)
-GREY: Final[Color] = (104, 110, 118)
+GRAY: Final[Color] = (104, 110, 118)
 REGULAR: Final = cv2.FONT_HERSHEY_SIMPLEX
 BOLD: Final = cv2.FONT_HERSHEY_DUPLEX
 
@@ -23,20 +23,20 @@ def write(
     color: Color = INK,
     font: int = REGULAR,
 ) -> int:
-    """Write a line of text with its baseline's left end at (x, y); returns where it ends (x)."""
+    """Write a line of text whose baseline starts at (x, y); return the x where it ends."""
     scale = _scale(capital_px, font)
     cv2.putText(canvas, text, at, font, scale, color, 1, cv2.LINE_AA)
     return at[0] + width(text, capital_px, font)
 
 
 def width(text: str, capital_px: int, font: int = REGULAR) -> int:
-    """Width of a line of text in pixels."""
+    """Return the width of a line of text in pixels."""
     (width_px, _), _ = cv2.getTextSize(text, font, _scale(capital_px, font), 1)
     return int(width_px)
 
 
 def shortened(text: str, room_px: int, capital_px: int, font: int = REGULAR) -> str:
-    """The text, its middle left out as far as it does not fit into `room_px`."""
+    """Return the text, shortened in the middle so that it fits into `room_px`."""
     kept = len(text)
     short = text
     while kept > 1 and width(short, capital_px, font) > room_px:
@@ -46,6 +46,6 @@ def shortened(text: str, room_px: int, capital_px: int, font: int = REGULAR) -> 
 
 
 def _scale(capital_px: int, font: int) -> float:
-    """Font scale that makes capitals that high; the fonts differ between OpenCV's versions."""
+    """Return the font scale for a height of capitals; fonts differ between OpenCV versions."""
     (_, height_px), _ = cv2.getTextSize('E', font, 10.0, 1)
     return 10.0 * capital_px / height_px

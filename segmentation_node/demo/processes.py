@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Child processes that never outlive the demo, whatever becomes of it."""
+"""Child processes that never outlive their parent, even if it is killed."""
 
 import ctypes
 import json
@@ -19,26 +19,26 @@ from typing_extensions import Self
 
 from segmentation_node.errors import SegmentationError
 
-#: How long a child may take to end by itself once it is asked to.
+#: Time for a child to exit after a signal before the next, stronger one is sent.
 GRACE_S: Final = 10.0
 POLL_S: Final = 0.1
-#: Loaded here, since little is safe to do between fork and exec.
+#: Loaded at import, because few operations are safe between fork and exec.
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-#: Noted too, since Python drops an exception that is raised while it forks.
+#: Signals received; recorded because Python drops exceptions that are raised during a fork.
 _received: Final[list[int]] = []
 
 
 class DemoError(SegmentationError):
-    """The demo cannot go on; says why and what to do."""
+    """Raised with reason and remedy if the demo cannot continue."""
 
 
 class Child:
-    """A process of its own session, its output in a log file; a context manager that ends it.
+    """Child process in its own session, with a log file; a context manager that ends it.
 
-    Where `reports` is asked for, stdout is read as lines of JSON instead, and `report` is the
-    newest one. Where `commands` is, `tell` writes lines of JSON to its stdin.
+    With `reports`, stdout is read as lines of JSON instead, and `report` is the newest one. With
+    `commands`, `tell` writes lines of JSON to stdin.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Child:
         self.report: dict[str, Any] = {}
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open('wb') as output:
-            self._process = subprocess.Popen(  # noqa: S603 (a list of our own making, no shell)
+            self._process = subprocess.Popen(  # noqa: S603 (a fixed argument list, no shell)
                 list(command),
                 stdin=subprocess.PIPE if commands else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if reports else output,
                 stderr=output,
                 env={**os.environ, **(environment or {})},
-                # Ctrl-C is for the demo, which then ends its children in good order.
+                # Ctrl-C signals only the parent, which then ends its children in order.
                 start_new_session=True,
                 preexec_fn=_prepare_child,
             )
@@ -73,9 +73,9 @@ class Child:
             self.report = json.loads(line)
 
     def tell(self, command: Mapping[str, Any]) -> None:
-        """Send a command; raises DemoError where nobody reads it any more."""
+        """Send a command; raises DemoError if the child no longer reads commands."""
         if self._process.stdin is None:
-            raise ValueError(f'{self.name} was not started to take commands')
+            raise ValueError(f'{self.name} was started without commands=True')
         try:
             self._process.stdin.write(json.dumps(command).encode() + b'\n')
             self._process.stdin.flush()
@@ -90,21 +90,21 @@ class Child:
 
     @property
     def exit_status(self) -> int | None:
-        """Exit status, minus the signal where one ended it; None while it runs."""
+        """Exit status, or the negative number of the signal that ended it; None while it runs."""
         return self._process.poll()
 
     def log_text(self, lines: int = 40) -> str:
-        """The end of what it said."""
+        """Return the last lines of the log."""
         text = self.log.read_text(encoding='utf-8', errors='replace').splitlines()
         return '\n'.join(text[-lines:])
 
     def failure(self) -> DemoError:
-        """What to raise where it ended and should not have."""
-        return DemoError(f'{self.name} ended with status {self.exit_status}; its own words:\n'
-                         f'{self.log_text() or "(none)"}')  # fmt: skip
+        """Return the error to raise if the child ended unexpectedly."""
+        return DemoError(f'{self.name} ended with status {self.exit_status}; its log:\n'
+                         f'{self.log_text() or "(empty)"}')  # fmt: skip
 
     def stop(self) -> None:
-        """End it: politely, then firmly."""
+        """End the process with SIGINT, then SIGTERM, then SIGKILL."""
         for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
                 self._process.send_signal(how)
@@ -123,7 +123,7 @@ class Child:
 
 
 def _prepare_child() -> None:
-    """Let SIGINT end the child, and its parent's death, even if that was killed."""
+    """Make SIGINT end the child, and end it when its parent dies, even by SIGKILL."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if sys.platform == 'linux':
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -135,10 +135,10 @@ def wait_for(
     too_late: Callable[[], Exception],
     sign_of_life: Callable[[], object] = lambda: None,
 ) -> None:
-    """Poll until `done`, which may raise; patience starts anew when `sign_of_life` changes.
+    """Poll until `done`, which may raise; the timeout restarts when `sign_of_life` changes.
 
     Raises:
-        What `too_late` makes: patience is at an end.
+        Exception: the one that `too_late` returns, on timeout.
     """
     sign, since_s = sign_of_life(), time.monotonic()
     while not done():
@@ -153,10 +153,10 @@ def wait_for(
 
 @contextmanager
 def end_on_signals() -> Iterator[None]:
-    """Make an exception of what asks this process to end, so that its children are ended.
+    """Raise KeyboardInterrupt on termination signals, so that children are ended.
 
-    SIGINT is taken even where a shell has told a process in the background to ignore it; SIGHUP
-    is left ignored under nohup.
+    SIGINT is handled even if the shell made a background process ignore it; SIGHUP stays ignored
+    under nohup.
     """
 
     def interrupt(number: int, _frame: FrameType | None) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: draw the picture of README.md from a recording of the demo."""
+"""Command that draws the picture of README.md from a recording of the demo."""
 
 import argparse
 import sys
@@ -14,8 +14,8 @@ from segmentation_node.errors import SegmentationError
 from segmentation_node.image_files import encode_jpeg
 
 ROWS: Final = 4
-TITLE: Final = 'What the node made of a street'
-#: Enough for text and edges, at a size that a page bears.
+TITLE: Final = 'Results of the node on a street'
+#: JPEG quality that keeps text and edges sharp at a file size suitable for a web page.
 QUALITY: Final = 85
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What came back from the node, read from the recorded bag; frames are matched by stamp."""
+"""Recording of the node's output, read from a bag; frames are matched by stamp."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ OVERLAY_TOPIC: Final = topics.resolved(topics.OVERLAY)
 
 @dataclass(frozen=True)
 class Flow:
-    """Frames in and masks out by the times of their sending; NaN where there are too few."""
+    """Rates and latencies from the send times of frames and masks; NaN if there are too few."""
 
     masks: int
     in_rate_hz: float
@@ -37,20 +37,20 @@ class Flow:
 
 
 class Recording:
-    """A recorded bag and the name of its camera topic."""
+    """Recorded bag with a camera topic."""
 
     def __init__(self, path: Path, camera: str) -> None:
         self.path = path
         with open_bag(path) as bag:
             self.camera = bag.topic(camera)
             self.scheme: LabelScheme = scheme_beside(bag, LABEL_TOPIC)
-            #: Why nothing can be scored, empty where it can.
-            self.no_truth = _missing_truth(bag, self.scheme)
+            #: Reason why nothing can be scored; empty if scores are available.
+            self.no_truth_reason = _no_truth_reason(bag, self.scheme)
             self._sent_ns = _sent_ns(bag, {camera, LABEL_TOPIC, OVERLAY_TOPIC})
 
     @cached_property
     def flow(self) -> Flow:
-        """Rates and latency; a mask's latency is from the sending of its image to its own."""
+        """Rates and latencies; latency is the time from sending an image to sending its mask."""
         images, masks = self._sent_ns[self.camera.name], self._sent_ns[LABEL_TOPIC]
         latencies_ms = [
             (masks[stamp_ns] - images[stamp_ns]) / 1e6 for stamp_ns in masks.keys() & images.keys()
@@ -59,32 +59,32 @@ class Recording:
         return Flow(len(masks), _rate_hz(images), _rate_hz(masks), p50, p99)
 
     def scores(self) -> BagScores | None:
-        """Scores against the recorded truth, None where there is none."""
-        return score_bag(self.path) if not self.no_truth else None
+        """Return the scores against the recorded truth; None if there is none."""
+        return score_bag(self.path) if not self.no_truth_reason else None
 
     def overlays(self) -> Iterator[TimedPicture]:
-        """The recorded overlays in order."""
+        """Yield the recorded overlays in order."""
         with open_bag(self.path) as bag:
             for stamp_ns, message, _ in _messages(bag, {OVERLAY_TOPIC}):
                 yield TimedPicture(stamp_ns / SECOND_NS, _decode(message))
 
     @cached_property
     def rate_hz(self) -> float:
-        """Frames per second by the stamps of the camera's images, at a sensible minimum of 1."""
+        """Frames per second by the stamps of the camera's images, limited to 1..60."""
         stamps_ns = sorted(self._sent_ns[self.camera.name])
         gaps_s = np.diff(stamps_ns) / SECOND_NS
         return float(np.clip(1 / np.median(gaps_s), 1, 60)) if len(gaps_s) else 10.0
 
     def rows(self, count: int) -> list[SheetRow]:
-        """Complete frames spread evenly over the recording, at most `count`."""
-        wanted = self._spread(count)
+        """Return at most `count` complete frames, evenly spaced over the recording."""
+        wanted = self._pick_stamps(count)
         if not wanted:
             return []
         pictures: dict[int, dict[str, ImageRgb]] = {stamp_ns: {} for stamp_ns in wanted}
         with open_bag(self.path) as bag:
             names = {self.camera.name, LABEL_TOPIC, OVERLAY_TOPIC}
             luts = {LABEL_TOPIC: np.arange(256, dtype=np.uint8)}
-            if not self.no_truth:
+            if not self.no_truth_reason:
                 luts[TRUTH_TOPIC] = scheme_beside(bag, TRUTH_TOPIC).mapping_to(self.scheme)
                 names.add(TRUTH_TOPIC)
             for stamp_ns, message, name in _messages(bag, names):
@@ -92,12 +92,12 @@ class Recording:
                     pictures[stamp_ns][name] = self._picture(message, luts.get(name))
         first_ns = min(self._sent_ns[self.camera.name])
         return [
-            SheetRow((stamp_ns - first_ns) / SECOND_NS, _columns(found, self.camera.name))
-            for stamp_ns, found in pictures.items()
-            if found.keys() == names
+            SheetRow((stamp_ns - first_ns) / SECOND_NS, _columns(frame, self.camera.name))
+            for stamp_ns, frame in pictures.items()
+            if frame.keys() == names
         ]
 
-    def _spread(self, count: int) -> list[int]:
+    def _pick_stamps(self, count: int) -> list[int]:
         complete = sorted(set.intersection(*(set(sent_ns) for sent_ns in self._sent_ns.values())))
         if not complete:
             return []
@@ -105,15 +105,15 @@ class Recording:
         return [complete[i] for i in picked]
 
     def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
-        """A picture as it is, or labels, mapped by a look-up table, in their colours."""
+        """Decode a picture, or map labels by a look-up table and paint them in their colors."""
         if lut is None:
             return _decode(message)
         return colorize(lut[messages.decode_labels(message)], self.scheme)
 
 
-def _missing_truth(bag: Bag, scheme: LabelScheme) -> str:
+def _no_truth_reason(bag: Bag, scheme: LabelScheme) -> str:
     if not any(topic.name == TRUTH_TOPIC and count for topic, count in bag.counts.items()):
-        return 'this footage comes without truth'
+        return 'this footage has no ground truth'
     try:
         scheme_beside(bag, TRUTH_TOPIC).mapping_to(scheme)
     except SegmentationError as error:
@@ -121,11 +121,11 @@ def _missing_truth(bag: Bag, scheme: LabelScheme) -> str:
     return ''
 
 
-def _columns(found: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
+def _columns(pictures: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
     titles = {
         camera: 'camera', TRUTH_TOPIC: 'truth', LABEL_TOPIC: 'label mask', OVERLAY_TOPIC: 'overlay'
     }  # fmt: skip
-    return {title: found[name] for name, title in titles.items() if name in found}
+    return {title: pictures[name] for name, title in titles.items() if name in pictures}
 
 
 def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
@@ -135,7 +135,7 @@ def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
 
 
 def _sent_ns(bag: Bag, names: set[str]) -> dict[str, dict[int, int]]:
-    """By topic, when its messages were sent by their header stamps, both in nanoseconds."""
+    """Return, for each topic, send times by header stamp; both are in nanoseconds."""
     sent_ns: dict[str, dict[int, int]] = {name: {} for name in names}
     for raw in bag.messages(names):
         stamp_ns = messages.stamp_ns_of(messages.deserialize(raw))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the demo has to show: table, contact sheet, video."""
+"""Results of the demo: table, contact sheet, video."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -23,20 +23,20 @@ from segmentation_node.machine import describe
 
 ROWS: Final = 5
 NAME_WIDTH: Final = 24
-#: What the fates of frames mean, where it is not plain from the name.
+#: Explanations of the fates of frames whose names are not self-explanatory.
 MEANING: Final = MappingProxyType(
     {
-        'superseded': 'a newer frame came before their turn',
+        'superseded': 'replaced by a newer frame before processing',
         'malformed': 'could not be decoded; see log/node.log',
-        'failed': 'the network gave up; see log/node.log',
-        'not_wanted': 'nobody had subscribed to a mask',
+        'failed': 'the network failed; see log/node.log',
+        'not_wanted': 'no mask topic had a subscriber',
     }
 )
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A session that is over: what was sent, and the node's last diagnostics."""
+    """Outcome of a session: number of frames sent, and the node's last diagnostics."""
 
     footage: Footage
     bag: Path
@@ -45,12 +45,12 @@ class Outcome:
 
     @cached_property
     def counts(self) -> dict[str, int]:
-        """Frames received, by fate, and lost in transport."""
+        """Frames received, frames by fate, and frames lost in transport."""
         return {name: int(self.status[name]) for name in ('received', *FATES, 'lost')}
 
     @property
     def model(self) -> str:
-        """Model, label scheme and what ran it."""
+        """Model, label scheme, runtime, device and precision."""
         status = self.status
         name = Path(status['model']).name
         return (
@@ -59,19 +59,19 @@ class Outcome:
         )
 
     def recording(self) -> Recording:
-        """What came back."""
+        """Return the recording of the node's output."""
         return Recording(self.bag, self.footage.camera.name)
 
 
 def contact_sheet(
     recording: Recording, title: str, scores: BagScores | None, rows: int = ROWS
 ) -> ImageRgb:
-    """Draw some frames of the recording; raises DemoError where no frame came back whole."""
+    """Draw some frames of the recording; raises DemoError if no frame is complete."""
     drawn = recording.rows(rows)
     if not drawn:
         raise DemoError(
-            f'no frame of {recording.path} has camera image, mask and overlay of one stamp; '
-            f'the machine is too busy to record: close other programs and start again'
+            f'no frame of {recording.path} has camera image, mask and overlay with the same '
+            f'stamp; the machine is too busy to record: close other programs and start again'
         )
     if scores is None:
         return draw_contact_sheet(drawn, title, recording.scheme)
@@ -80,13 +80,13 @@ def contact_sheet(
 
 
 def write_overlays(recording: Recording, path: Path) -> str:
-    """Write the recorded overlays as a video; returns the codec's name."""
+    """Write the recorded overlays as a video; return the name of the codec."""
     pictures = tqdm(recording.overlays(), total=recording.flow.masks, unit='frame', disable=None)
     return write_video(pictures, path, recording.rate_hz)
 
 
 def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> str:
-    """All figures, several lines."""
+    """Return the table of all figures as lines of text."""
     flow = recording.flow
     lines = [
         _line('model', outcome.model),
@@ -96,28 +96,30 @@ def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> s
         *_fates(outcome),
     ]
     if flow.masks != outcome.counts['published']:
-        lines.append(_line('masks recorded', flow.masks, 'the others were lost on the way'))
+        lines.append(_line('masks recorded', flow.masks, 'the others were lost in transport'))
     lines += [
         _line('rate in', f'{flow.in_rate_hz:.1f} Hz'),
         _line('rate out', f'{flow.out_rate_hz:.1f} Hz'),
-        _line('latency p50', f'{flow.latency_p50_ms:.0f} ms', 'from the image sent to its mask'),
+        _line('latency p50', f'{flow.latency_p50_ms:.0f} ms', 'from sending an image to its mask'),
         _line('latency p99', f'{flow.latency_p99_ms:.0f} ms'),
     ]
-    lines += _scores(scores) if scores is not None else [_line('IoU', '-', recording.no_truth)]
+    lines += (
+        _scores(scores) if scores is not None else [_line('IoU', '-', recording.no_truth_reason)]
+    )
     return '\n'.join(lines)
 
 
 def _fates(outcome: Outcome) -> Iterator[str]:
     counts = outcome.counts
     for fate in FATES:
-        # The two usual ones always, the others where there is something to tell.
+        # The two usual fates are always listed, the others only if they occurred.
         if counts[fate] or fate in FATES[:2]:
             remark = MEANING.get(fate, '') if counts[fate] else ''
             yield _line(fate.replace('_', ' '), counts[fate], remark)
     yield _line('lost', counts['lost'], 'in transport, before the node' if counts['lost'] else '')
     unknown = outcome.sent - counts['received'] - counts['lost']
     if unknown > 0:
-        yield _line('not seen', unknown, 'sent before the node had found the camera')
+        yield _line('not seen', unknown, 'sent before the node had discovered the camera')
 
 
 def _scores(scores: BagScores) -> Iterator[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Node, recorder and replay, each a process of its own in a ROS graph of their own."""
+"""Session of node, recorder and replay, separate processes in an isolated ROS graph."""
 
 import heapq
 import json
@@ -28,21 +28,22 @@ from segmentation_node.transport import local_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 
-#: A large model is fetched from a hub within this, a bundled one is loaded in seconds.
+#: Timeout for the start; it allows for the download of a large model, a bundled one loads in
+#: seconds.
 START_PATIENCE_S: Final = 300.0
-#: A camera may pause, but not for so long.
+#: Maximum pause of a camera.
 STALL_PATIENCE_S: Final = 120.0
-#: For the frames in work at the end of the bag; large models take seconds for one.
+#: Timeout for frames in flight at the end of the bag; large models take seconds per frame.
 SETTLE_PATIENCE_S: Final = 60.0
-#: For masks that are published and not yet recorded; the table tells if some never are.
+#: Timeout for masks that are published but not yet recorded; the table reports missing ones.
 RECORD_PATIENCE_S: Final = 5.0
-#: A publisher learns of a subscriber a moment before the subscriber learns of it; what is sent in
-#: between never arrives.
+#: Delay before sending. A publisher discovers a subscriber slightly before the subscriber
+#: discovers the publisher; messages sent in between are lost.
 MATCH_S: Final = 0.5
 
 
 class Session:
-    """Runs the node on footage and records what comes back; a context manager."""
+    """Runs the node on footage and records its output; a context manager."""
 
     def __init__(
         self,
@@ -52,31 +53,31 @@ class Session:
         domain_id: int,
         large_frames: bool = False,
     ) -> None:
-        """Prepare.
+        """Prepare a session.
 
         Args:
             footage: frames to replay.
             model: bundled name, checkpoint folder or hub id.
             output: folder for the recording and the logs.
-            domain_id: of the ROS graph.
-            large_frames: whether Fast DDS gets room for large frames, not its default transports.
+            domain_id: domain of the ROS graph.
+            large_frames: use the Fast DDS profile for large frames, not its default transports.
         """
         self._footage, self._model = footage, model
         self._log = output / 'log'
         self.bag = output / 'segmentation.mcap'
-        #: What the node published, and when the frames were sent; together they become the bag.
+        #: Bag of the node's output, and table of send times; they are merged into `bag`.
         self._masks, self._sent = output / 'work' / 'masks.mcap', output / 'work' / 'sent.tsv'
         self.environment = {
             **environment_of(domain_id),
             'ROS_LOG_DIR': str((self._log / 'ros').resolve()),
             'RCUTILS_COLORIZED_OUTPUT': '0',
         }
-        #: Of the processes around the node, which has a profile of its own.
+        #: Environment of all processes except the node, which sets its own profile.
         self._profile = local_environment(large_frames)
         self._stack = ExitStack()
 
     def __enter__(self) -> 'Session':
-        """Start node and recorder; ready or not, they are there."""
+        """Start node and recorder, without waiting until they are ready."""
         try:
             self._recorder = self._child(
                 'recorder', self._recorder_command(), self._profile, reports=True
@@ -108,13 +109,13 @@ class Session:
         return [
             sys.executable, '-c', 'from segmentation_node.ros.node import main; main()',
             '--ros-args',
-            # JSON strings are YAML strings: no path can be taken for anything else.
+            # JSON strings are valid YAML strings, so a path is never parsed as another type.
             '-p', f'model:={json.dumps(self._model)}',
             '-p', f'image_transport:={transport}',
             '-p', f'image_size:={list(self._footage.image_hw or (0, 0))}',
-            # The time of the bag, or latencies would count from when it was recorded.
+            # Uses the time of the bag; otherwise latencies would count from its recording.
             '-p', 'use_sim_time:=true',
-            # The node puts the suffix behind the remapped name, where it is remapped once more.
+            # The node appends the suffix to the remapped name, which is then remapped again.
             '-r', f'{topics.IMAGE}{suffix}:={camera}',
         ]  # fmt: skip
 
@@ -127,18 +128,18 @@ class Session:
         ]
         command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self._masks)]
         for topic in recorded:
-            command += ['--topic', topic.name, topic.msgtype, _word(topic)]
+            command += ['--topic', topic.name, topic.msgtype, _qos_name(topic)]
         return command
 
-    # What goes on
+    # Progress
 
     @property
     def status(self) -> dict[str, str]:
-        """The node's last diagnostics, empty before the first."""
+        """Last diagnostics of the node; empty before the first."""
         return dict(self._recorder.report.get('status', {}))
 
     def check(self) -> None:
-        """Raise DemoError where node or recorder ended, or the node cannot start."""
+        """Raise DemoError if node or recorder has ended, or the node cannot start."""
         for child in (self.node, self._recorder):
             if child.exit_status is not None:
                 raise child.failure()
@@ -146,11 +147,11 @@ class Session:
         if status.get('state') not in (None, 'active') and status.get('last_error'):
             raise DemoError(
                 f'the node cannot start: {status["last_error"]}\n'
-                f"the node's own words:\n{self.node.log_text()}"
+                f'log of the node:\n{self.node.log_text()}'
             )
 
     def wait_until_active(self) -> None:
-        """Wait for the node."""
+        """Wait until the node is active."""
 
         def active() -> bool:
             self.check()
@@ -158,11 +159,11 @@ class Session:
 
         wait_for(active, START_PATIENCE_S, lambda: DemoError(
             f'the node is {self.status.get("state", "silent")} after {START_PATIENCE_S:.0f} s, '
-            f'expected active; its own words:\n{self.node.log_text()}'
+            f'expected active; its log:\n{self.node.log_text()}'
         ))  # fmt: skip
 
     def replay(self) -> Outcome:
-        """Replay the bag in real time and wait until the node is done with it."""
+        """Replay the bag in real time and wait until the node has processed it."""
         with open_bag(self._footage.bag) as bag:
             sent = bag.counts[self._footage.camera]
         replay = self._child('replay', self._replay_command(), self._profile)
@@ -176,7 +177,7 @@ class Session:
                 return replay.exit_status == 0
 
             wait_for(ended, STALL_PATIENCE_S, lambda: DemoError(
-                f'the replay has sent nothing for {STALL_PATIENCE_S:.0f} s; its own words:\n'
+                f'the replay has sent nothing for {STALL_PATIENCE_S:.0f} s; its log:\n'
                 f'{replay.log_text()}'
             ), sign_of_life=lambda: self.status.get('received'))  # fmt: skip
             status = self._settle(sent)
@@ -184,7 +185,7 @@ class Session:
         return Outcome(self._footage, self.bag, sent, status)
 
     def _settle(self, sent: int) -> dict[str, str]:
-        """Wait until every frame has met its fate and every mask is recorded."""
+        """Wait until the fate of every frame is known and every mask is recorded."""
         seen = [self._recorder.report]
 
         def settled() -> bool:
@@ -193,13 +194,13 @@ class Session:
             if report['reports'] == seen[-1]['reports']:
                 return False
             seen.append(report)
-            known = [_known(r['status']) for r in seen[-2:]]
-            all_came = known[1] == sent or known[1] == known[0]
-            return report['status']['in_flight'] == '0' and all_came
+            known = [_accounted_frames(r['status']) for r in seen[-2:]]
+            all_arrived = known[1] == sent or known[1] == known[0]
+            return report['status']['in_flight'] == '0' and all_arrived
 
         wait_for(settled, SETTLE_PATIENCE_S, lambda: DemoError(
-            f'{self.status["in_flight"]} frames are still in work {SETTLE_PATIENCE_S:.0f} s after '
-            f'the last was sent; take a smaller model or a faster device'
+            f'{self.status["in_flight"]} frames are still being processed {SETTLE_PATIENCE_S:.0f} '
+            f's after the last one was sent; use a smaller model or a faster device'
         ))  # fmt: skip
         status: dict[str, str] = seen[-1]['status']
         published = int(status['published'])
@@ -218,21 +219,21 @@ class Session:
             sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
             '--topics', camera.name, '--wait-for-subscribers', camera.name,
             '--delay', str(MATCH_S), '--clock', '--quiet', '--log', str(self._sent),
-            # Whatever the camera of the bag offered: no frame is to be lost.
+            # Reliable regardless of the QoS of the recorded camera, so that no frame is lost.
             '--ros-args', '-p', f'qos_overrides.{camera.name}.publisher.reliability:=reliable',
         ]  # fmt: skip
 
 
 def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
-    """Write camera, truth and masks into one bag, in the order of their times.
+    """Merge camera, truth and masks into one bag, ordered by time.
 
-    The camera is not recorded while the node works: a second subscriber to large frames would
-    slow down both.
+    The camera is not recorded while the node runs: a second subscriber to large frames would slow
+    down both.
 
     Args:
-        footage: the bag that was replayed.
-        sent: when its messages were sent, as `replay_bag --log` writes it.
-        masks: bag of what the node published.
+        footage: footage that was replayed.
+        sent: table of send times, as written by `replay_bag --log`.
+        masks: bag of the node's output.
         output: bag to write.
     """
     rows = [line.split('\t') for line in sent.read_text(encoding='utf-8').splitlines()]
@@ -242,7 +243,7 @@ def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
     def replayed(bag: Bag) -> Iterator[RawMessage]:
         names = [topic.name for topic in (footage.camera, *footage.truth)]
         for message in bag.messages(names):
-            # The truth goes with the frame before it.
+            # The truth gets the time of the frame before it.
             index = max(0, bisect_right(stamps_ns, message.stamp_ns) - 1)
             time_ns = sent_ns[stamps_ns[index]]
             yield message._replace(stamp_ns=time_ns, sent_ns=time_ns)
@@ -256,11 +257,11 @@ def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
             writer.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
 
 
-def _known(status: Mapping[str, str]) -> int:
-    """Frames that the node received or knows to be lost."""
+def _accounted_frames(status: Mapping[str, str]) -> int:
+    """Return the number of frames that the node has received or reported as lost."""
     return int(status['received']) + int(status['lost'])
 
 
-def _word(topic: Topic) -> str:
-    """Name of the quality of service with which the recorder subscribes."""
+def _qos_name(topic: Topic) -> str:
+    """Return the name of the QoS with which the recorder subscribes."""
     return 'latched' if any(qos.latched for qos in topic.qos) else 'reliable'

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recorded pictures as a video that keeps their pace."""
+"""Video of recorded pictures that preserves their timing."""
 
 import importlib
 import os
@@ -14,20 +14,20 @@ import numpy as np
 from segmentation_node.demo.processes import DemoError
 from segmentation_node.image_files import ImageRgb
 
-#: A gap in a recording is shown as long as this at most.
+#: Maximum duration for which a gap in a recording is shown.
 LONGEST_GAP_S: Final = 10.0
 LONGEST_SIDE_PX: Final = 1920
 
 
 class TimedPicture(NamedTuple):
-    """A picture, (H, W, 3) uint8 RGB, and when it was taken."""
+    """Picture, (H, W, 3) uint8 RGB, and the time when it was taken."""
 
     time_s: float
     picture: ImageRgb
 
 
 class Sink(Protocol):
-    """A video file being written."""
+    """Video file being written."""
 
     codec: str
 
@@ -39,11 +39,11 @@ class Sink(Protocol):
 
 
 def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) -> str:
-    """Write pictures at the pace of their times; returns the codec's name.
+    """Write pictures as a video with their original timing; return the name of the codec.
 
-    Browsers and all players show H.264, which PyAV writes. Without it the video is MPEG-4
-    part 2, the best of what OpenCV's wheels write at a bearable speed: players show it, browsers
-    do not.
+    With PyAV the codec is H.264, which browsers and all players support. Without, it is MPEG-4
+    part 2, the best codec that OpenCV's wheels write at an acceptable speed: players support it,
+    browsers do not.
 
     Raises:
         DemoError: there is no picture, or the file cannot be written.
@@ -51,14 +51,14 @@ def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) ->
     sink: Sink | None = None
     try:
         for picture in _paced(pictures, rate_hz):
-            fitting = _fitting(picture)
+            fitting = _fit(picture)
             if sink is None:
                 sink = _open(path, rate_hz, fitting.shape)
             sink.write(fitting)
         if sink is None:
-            raise DemoError(f'{path}: no picture to show; expected at least one')
+            raise DemoError(f'{path}: there are no pictures; expected at least one')
     except (OSError, cv2.error) as error:
-        raise DemoError(f'cannot write {path} ({error}); check the disk') from error
+        raise DemoError(f'cannot write {path} ({error}); check the free disk space') from error
     finally:
         if sink is not None:
             sink.close()
@@ -66,7 +66,7 @@ def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) ->
 
 
 def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRgb]:
-    """A picture for each tick of the video: one that came late leaves the last one standing."""
+    """Yield one picture per video frame; the last one repeats until the next arrives."""
     shown: TimedPicture | None = None
     for newest in pictures:
         if shown is not None:
@@ -78,8 +78,8 @@ def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRg
         yield shown.picture
 
 
-def _fitting(picture: ImageRgb) -> ImageRgb:
-    """Even in width and height, as the codecs demand, and no larger than players like."""
+def _fit(picture: ImageRgb) -> ImageRgb:
+    """Scale or crop a picture to even sides, as codecs require, and to a size players support."""
     scale = min(1.0, LONGEST_SIDE_PX / max(picture.shape[:2]))
     height, width = (max(2, int(n * scale) // 2 * 2) for n in picture.shape[:2])
     if scale == 1.0:
@@ -100,12 +100,12 @@ class _Av:
 
     def __init__(self, av: Any, path: Path, rate_hz: float, shape: tuple[int, ...]) -> None:
         self._av = av
-        # The index in front lets a browser start before it has the whole file.
+        # With the index at the beginning, browsers can start before the download is complete.
         self._container = av.open(str(path), 'w', options={'movflags': 'faststart'})
         rate = Fraction(rate_hz).limit_denominator(1000)
         self._stream = self._container.add_stream('libx264', rate=rate)
         self._stream.height, self._stream.width = shape[:2]
-        self._stream.pix_fmt = 'yuv420p'  # the one that every browser decodes
+        self._stream.pix_fmt = 'yuv420p'  # the only format that every browser decodes
         self._stream.options = {'crf': '21', 'preset': 'veryfast'}
 
     def write(self, picture: ImageRgb) -> None:
@@ -118,7 +118,7 @@ class _Av:
 
 
 class _OpenCv:
-    codec = 'MPEG-4 part 2 (players show it, browsers do not; "pip install av" makes it H.264)'
+    codec = 'MPEG-4 part 2 (plays in players, not in browsers; for H.264: "pip install av")'
 
     def __init__(self, path: Path, rate_hz: float, shape: tuple[int, ...]) -> None:
         os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', '-8')
@@ -126,10 +126,12 @@ class _OpenCv:
         self._size_wh = (shape[1], shape[0])
         self._writer = cv2.VideoWriter(str(path), fourcc, rate_hz, self._size_wh)
         if not self._writer.isOpened():
-            raise DemoError(f'cannot write {path}: this OpenCV has no MPEG-4; "pip install av"')
+            raise DemoError(
+                f'cannot write {path}: OpenCV was built without MPEG-4; run "pip install av"'
+            )
 
     def write(self, picture: ImageRgb) -> None:
-        # A camera may change its size; a frame of another one than the first would be dropped.
+        # A camera may change its size; OpenCV would drop frames whose size differs from the first.
         bgr = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), self._size_wh)
         self._writer.write(bgr)
 

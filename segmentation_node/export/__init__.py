@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The network as a graph of its own, for other runtimes, let through only if its labels agree."""
+"""Export of networks as graph files for other runtimes, with a gate on the quality of labels."""

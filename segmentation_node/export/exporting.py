@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint and images of a camera to a checkpoint that has graph files."""
+"""Export of graph files: from a checkpoint and camera images to a checkpoint with graphs."""
 
 import math
 import shutil
@@ -31,23 +31,23 @@ from segmentation_node.runtimes.graph_files import (
 )
 from segmentation_node.segmenter import Segmenter
 
-#: What a checkpoint consists of, beside its graphs; nothing else is copied.
+#: Suffixes of the files of a checkpoint, without its graphs; no other file is copied.
 _CHECKPOINT_SUFFIXES: Final = ('.json', '.safetensors', '.yaml', '.yml', '.md')
-#: Without truth, every so many images one is not calibrated on, but judged by.
+#: Without truth, every n-th image is used for evaluation instead of calibration.
 _JUDGED_EVERY: Final = 4
 PRECISIONS: Final = ('fp32', 'int8')
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to export.
+    """Export request.
 
     Args:
         model: bundled name, folder, or hub id.
-        images: (H, W, 3) uint8 RGB each, such as the camera gives.
+        images: camera images, (H, W, 3) uint8 RGB each.
         format: one of FILES.
-        precisions: some of PRECISIONS.
-        truth: labeled frames to judge by, in place of a part of the images.
+        precisions: subset of PRECISIONS.
+        truth: labeled frames to evaluate on, instead of a part of the images.
     """
 
     model: str
@@ -67,14 +67,14 @@ class Request:
         least = 2 if 'int8' in self.precisions and self.truth is None else 1
         if len(self.images) < least:
             raise ExportError(
-                f'there are {len(self.images)} images, expected {least} or more: to calibrate on '
-                f'and to judge by; better a hundred, of all that the camera meets'
+                f'there are {len(self.images)} images for calibration and evaluation, expected at '
+                f'least {least}; give about a hundred, of everything that the camera sees'
             )
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A graph that was written, with the precisions it runs in and how these were judged."""
+    """Written graph; `info` has the precisions that it runs in and their evaluation."""
 
     kind: str
     info: GraphInfo
@@ -82,18 +82,19 @@ class Exported:
 
 
 def export_model(request: Request, output: Path, *, quiet: bool = True) -> Iterator[Exported]:
-    """Export a model, graph by graph, each only if its labels are good enough.
+    """Export a model graph by graph, each only if its labels are accurate enough.
 
     Args:
-        request: what to export.
-        output: folder of the new checkpoint, which holds all the old one does; or a checkpoint of
-            the same weights, such as the old one itself, which then gets the graphs.
+        request: export request.
+        output: folder of the new checkpoint, which becomes a copy of the old one with graphs; or
+            an existing checkpoint with the same weights, such as the old one itself, to which the
+            graphs are added.
         quiet: show no progress.
 
     Raises:
         CheckpointError: the model cannot be loaded.
-        ExportError: labels are not good enough, which is shown in a picture beside `output`; or
-            `output` is something else already.
+        ExportError: labels are not accurate enough, as a picture next to `output` then shows; or
+            `output` exists and is not a checkpoint with these weights.
         SettingError: a package is not installed.
         OSError: `output` cannot be written.
     """
@@ -110,13 +111,13 @@ def export_model(request: Request, output: Path, *, quiet: bool = True) -> Itera
             info = work.export(kind, copied, output)
             folder = graph_folder(copied, request.format, kind)
             size = sum(path.stat().st_size for path in folder.iterdir())
-            _put(folder, output, aside)
+            _install(folder, output, aside)
             yield Exported(kind, info, size)
 
 
 @dataclass
 class _Work:
-    """One request, with what its graphs share, computed once."""
+    """Work on one request, with the intermediate results that its graphs share."""
 
     request: Request
     checkpoint: Checkpoint
@@ -135,7 +136,7 @@ class _Work:
 
     @cached_property
     def judge(self) -> Judge:
-        """Images, and the labels that are expected of them."""
+        """Judge with the evaluation images and their expected labels."""
         frames, scheme = self.request.truth, self.checkpoint.scheme
         if frames is None or frames.scheme is None:
             images = list(self.request.images[::_JUDGED_EVERY])
@@ -148,28 +149,28 @@ class _Work:
         return Judge(scheme, images, expected, truth)
 
     def export(self, kind: str, aside: Checkpoint, output: Path) -> GraphInfo:
-        """Write one graph into a checkpoint aside and judge it there, as it will be run."""
+        """Write one graph into a temporary checkpoint and evaluate it there, as it will be run."""
         folder = graph_folder(aside, self.request.format, kind)
         folder.mkdir(parents=True)
         if self.request.format == 'onnx':
             self._write_onnx(folder)
-            return self._judged(aside, kind, folder, ('fp32',), output)
+            return self._evaluate(aside, kind, folder, ('fp32',), output)
         if kind == 'float':
             self._write_openvino(self._openvino, folder)
             from segmentation_node.runtimes.openvino_runtime import float_precisions
 
-            return self._judged(aside, kind, folder, float_precisions(), output)
+            return self._evaluate(aside, kind, folder, float_precisions(), output)
         self._write_openvino(self._quantized(careful=False), folder)
         try:
-            return self._judged(aside, kind, folder, ('int8',), output)
+            return self._evaluate(aside, kind, folder, ('int8',), output)
         except ExportError:
             self._write_openvino(self._quantized(careful=True), folder)
-            return self._judged(aside, kind, folder, ('int8',), output)
+            return self._evaluate(aside, kind, folder, ('int8',), output)
 
-    def _judged(
+    def _evaluate(
         self, aside: Checkpoint, kind: str, folder: Path, precisions: Sequence[str], output: Path
     ) -> GraphInfo:
-        """Judge the graph in every precision it runs in; the first must pass."""
+        """Evaluate the graph in every precision that it runs in; the first one must pass."""
         frames = self.request.truth
         info = GraphInfo(
             network=self.checkpoint.digest,
@@ -183,41 +184,41 @@ class _Work:
         runtime = 'onnxruntime' if self.request.format == 'onnx' else 'openvino'
         for precision in precisions:
             info.write(info_file(folder))
-            # Digests name compiled graphs in the cache, so no other one is run by mistake.
+            # The cache identifies compiled graphs by digest, so no other graph is run by mistake.
             segmenter = Segmenter(
                 str(aside.folder), runtime=runtime, precision=precision, device='cpu'
             )
             judgment = self.judge.judge(
                 lambda image: segmenter.segment([image]).labels[0].copy(),  # noqa: B023
-                f'judging {precision}', self.quiet,
+                f'evaluating {precision}', self.quiet,
             )  # fmt: skip
             info.agreement[precision] = _rounded(judgment.agreement)
             if not math.isnan(judgment.miou):
                 info.miou[precision] = _rounded(judgment.miou)
             if precision == precisions[0] and not info.keeps_labels(precision):
-                raise self._refusal(kind, precision, info, judgment, output)
+                raise self._export_error(kind, precision, info, judgment, output)
         info.write(info_file(folder))
         return info
 
-    def _refusal(
+    def _export_error(
         self, kind: str, precision: str, info: GraphInfo, judgment: Judgment, output: Path
     ) -> ExportError:
         picture = output.with_name(f'{output.name}_differences.png')
         picture.write_bytes(encode_png(judgment.picture(self.checkpoint.scheme)))
         if info.miou:
             figures = (
-                f'reaches a mean IoU of {info.miou[precision]:.2%} where PyTorch reaches '
-                f'{info.miou["torch"]:.2%}, and may lose {MAX_MIOU_LOSS:.1%}'
+                f'reaches a mean IoU of {info.miou[precision]:.2%}, PyTorch '
+                f'{info.miou["torch"]:.2%}; expected a loss of at most {MAX_MIOU_LOSS:.1%}'
             )
         else:
             figures = (
-                f'labels {info.agreement[precision]:.2%} of the pixels as the network does in '
-                f'PyTorch, expected {AGREEMENT[precision]:.1%}'
+                f'labels {info.agreement[precision]:.2%} of the pixels as PyTorch does, expected '
+                f'at least {AGREEMENT[precision]:.1%}'
             )
         return ExportError(
-            f'the exported {self.request.model} in {precision} {figures}; {picture} shows where '
-            f'labels differ. The {kind} graph was not written: give more images of what the '
-            f'camera meets, or another precision'
+            f'{self.request.model} as {precision} {figures}; {picture} shows where labels '
+            f'differ. The {kind} graph was not written: give more images of everything that the '
+            f'camera sees, or use another precision'
         )
 
     @cached_property
@@ -280,7 +281,7 @@ def _check_output(output: Path, checkpoint: Checkpoint) -> None:
         or find_checkpoint(str(output)).digest != checkpoint.digest
     ):
         raise ExportError(
-            f'{output} exists and is not a checkpoint of these weights; give a folder that does '
+            f'{output} exists and is not a checkpoint with these weights; give a folder that does '
             f'not exist yet'
         )
 
@@ -292,8 +293,8 @@ def _copy(checkpoint: Checkpoint, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _put(graph: Path, output: Path, aside: Path) -> None:
-    """Bring a graph into a checkpoint that may not exist yet, and then appears as a whole."""
+def _install(graph: Path, output: Path, aside: Path) -> None:
+    """Move a graph into the output checkpoint; a new checkpoint is created atomically."""
     if not output.exists():
         whole = aside.with_name('whole')
         shutil.copytree(aside, whole)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that an export is calibrated on and judged by."""
+"""Images for the calibration and evaluation of an export."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -16,10 +16,10 @@ Item = TypeVar('Item')
 
 
 def images_of_folders(folders: Sequence[Path], count: int) -> list[ImageRgb]:
-    """Read up to `count` images, (H, W, 3) uint8 RGB, from all over each of some folders.
+    """Read up to `count` images, (H, W, 3) uint8 RGB, spread evenly over each folder.
 
     Raises:
-        BagError: no folder, or no images in it.
+        BagError: a folder does not exist or contains no images.
         ImageError: a file is damaged.
     """
     images: list[ImageRgb] = []
@@ -31,7 +31,7 @@ def images_of_folders(folders: Sequence[Path], count: int) -> list[ImageRgb]:
 
 
 def images_of_bag(path: Path, topic: str | None, count: int) -> list[ImageRgb]:
-    """Read up to `count` frames of a bag's camera; errors as `images_of_folders`."""
+    """Read up to `count` frames of a bag's camera; raises as `images_of_folders`."""
     with open_bag(path) as bag:
         camera = find_camera(bag, topic)
         frames = spread(bag.messages([camera.name]), bag.counts[camera], count)
@@ -40,7 +40,7 @@ def images_of_bag(path: Path, topic: str | None, count: int) -> list[ImageRgb]:
 
 
 def spread(items: Iterable[Item], total: int, count: int) -> Iterator[Item]:
-    """Return up to `count` of `total` items at even distances."""
+    """Return up to `count` of `total` items, evenly spaced."""
     taken = min(total, count)
     places = {index * total // taken for index in range(taken)} if taken else set()
     return (item for index, item in enumerate(islice(items, total)) if index in places)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Quality of an exported graph: its labels against those of PyTorch, and against the truth."""
+"""Quality of an exported graph: its labels against those of PyTorch and against ground truth."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -19,13 +19,16 @@ Labels = npt.NDArray[np.uint8]
 #: (H, W, 3) uint8 RGB to (H, W) uint8 label ids.
 Label = Callable[[ImageRgb], Labels]
 
-#: Marks pixels of other labels in a picture.
+#: Color that marks pixels with different labels.
 _MARK = (255, 0, 255)
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """Share of labels equal to those of PyTorch, mean IoU (NaN without truth), the worst image."""
+    """Evaluation of a graph: share of labels equal to PyTorch's, mean IoU, and the worst image.
+
+    `miou` is NaN without truth.
+    """
 
     agreement: float
     miou: float
@@ -34,7 +37,7 @@ class Judgment:
     found: Labels
 
     def picture(self, scheme: LabelScheme) -> ImageRgb:
-        """Draw the worst image, where labels differ, and both labels, 2 x 2."""
+        """Draw a 2 x 2 grid: the worst image, its differing pixels, and both label images."""
         marked = self.worst // 2
         marked[self.expected != self.found] = _MARK
         expected, found = colorize(self.expected, scheme), colorize(self.found, scheme)
@@ -44,10 +47,10 @@ class Judgment:
 
 @dataclass(frozen=True)
 class Judge:
-    """Images with their labels by PyTorch in fp32, and with the truth, or none at all.
+    """Evaluation images with their labels by PyTorch in fp32, and optionally with ground truth.
 
     `images` are (H, W, 3) uint8 RGB, `expected` (H, W) uint8 ids of `scheme`, `truth` (H, W)
-    int16 ids of the same, UNCOUNTED where a pixel does not count.
+    int16 ids of the same scheme, UNCOUNTED where a pixel does not count.
     """
 
     scheme: LabelScheme
@@ -57,16 +60,16 @@ class Judge:
 
     def judge(self, label: Label, title: str, quiet: bool) -> Judgment:
         """Label all images and compare; `title` names the progress bar."""
-        found = [label(image) for image in tqdm(self.images, title, unit='image', disable=quiet)]
-        shares = [share(a, b) for a, b in zip(self.expected, found, strict=True)]
+        labels = [label(image) for image in tqdm(self.images, title, unit='image', disable=quiet)]
+        shares = [share(a, b) for a, b in zip(self.expected, labels, strict=True)]
         worst = int(np.argmin(shares))
         return Judgment(
-            float(np.mean(shares)), self.miou(found),
-            self.images[worst], self.expected[worst], found[worst],
+            float(np.mean(shares)), self.miou(labels),
+            self.images[worst], self.expected[worst], labels[worst],
         )  # fmt: skip
 
     def miou(self, labels: Sequence[Labels]) -> float:
-        """Return the mean IoU of labels of all images; NaN without truth."""
+        """Return the mean IoU of the labels of all images; NaN without truth."""
         if not self.truth:
             return math.nan
         confusion = Confusion()
@@ -76,5 +79,5 @@ class Judge:
 
 
 def share(expected: Labels, found: Labels) -> float:
-    """Return the share of equal labels of one image."""
+    """Return the share of equal labels in one image."""
     return float((expected == found).mean())

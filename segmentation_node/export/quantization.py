@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Int8 by NNCF: ranges of activations measured on images, no training."""
+"""Post-training quantization to int8 by NNCF, with activation ranges measured on images."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.runtimes.unreported import unreported
 
 Pixels = npt.NDArray[np.float32]
-#: From the index of an image and its class scores, (1, C, h, w), to the share of equal labels.
+#: Returns the share of equal labels for an image index and its class scores, (1, C, h, w).
 Share = Callable[[int, Pixels], float]
 
 
@@ -21,17 +21,17 @@ def quantize(model: Any, pixels: Sequence[Pixels], *, transformer: bool) -> Any:
     """Quantize a network.
 
     Args:
-        model: openvino.Model of normalized pixels to class scores; stays as it is.
-        pixels: (1, 3, H, W) float32 each, all of one size, what the network sees, to calibrate on.
-        transformer: whether most of it is attention.
+        model: openvino.Model from normalized pixels to class scores; not modified.
+        pixels: network inputs to calibrate on, (1, 3, H, W) float32 each, all of one size.
+        transformer: the network consists mostly of attention layers.
     """
     with unreported():
         nncf = _nncf()
         fixed = _of_size(model, pixels[0].shape[2:])
-        found = nncf.quantize(
+        quantized = nncf.quantize(
             fixed, nncf.Dataset(pixels), subset_size=len(pixels), **_settings(nncf, transformer)
         )
-    return _of_size(found, (-1, -1))
+    return _of_size(quantized, (-1, -1))
 
 
 def quantize_carefully(
@@ -43,14 +43,14 @@ def quantize_carefully(
     *,
     transformer: bool,
 ) -> Any:
-    """Quantize, and keep those layers in higher precision that cost the most agreement.
+    """Quantize, but keep the layers that reduce agreement the most in higher precision.
 
     Args:
         model: as for `quantize`.
         pixels: as for `quantize`.
-        judged: of the same size, to compare labels on.
-        share: tells the share of labels that agree.
-        max_drop: share of labels that may differ.
+        judged: network inputs of the same size, to compare labels on.
+        share: function that returns the share of equal labels.
+        max_drop: maximum share of labels that may differ.
         transformer: as for `quantize`.
     """
 
@@ -60,7 +60,7 @@ def quantize_carefully(
 
     with unreported():
         nncf = _nncf()
-        found = nncf.quantize_with_accuracy_control(
+        quantized = nncf.quantize_with_accuracy_control(
             _of_size(model, pixels[0].shape[2:]),
             nncf.Dataset(pixels),
             nncf.Dataset(range(len(judged))),
@@ -69,24 +69,27 @@ def quantize_carefully(
             subset_size=len(pixels),
             **_settings(nncf, transformer),
         )
-    return _of_size(found, (-1, -1))
+    return _of_size(quantized, (-1, -1))
 
 
 def _of_size(model: Any, size_hw: Sequence[int]) -> Any:
-    """A copy for images of one size, or of any (-1, -1); NNCF does not run Mask2Former of any."""
+    """Copy a model for images of one size, or of any size (-1, -1).
+
+    NNCF cannot run Mask2Former with dynamic sizes.
+    """
     copy = model.clone()
     copy.reshape({copy.input(0): [1, 3, *size_hw]})
     return copy
 
 
 def _nncf() -> Any:
-    # It loads a part of torch that speaks of a GPU that is not there.
+    # nncf loads a module of torch that warns about a missing GPU.
     logging.getLogger('torch.utils.cpp_extension').setLevel(logging.ERROR)
     try:
         nncf: Any = import_module('nncf')
     except ModuleNotFoundError as error:
         raise SettingError(
-            f'int8 needs the package {error.name}, which is not installed; install it (pip '
+            f'int8 requires the package {error.name}, which is not installed; install it (pip '
             f'install nncf), or use --precision fp32'
         ) from error
     nncf.set_log_level(logging.WARNING)

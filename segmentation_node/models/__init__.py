@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The networks: families, their common face, and how a folder becomes one."""
+"""Networks: the model families, their common interface, and loading from a folder."""
 
 from segmentation_node.models.families import FAMILIES, family_of_config, network_class
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which families of networks there are."""
+"""Registry of the supported model families."""
 
 import re
 from importlib import import_module
@@ -11,19 +11,19 @@ from segmentation_node.errors import CheckpointError, quoted
 if TYPE_CHECKING:
     from segmentation_node.models.network import Network
 
-#: Module and class of each family; a module is imported with the first network of its library,
-#: since each library takes seconds to import.
+#: Module and class of each family. A module is imported on first use, because each library takes
+#: seconds to import.
 FAMILIES: Final = {
     'deeplabv3plus': ('segmentation_node.models.smp', 'DeepLabV3Plus'),
     'mask2former': ('segmentation_node.models.mask2former', 'Mask2Former'),
     'unet': ('segmentation_node.models.smp', 'UNet'),
 }
 
-#: Memory that a network of the bundled size takes on a CPU in fp32, by pixels of its input, as
-#: measured with OpenVINO at 3840 x 2160; int8 takes a third to a half of it.
+#: Memory that a network of the bundled size needs on a CPU in fp32, in bytes per input pixel,
+#: measured with OpenVINO at 3840 x 2160; int8 needs a third to a half of it.
 BYTES_PER_PIXEL: Final = {'deeplabv3plus': 180, 'mask2former': 400, 'unet': 280}
 
-#: The number of a channel, as config.json writes it.
+#: Channel number as written in config.json.
 _CHANNEL: Final = re.compile(r'[0-9]{1,4}')
 
 _FAMILY_OF_LIBRARY_NAME: Final = {
@@ -34,36 +34,36 @@ _FAMILY_OF_LIBRARY_NAME: Final = {
 
 
 def network_class(family: str) -> 'type[Network]':
-    """The class of a family's networks; raises CheckpointError with the families there are."""
+    """Return the network class of a family; raises CheckpointError for an unknown family."""
     if family not in FAMILIES:
         raise CheckpointError(
-            f'unknown model family {quoted(family)}; there are {", ".join(FAMILIES)}'
+            f'unknown model family {quoted(family)}; use one of {", ".join(FAMILIES)}'
         )
     module, name = FAMILIES[family]
-    found: type[Network] = getattr(import_module(module), name)
-    return found
+    class_: type[Network] = getattr(import_module(module), name)
+    return class_
 
 
 def family_of_config(path: Path, config: dict[str, Any]) -> str:
-    """Family that a library's own `config.json`, read from `path`, describes.
+    """Return the family that a library's own `config.json`, read from `path`, describes.
 
     Raises:
-        CheckpointError: it is none of the families there are.
+        CheckpointError: the family is not supported.
     """
     name = str(config.get('_model_class') or config.get('model_type'))
     if name not in _FAMILY_OF_LIBRARY_NAME:
         supported = ', '.join(_FAMILY_OF_LIBRARY_NAME)
         raise CheckpointError(
-            f'{path} describes a model {quoted(name)}; supported are {supported}: choose one of '
-            f"these, saved with its library's save_pretrained"
+            f'{path} describes a model {quoted(name)}, which is not supported; use one of '
+            f"{supported}, saved with its library's save_pretrained"
         )
     return _FAMILY_OF_LIBRARY_NAME[name]
 
 
 def class_names(config: dict[str, Any]) -> list[str] | None:
-    """Class names in channel order where a library's own `config.json` has them.
+    """Return the class names in channel order from a library's `config.json`; None if missing.
 
-    transformers makes up LABEL_0, LABEL_1, ... where nobody named the classes.
+    transformers generates LABEL_0, LABEL_1, ... for classes without names.
     """
     id2label = config.get('id2label')
     if not isinstance(id2label, dict) or not all(_CHANNEL.fullmatch(str(key)) for key in id2label):

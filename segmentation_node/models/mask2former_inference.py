@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the last layer of a Mask2Former says, computed with the library's modules but not its way.
+"""Output of the last layer of Mask2Former, computed more efficiently with the library's modules.
 
-The results are equal up to rounding, and need a fraction of the arithmetic and of the memory:
+The results are equal up to rounding, at a fraction of the arithmetic and memory:
 
 - Masked attention needs masks at strides 32, 16 and 8. Interpolation is linear, and so is the
-  product of queries and features: the features are interpolated, once, not the masks of a layer.
-- The projection of the features is linear, too: it moves to the queries, which are few.
-- Classes, and masks at stride 4, are computed for the last layer only, which is the one that is
-  read.
-- Deformable attention is a look-up, see `deformable_attention`.
+  product of queries and features, so the features are interpolated once instead of the masks of
+  every layer.
+- The projection of the features is linear, too; it is applied to the few queries instead.
+- Classes, and masks at stride 4, are computed for the last layer only, because only its output is
+  used.
+- Deformable attention is a table look-up, see `deformable_attention`.
 """
 
 import math
@@ -26,13 +27,13 @@ from segmentation_node.models.deformable_attention import Atlas, Size, attend
 def last_layer(
     model: Mask2FormerForUniversalSegmentation, pixels: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4), without any dropout.
+    """Compute class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4), without dropout.
 
     Args:
-        model: of the library, whose weights are used as they are.
-        pixels: (B, 3, H, W) float, normalised RGB, both sides multiples of 32.
+        model: model of the library; its weights are used unchanged.
+        pixels: (B, 3, H, W) float, normalized RGB, both sides multiples of 32.
     """
-    whole: Any = model  # its parts are not annotated
+    whole: Any = model  # the library has no type annotations for its parts
     backbone = whole.model.pixel_level_module.encoder
     pixel_decoder = whole.model.pixel_level_module.decoder
     transformer = whole.model.transformer_module
@@ -47,18 +48,18 @@ def last_layer(
     for index, layer in enumerate(transformer.decoder.layers):
         level = levels[index % len(levels)]
         inside = masks(queries, level.features) >= 0  # (B, Q, K)
-        inside = inside | ~inside.any(-1, keepdim=True)  # who found nothing looks everywhere
+        inside = inside | ~inside.any(-1, keepdim=True)  # an empty mask attends to all pixels
         queries = _decode_queries(layer, queries, places, level, inside)
     classes = whole.class_predictor(transformer.decoder.layernorm(queries))
     return classes, _as_map(masks(queries, finest.flatten(2)).transpose(1, 2), _size(finest))
 
 
-# --- from the features of the backbone to those of the pixel decoder
+# --- pixel decoder
 
 
 def _decode_pixels(decoder: Any, features: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Maps (B, D, h, w) from the coarsest to stride 8, and the features (B, D, H / 4, W / 4)."""
-    pairs = zip(decoder.input_projections, features[::-1], strict=False)  # not of the finest
+    """Compute maps (B, D, h, w), from coarsest to stride 8, and features (B, D, H / 4, W / 4)."""
+    pairs = zip(decoder.input_projections, features[::-1], strict=False)  # without the finest
     maps = [project(feature) for project, feature in pairs]
     sizes = [_size(each) for each in maps]
     attention = decoder.encoder.layers[0].self_attn
@@ -85,15 +86,15 @@ def _decode_pixels(decoder: Any, features: Sequence[Tensor]) -> tuple[list[Tenso
     return maps, finest
 
 
-# --- from these to the queries
+# --- transformer decoder
 
 
 class _Level(NamedTuple):
-    """What queries look at in K pixels of one size."""
+    """Keys, values and features that queries attend to, in K pixels of one size."""
 
     keys: Tensor  # (B, K, D)
     values: Tensor  # (B, K, D)
-    features: Tensor  # (B, D, K), which their masks are made of
+    features: Tensor  # (B, D, K), used to compute masks
 
 
 def _levels(transformer: Any, maps: Sequence[Tensor], finest: Tensor) -> list[_Level]:
@@ -108,7 +109,7 @@ def _levels(transformer: Any, maps: Sequence[Tensor], finest: Tensor) -> list[_L
 
 
 def _masks(decoder: Any, projection: Any, queries: Tensor, features: Tensor) -> Tensor:
-    """Mask logits (B, Q, K) of features (B, D, K) that are not projected yet."""
+    """Compute mask logits (B, Q, K) from features (B, D, K) before their projection."""
     embeddings = decoder.mask_predictor.mask_embedder(decoder.layernorm(queries))  # (B, Q, M)
     products: Tensor = embeddings @ projection.weight.flatten(1) @ features
     constants: Tensor = embeddings @ projection.bias
@@ -118,7 +119,7 @@ def _masks(decoder: Any, projection: Any, queries: Tensor, features: Tensor) -> 
 def _decode_queries(
     layer: Any, queries: Tensor, places: Tensor, level: _Level, inside: Tensor
 ) -> Tensor:
-    """One layer: what queries (B, Q, D) make of the pixels inside their masks, and each other."""
+    """Apply one decoder layer to queries (B, Q, D); they attend to their masks and each other."""
 
     def masked_attention(queries: Tensor) -> Tensor:
         attention, inputs = layer.cross_attn, (queries + places, level.keys, level.values)
@@ -156,7 +157,7 @@ def _decode_queries(
 def _attention(
     heads: int, queries: Tensor, keys: Tensor, values: Tensor, inside: Tensor | None = None
 ) -> Tensor:
-    """(B, Q, D): what queries (B, Q, D) read of K values where `inside` (B, Q, K) lets them."""
+    """Compute attention (B, Q, D) of queries to K values, restricted to `inside` (B, Q, K)."""
     queries, keys, values = (
         each.unflatten(-1, (heads, -1)).transpose(1, 2) for each in (queries, keys, values)
     )
@@ -170,14 +171,14 @@ def _feed_forward(layer: Any, inputs: Tensor) -> Tensor:
 
 
 def _positions(size: Size, of_level: Tensor) -> Tensor:
-    """(h * w, D) sine embedding of rows and columns, plus the (D,) one of their level."""
+    """Return the sine embedding of rows and columns, (h * w, D), plus that of the level, (D,)."""
     rows, columns = (_waves(side, of_level.shape[0] // 2, of_level.device) for side in size)
     places = torch.cat([rows[:, None].expand(*size, -1), columns.expand(*size, -1)], -1)
     return places.flatten(0, 1) + of_level
 
 
 def _waves(side: int, channels: int, device: torch.device) -> Tensor:
-    """(side, channels) float: sine and cosine in turn, of ever longer waves."""
+    """Return alternating sines and cosines of increasing wavelength, (side, channels) float."""
     steps = torch.arange(1, side + 1, device=device).float()
     places = steps / (steps[-1:] + 1e-6) * (2 * math.pi)
     lengths = torch.pow(10000, torch.arange(0, channels, 2, device=device) / channels)
@@ -190,12 +191,12 @@ def _resized(features: Tensor, size: Size) -> Tensor:
 
 
 def _as_rows(features: Tensor) -> Tensor:
-    """(B, D, h, w) to (B, h * w, D)."""
+    """Reshape (B, D, h, w) to (B, h * w, D)."""
     return features.flatten(2).transpose(1, 2)
 
 
 def _as_map(rows: Tensor, size: Size) -> Tensor:
-    """(B, h * w, D) to (B, D, h, w)."""
+    """Reshape (B, h * w, D) to (B, D, h, w)."""
     return rows.transpose(1, 2).reshape(rows.shape[0], rows.shape[2], *size)
 
 

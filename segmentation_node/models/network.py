@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The common face of all networks."""
+"""Common interface of all networks."""
 
 from abc import ABC, abstractmethod
 from pathlib import Path
@@ -8,7 +8,7 @@ from typing import Final
 from torch import Tensor, nn
 from typing_extensions import Self
 
-#: What a library raises where a configuration is wrong in itself or for the weights.
+#: Exceptions that libraries raise if a configuration is invalid or does not match the weights.
 MISFITS: Final = (
     ArithmeticError,
     AttributeError,
@@ -20,7 +20,7 @@ MISFITS: Final = (
 
 
 class Network(nn.Module, ABC):
-    """Turns normalised pixels into class scores; owns the model of its library."""
+    """Network that turns normalized pixels into class scores; owns its library's model."""
 
     @classmethod
     @abstractmethod
@@ -32,21 +32,21 @@ class Network(nn.Module, ABC):
         """Write `config.json` and `model.safetensors` in the library's own format."""
 
     def not_finite(self) -> list[str]:
-        """Names of weights with values that are NaN or infinite."""
+        """Return the names of weights that contain NaN or infinite values."""
         return [name for name, each in self.state_dict().items() if not each.isfinite().all()]
 
     @abstractmethod
     def channels(self) -> int:
-        """Number of class scores per pixel."""
+        """Return the number of class scores per pixel."""
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Score classes.
+        """Compute class scores.
 
         Args:
-            pixels: (B, 3, H, W) float, normalised RGB, H and W multiples of geometry.DIVISOR.
+            pixels: (B, 3, H, W) float, normalized RGB, H and W multiples of geometry.DIVISOR.
 
         Returns:
-            (B, C, H / s, W / s) float class scores at the network's own stride s, from 0 up; 1
-            is certain, and more than that where several parts of a network are.
+            (B, C, H / s, W / s) float class scores at the network's stride s, 0 or greater; 1 is
+            certain, and scores above 1 occur where several parts of a network are certain.
         """

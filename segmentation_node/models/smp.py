@@ -19,11 +19,11 @@ from segmentation_node.models.network import MISFITS, Network
 
 
 class SmpNetwork(Network):
-    """A segmentation_models_pytorch model, read before its final upsampling.
+    """Model of segmentation_models_pytorch without its final upsampling.
 
-    The library upsamples its logits by a fixed factor inside the model, with aligned corners.
-    The graph upsamples scores once, straight to the size of the image and with aligned pixels,
-    so the head's own upsampling is left out here; borders move by two pixels at most.
+    The library upsamples logits by a fixed factor inside the model, with aligned corners. The
+    graph upsamples scores once, directly to the size of the image and with aligned pixels, so the
+    upsampling in the head is skipped here; borders move by at most two pixels.
     """
 
     library_class: ClassVar[type[nn.Module]]
@@ -31,22 +31,24 @@ class SmpNetwork(Network):
 
     def __init__(self, config: dict[str, Any]) -> None:
         super().__init__()
-        # Weights come from the checkpoint; a name here, or none, which stands for ImageNet's,
-        # would make the library download others.
+        # The weights come from the checkpoint. Any name here, or no entry at all (which means
+        # ImageNet), would make the library download other weights.
         self.config = {**config, 'encoder_weights': None}
         self.model = self.library_class(**self.config)
         stride = int(self.model.encoder.output_stride)
         if DIVISOR % stride:
-            raise ValueError(f'encoder of output stride {stride}, expected a divisor of {DIVISOR}')
+            raise ValueError(
+                f'the encoder has output stride {stride}, expected a divisor of {DIVISOR}'
+            )
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """(B, C, H / s, W / s) unnormalised scores, s = 4 for DeepLabV3+ and 1 for U-Net."""
+        """Compute logits, (B, C, H / s, W / s); s is 4 for DeepLabV3+ and 1 for U-Net."""
         features = self.model.decoder(self.model.encoder(pixels))
         logits: Tensor = self.model.segmentation_head[0](features)
         return logits
 
     def scores(self, logits: Tensor) -> Tensor:
-        """Class scores of logits, as `forward` gives them."""
+        """Convert logits to class scores as returned by `forward`."""
         return logits.float().softmax(dim=1)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -58,10 +60,10 @@ class SmpNetwork(Network):
     @classmethod
     def load(cls, folder: Path) -> Self:
         config = read_json(folder / 'config.json')
-        found = config.pop('_model_class', None)
-        if found != cls.library_class.__name__:
+        model_class = config.pop('_model_class', None)
+        if model_class != cls.library_class.__name__:
             raise CheckpointError(
-                f'{folder / "config.json"} describes {quoted(found)}, not '
+                f'{folder / "config.json"} describes {quoted(model_class)}, not '
                 f'{cls.library_class.__name__}; correct "family" in segmentation.yaml'
             )
         check_names(folder / 'config.json', config)

@@ -41,7 +41,7 @@ from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, 
 from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.worker import Worker
 from segmentation_node.transport import (
-    give_own_frames_room,
+    enable_large_frames,
     reliable_camera,
     remove_dead_segments,
 )
@@ -424,7 +424,7 @@ def main(
     and FAILED a failure of the node's own, after which a new start may go well.
     """
     keep_freed_memory()
-    profile, dead = give_own_frames_room(), remove_dead_segments()
+    profile, dead = enable_large_frames(), remove_dead_segments()
     try:
         rclpy.init(args=args)
     except RuntimeError as error:  # of rclpy, as most of its errors are

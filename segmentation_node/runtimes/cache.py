@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results that take long to compute, cached in the user's cache folder.
+"""Cache of expensive results in the user's cache folder.
 
-An entry is one file that is named after everything its content depends on, so that a stale one is
-never found. It begins with a digest of the rest, so that a damaged one counts as missing. Nothing
-here is needed: where the folder cannot be written, everything is computed again.
+Each entry is one file. Its name is a digest of everything that its content depends on, so stale
+entries are never found. It begins with a digest of its content, so a damaged entry counts as
+missing. The cache is optional: if the folder cannot be written, results are computed again.
 """
 
 import contextlib
@@ -39,14 +39,14 @@ class Cache:
 
     Args:
         kind: folder below `cache_root`.
-        max_bytes: the least recently used entries go when they exceed this together.
+        max_bytes: total size above which the least recently used entries are removed.
     """
 
     def __init__(self, kind: str, max_bytes: int) -> None:
         self._kind, self._max_bytes = kind, max_bytes
 
     def get(self, key: Mapping[str, object]) -> bytes | None:
-        """Return the content stored for a key; None where there is none, or a damaged one."""
+        """Return the content stored for a key; None if the entry is missing or damaged."""
         try:
             path = self._path(key)
             stored = path.read_bytes()
@@ -54,14 +54,14 @@ class Cache:
             return None
         digest, content = stored[:_DIGEST_BYTES], stored[_DIGEST_BYTES:]
         if hashlib.sha256(content).digest() != digest:
-            _log.warning('%s is damaged and is replaced', path)
+            _log.warning('cache entry %s is damaged and will be replaced', path)
             return None
-        with contextlib.suppress(OSError):  # a cache that may only be read records no use
+        with contextlib.suppress(OSError):  # a read-only cache does not record accesses
             os.utime(path)
         return content
 
     def put(self, key: Mapping[str, object], content: bytes) -> None:
-        """Store the content for a key; a warning where the folder cannot be written."""
+        """Store the content for a key; log a warning if the folder cannot be written."""
         try:
             path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -72,7 +72,7 @@ class Cache:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Let no other process do the same at the same time; where nothing can be written, all."""
+        """Hold an exclusive lock between processes; has no effect if the folder is read-only."""
         with contextlib.ExitStack() as held:
             with contextlib.suppress(OSError, RuntimeError):
                 folder = cache_root() / self._kind
@@ -95,19 +95,19 @@ class Cache:
 
 
 def _warn_once(error: Exception) -> None:
-    """Say that a folder cannot be written, the first time."""
+    """Log once per folder that it cannot be written."""
     base = os.environ.get('XDG_CACHE_HOME', '')
     if base in _warned_of:
         return
     _warned_of.add(base)
     _log.warning(
         'running without a cache, so the next start takes longer (%s); make room, or set '
-        'XDG_CACHE_HOME to a folder that can be written', one_line(error),
+        'XDG_CACHE_HOME to a writable folder', one_line(error),
     )  # fmt: skip
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Write a file that readers see either whole or not at all."""
+    """Write a file atomically: readers see either the old content or the new one."""
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.new', delete=False) as stream:
         try:
             stream.write(content)

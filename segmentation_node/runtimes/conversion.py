@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From a network in PyTorch to a graph file of any size of image."""
+"""Conversion of a PyTorch network to a graph for images of any size."""
 
 import logging
 import warnings
@@ -16,8 +16,8 @@ from segmentation_node.runtimes.unreported import unreported
 INPUT: Final = 'pixels'
 OUTPUT: Final = 'class_scores'
 _MODE: Final = 'coordinate_transformation_mode'
-#: Height and width that networks are traced at: no multiples of Swin's windows, so that the
-#: padding of these is part of the trace.
+#: Height and width for tracing. They are not multiples of Swin's window size, so that window
+#: padding becomes part of the trace.
 _TRACED_HW: Final = (288, 416)
 
 
@@ -28,7 +28,7 @@ def to_openvino(network: Network) -> Any:
     with _quiet(), unreported(), torch.inference_mode():
         model = openvino.convert_model(network, example_input=_example(), input=[(1, 3, -1, -1)])
     for operation in model.get_ops():
-        # The converter's mode is PyTorch's but for maps of a single row or column.
+        # The converter's mode differs from PyTorch's for maps of a single row or column.
         if operation.get_attributes().get(_MODE) == 'pytorch_half_pixel':
             operation.set_attribute(_MODE, 'half_pixel')
     model.input(0).get_tensor().set_names({INPUT})
@@ -40,7 +40,7 @@ def to_onnx(network: Network, path: Path) -> None:
     """Write a network as ONNX with dynamic height and width."""
     sides = {2: 'height', 3: 'width'}
     with _quiet(), torch.inference_mode():
-        # By tracing: torch.export does not follow the sizes of Mask2Former to the end (2.14).
+        # Traced, because torch.export (2.14) cannot track all dynamic sizes of Mask2Former.
         torch.onnx.export(
             network,
             (_example(),),
@@ -59,7 +59,7 @@ def _example() -> torch.Tensor:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what tracing tells the authors of networks."""
+    """Silence tracer warnings, which are meant for authors of networks."""
     library_log = logging.getLogger('transformers')
     level = library_log.level
     library_log.setLevel(logging.ERROR)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: convert a checkpoint into a graph file, for `graph_files`, in a process of its own."""
+"""Command that converts a checkpoint to a graph file; `graph_files` runs it as a child process."""
 
 import os
 import sys
@@ -23,10 +23,10 @@ def main() -> int:
         return BAD_CHECKPOINT
     except ModuleNotFoundError as error:
         print(
-            f'{folder} has no graph files, and converting it needs the package {error.name}, '
+            f'{folder} has no graph files, and converting it requires the package {error.name}, '
             f'which is not installed; install it (pip install {with_extra("torch")}'
             + (' onnx)' if format_ == 'onnx' else ')')
-            + ', or export the model elsewhere with export_model'
+            + ', or export the model on another machine with export_model'
         )
         return NOT_INSTALLED
     return 0
@@ -46,7 +46,7 @@ def _convert(folder: str, format_: str, output: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    # Not by sys.stdin, whose lock the interpreter waits for at its own end.
+    # Does not use sys.stdin, because the interpreter waits for its lock at exit.
     while os.read(0, 1024):
         pass
     os._exit(1)

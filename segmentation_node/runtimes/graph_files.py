@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Graph files: a checkpoint's network as a runtime reads it, without PyTorch.
+"""Graph files: the network of a checkpoint in a runtime's own format, usable without PyTorch.
 
-A graph takes normalized pixels, (1, 3, H, W) float32 with both sides multiples of DIVISOR, and
-gives class scores, (1, C, H / s, W / s) float32. Height and width are dynamic: one file serves
-images of every size.
+The input of a graph is normalized pixels, (1, 3, H, W) float32 with both sides multiples of
+DIVISOR; its output is class scores, (1, C, H / s, W / s) float32. Height and width are dynamic:
+one file serves images of every size.
 
-`export_model` writes graph files into the folder `graphs/` of a checkpoint, each beside a YAML
-file that names the weights it was made of and says how good its labels are. Where a checkpoint
-has none, its network is converted when it is first run, in a process of its own (PyTorch then
-takes no memory of the node), and the graph is cached.
+`export_model` writes graph files into the folder `graphs/` of a checkpoint, each next to a YAML
+file with the digest of its weights and the quality of its labels. If a checkpoint has no graph
+files, its network is converted on first use and the graph is cached. The conversion runs in a
+separate process, so that PyTorch takes no memory of the node.
 """
 
 import hashlib
@@ -37,20 +37,20 @@ from segmentation_node.foreign import read_yaml
 from segmentation_node.runtimes.cache import Cache
 
 GRAPHS_DIR: Final = 'graphs'
-#: Files of a graph by format; the first is the one to open.
+#: Files of a graph by format; runtimes open the first one.
 FILES: Final = {'openvino': ('graph.xml', 'graph.bin'), 'onnx': ('graph.onnx',)}
 _NAMES: Final = tuple(sorted(name for names in FILES.values() for name in names))
-#: Arithmetic that a graph is made for: `float` also serves bf16 and fp16.
+#: Kinds of graphs by arithmetic; `float` also serves bf16 and fp16.
 KINDS: Final = ('float', 'int8')
-#: Mean IoU that a graph may lose against PyTorch in fp32, where the truth is known.
+#: Maximum loss of mean IoU against PyTorch in fp32, if ground truth is available.
 MAX_MIOU_LOSS: Final = 0.002
-#: Share of pixels that must be labeled as by PyTorch in fp32, where it is not.
+#: Minimum share of pixels labeled as by PyTorch in fp32, if it is not.
 AGREEMENT: Final = {'fp32': 0.995, 'bf16': 0.98, 'fp16': 0.98, 'int8': 0.98}
-#: Changes whenever other graphs are made of the same checkpoint.
+#: Version of the conversion; incremented whenever the same checkpoint yields a different graph.
 CONVERSION: Final = 2
 
-#: Exit status of the converting process where the checkpoint is at fault, and where a package is
-#: missing; the last line it prints says more.
+#: Exit status of the conversion process if the checkpoint is invalid, and if a package is missing;
+#: the last line it prints is the error message.
 BAD_CHECKPOINT: Final = 3
 NOT_INSTALLED: Final = 4
 
@@ -58,7 +58,7 @@ _CONVERTED: Final = Cache('graphs', 4 * 2**30)
 
 _log = logging.getLogger(__name__)
 
-#: The content of a graph's files by name.
+#: Content of the files of a graph by name.
 Graph = dict[str, bytes]
 
 
@@ -66,9 +66,10 @@ Graph = dict[str, bytes]
 class GraphInfo:
     """Content of the YAML file beside an exported graph.
 
-    `network` is the digest of the weights, `files` the SHA-256 of each file. The rest says what
-    the labels were judged on: `agreement` is the share of pixels labeled as by PyTorch in fp32,
-    by precision, and `miou` the mean IoU where the truth is known ('torch' is PyTorch in fp32).
+    `network` is the digest of the weights, `files` the SHA-256 of each file. The other fields
+    describe the evaluation of the labels: `agreement` is the share of pixels labeled as by PyTorch
+    in fp32, by precision; `miou` is the mean IoU if ground truth is available ('torch' is PyTorch
+    in fp32).
     """
 
     network: str
@@ -80,7 +81,7 @@ class GraphInfo:
 
     @classmethod
     def read(cls, path: Path) -> 'GraphInfo':
-        """Read and check; raises CheckpointError naming what is wrong."""
+        """Read and validate; raises CheckpointError that names the invalid entry."""
         try:
             content = read_yaml(path)
         except ForeignError as error:
@@ -88,7 +89,9 @@ class GraphInfo:
         kinds = {'network': str, 'files': dict, 'made_with': str, 'judged_on': str,
                  'agreement': dict, 'miou': dict}  # fmt: skip
         if not isinstance(content, dict) or set(content) != {f.name for f in fields(cls)}:
-            raise CheckpointError(f'{path} must hold {", ".join(kinds)}; export the graph again')
+            raise CheckpointError(
+                f'{path} must have the keys {", ".join(kinds)}; export the graph again'
+            )
         for name, kind in kinds.items():
             if not isinstance(content[name], kind):
                 raise CheckpointError(
@@ -104,13 +107,13 @@ class GraphInfo:
         return cls(**content)
 
     def keeps_labels(self, precision: str) -> bool:
-        """Return whether a precision passed its gate, or was never judged."""
+        """Return whether a precision passed its quality gate or was never evaluated."""
         if 'torch' in self.miou and precision in self.miou:
             return self.miou[precision] >= self.miou['torch'] - MAX_MIOU_LOSS
         return self.agreement.get(precision, 1.0) >= AGREEMENT[precision]
 
     def write(self, path: Path) -> None:
-        """Write as YAML."""
+        """Write the description as YAML."""
         path.write_text(yaml.safe_dump(asdict(self), sort_keys=False), encoding='utf-8')
 
 
@@ -125,10 +128,10 @@ def info_file(folder: Path) -> Path:
 
 
 def exported_info(checkpoint: Checkpoint, format_: str, kind: str) -> GraphInfo | None:
-    """Return the description of an exported graph; None where there is no such graph.
+    """Return the description of an exported graph; None if there is no such graph.
 
     Raises:
-        CheckpointError: the description is damaged, or the graph was made of other weights.
+        CheckpointError: the description is damaged, or the graph belongs to other weights.
     """
     path = info_file(graph_folder(checkpoint, format_, kind))
     if not path.is_file():
@@ -136,32 +139,31 @@ def exported_info(checkpoint: Checkpoint, format_: str, kind: str) -> GraphInfo 
     info = GraphInfo.read(path)
     if info.network != checkpoint.digest:
         raise CheckpointError(
-            f'{path.parent} was exported from other weights than those in {checkpoint.folder}; '
+            f'{path.parent} was exported from weights other than those in {checkpoint.folder}; '
             f'export it again, or delete it'
         )
     return info
 
 
 def load_graph(checkpoint: Checkpoint, format_: str, kind: str = 'float') -> Graph:
-    """Return a graph of a checkpoint: exported, cached, or converted now.
+    """Return a graph of a checkpoint: the exported one, a cached one, or one converted now.
 
     Args:
-        checkpoint: whose network.
+        checkpoint: checkpoint with the network.
         format_: one of FILES.
         kind: one of KINDS; 'int8' is always exported, since it is calibrated on images.
 
     Raises:
         CheckpointError: the graph or the weights are damaged, or do not belong together.
-        SettingError: there is no such graph, and what converts it is not installed.
+        SettingError: there is no such graph, and a package that the conversion needs is missing.
     """
     info = exported_info(checkpoint, format_, kind)
     if info is not None:
         return _read_exported(graph_folder(checkpoint, format_, kind), info)
     if kind == 'int8':
         raise SettingError(
-            f"precision 'int8' needs a graph of {checkpoint.name} that is calibrated on images of "
-            f'the camera: run export_model --precision int8, and give the folder it writes as '
-            f'the model'
+            f"precision 'int8' requires a graph of {checkpoint.name} calibrated on camera images; "
+            f'run export_model --precision int8, and use the folder that it writes as the model'
         )
     key = {'format': format_, 'graph': graph_digest(checkpoint, format_, kind)}
     packed = _CONVERTED.get(key)
@@ -173,7 +175,7 @@ def load_graph(checkpoint: Checkpoint, format_: str, kind: str = 'float') -> Gra
 
 
 def graph_digest(checkpoint: Checkpoint, format_: str, kind: str) -> str:
-    """Return what tells a graph, exported or to be converted, from all others."""
+    """Return the identity of a graph, exported or yet to be converted, as text."""
     info = exported_info(checkpoint, format_, kind)
     if info is not None:
         return ' '.join(sorted(info.files.values()))
@@ -209,8 +211,8 @@ def _read_exported(folder: Path, info: GraphInfo) -> Graph:
 
 
 def _convert(checkpoint: Checkpoint, format_: str) -> Graph:
-    """Convert in a process of its own."""
-    _log.warning('converting %s, once; this takes a while', checkpoint.name)
+    """Convert the network in a child process."""
+    _log.warning('converting %s; this is done once and takes a while', checkpoint.name)
     try:
         with (
             doing(f'converting {checkpoint.name}'),
@@ -220,7 +222,7 @@ def _convert(checkpoint: Checkpoint, format_: str) -> Graph:
             return {name: Path(folder, name).read_bytes() for name in FILES[format_]}
     except OSError as error:
         raise SettingError(
-            f'{checkpoint.name} cannot be converted for want of a temporary folder '
+            f'{checkpoint.name} cannot be converted because the temporary folder cannot be used '
             f'({one_line(error)}); make room in {tempfile.gettempdir()}, or set TMPDIR'
         ) from error
 
@@ -230,8 +232,8 @@ def _run_conversion(checkpoint: Checkpoint, format_: str, folder: str) -> None:
         sys.executable, '-m', 'segmentation_node.runtimes.convert',
         str(checkpoint.folder), format_, folder,
     ]  # fmt: skip
-    # The process ends when its standard input does, so it never outlives this one.
-    with subprocess.Popen(  # noqa: S603 (a list of our own making, no shell)
+    # The child ends when its standard input closes, so it never outlives this process.
+    with subprocess.Popen(  # noqa: S603 (a fixed argument list, no shell)
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     ) as process:
         output = process.stdout.read() if process.stdout is not None else b''
@@ -244,8 +246,8 @@ def _run_conversion(checkpoint: Checkpoint, format_: str, folder: str) -> None:
         raise SettingError(last_line)
     if status:
         raise CheckpointError(
-            f'{checkpoint.name} cannot be converted to {format_}; the converting process ended '
-            f'with status {status} ({text[-300:]}); use the runtime torch'
+            f'{checkpoint.name} cannot be converted to {format_}: the conversion process exited '
+            f'with status {status} ({text[-300:]}); use runtime torch'
         )
 
 

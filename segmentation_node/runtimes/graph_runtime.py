@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Base of the runtimes of graph files: a graph is compiled for each size of image."""
+"""Base class of runtimes that compile a graph file for each image size."""
 
 import logging
 import math
@@ -19,23 +19,23 @@ from segmentation_node.memory import check_room
 from segmentation_node.runtimes.recent import Recent
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
-#: Runs a compiled graph: (1, H, W, 3) uint8 RGB of the padded image to class scores, (C, h, w)
-#: float32, in memory that the next run may overwrite.
+#: Runs a compiled graph on the padded image, (1, H, W, 3) uint8 RGB, and returns class scores,
+#: (C, h, w) float32, in memory that the next run may overwrite.
 Forward: TypeAlias = Callable[[Bytes], Scores]
 
-#: Sizes of image that stay compiled, the newest by use: four of 1024 x 512, and of larger ones as
-#: many as have no more pixels together. Each keeps the memory of its layers.
+#: Total pixels of the most recently used image sizes that stay compiled, such as four sizes of
+#: 1024 x 512; smaller sizes count as the minimum. Each compiled size keeps its layers in memory.
 _COMPILED_PIXELS: Final = 2**21
-_LEAST_PIXELS: Final = 2**19
+_MIN_PIXELS: Final = 2**19
 
 _log = logging.getLogger(__name__)
 
 
 class GraphRuntime(ABC):
-    """Runs a graph file of a checkpoint, compiled for each size of image.
+    """Runs a graph file of a checkpoint, compiled for each image size.
 
-    Images of a batch run one by one: on a CPU several at a time are no faster, and so labels never
-    depend on the other images of a batch.
+    The images of a batch run one by one: on a CPU, batches are no faster, and this way the labels
+    never depend on the other images of a batch.
     """
 
     name: str
@@ -46,28 +46,28 @@ class GraphRuntime(ABC):
         self._checkpoint = checkpoint
         self._preprocessing = checkpoint.preprocessing(input_size)
         self._compiled: Recent[tuple[int, int], tuple[Geometry, Forward]] = Recent(
-            _COMPILED_PIXELS, lambda image_hw: max(_LEAST_PIXELS, math.prod(image_hw))
+            _COMPILED_PIXELS, lambda image_hw: max(_MIN_PIXELS, math.prod(image_hw))
         )
 
     @abstractmethod
     def _compile(self, geometry: Geometry) -> Forward:
-        """Return what runs the graph on images of one size."""
+        """Return a function that runs the graph on images of one size."""
 
     def decide(self, images_rgb: Bytes) -> list[Decision]:
-        geometry, forward = self._for(images_rgb)
+        geometry, forward = self._compiled_for(images_rgb)
         ids = self._checkpoint.channel_ids
         return [decide(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb]
 
     def forward(self, images_rgb: Bytes) -> None:
-        geometry, forward = self._for(images_rgb)
+        geometry, forward = self._compiled_for(images_rgb)
         for image in images_rgb:
             forward(_padded(image, geometry))
 
-    def _for(self, images_rgb: Bytes) -> tuple[Geometry, Forward]:
-        """The plan for images of a size, and the graph, compiled now unless it still is."""
+    def _compiled_for(self, images_rgb: Bytes) -> tuple[Geometry, Forward]:
+        """Return the geometry and the compiled graph for the size of some images."""
         image_hw = images_rgb.shape[1], images_rgb.shape[2]
 
-        def compiled() -> tuple[Geometry, Forward]:
+        def compile_graph() -> tuple[Geometry, Forward]:
             geometry = Geometry.fit(image_hw, self._preprocessing.size_hw)
             geometry.check()
             check_room(geometry.network_hw, self._checkpoint.bytes_per_pixel)
@@ -79,7 +79,7 @@ class GraphRuntime(ABC):
             )  # fmt: skip
             return geometry, forward
 
-        return self._compiled.get(image_hw, compiled)
+        return self._compiled.get(image_hw, compile_graph)
 
 
 def _padded(image_rgb: Bytes, geometry: Geometry) -> Any:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The fastest of several ways to run a checkpoint, measured on this machine."""
+"""Choice of the fastest of several ways to run a checkpoint, measured on this machine."""
 
 import json
 import logging
@@ -26,39 +26,40 @@ from segmentation_node.runtimes.runtime import Candidate, Runtime
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
 
-#: Calls of each candidate, in turns; at least the first number, and no more once the time is up.
-_LEAST_ROUNDS: Final = 3
-_MOST_ROUNDS: Final = 7
-_SECONDS: Final = 2.0
-#: A candidate that takes so many times as long as the fastest leaves after the first round.
-_HOPELESS: Final = 2.0
-#: A more precise candidate is taken though it takes so many times as long as the fastest.
-_PRECISION_IS_WORTH: Final = 1.05
+#: Rounds in which each candidate is called once. After the minimum, measuring stops as soon as the
+#: time limit has passed.
+_MIN_ROUNDS: Final = 3
+_MAX_ROUNDS: Final = 7
+_TIME_LIMIT_S: Final = 2.0
+#: Candidates slower than the fastest by more than this factor are dropped after each round.
+_MAX_SLOWDOWN: Final = 2.0
+#: A more precise candidate is preferred if it is slower than the fastest by no more than this.
+_PRECISION_SLOWDOWN: Final = 1.05
 _BY_PRECISION: Final = ('fp32', 'fp16', 'bf16', 'int8')
-#: What is measured has so many pixels, from 512 x 256 to 1448 x 724. Several candidates of larger
-#: ones would take gigabytes, of smaller ones the network is not all that takes time; and a camera
-#: has either the fastest candidate of those sizes, or no need of it.
-_LEAST_PIXELS: Final = 2**17
-_MOST_PIXELS: Final = 2**20
-#: With as many cores, half as many threads may be faster.
+#: Measured images have between 512 x 256 and 1448 x 724 pixels. With larger images, several
+#: candidates would take gigabytes; with smaller ones, the network no longer dominates the time.
+#: For other sizes, the candidate that is fastest in this range is either fastest, or fast enough.
+_MIN_PIXELS: Final = 2**17
+_MAX_PIXELS: Final = 2**20
+#: From this number of cores on, half as many threads may be faster.
 _MANY_CORES: Final = 4
 
 _CHOICES: Final = Cache('choices', 2**20)
 
-#: Two that measure at a time would slow each other down, and could choose differently; the cache
-#: holds off other processes likewise.
+#: Serializes measurements in this process: concurrent ones would slow each other down and could
+#: choose differently. The lock of the cache serializes those of other processes.
 _MEASURING: Final = threading.Lock()
 
 _log = logging.getLogger(__name__)
 
 
 class MeasuredRuntime:
-    """Runs the fastest of some candidates; a Runtime.
+    """Runtime that runs the fastest of several candidates.
 
     A thread compiles the candidates and times all of them on the first image of a size. With
-    `aside` the first candidate runs images meanwhile, in turns with what is timed. The choice
-    holds for sizes of about as many pixels, and is cached for this CPU, this version of OpenVINO
-    and this checkpoint.
+    `aside`, the first candidate runs images in the meantime, alternating with the timed calls. The
+    choice applies to sizes with about as many pixels, and is cached for this CPU, this version of
+    OpenVINO and this checkpoint.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class MeasuredRuntime:
         self._opened = {candidates[0]: open_(candidates[0])}
         self._current = self._opened[candidates[0]]
         self._chosen: dict[int, Candidate] = {}
-        #: Held while a network runs whose time counts, or could disturb one whose time does.
+        #: Held while a timed network runs, and while any other that could disturb it does.
         self._turn = threading.Lock()
         self._measuring: threading.Thread | None = None
 
@@ -110,7 +111,7 @@ class MeasuredRuntime:
             runtime.forward(images_rgb)
 
     def wait(self) -> None:
-        """Return when nothing is being measured."""
+        """Wait until no measurement is running."""
         if self._measuring is not None:
             self._measuring.join()
 
@@ -119,7 +120,7 @@ class MeasuredRuntime:
         is_measuring = self._measuring is not None and self._measuring.is_alive()
         if size not in self._chosen and not is_measuring and not self._recall(size):
             with self._turn:
-                # Raises for images that cannot be run at all, which nothing is measured on.
+                # Raises if the image cannot be run at all; then there is nothing to measure.
                 self._current.forward(images_rgb[:1])
             self._measuring = threading.Thread(
                 target=self._measure, args=(size, images_rgb[:1].copy()), name='measure',
@@ -134,12 +135,12 @@ class MeasuredRuntime:
         return self._current
 
     def _recall(self, size: int) -> bool:
-        """Take the choice from the cache; false where there is none that works."""
+        """Restore the choice from the cache; return false if there is none that works."""
         content = _CHOICES.get({**self._key, 'size': size})
         if content is None:
             return False
-        found = json.loads(content)
-        chosen = Candidate(**found['candidate'])
+        entry = json.loads(content)
+        chosen = Candidate(**entry['candidate'])
         try:
             if chosen not in self._opened:
                 self._opened[chosen] = self._open(chosen)
@@ -147,26 +148,26 @@ class MeasuredRuntime:
             _log.warning('the cached choice %s is out of date: %s', chosen, error)
             return False
         self._chosen[size] = chosen
-        _log.info('runtime auto for %s, as measured before: %s', self._name, found['figures'])
+        _log.info('runtime auto for %s, from the cache: %s', self._name, entry['figures'])
         return True
 
     def _measure(self, size: int, image_rgb: Bytes) -> None:
         with (
-            doing(f'measuring what runs {self._name} the fastest'),
+            doing(f'measuring the fastest runtime for {self._name}'),
             _MEASURING,
             _CHOICES.locked(),
         ):
-            if not self._recall(size):  # another runtime may have measured meanwhile
+            if not self._recall(size):  # another runtime or process may have measured it
                 self._choose(size, image_rgb)
 
     def _choose(self, size: int, image_rgb: Bytes) -> None:
-        """Time all candidates on about an image and choose."""
+        """Time all candidates on an image, rescaled if necessary, and choose one."""
         sample_rgb = _sample(image_rgb)
         for candidate in self._candidates:
             self._compile(candidate, sample_rgb)
         times = self._times([c for c in self._candidates if c in self._opened], sample_rgb)
         if not times:
-            return  # not even the first runs any more, and images say so
+            return  # not even the first candidate runs any more; the next image will report it
         chosen = choose(times)
         cores = int(str(cpu_identity()['cores']))
         if cores >= _MANY_CORES:
@@ -181,12 +182,12 @@ class MeasuredRuntime:
         _CHOICES.put({**self._key, 'size': size}, json.dumps(content).encode())
         self._compile(chosen, image_rgb)  # so that the next image does not wait
         self._chosen[size] = chosen
-        # The others keep no memory.
+        # Releases the memory of the others.
         kept = self._chosen.values()
         self._opened = {c: runtime for c, runtime in self._opened.items() if c in kept}
 
     def _compile(self, candidate: Candidate, image_rgb: Bytes) -> bool:
-        """Make a candidate ready for an image; false where it cannot run here."""
+        """Compile a candidate for an image; return false if it cannot run on this machine."""
         try:
             runtime = self._opened.get(candidate) or self._open(candidate)
             if runtime is self._current:
@@ -196,47 +197,47 @@ class MeasuredRuntime:
                 runtime.forward(image_rgb)
             self._opened[candidate] = runtime
         except (SegmentationError, RuntimeError, MemoryError) as error:
-            _log.warning('runtime auto: %s is left out: %s', candidate, one_line(error))
+            _log.warning('runtime auto: skipping %s: %s', candidate, one_line(error))
             return False
         return True
 
     def _times(self, candidates: Sequence[Candidate], image_rgb: Bytes) -> dict[Candidate, float]:
-        """Return the milliseconds of a call of each candidate, the least of several."""
+        """Return the time of a call of each candidate in milliseconds, the minimum of several."""
         best = dict.fromkeys(candidates, float('inf'))
-        until_s = time.monotonic() + _SECONDS
+        until_s = time.monotonic() + _TIME_LIMIT_S
         left = list(candidates)
-        for index in range(_MOST_ROUNDS):
-            if index >= _LEAST_ROUNDS and time.monotonic() > until_s:
+        for index in range(_MAX_ROUNDS):
+            if index >= _MIN_ROUNDS and time.monotonic() > until_s:
                 break
             for candidate in left:
                 with self._turn:
                     started_s = time.perf_counter()
                     for decision in self._opened[candidate].decide(image_rgb):
-                        decision.labels  # noqa: B018 (chosen now)
+                        decision.labels  # noqa: B018 (computed on access)
                     took_ms = 1e3 * (time.perf_counter() - started_s)
                 best[candidate] = min(best[candidate], took_ms)
-            left = [c for c in left if best[c] <= _HOPELESS * min(best.values())]
+            left = [c for c in left if best[c] <= _MAX_SLOWDOWN * min(best.values())]
         return best
 
 
 def choose(times_ms: dict[Candidate, float]) -> Candidate:
-    """Choose the most precise of those candidates that are about as fast as the fastest."""
-    limit = _PRECISION_IS_WORTH * min(times_ms.values())
+    """Choose the most precise of the candidates that are about as fast as the fastest one."""
+    limit = _PRECISION_SLOWDOWN * min(times_ms.values())
     fast = [candidate for candidate, time_ms in times_ms.items() if time_ms <= limit]
     return min(fast, key=lambda c: (_BY_PRECISION.index(c.precision), times_ms[c]))
 
 
 def _size_class(images_rgb: Bytes) -> int:
-    """Number that images of about as many pixels share, within a factor of 1.4."""
+    """Return a class of image sizes; pixel counts in a class differ by at most a factor of 1.4."""
     return round(math.log2(_pixels(images_rgb.shape[1], images_rgb.shape[2])))
 
 
 def _pixels(height: int, width: int) -> int:
-    return min(max(height * width, _LEAST_PIXELS), _MOST_PIXELS)
+    return min(max(height * width, _MIN_PIXELS), _MAX_PIXELS)
 
 
 def _sample(image_rgb: Bytes) -> Bytes:
-    """An image, (1, H, W, 3), scaled to what is measured."""
+    """Scale an image, (1, H, W, 3), to the range of sizes that are measured."""
     height, width = image_rgb.shape[1:3]
     wanted, ratio = _pixels(height, width), min(max(width / height, 0.25), 4.0)
     if wanted == height * width:

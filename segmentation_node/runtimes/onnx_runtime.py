@@ -19,18 +19,18 @@ from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntim
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
-#: What ONNX Runtime raises; these have no base of their own.
+#: Exceptions of ONNX Runtime, which have no common base class.
 _FAILURES: Final = tuple(
-    found
-    for found in vars(onnxruntime_pybind11_state).values()
-    if isinstance(found, type) and issubclass(found, Exception)
+    member
+    for member in vars(onnxruntime_pybind11_state).values()
+    if isinstance(member, type) and issubclass(member, Exception)
 )
 
 
 class OnnxRuntime(GraphRuntime):
-    """The graph in ONNX Runtime's own kernels, the pixels prepared by OpenVINO.
+    """Runs the graph in ONNX Runtime's own kernels; OpenVINO does the preprocessing.
 
-    `threads` limits the threads of the network; 0 leaves it to ONNX Runtime.
+    `threads` limits the threads of the network; with 0, ONNX Runtime chooses.
     """
 
     name = 'onnxruntime'
@@ -49,7 +49,7 @@ class OnnxRuntime(GraphRuntime):
         self._threads = threads
         self.device = self._pick_device(device)
         self.precision = self._pick_precision(precision)
-        self._session = self._opened()
+        self._session = self._open_session()
 
     def _compile(self, geometry: Geometry) -> Forward:
         height, width = geometry.network_hw
@@ -73,35 +73,35 @@ class OnnxRuntime(GraphRuntime):
             try:
                 (scores,) = session.run(None, {name: prepared})
             except _FAILURES as error:
-                raise self._refusal(error) from error
+                raise self._setting_error(error) from error
             return np.asarray(scores[0], np.float32)
 
         return forward
 
-    def _opened(self) -> Any:
+    def _open_session(self) -> Any:
         graph = load_graph(self._checkpoint, 'onnx')
         wanted = self._provider()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
-        # Else its threads wait for the next run at full speed, on cores that other work wants.
+        # By default its threads busy-wait for the next run, on cores that other work needs.
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         try:
             session = onnxruntime.InferenceSession(
                 graph['graph.onnx'], options, providers=[wanted]
             )
         except _FAILURES as error:
-            raise self._refusal(error) from error
-        # A provider whose libraries do not load is replaced by the CPU without a word.
+            raise self._setting_error(error) from error
+        # ONNX Runtime silently falls back to the CPU if the libraries of a provider do not load.
         if wanted[0] not in session.get_providers():
             raise SettingError(
                 f'{wanted[0]} of ONNX Runtime does not load on this machine; install the CUDA '
-                f'libraries that its version asks for, or use device cpu'
+                f'libraries that this version requires, or use device cpu'
             )
         return session
 
-    def _refusal(self, error: Exception) -> SettingError:
+    def _setting_error(self, error: Exception) -> SettingError:
         return SettingError(
-            f'device {self.device!r} does not run model {self._checkpoint.name!r} '
+            f'device {self.device!r} cannot run model {self._checkpoint.name!r} '
             f'({one_line(error)}); free its memory, or use another device or runtime'
         )
 
@@ -115,16 +115,16 @@ class OnnxRuntime(GraphRuntime):
         return int(self.device.partition(':')[2] or 0)
 
     def _pick_device(self, device: str) -> str:
-        there = self.gpu_provider in onnxruntime.get_available_providers()
+        available = self.gpu_provider in onnxruntime.get_available_providers()
         if device == 'auto':
-            return 'cuda:0' if there else 'cpu'
+            return 'cuda:0' if available else 'cpu'
         kind, _, index = device.partition(':')
         if kind not in ('cpu', 'cuda') or not (index.isdecimal() or not index):
             raise SettingError(f'unknown device {device!r}; use auto, cpu, cuda or cuda:N')
-        if kind == 'cuda' and not there:
+        if kind == 'cuda' and not available:
             raise SettingError(
-                f'device {device!r} needs {self.gpu_provider}, which this build of ONNX Runtime '
-                f'lacks; install the package onnxruntime-gpu in its place, or use cpu'
+                f'device {device!r} requires {self.gpu_provider}, which this build of ONNX '
+                f'Runtime lacks; install the package onnxruntime-gpu instead, or use cpu'
             )
         return device
 
@@ -133,14 +133,14 @@ class OnnxRuntime(GraphRuntime):
             return self.precisions[0]
         if precision not in self.precisions:
             raise SettingError(
-                f'precision {precision!r} is not supported by the runtime {self.name}; use one '
+                f'precision {precision!r} is not supported by runtime {self.name}; use one '
                 f'of {", ".join(self.precisions)}, or auto'
             )
         return precision
 
 
 class TensorRtRuntime(OnnxRuntime):
-    """The graph in TensorRT's kernels, by ONNX Runtime; builds an engine once per size."""
+    """Runs the graph in TensorRT through ONNX Runtime; builds one engine per image size."""
 
     name = 'tensorrt'
     precisions = ('fp16', 'bf16', 'fp32')
@@ -150,9 +150,9 @@ class TensorRtRuntime(OnnxRuntime):
         picked = super()._pick_device(device)
         if picked == 'cpu':
             raise SettingError(
-                f'runtime tensorrt needs a GPU and {self.gpu_provider}, which this build of ONNX '
-                f'Runtime lacks; install the package onnxruntime-gpu and TensorRT, or use another '
-                f'runtime'
+                f'runtime tensorrt requires a GPU and {self.gpu_provider}, which this build of '
+                f'ONNX Runtime lacks; install the package onnxruntime-gpu and TensorRT, or use '
+                f'another runtime'
             )
         return picked
 
@@ -162,6 +162,6 @@ class TensorRtRuntime(OnnxRuntime):
             'trt_fp16_enable': self.precision == 'fp16',
             'trt_bf16_enable': self.precision == 'bf16',
             'trt_engine_cache_enable': True,
-            # TensorRT names engines after the graph, which all checkpoints call alike.
+            # TensorRT names engines after the graph, whose name is the same in all checkpoints.
             'trt_engine_cache_path': str(cache_root() / 'engines' / self._checkpoint.digest[:32]),
         }

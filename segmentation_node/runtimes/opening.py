@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which runtime runs a checkpoint."""
+"""Selection of the runtime for a checkpoint."""
 
 import ctypes
 import logging
@@ -23,9 +23,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Kind:
-    """Where a runtime is found; its module is imported with the first network it runs.
+    """Module and class of a runtime; the module is imported when a runtime is first opened.
 
-    `library` is the package it needs, `install` what brings it.
+    `library` is the package that it requires, `install` the argument of pip that installs it.
     """
 
     module: str
@@ -57,25 +57,25 @@ def open_runtime(
     input_size: tuple[int, int] | None,
     measure_aside: bool,
 ) -> Runtime:
-    """Open a runtime for a checkpoint; where several would do, the fastest by measurement.
+    """Open a runtime for a checkpoint; of several candidates, the fastest by measurement.
 
     Raises:
-        CheckpointError: the weights are damaged, or do not fit.
-        SettingError: a runtime, device or precision that is not available here.
+        CheckpointError: the weights are damaged, or do not match the configuration.
+        SettingError: the runtime, device or precision is not available on this machine.
     """
     if name not in RUNTIMES:
         raise SettingError(f'unknown runtime {name!r}; use one of {", ".join(RUNTIMES)}')
     if precision not in PRECISIONS:
         raise SettingError(f'unknown precision {precision!r}; use one of {", ".join(PRECISIONS)}')
-    found = candidates(name, checkpoint, device, precision)
+    choices = candidates(name, checkpoint, device, precision)
     opened = partial(open_candidate, checkpoint=checkpoint, device=device, input_size=input_size)
-    if len(found) == 1:
-        return opened(found[0])
-    return MeasuredRuntime(found, opened, checkpoint, input_size, aside=measure_aside)
+    if len(choices) == 1:
+        return opened(choices[0])
+    return MeasuredRuntime(choices, opened, checkpoint, input_size, aside=measure_aside)
 
 
 def candidates(name: str, checkpoint: Checkpoint, device: str, precision: str) -> list[Candidate]:
-    """Return the ways to run a checkpoint that are worth measuring, the likely fastest first."""
+    """Return the ways to run a checkpoint that are worth measuring, likely fastest first."""
     if name == 'auto' and not _is_for_cpu(device, precision):
         return [Candidate('torch', precision)]
     if name not in ('auto', 'openvino') or not _is_installed('openvino'):
@@ -84,12 +84,12 @@ def candidates(name: str, checkpoint: Checkpoint, device: str, precision: str) -
         return [Candidate('openvino', precision)]
     from segmentation_node.runtimes.openvino_runtime import worthwhile_precisions
 
-    found = [Candidate('openvino', each) for each in worthwhile_precisions(checkpoint)]
-    # Slower wherever it was measured, and one more conversion: only where it was exported.
+    options = [Candidate('openvino', each) for each in worthwhile_precisions(checkpoint)]
+    # Only if it was exported: it was slower wherever it was measured, and needs a conversion.
     onnx = name == 'auto' and exported_info(checkpoint, 'onnx', 'float') is not None
     if onnx and _is_installed('onnxruntime'):
-        found.append(Candidate('onnxruntime', 'fp32'))
-    return found
+        options.append(Candidate('onnxruntime', 'fp32'))
+    return options
 
 
 def _is_for_cpu(device: str, precision: str) -> bool:
@@ -100,8 +100,8 @@ def _is_for_cpu(device: str, precision: str) -> bool:
     if _is_installed('torch'):
         return False
     _log.warning(
-        'there is an NVIDIA driver, but no PyTorch to use its GPU: running on the CPU '
-        '(pip install %s)', _TORCH_EXTRA,
+        'an NVIDIA driver was found, but PyTorch, which the GPU requires, is not installed; '
+        'running on the CPU (pip install %s)', _TORCH_EXTRA,
     )  # fmt: skip
     return True
 
@@ -117,7 +117,7 @@ def open_candidate(
     kind = KINDS[candidate.runtime]
     if not _is_installed(candidate.runtime):
         raise SettingError(
-            f'runtime {candidate.runtime!r} needs the package {kind.library}, which is not '
+            f'runtime {candidate.runtime!r} requires the package {kind.library}, which is not '
             f'installed; install it (pip install {kind.install}) or use another runtime'
         )
     module = import_module(f'segmentation_node.runtimes.{kind.module}')
@@ -133,7 +133,7 @@ def _is_installed(name: str) -> bool:
 
 
 def _may_have_cuda() -> bool:
-    """Return whether there is an NVIDIA driver, without torch, which takes seconds to load."""
+    """Return whether an NVIDIA driver is installed, without torch, which takes seconds to load."""
     try:
         ctypes.CDLL('libcuda.so.1')
     except OSError:

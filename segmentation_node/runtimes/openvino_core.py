@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The OpenVINO of this process."""
+"""Shared OpenVINO core of this process."""
 
 import os
 from functools import cache
@@ -7,19 +7,20 @@ from typing import Any, Final
 
 import openvino  # type: ignore[import-untyped]
 
-#: What oneDNN keeps of what it generated, beside what compiled graphs hold. Its default of 1024
-#: primitives grows by megabytes with every new size of image, for sizes that may never come again.
+#: Capacity of oneDNN's cache of generated primitives, in addition to those in compiled graphs.
+#: With the default of 1024 the cache grows by megabytes for every new image size, even if that
+#: size never occurs again.
 _PRIMITIVES: Final = 128
 
 
 @cache
 def core() -> Any:
-    """Return the one openvino.Core of this process, which lives until its end.
+    """Return the only openvino.Core of this process, which lives until the process ends.
 
-    Where the CPU has AMX, every core gives its thread another stack for signals, and puts back the
-    one before when it is destroyed (2026.4). Cores that are not destroyed in the reverse order of
-    their creation leave a stack that is gone, and the next signal, such as Ctrl-C, ends the
-    process with SIGSEGV.
+    On CPUs with AMX, every Core installs a new signal stack in its thread, and restores the
+    previous one when it is destroyed (OpenVINO 2026.4). If Cores are not destroyed in reverse
+    order of their creation, the thread is left with a freed stack, and the next signal, such as
+    that of Ctrl-C, ends the process with SIGSEGV.
     """
     os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', str(_PRIMITIVES))
     return openvino.Core()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Preprocessing as part of an OpenVINO model: from the pixels of an image to a network's input."""
+"""Preprocessing as part of an OpenVINO model, from image pixels to the network's input."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ from segmentation_node.geometry import Geometry, Preprocessing
 
 
 def with_preprocessing(model: Any, geometry: Geometry, preprocessing: Preprocessing) -> Any:
-    """Make a model of normalized pixels one of the padded image.
+    """Add preprocessing to a model, so that its input is the padded image.
 
     Args:
-        model: openvino.Model of (1, 3, h, w) float32, the size of `geometry.network_hw`.
-        geometry: how the image meets the network.
+        model: openvino.Model with input (1, 3, h, w) float32 of size `geometry.network_hw`.
+        geometry: padding and scaling of the image.
         preprocessing: mean and standard deviation.
 
     Returns:
-        openvino.Model of (1, H, W, 3) uint8 RGB, the size of `geometry.padded_hw`.
+        openvino.Model with input (1, H, W, 3) uint8 RGB of size `geometry.padded_hw`.
     """
     processor = PrePostProcessor(model)
     pixels = processor.input()
@@ -34,16 +34,16 @@ def with_preprocessing(model: Any, geometry: Geometry, preprocessing: Preprocess
     steps = pixels.preprocess()
     steps.convert_element_type(openvino.Type.f32).convert_layout(openvino.Layout('NCHW'))
     if geometry.network_hw != geometry.padded_hw:
-        steps.custom(_resize(geometry))
+        steps.custom(_resize_step(geometry))
     steps.mean([255 * value for value in preprocessing.mean])
     steps.scale([255 * value for value in preprocessing.std])
     return processor.build()
 
 
-def _resize(geometry: Geometry) -> Any:
-    """Resize by two matrix products.
+def _resize_step(geometry: Geometry) -> Any:
+    """Return a preprocessing step that resizes by two matrix products.
 
-    OpenVINO's own antialiased resizing (2026.4) takes seconds to compile and twice as long to run.
+    OpenVINO's antialiased resize (2026.4) takes seconds to compile, and twice as long to run.
     """
     rows, columns = (
         ops.constant(resize_matrix(padded, network)[None, None])
@@ -59,13 +59,13 @@ def _resize(geometry: Geometry) -> Any:
 
 
 def resize_matrix(padded: int, network: int) -> npt.NDArray[np.float32]:
-    """Weights of each padded pixel of a row in each pixel of the network's input.
+    """Return the weight of each pixel of a padded row for each pixel of a network input row.
 
-    Bilinear and antialiased: where the image gets smaller, the triangle of bilinear interpolation
-    gets as much wider, as in torch.nn.functional.interpolate(antialias=True).
+    The interpolation is bilinear and antialiased: when the image is scaled down, the triangle
+    filter widens accordingly, as in torch.nn.functional.interpolate(antialias=True).
 
     Returns:
-        (network, padded) float32, each row of sum 1.
+        (network, padded) float32; each row sums to 1.
     """
     scale = padded / network
     centers = (np.arange(network) + 0.5) * scale

@@ -25,20 +25,20 @@ from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntim
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
-#: OpenVINO's names of the precisions.
+#: OpenVINO's names for the precisions.
 _ELEMENT_TYPES: Final = {'fp32': 'f32', 'bf16': 'bf16', 'fp16': 'f16'}
 
-#: Compiled for one size of image and one CPU. OpenVINO's own cache (CACHE_DIR) grows without
-#: bound and runs damaged entries.
+#: Graphs compiled for one image size and one CPU. OpenVINO's own cache (CACHE_DIR) is not used: it
+#: is unbounded and does not detect damaged entries.
 _COMPILED: Final = Cache('compiled', 2**29)
 
 _log = logging.getLogger(__name__)
 
 
 class OpenVinoRuntime(GraphRuntime):
-    """The graph up to its class scores in OpenVINO, the choice of labels by cells.
+    """Runs the graph up to its class scores in OpenVINO; `decision` computes the labels.
 
-    `threads` limits the threads of the network; 0 leaves it to OpenVINO.
+    `threads` limits the threads of the network; with 0, OpenVINO chooses.
     """
 
     name = 'openvino'
@@ -54,8 +54,8 @@ class OpenVinoRuntime(GraphRuntime):
     ) -> None:
         if device not in ('auto', 'cpu'):
             raise SettingError(
-                f'device {device!r} is not supported by the runtime openvino, which runs on cpu; '
-                f'use cpu, or the runtime torch'
+                f'device {device!r} is not supported by runtime openvino, which runs on cpu only; '
+                f'use cpu, or runtime torch'
             )
         super().__init__(checkpoint, input_size)
         self.precision = precision
@@ -66,7 +66,7 @@ class OpenVinoRuntime(GraphRuntime):
                 f'precision {precision!r} is not supported on this CPU by OpenVINO; use one of '
                 f'{", ".join(supported)}, or auto'
             )
-        # Layers that have no int8 run in fp32, or in bf16 where the CPU multiplies matrices of it.
+        # Layers without an int8 form run in fp32, or in bf16 if the CPU has bf16 matrix units.
         native = 'bf16' if multiplies_bf16_matrices() else 'fp32'
         rest = native if precision == 'int8' else precision
         self._config = {
@@ -74,12 +74,12 @@ class OpenVinoRuntime(GraphRuntime):
             'PERFORMANCE_HINT': 'LATENCY',
             **({'INFERENCE_NUM_THREADS': threads} if threads else {}),
         }
-        # Read now, so that damage is reported before a frame comes.
+        # Read at start-up, so that damage is reported before the first frame.
         self._files: Graph | None = load_graph(checkpoint, 'openvino', self._kind)
 
     @cached_property
     def _graph(self) -> Any:
-        """The network of any size, read when a size is met that was never compiled here."""
+        """Network of dynamic size, read only if an image size is not in the cache."""
         files = self._files or load_graph(self._checkpoint, 'openvino', self._kind)
         self._files = None
         try:
@@ -87,7 +87,7 @@ class OpenVinoRuntime(GraphRuntime):
         except RuntimeError as error:
             raise CheckpointError(
                 f'{self._checkpoint.folder}: OpenVINO cannot read the graph of this checkpoint '
-                f'({one_line(error)}); export it again'
+                f'({one_line(error)}); export the graph again'
             ) from error
 
     def _compile(self, geometry: Geometry) -> Forward:
@@ -97,7 +97,7 @@ class OpenVinoRuntime(GraphRuntime):
             'precision': self.precision, 'config': self._config,
             'geometry': geometry, 'preprocessing': self._preprocessing,
         }  # fmt: skip
-        compiled = self._imported(_COMPILED.get(key))
+        compiled = self._import(_COMPILED.get(key))
         if compiled is None:
             model = self._graph.clone()
             model.reshape({model.input(0): [1, 3, *geometry.network_hw]})
@@ -106,28 +106,28 @@ class OpenVinoRuntime(GraphRuntime):
             stream = io.BytesIO()
             compiled.export_model(stream)
             _COMPILED.put(key, stream.getvalue())
-        self._files = None  # read again for a size that is not in the cache
+        self._files = None  # read again if another size is not in the cache
         run = compiled.create_infer_request()
 
         def forward(padded: Bytes) -> Scores:
-            # In the runtime's own memory, without a copy.
+            # The scores share the runtime's memory, without a copy.
             (scores,) = run.infer(padded, share_inputs=True, share_outputs=True).values()
             return np.asarray(scores[0])
 
         return forward
 
-    def _imported(self, blob: bytes | None) -> Any:
+    def _import(self, blob: bytes | None) -> Any:
         if blob is None:
             return None
         try:
             return core().import_model(blob, 'CPU', self._config)
-        except RuntimeError as error:  # of another build of the same version
-            _log.warning('a compiled graph is made again (%s)', one_line(error))
+        except RuntimeError as error:  # compiled by another build of the same version
+            _log.warning('compiling a cached graph again (%s)', one_line(error))
             return None
 
 
 def worthwhile_precisions(checkpoint: Checkpoint) -> list[str]:
-    """Return the precisions that may be the fastest and keep the labels, the likeliest first.
+    """Return the precisions that may be fastest and keep the labels, most likely first.
 
     Raises:
         CheckpointError: the description of a graph is damaged.

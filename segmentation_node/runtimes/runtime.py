@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The common face of all runtimes."""
+"""Common interface of all runtimes."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,9 +11,9 @@ from segmentation_node.decision import Decision
 
 
 class Runtime(Protocol):
-    """Runs one checkpoint on one device; not for several threads at once.
+    """Runs one checkpoint on one device; not thread-safe.
 
-    `device` and `precision` are what it runs on and in, never 'auto'.
+    `device` and `precision` are the actual ones, never 'auto'.
     """
 
     @property
@@ -26,22 +26,22 @@ class Runtime(Protocol):
     def precision(self) -> str: ...
 
     def decide(self, images_rgb: npt.NDArray[np.uint8]) -> list[Decision]:
-        """(B, H, W, 3) uint8 RGB, C-contiguous, to what each image shows.
+        """Segment (B, H, W, 3) uint8 RGB, C-contiguous; return a decision for each image.
 
         Raises:
-            ImageError: an image that would be padded beyond all bounds.
-            CheckpointError, SettingError: the network cannot be compiled or run here.
+            ImageError: padding would make an image too large.
+            CheckpointError, SettingError: the network cannot be compiled or run on this machine.
         """
         ...
 
     def forward(self, images_rgb: npt.NDArray[np.uint8]) -> None:
-        """Run the network on what `decide` takes, to its end, and discard its results."""
+        """Run the network on the input of `decide`, wait for it, and discard its results."""
         ...
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A way to run a checkpoint; `threads` limits the threads of the network, 0 does not."""
+    """One way to run a checkpoint; `threads` limits the threads of the network unless it is 0."""
 
     runtime: str
     precision: str

@@ -21,9 +21,9 @@ from segmentation_node.runtimes.recent import Recent
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
-#: Shapes of batch that stay captured, the newest by use.
+#: Number of batch shapes whose CUDA graphs are kept, the most recently used.
 _CAPTURED: Final = 16
-#: Before a graph is captured, so that all is loaded, chosen and allocated.
+#: Runs before a graph is captured; they load kernels, choose algorithms and allocate memory.
 _WARM_UPS: Final = 3
 
 _log = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ Run: TypeAlias = Callable[..., Any]
 
 
 class TorchRuntime:
-    """The graph in PyTorch, weights channels-last, under autocast where not in fp32."""
+    """Runs the graph in PyTorch, with channels-last weights; uses autocast unless in fp32."""
 
     name = 'torch'
 
@@ -48,23 +48,23 @@ class TorchRuntime:
         self.device = str(self._device)
         self.precision = _pick_precision(precision, self._device)
         self._bytes_per_pixel = checkpoint.bytes_per_pixel
-        #: Sizes of the network's input that there is memory for.
+        #: Network input sizes for which enough memory is known to be available.
         self._fitting: set[tuple[int, int]] = set()
         try:
-            self._graph = in_passing_thread(lambda: self._loaded(checkpoint, input_size))
-        except RuntimeError as error:  # of torch: no memory left, or a driver that fails
+            self._graph = in_passing_thread(lambda: self._load_graph(checkpoint, input_size))
+        except RuntimeError as error:  # raised by torch if out of memory, or by a failing driver
             raise SettingError(
-                f'device {self.device!r} does not take model {checkpoint.name!r} '
-                f'({one_line(error)}); free its memory, or say another device or a smaller model'
+                f'device {self.device!r} cannot load model {checkpoint.name!r} '
+                f'({one_line(error)}); free its memory, or use another device or a smaller model'
             ) from error
-        self._way: _OnCpu | _OnGpu
+        self._executor: _OnCpu | _OnGpu
         if self._device.type == 'cpu':
             run = self._compiled(self._graph.coarse_scores)
-            self._way = _OnCpu(run, checkpoint.channel_ids)
+            self._executor = _OnCpu(run, checkpoint.channel_ids)
         else:
-            self._way = _OnGpu(self._compiled(self._graph.decided), self._device)
+            self._executor = _OnGpu(self._compiled(self._graph.decided), self._device)
 
-    def _loaded(
+    def _load_graph(
         self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
     ) -> SegmentationGraph:
         graph = checkpoint.graph(input_size).to(self._device)
@@ -77,17 +77,18 @@ class TorchRuntime:
     def decide(self, images_rgb: Bytes) -> list[Decision]:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
-            return self._way.decide(images_rgb, geometry)
+            return self._executor.decide(images_rgb, geometry)
 
     def forward(self, images_rgb: Bytes) -> None:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
-            self._way.forward(images_rgb, geometry)
+            self._executor.forward(images_rgb, geometry)
 
     def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
-        """(B, H, W, 3) uint8 RGB to (B, C, H, W) float32 scores from 0 up, on the device.
+        """Compute scores (B, C, H, W) float32, 0 or greater, on the device, from RGB images.
 
-        `scale` is in pixels of the network per pixel of the image; None is that of `decide`.
+        `images_rgb` is (B, H, W, 3) uint8. `scale` is in network pixels per image pixel; None uses
+        the scale of `decide`.
         """
         self._geometry(images_rgb, scale)
         with torch.inference_mode(), self._autocast():
@@ -95,7 +96,7 @@ class TorchRuntime:
             return self._graph.class_scores(batch, scale)
 
     def decide_scores(self, scores: torch.Tensor) -> list[Decision]:
-        """What (B, C, H, W) scores say, such as are the sum of several."""
+        """Convert (B, C, H, W) scores, for example a sum over several views, to decisions."""
         with torch.inference_mode():
             return _decided(self._graph.decide(scores))
 
@@ -113,37 +114,38 @@ class TorchRuntime:
 
 
 class CompiledTorchRuntime(TorchRuntime):
-    """The graph compiled by torch.compile.
+    """Runs the graph compiled by torch.compile.
 
-    Each size of batch is compiled when it first comes, which takes a minute or more; torch keeps
-    what it compiled (TORCHINDUCTOR_CACHE_DIR).
+    Each batch shape is compiled on first use, which takes a minute or more; torch caches the
+    compiled code (TORCHINDUCTOR_CACHE_DIR).
     """
 
     name = 'torch_compiled'
 
     def _compiled(self, run: Run) -> Run:
         try:
-            # Told now rather than with the first frame: a compiler is missing.
+            # Detects a missing compiler at start-up rather than with the first frame.
             torch.compile(torch.neg)(torch.ones(1, device=self._device))
         except RuntimeError as error:
             raise SettingError(
                 f'torch cannot compile on {self.device} ({one_line(error)}); install a C++ '
-                f'compiler (Debian, Ubuntu: sudo apt install g++) and the headers of Python, or '
-                f'say runtime torch'
+                f'compiler (Debian, Ubuntu: sudo apt install g++) and the Python headers, or use '
+                f'runtime torch'
             ) from error
-        # Without its CUDA graphs, which belong to the thread that made them; ours do not.
+        # Does not use its CUDA graphs, which are bound to the thread that captured them, unlike
+        # ours.
         return torch.compile(run, dynamic=False)
 
 
 class _OnCpu:
-    """The network up to its scores; the decision by cells is faster than torch's."""
+    """Runs the network up to its scores; `decision` then computes labels faster than torch."""
 
     def __init__(self, run: Run, channel_ids: Bytes) -> None:
         self._run, self._ids = run, channel_ids
 
     def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
-        found = self.forward(images_rgb, geometry)
-        return [decide(scores, geometry, self._ids) for scores in found.numpy()]
+        batch_scores = self.forward(images_rgb, geometry)
+        return [decide(scores, geometry, self._ids) for scores in batch_scores.numpy()]
 
     def forward(self, images_rgb: Bytes, geometry: Geometry) -> torch.Tensor:
         scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
@@ -151,64 +153,64 @@ class _OnCpu:
 
 
 class _OnGpu:
-    """All of it, from pixels to labels, as one CUDA graph for each shape of batch.
+    """Runs everything from pixels to labels as one CUDA graph per batch shape.
 
-    Launching the kernels of a network one by one takes longer than many of them run.
+    Launching the kernels of a network one by one takes longer than running many of them.
     """
 
     def __init__(self, run: Run, device: torch.device) -> None:
         self._run, self._device = run, device
-        #: One for all graphs: only one of them runs at a time.
+        #: Shared by all graphs, because only one of them runs at a time.
         self._memory = torch.cuda.graph_pool_handle()
         self._captured: Recent[tuple[int, ...], Run] = Recent(_CAPTURED)
 
     def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
         del geometry
         with torch.cuda.device(self._device):
-            return _decided(self._for(images_rgb)(torch.from_numpy(images_rgb)))
+            return _decided(self._graph_for(images_rgb)(torch.from_numpy(images_rgb)))
 
     def forward(self, images_rgb: Bytes, geometry: Geometry) -> None:
         del geometry
         with torch.cuda.device(self._device):
-            self._for(images_rgb)(torch.from_numpy(images_rgb))
+            self._graph_for(images_rgb)(torch.from_numpy(images_rgb))
             torch.cuda.synchronize()
 
-    def _for(self, images_rgb: Bytes) -> Run:
-        """What runs a batch of such a shape; its results are overwritten by the next run."""
+    def _graph_for(self, images_rgb: Bytes) -> Run:
+        """Return a function that runs batches of this shape; each run overwrites its results."""
         return self._captured.get(images_rgb.shape, lambda: self._capture(images_rgb.shape))
 
     def _capture(self, shape: tuple[int, ...]) -> Run:
         pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
-        aside, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside), _fastest_convolutions():
+        side_stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        side_stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side_stream), _fastest_convolutions():
             for _ in range(_WARM_UPS):
                 self._run(pixels)
-            aside.synchronize()
+            side_stream.synchronize()
             try:
-                # Other threads may load a model meanwhile.
+                # Other threads may load a model in the meantime.
                 with torch.cuda.graph(
-                    graph, self._memory, aside, capture_error_mode='thread_local'
+                    graph, self._memory, side_stream, capture_error_mode='thread_local'
                 ):
-                    found = self._run(pixels)
-            except RuntimeError as error:  # a layer asks the host, or there is no memory left
+                    outputs = self._run(pixels)
+            except RuntimeError as error:  # a layer synchronizes with the host, or out of memory
                 _log.warning(
-                    'no CUDA graph for images of shape %s (%s); its kernels are launched one by '
-                    'one, which is slower', shape, one_line(error),
+                    'cannot capture a CUDA graph for images of shape %s (%s); launching kernels '
+                    'one by one, which is slower', shape, one_line(error),
                 )  # fmt: skip
                 return lambda batch: self._run(batch.to(self._device))
 
         def replay(batch: torch.Tensor) -> Any:
             pixels.copy_(batch)
             graph.replay()
-            return found
+            return outputs
 
         return replay
 
 
 @contextmanager
 def _fastest_convolutions() -> Iterator[None]:
-    """Have cuDNN measure which of its kernels is the fastest for each size that comes."""
+    """Make cuDNN measure its kernels and use the fastest one for each size."""
     before = torch.backends.cudnn.benchmark
     torch.backends.cudnn.benchmark = True
     try:
@@ -218,18 +220,19 @@ def _fastest_convolutions() -> Iterator[None]:
 
 
 def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
-    """Labels and confidence of a batch, (B, H, W) uint8 each on the device, by image.
+    """Copy labels and confidence of a batch from the device and split them by image.
 
-    A third part says which of them are of finite scores, (B,) bool; raises ScoresError else.
+    `parts` are labels and confidence, (B, H, W) uint8 each, and optionally whether the scores of
+    each image are finite, (B,) bool; raises ScoresError if one is not.
     """
-    # Into pinned memory, which a GPU writes to several times as fast.
+    # GPUs write to pinned memory several times faster.
     pinned = parts[0].is_cuda
-    found = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
-    for host, part in zip(found, parts, strict=True):
+    copies = [torch.empty(part.shape, dtype=part.dtype, pin_memory=pinned) for part in parts]
+    for host, part in zip(copies, parts, strict=True):
         host.copy_(part, non_blocking=pinned)
     if pinned:
         torch.cuda.current_stream(parts[0].device).synchronize()
-    labels, confidence, *finite = (host.numpy() for host in found)
+    labels, confidence, *finite = (host.numpy() for host in copies)
     for each in finite:
         check_finite(each)
     return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
@@ -241,13 +244,13 @@ def _pick_device(device: str) -> torch.device:
     try:
         picked = torch.device(device)
     except RuntimeError as error:
-        raise SettingError(f'unknown device {device!r}; say auto, cpu, cuda or cuda:N') from error
+        raise SettingError(f'unknown device {device!r}; use auto, cpu, cuda or cuda:N') from error
     if picked.type not in ('cpu', 'cuda'):
-        raise SettingError(f'device {device!r} is not supported; say auto, cpu, cuda or cuda:N')
+        raise SettingError(f'device {device!r} is not supported; use auto, cpu, cuda or cuda:N')
     if picked.type == 'cuda' and (picked.index or 0) >= torch.cuda.device_count():
         raise SettingError(
-            f'device {device!r} is not there ({torch.cuda.device_count()} CUDA devices found); '
-            f'say auto or cpu, or install a torch build for your GPU'
+            f'device {device!r} is not available ({torch.cuda.device_count()} CUDA devices '
+            f'found); use auto or cpu, or install a torch build for your GPU'
         )
     return picked
 
@@ -259,8 +262,8 @@ def _pick_precision(precision: str, device: torch.device) -> str:
         return 'fp32' if device.type == 'cpu' else 'fp16'
     if precision not in _DTYPES:
         raise SettingError(
-            f'precision {precision!r} is none of the runtime torch, which has '
-            f'{", ".join(_DTYPES)}; say one of these, or runtime openvino'
+            f'precision {precision!r} is not supported by runtime torch; use one of '
+            f'{", ".join(_DTYPES)}, or runtime openvino'
         )
     return precision
 
@@ -268,10 +271,10 @@ def _pick_precision(precision: str, device: torch.device) -> str:
 def computes_in_bf16(device: torch.device) -> bool:
     """Return whether bf16 is faster than fp32 on a device.
 
-    On a CPU that takes units for matrices (AMX): with AVX-512's bf16 alone it is slower.
+    On a CPU this requires matrix units (AMX): with AVX-512's bf16 alone, it is slower.
     """
     if device.type == 'cuda':
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    # An older torch cannot tell.
-    found: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
-    return bool(found.get('amx_bf16'))
+    # Older versions of torch do not report capabilities.
+    capabilities: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
+    return bool(capabilities.get('amx_bf16'))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the tools of OpenVINO from reporting each use of theirs to their makers.
+"""Disables OpenVINO telemetry.
 
-They do so on every machine where nobody objected, but not in CI: a robot is not asked.
+The tools of OpenVINO send telemetry by default, except in CI; on a robot nobody opts out.
 """
 
 import os
@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-#: What openvino.convert_model and nncf take for the sign of a CI; read at conversion by the
-#: first, at import by the second.
+#: Environment variables that mark a CI job: openvino.convert_model reads the first at conversion,
+#: nncf the second at import.
 _IN_CI: Final = {'CI': 'true', 'NNCF_CI': '1'}
 
 
 @contextmanager
 def unreported() -> Iterator[None]:
-    """In a with statement around their import and use."""
+    """Disable telemetry within a with statement around the import and use of these tools."""
     before = {name: os.environ.get(name) for name in _IN_CI}
     os.environ.update(_IN_CI)
     try:

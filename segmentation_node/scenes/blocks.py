@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands still along the street, block by block."""
+"""Static objects along the street, block by block."""
 
 from dataclasses import dataclass
 
@@ -9,19 +9,19 @@ from segmentation_node.scenes import furniture
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.furniture import Spot
 from segmentation_node.scenes.geometry import Footprint, Thing
-from segmentation_node.scenes.layout import BLOCK_M, KERB_M, SIDES, Layout
+from segmentation_node.scenes.layout import BLOCK_M, CURB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light, cast_shadows
 from segmentation_node.scenes.lots import LotBuilder
 from segmentation_node.scenes.vehicles import Garage, Vehicle
 
 CROSSING_M = 9.0
-#: More than one picture shows; a block takes long to build.
+#: Number of cached blocks: more than one picture shows, because building a block is slow.
 BLOCKS_KEPT = 12
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """A stretch of street from x0 to x0 + BLOCK_M; crossing: a side street opens at x0."""
+    """Section of street from x0 to x0 + BLOCK_M; crossing: a side street joins at x0."""
 
     x0: float
     crossing: bool
@@ -35,19 +35,19 @@ class Block:
 
     @property
     def begin(self) -> float:
-        """Where houses and pavements begin, behind the side street."""
+        """Start of houses and sidewalks in x, after the side street."""
         return self.x0 + CROSSING_M * self.crossing
 
 
 class BlockBuilder:
-    """Builds the blocks of one street; the same seed and index give the same block."""
+    """Builder of the blocks of one street; the same seed and index give the same block."""
 
     def __init__(self, seed: int, layout: Layout, light: Light, garage: Garage) -> None:
         self.seed, self.layout, self.light, self.garage = seed, layout, light, garage
         self.lots = LotBuilder(seed, layout, light)
 
     def build(self, index: int) -> Block:
-        """The block number index, from x = index * BLOCK_M on."""
+        """Build the block with a given index, which starts at x = index * BLOCK_M."""
         rng = np.random.default_rng([self.seed, 2, index + 1000])
         x0 = index * BLOCK_M
         crossing = bool(rng.random() < 0.35) and index > 0
@@ -73,13 +73,13 @@ class BlockBuilder:
         )
 
     def _covers(self, rng: np.random.Generator, x0: float) -> tuple[tuple[float, float], ...]:
-        """Where manhole covers lie."""
+        """Return the places (x, t) of manhole covers."""
         count = int(rng.integers(1, 5))
         places = rng.uniform((x0, -2.6), (x0 + BLOCK_M, 2.6), (count, 2))
         return tuple((float(x), float(t)) for x, t in places)
 
     def _patches(self, rng: np.random.Generator, x0: float) -> tuple[Footprint, ...]:
-        """Where the road has been opened and filled again."""
+        """Return the footprints of road repairs."""
         places = rng.uniform((x0, -3.0), (x0 + BLOCK_M, 2.2), (int(rng.integers(0, 5)), 2))
         return tuple(
             Footprint(x, x + float(rng.uniform(0.6, 9.0)), t, t + float(rng.uniform(0.5, 1.4)))
@@ -87,41 +87,41 @@ class BlockBuilder:
         )
 
     def _spot(self, x: float, t: float) -> Spot:
-        return Spot(self.layout.world(x, t, KERB_M), x, t, self.light)
+        return Spot(self.layout.world(x, t, CURB_M), x, t, self.light)
 
     def _furnish(
         self, rng: np.random.Generator, begin: float, end: float, side: int, crossing: bool
     ) -> list[Thing]:
-        kerb = self.layout.kerb(side)
+        curb = self.layout.curb(side)
         things = [
-            furniture.lamp(self._spot(x, side * (kerb + 0.45)), rng, -side)
+            furniture.lamp(self._spot(x, side * (curb + 0.45)), rng, -side)
             for x in np.arange(begin + rng.uniform(2, 16), end - 2, rng.uniform(22, 34))
         ]
         toward_us = side == self.layout.drive_side or rng.random() < 0.4
         for _ in range(int(rng.integers(0, 4))):
             if toward_us:
                 x = float(rng.uniform(begin + 1, end))
-                things.append(furniture.sign(self._spot(x, side * (kerb + 0.5)), rng))
+                things.append(furniture.sign(self._spot(x, side * (curb + 0.5)), rng))
         if crossing and rng.random() < 0.7:
             things.append(
                 furniture.traffic_light(
-                    self._spot(begin - CROSSING_M - 0.8, side * (kerb + 0.5)), rng
+                    self._spot(begin - CROSSING_M - 0.8, side * (curb + 0.5)), rng
                 )
             )
         if rng.random() < 0.3:
             first = float(rng.uniform(begin, end - 8))
             row = np.arange(first, first + rng.uniform(4, 8), 1.6)
-            spots = [self._spot(float(x), side * (kerb + 0.35)) for x in row]
+            spots = [self._spot(float(x), side * (curb + 0.35)) for x in row]
             things += [furniture.bollard(spot, rng) for spot in spots]
         if rng.random() < 0.45:
             x = float(rng.uniform(begin + 1, end - 1))
-            things.append(furniture.litter_bin(self._spot(x, side * (kerb + 0.7)), rng))
+            things.append(furniture.litter_bin(self._spot(x, side * (curb + 0.7)), rng))
         if rng.random() < self.layout.greenery:
-            wide = self.layout.verge[side < 0] + self.layout.pavement[side < 0]
+            wide = self.layout.verge[side < 0] + self.layout.sidewalk[side < 0]
             for x in np.arange(begin + rng.uniform(2, 10), end - 1, rng.uniform(7, 15)):
                 size = float(rng.uniform(4.5, 8.5))
                 things.append(
-                    self.lots.tree(rng, float(x), side * (kerb + min(0.9, wide / 3)), size)
+                    self.lots.tree(rng, float(x), side * (curb + min(0.9, wide / 3)), size)
                 )
         return things
 
@@ -144,7 +144,7 @@ class BlockBuilder:
                     + float(rng.uniform(-0.06, 0.12))
                 )
                 along = side == self.layout.drive_side or rng.random() < 0.25
-                # Blocks far apart may share numbers: no picture shows both.
+                # Blocks far apart may share numbers, because no picture shows both.
                 number = (index * 20 + len(parked) * 2 + (side > 0)) % 500
                 parked.append(Vehicle(body, x + body.length / 2, t, 1 if along else -1, number))
             x += body.length + float(rng.uniform(0.7, 1.4))

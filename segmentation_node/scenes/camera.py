@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pinhole camera on the vehicle, in the frames of the Cityscapes camera files.
+"""Pinhole camera on the vehicle, in the coordinate frames of the Cityscapes camera files.
 
-World and vehicle axes follow ISO 8855: x forward, y left, z up, metres and radians. Positive
+World and vehicle axes follow ISO 8855: x forward, y left, z up, meters and radians. Positive
 pitch looks down, positive yaw looks left.
 """
 
@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float64]
 
-# Rows are the optical axes (right, down, forward) in the axes of the mount.
+# Rows are the optical axes (right, down, forward) in the coordinates of the mount.
 _OPTICAL_FROM_MOUNT = np.array([[0.0, -1.0, 0.0], [0.0, 0.0, -1.0], [1.0, 0.0, 0.0]])
 
 NEAR_M = 0.25
@@ -21,7 +21,7 @@ NEAR_M = 0.25
 
 @dataclass(frozen=True)
 class VehiclePose:
-    """Where the vehicle's origin (rear axle, on the road) is: x, y in m, heading in rad."""
+    """Pose of the vehicle's origin (rear axle, on the road): x, y in m, heading in rad."""
 
     x: float
     y: float
@@ -30,7 +30,7 @@ class VehiclePose:
 
 @dataclass(frozen=True)
 class Extrinsic:
-    """The camera in the vehicle's frame: m and rad, rotation Rz(yaw) Ry(pitch) Rx(roll)."""
+    """Camera pose in the vehicle's frame: m and rad, rotation Rz(yaw) Ry(pitch) Rx(roll)."""
 
     x: float
     y: float
@@ -42,7 +42,7 @@ class Extrinsic:
 
 @dataclass(frozen=True)
 class Intrinsic:
-    """Focal lengths and principal point in pixels; pixel centres have integer coordinates."""
+    """Focal lengths and principal point in pixels; pixel centers have integer coordinates."""
 
     fx: float
     fy: float
@@ -51,7 +51,7 @@ class Intrinsic:
 
 
 def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
-    """Rotation Rz(yaw) Ry(pitch) Rx(roll), (3, 3)."""
+    """Return the rotation matrix Rz(yaw) Ry(pitch) Rx(roll), (3, 3)."""
     cy, sy, cp, sp = np.cos(yaw), np.sin(yaw), np.cos(pitch), np.sin(pitch)
     cr, sr = np.cos(roll), np.sin(roll)
     about_z = np.array([[cy, -sy, 0.0], [sy, cy, 0.0], [0.0, 0.0, 1.0]])
@@ -63,7 +63,7 @@ def rotation(yaw: float, pitch: float, roll: float) -> FloatArray:
 
 @dataclass(frozen=True)
 class Camera:
-    """A posed pinhole camera without lens distortion."""
+    """Pinhole camera with a pose, without lens distortion."""
 
     width: int
     height: int
@@ -73,7 +73,7 @@ class Camera:
 
     @cached_property
     def center(self) -> FloatArray:
-        """Optical centre in the world, (3,) m."""
+        """Optical center in the world, (3,) m."""
         mount, car = self.extrinsic, self.vehicle
         offset = rotation(car.yaw, 0.0, 0.0) @ np.array([mount.x, mount.y, mount.z])
         center: FloatArray = np.array([car.x, car.y, 0.0]) + offset
@@ -90,19 +90,19 @@ class Camera:
 
     @cached_property
     def projection(self) -> FloatArray:
-        """K R, (3, 3): multiply with (point - center) for homogeneous pixels."""
+        """Matrix K R, (3, 3); its product with (point - center) is a homogeneous pixel."""
         k = self.intrinsic
         matrix = np.array([[k.fx, 0.0, k.u0], [0.0, k.fy, k.v0], [0.0, 0.0, 1.0]])
         projection: FloatArray = matrix @ _OPTICAL_FROM_MOUNT @ self.world_from_mount.T
         return projection
 
     def homogeneous(self, points: FloatArray) -> FloatArray:
-        """World points (N, 3) m as homogeneous pixels (N, 3); the last column is depth in m."""
+        """Project world points (N, 3) m to homogeneous pixels (N, 3); the last column is depth."""
         out: FloatArray = (points - self.center) @ self.projection.T
         return out
 
     def ground_homography(self) -> FloatArray:
-        """Maps pixels (x, y, 1) to the world's z = 0 plane (X, Y, 1), (3, 3)."""
+        """Return the homography, (3, 3), from pixels (x, y, 1) to the plane z = 0, (X, Y, 1)."""
         p = self.projection
         to_pixels = np.column_stack([p[:, 0], p[:, 1], -p @ self.center])
         inverse: FloatArray = np.linalg.inv(to_pixels).astype(np.float64)

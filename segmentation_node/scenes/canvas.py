@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The painter: panels and polygons into picture, labels, instances and polygon list at once."""
+"""Canvas that draws panels and polygons to picture, labels, instances and polygons at once."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -30,7 +30,7 @@ _NEGLIGIBLE_PX = 20
 
 @dataclass(frozen=True)
 class Region:
-    """A rectangle of the picture: x0 <= x < x1, y0 <= y < y1 in pixels."""
+    """Rectangle in the picture: x0 <= x < x1, y0 <= y < y1 in pixels."""
 
     x0: int
     y0: int
@@ -53,16 +53,16 @@ class Region:
         return self.x1 - self.x0, self.y1 - self.y0
 
     def empty_mask(self) -> Image:
-        """Zero for each pixel, (h, w)."""
+        """Return a mask of zeros, (h, w)."""
         return np.zeros((self.y1 - self.y0, self.x1 - self.x0), np.uint8)
 
 
 @dataclass(frozen=True)
 class Glimpse:
-    """The part of a panel in the picture.
+    """Visible part of a panel.
 
     pixels, uv: (N, 2) outline in the picture and on the panel. homography: (3, 3) from uv to
-    pixels. region: the pixels it may touch.
+    pixels. region: pixels that the panel may touch.
     """
 
     panel: Panel
@@ -74,7 +74,7 @@ class Glimpse:
 
 @dataclass(frozen=True)
 class _Part:
-    """One panel's share of a thing: outline (N, 2) in pixels, and its coverage of the region."""
+    """Part of a thing from one panel: outline (N, 2) in pixels, and coverage of the region."""
 
     pixels: FloatArray
     region: Region
@@ -82,7 +82,7 @@ class _Part:
 
 
 def _around(regions: list[Region]) -> Region:
-    """The smallest region that holds all others."""
+    """Return the smallest region that contains all given ones."""
     return Region(
         min(r.x0 for r in regions),
         min(r.y0 for r in regions),
@@ -92,9 +92,9 @@ def _around(regions: list[Region]) -> Region:
 
 
 def coverage(polygon: FloatArray, region: Region, onto: Image | None = None) -> Image:
-    """How much of each pixel of the region the polygon (N, 2) covers, (h, w) uint8 to 255.
+    """Return the share of each pixel of a region that a polygon (N, 2) covers, (h, w) uint8.
 
-    With onto, a mask of the region, the polygon is added to it.
+    255 is full coverage. With onto, a mask of the region, the polygon is added to it.
     """
     mask = region.empty_mask() if onto is None else onto
     shifted = (polygon - (region.x0, region.y0)) * (1 << _SHIFT)
@@ -104,8 +104,8 @@ def coverage(polygon: FloatArray, region: Region, onto: Image | None = None) -> 
 
 
 def light_table(gain: Rgb, haze: float, haze_rgb: Rgb) -> Image:
-    """Look-up table (1, 256, 4) uint8 that lights RGBA values and fades them into the haze."""
-    # Steps of 1/128 are finer than a byte shows and let neighbours share a table.
+    """Return a look-up table (1, 256, 4) uint8 that applies light and haze to RGBA values."""
+    # Steps of 1/128 are finer than a byte can show, and let similar panels share a table.
     r, g, b = (round(v * 128) for v in gain)
     return _light_table(r, g, b, round(haze * 128), haze_rgb)
 
@@ -122,14 +122,14 @@ def _light_table(r: int, g: int, b: int, haze: int, haze_rgb: Rgb) -> Image:
 
 
 def blend(target: Image, source: Image, mask: Image) -> None:
-    """Lay source over target (h, w, 4) in place where mask (h, w) uint8 says so."""
+    """Blend source over target (h, w, 4) in place, weighted by mask (h, w) uint8."""
     if mask.size < _SMALL_PX:
         mask4 = cv2.merge([mask, mask, mask, mask])
         over = cv2.multiply(source, mask4, scale=1.0 / 255.0)
         under = cv2.multiply(target, cv2.bitwise_not(mask4), scale=1.0 / 255.0)
         cv2.add(over, under, dst=target)
         return
-    # Large regions are nearly all inside or outside: copy those, and mix the edge alone.
+    # Most pixels of large regions are fully inside or outside: copy those, blend only the edge.
     cv2.copyTo(source, cv2.inRange(mask, 255, 255), target)
     edge = cv2.findNonZero(cv2.inRange(mask, 1, 254))
     if edge is not None:
@@ -140,10 +140,10 @@ def blend(target: Image, source: Image, mask: Image) -> None:
 
 
 class Canvas:
-    """One frame in the making.
+    """Frame being drawn.
 
     rgba: (H, W, 4) uint8. label_ids: (H, W) uint8. instance_ids: (H, W) int32. objects: polygons
-    as Cityscapes writes them, in drawing order.
+    in the format of Cityscapes, in drawing order.
     """
 
     def __init__(self, camera: Camera, scheme: LabelScheme) -> None:
@@ -156,7 +156,7 @@ class Canvas:
         self.objects: list[dict[str, Any]] = []
 
     def region_of(self, polygon: FloatArray) -> Region | None:
-        """The pixels that a polygon (N, 2) may touch, None where it misses the picture."""
+        """Return the region that a polygon (N, 2) may touch; None if it is outside the picture."""
         left, top = polygon.min(axis=0).tolist()
         right, bottom = polygon.max(axis=0).tolist()
         x0, y0 = int(max(left - 1.0, 0.0)), int(max(top - 1.0, 0.0))
@@ -165,7 +165,7 @@ class Canvas:
         return Region(x0, y0, x1, y1) if x1 > x0 and y1 > y0 else None
 
     def project(self, panel: Panel) -> Glimpse | None:
-        """The panel as far as it is in the picture, None where it is not."""
+        """Return the visible part of a panel; None if it is outside the picture."""
         camera = self.camera
         axes = np.stack([panel.u_axis, panel.v_axis, panel.origin - camera.center], axis=1)
         homography: FloatArray = camera.projection @ axes
@@ -183,14 +183,17 @@ class Canvas:
         return None if region is None else Glimpse(panel, pixels, uv, homography, region)
 
     def world_polygon(self, points: FloatArray) -> FloatArray:
-        """World polygon (N, 3) m as pixels (M, 2), cut at the camera; empty if behind it."""
+        """Project a world polygon (N, 3) m to pixels (M, 2), clipped at the near plane.
+
+        The result is empty if the polygon is behind the camera.
+        """
         q = self.camera.homogeneous(points)
         q = clip_half_space(q, q[:, 2] - NEAR_M)
         pixels: FloatArray = q[:, :2] / q[:, 2:3]
         return pixels
 
     def mark(self, label: str, mask: Image, region: Region, number: int | None) -> None:
-        """Write the label where the mask (h, w) covers at least half a pixel."""
+        """Set the label of pixels that the mask (h, w) covers by at least half."""
         inside = cv2.inRange(mask, 128, 255)
         label_id = self.scheme.id_of(label)
         instance = label_id if number is None else label_id * 1000 + number
@@ -199,7 +202,7 @@ class Canvas:
         cv2.copyTo(np.full(mask.shape, instance, np.int32), inside, self.instance_ids[rows, cols])
 
     def add_polygon(self, label: str, polygon: FloatArray) -> None:
-        """Append a polygon (N, 2) in pixels to the list, cut to the picture."""
+        """Append a polygon (N, 2) in pixels, clipped to the picture, to the list."""
         cut = np.rint(clip_to_image(polygon, self.camera.width, self.camera.height))
         if len(cut) >= 3:
             self.objects.append({'label': label, 'polygon': cut.astype(int).tolist()})
@@ -215,7 +218,7 @@ class Canvas:
         return mask, region
 
     def glimpses(self, thing: Thing) -> list[Glimpse]:
-        """The panels of a thing that reach into the picture, in drawing order."""
+        """Return the visible parts of a thing's panels, in drawing order."""
         seen: list[Glimpse] = []
         for panel in thing.panels:
             glimpse = self.project(panel)
@@ -225,7 +228,7 @@ class Canvas:
         return seen
 
     def paint(self, thing: Thing, glimpses: list[Glimpse], haze: float, haze_rgb: Rgb) -> None:
-        """Paint a thing's glimpses in order and label what they cover together."""
+        """Paint a thing's glimpses in order and label the area that they cover together."""
         by_label: dict[str, list[_Part]] = {}
         for glimpse in glimpses:
             panel, region = glimpse.panel, glimpse.region
@@ -237,7 +240,7 @@ class Canvas:
             self._label_parts(label, thing.number, parts)
 
     def _label_parts(self, label: str, number: int | None, parts: list[_Part]) -> None:
-        """Label the union of outlines and list its polygons."""
+        """Label the union of several outlines and add its polygons."""
         if len(parts) == 1:
             self.mark(label, parts[0].mask, parts[0].region, number)
             self.add_polygon(label, parts[0].pixels)
@@ -289,7 +292,7 @@ class Canvas:
 def _texel_homography(
     homography: FloatArray, width: int, height: int, region: Region
 ) -> FloatArray:
-    """From texel centres of a texture to pixels of a region, (3, 3)."""
+    """Return the homography, (3, 3), from texel centers of a texture to pixels of a region."""
     columns = homography[:, 0] / width, homography[:, 1] / height
     out = np.stack([*columns, homography[:, 2] + 0.5 * (columns[0] + columns[1])], axis=1)
     out[0] -= region.x0 * out[2]
@@ -298,7 +301,7 @@ def _texel_homography(
 
 
 def _level_for(glimpse: Glimpse) -> Image:
-    """The texture level whose texels are about as large as the pixels where it is seen."""
+    """Return the texture level whose texels are about as large as the pixels that show it."""
     texture = glimpse.panel.texture
     u, v = glimpse.uv.mean(axis=0).tolist()
     (a, b, c), (d, e, f), (g, h, i) = glimpse.homography.tolist()
@@ -309,5 +312,5 @@ def _level_for(glimpse: Glimpse) -> Image:
     span_u = max(hypot(a - x * g, d - y * g) / w, 1e-3)
     span_v = max(hypot(b - x * h, e - y * h) / w, 1e-3)
     height, width = texture.rgba.shape[:2]
-    # A bias of 0.3 keeps a little of the aliasing that real sensors show, against blur.
+    # A bias of 0.3 avoids blur, and keeps a little aliasing, as real sensors do.
     return texture.level(floor(log2(width / span_u) + 0.3), floor(log2(height / span_v) + 0.3))

@@ -57,7 +57,7 @@ _DOOR_COLORS: list[Color] = [
 
 @dataclass(frozen=True)
 class FacadePlan:
-    """What a house front looks like; metres."""
+    """Design of a house front; lengths are in meters."""
 
     width: float
     floors: int
@@ -78,7 +78,7 @@ class FacadePlan:
 
 
 def draw_plan(rng: np.random.Generator, width: float, kind: str) -> FacadePlan:
-    """A random house front for a street kind: city, terrace, suburb or modern."""
+    """Generate a random house front for a kind of street: city, terrace, suburb or modern."""
     materials = {
         'city': (['brick', 'plaster', 'stone', 'concrete'], [0.35, 0.35, 0.2, 0.1]),
         'terrace': (['brick', 'plaster'], [0.75, 0.25]),
@@ -110,7 +110,7 @@ def draw_plan(rng: np.random.Generator, width: float, kind: str) -> FacadePlan:
 
 
 def paint_facade(rng: np.random.Generator, plan: FacadePlan) -> Texture:
-    """Paint a house front, PX_PER_M texels per metre."""
+    """Paint a house front, PX_PER_M texels per meter."""
     rows, cols = int(plan.height * PX_PER_M), int(plan.width * PX_PER_M)
     front = paint_wall(rng, plan.material, plan.wall, rows, cols)
     bays = max(int(plan.width / plan.bay), 1)
@@ -138,7 +138,7 @@ def paint_facade(rng: np.random.Generator, plan: FacadePlan) -> Texture:
 def paint_wall(
     rng: np.random.Generator, material: str, color: Color, rows: int, cols: int
 ) -> Field:
-    """A bare wall, (rows, cols, 3) float32."""
+    """Paint a wall without openings, (rows, cols, 3) float32."""
     shade = 1.0 + 0.05 * mottle(rng, rows, cols) + 0.035 * grain(rng, rows, cols)
     wall = tint(color, shade)
     if material == 'brick':
@@ -155,7 +155,7 @@ def paint_wall(
 
 @cache
 def _brickwork() -> tuple[Field, Field]:
-    """Brightness of each brick, and 1 at joints; both repeat without a seam, (_, _)."""
+    """Return the brightness of bricks, and a mask of joints (1); both are tileable 2-D fields."""
     rng = np.random.default_rng(21)
     rows, cols = 256 * _COURSE_PX, 96 * _BRICK_PX
     each = 1.0 + 0.11 * rng.standard_normal((256, 97), dtype=np.float32)
@@ -187,7 +187,7 @@ def _band(front: Field, top: float, thickness: float, gain: float) -> None:
 
 
 def _glass(rng: np.random.Generator, pane: Field) -> None:
-    """Fill a pane (h, w, 3) with a dim room, curtains and a reflected sky."""
+    """Paint a pane (h, w, 3) with a dim room, curtains and a reflection of the sky."""
     rows, cols = pane.shape[:2]
     if rows < 2 or cols < 2:
         return
@@ -224,7 +224,7 @@ def _window(
                 _span(left + bar + col * width / cols, width / cols - 1.6 * bar),
             ]
             _glass(rng, pane)
-    # The lintel throws a shadow onto the upper edge; the sill catches light.
+    # The lintel casts a shadow onto the upper edge; the sill catches light.
     front[_span(top, 0.1), _span(left, width)] *= 0.45
     front[_span(top, height), _span(left, 0.05)] *= 0.6
     front[_span(top + height, 0.07), _span(left - 0.08, width + 0.16)] = (190, 186, 176)
@@ -271,7 +271,7 @@ def _shop(rng: np.random.Generator, front: Field, plan: FacadePlan) -> None:
 
 
 def _goods(rng: np.random.Generator, pane: Field) -> None:
-    """Show lit wares and posters behind a shop window (h, w, 3)."""
+    """Paint lit goods and posters behind a shop window (h, w, 3)."""
     rows, cols = pane.shape[:2]
     for _ in range(int(rng.integers(3, 11))):
         h, w = int(rows * rng.uniform(0.08, 0.35)), int(cols * rng.uniform(0.06, 0.3))
@@ -302,7 +302,7 @@ def _lettering(
 
 
 def _weather(rng: np.random.Generator, front: Field) -> None:
-    """Run dirt down from the eaves and splash it up from the pavement."""
+    """Add dirt streaks below the eaves and splashes above the sidewalk."""
     rows, cols = front.shape[:2]
     streaks = np.maximum(noise(rng, 1, cols, 7, 1), 0.0)
     y = np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]

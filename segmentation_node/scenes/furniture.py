@@ -29,7 +29,7 @@ _TRIANGLE: FloatArray = np.array([[0.5, 0.0], [1.0, 0.9], [0.95, 1.0], [0.05, 1.
 
 @dataclass(frozen=True)
 class Spot:
-    """A place in the world with its street coordinates; panels there face the traffic."""
+    """Place in world and street coordinates; panels placed there face the traffic."""
 
     point: FloatArray
     x: float
@@ -38,7 +38,7 @@ class Spot:
 
     @property
     def gain(self) -> Rgb:
-        """Light on a surface that faces the camera."""
+        """Light on a surface that faces the camera, one factor per color channel."""
         return self.light.gain(np.array([-1.0, 0.0, 0.0]))
 
     def board(
@@ -51,7 +51,7 @@ class Spot:
         outline: FloatArray = UNIT_SQUARE,
         label: str | None = None,
     ) -> Panel:
-        """An upright panel facing back along the street: left and top from the spot, in m."""
+        """Return an upright panel that faces the camera; left and top are from the spot, in m."""
         return Panel(
             self.point + np.array([0.0, -left, top]),
             np.array([0.0, -width, 0.0]),
@@ -63,7 +63,7 @@ class Spot:
         )
 
     def footprint(self, half: float = 0.15) -> Footprint:
-        """A small square round the spot."""
+        """Return a small square around the spot."""
         return Footprint(self.x - half, self.x + half, self.t - half, self.t + half)
 
 
@@ -73,7 +73,7 @@ def _metal(color: Color) -> Texture:
 
 
 def lamp(spot: Spot, rng: np.random.Generator, toward: int) -> Thing:
-    """A street lamp whose arm reaches towards the road: +1 to the left, -1 to the right."""
+    """Build a street lamp with its arm toward the road; toward: +1 is left, -1 is right."""
     tall = float(rng.uniform(5.5, 8.5))
     pipe = _metal(jitter(rng, (112, 116, 116) if rng.random() < 0.6 else (46, 50, 48), 0.1))
     panels = [spot.board(-0.07, tall, 0.14, tall, pipe), spot.board(-0.1, 1.3, 0.2, 1.3, pipe)]
@@ -86,7 +86,7 @@ def lamp(spot: Spot, rng: np.random.Generator, toward: int) -> Thing:
 
 
 def traffic_light(spot: Spot, rng: np.random.Generator) -> Thing:
-    """A signal on its post."""
+    """Build a traffic light on its post."""
     post = _metal((70, 74, 74))
     low = float(rng.uniform(2.1, 2.6))
     panels = (
@@ -113,7 +113,7 @@ def _signal(lit: int) -> Texture:
 
 
 def sign(spot: Spot, rng: np.random.Generator) -> Thing:
-    """A traffic sign on its post."""
+    """Build a traffic sign on its post."""
     tall = float(rng.uniform(2.1, 2.9))
     size = float(rng.uniform(0.55, 0.85))
     kind = str(rng.choice(['limit', 'ban', 'must', 'warn', 'plate', 'park']))
@@ -156,7 +156,7 @@ def _sign_face(kind: str) -> Texture:
 
 
 def bollard(spot: Spot, rng: np.random.Generator) -> Thing:
-    """A bollard."""
+    """Build a bollard."""
     tall = float(rng.uniform(0.8, 1.05))
     post = _metal(jitter(rng, (48, 50, 50), 0.2))
     return Thing(
@@ -169,7 +169,7 @@ def bollard(spot: Spot, rng: np.random.Generator) -> Thing:
 
 
 def litter_bin(spot: Spot, rng: np.random.Generator) -> Thing:
-    """A litter bin."""
+    """Build a litter bin."""
     color = jitter(rng, ((44, 64, 50), (60, 62, 64), (110, 110, 106))[int(rng.integers(3))], 0.1)
     panels = (
         spot.board(-0.28, 1.05, 0.56, 1.05, _metal(color)),
@@ -179,7 +179,7 @@ def litter_bin(spot: Spot, rng: np.random.Generator) -> Thing:
 
 
 def _boards(rng: np.random.Generator, rows: int, cols: int) -> Texture:
-    """A close-boarded wooden fence."""
+    """Paint a wooden fence without gaps."""
     wall = tint(jitter(rng, (120, 96, 70), 0.15), 1.0 + 0.08 * noise(rng, rows, cols, 3, 60))
     each = 1.0 + 0.12 * rng.standard_normal(cols // 10 + 1).astype(np.float32)
     wall *= each[np.arange(cols) // 10][None, :, None]
@@ -188,7 +188,7 @@ def _boards(rng: np.random.Generator, rows: int, cols: int) -> Texture:
 
 
 def _railings(rng: np.random.Generator, rows: int, cols: int) -> Texture:
-    """Iron railings, with gaps to see through."""
+    """Paint iron railings with transparent gaps."""
     color = jitter(rng, (36, 38, 40) if rng.random() < 0.7 else (150, 152, 150), 0.1)
     rgb: Field = np.full((rows, cols, 3), color, np.float32)
     alpha = np.zeros((rows, cols), np.uint8)
@@ -198,7 +198,7 @@ def _railings(rng: np.random.Generator, rows: int, cols: int) -> Texture:
 
 
 def fence_texture(rng: np.random.Generator, label: str, length: float, tall: float) -> Texture:
-    """The face of a fence or wall, length by tall in m."""
+    """Paint the face of a fence or wall, length by tall in m."""
     rows, cols = max(int(tall * 50), 20), max(int(length * 50), 20)
     if label == 'wall':
         material = str(rng.choice(['brick', 'stone', 'concrete']))

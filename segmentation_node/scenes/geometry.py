@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Planar pieces of the world, and clipping of their outlines."""
+"""Planar panels, from which the world is built, and clipping of their outlines."""
 
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,11 +18,11 @@ CIRCLE: FloatArray = 0.5 + 0.5 * np.column_stack([np.cos(_TURN), np.sin(_TURN)])
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """A textured planar piece: the point at (u, v) is origin + u * u_axis + v * v_axis.
+    """Textured planar panel: the point at (u, v) is origin + u * u_axis + v * v_axis.
 
-    origin, u_axis, v_axis: (3,) m; v runs down the texture. outline: (N, 2) in uv. gain: light
-    on the piece, one factor per colour channel. With cutout, the texture's alpha is what shows
-    and the outline only bounds the label.
+    origin, u_axis, v_axis: (3,) m; v points down the texture. outline: (N, 2) in uv. gain: light
+    on the panel, one factor per color channel. With cutout, the texture's alpha defines the
+    visible area and the outline only bounds the label.
     """
 
     origin: FloatArray
@@ -37,7 +37,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Footprint:
-    """The ground an object covers in street coordinates: along x0..x1, across t0..t1, in m."""
+    """Ground area of an object in street coordinates: x0..x1 along, t0..t1 across, in m."""
 
     x0: float
     x1: float
@@ -47,12 +47,12 @@ class Footprint:
 
 @dataclass(frozen=True, eq=False)
 class Thing:
-    """One object of the street: panels in drawing order under one label.
+    """Object of the street: panels in drawing order with one label.
 
-    number is the k of Cityscapes' labelId * 1000 + k, None for what is not counted. rank breaks
-    ties between overlapping footprints: higher is drawn later. height, shadow (width of a post),
-    crown (radius of a tree) in m shape the shadow on the ground; base is the height of the
-    ground it stands on.
+    number is the k of Cityscapes' labelId * 1000 + k, None for labels without instances. rank
+    breaks ties between overlapping footprints: higher ranks are drawn later. height, shadow (width
+    of a post) and crown (radius of a tree), in m, define the shadow on the ground; base is the
+    height of the ground below the object.
     """
 
     label: str
@@ -67,7 +67,7 @@ class Thing:
 
     @cached_property
     def corners(self) -> FloatArray:
-        """Points whose hull holds all panels, (4 P, 3) m."""
+        """Points whose convex hull contains all panels, (4 P, 3) m."""
         origin, u, v = (
             np.array([getattr(panel, name) for panel in self.panels]).reshape(-1, 3)
             for name in ('origin', 'u_axis', 'v_axis')
@@ -76,7 +76,7 @@ class Thing:
 
 
 def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
-    """The part of polygon points (N, D) where distance (N,) is not negative, (M, D)."""
+    """Clip a polygon (N, D) to the part where distance (N,) is not negative, (M, D)."""
     low = distance.min()
     if low >= 0.0:
         return points
@@ -94,7 +94,7 @@ def clip_half_space(points: FloatArray, distance: FloatArray) -> FloatArray:
 
 
 def clip_to_image(polygon: FloatArray, width: int, height: int) -> FloatArray:
-    """The part of polygon (N, 2) pixels within the image's pixel centres, (M, 2)."""
+    """Clip a polygon (N, 2) in pixels to the pixel centers of an image, (M, 2)."""
     if polygon.min() >= 0.0:
         right, bottom = polygon.max(axis=0).tolist()
         if right <= width - 1.0 and bottom <= height - 1.0:

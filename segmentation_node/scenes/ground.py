@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ground: road, pavements and verges, labelled as polygons, painted through the plane."""
+"""Ground: road, sidewalks and verges, labeled as polygons and painted by ground coordinates."""
 
 from collections.abc import Iterable
 from functools import lru_cache, partial
@@ -10,7 +10,7 @@ import numpy as np
 from segmentation_node.scenes.blocks import BLOCKS_KEPT, CROSSING_M, Block
 from segmentation_node.scenes.camera import FloatArray
 from segmentation_node.scenes.canvas import Canvas, Region, coverage
-from segmentation_node.scenes.layout import KERB_M, SIDES, Layout
+from segmentation_node.scenes.layout import CURB_M, SIDES, Layout
 from segmentation_node.scenes.light import Light
 from segmentation_node.scenes.marks import block_marks, spans, strip
 from segmentation_node.scenes.plane import REPEAT, Plane, horizon_row
@@ -21,12 +21,12 @@ _FAR_M = 420.0
 _MARKS_M = 130.0
 _WIDE_PX = 256
 _WEAR_PX = 512
-# Gains are stored in bytes; this one stands for 1.
+# Gains are stored as bytes; this value represents 1.
 _UNIT_GAIN = 128
 
 
 class Ground:
-    """Paints the ground of one street."""
+    """Painter of the ground of one street."""
 
     def __init__(self, seed: int, layout: Layout, light: Light) -> None:
         rng = np.random.default_rng([seed, 5])
@@ -64,16 +64,16 @@ class Ground:
     # Labels
 
     def _label(self, canvas: Canvas, blocks: list[Block]) -> Image:
-        """Label the ground; returns the index of the material at each pixel, else 255."""
+        """Label the ground; return the index of the material of each pixel, 255 elsewhere."""
         layout, here = self.layout, canvas.camera.vehicle.x
         low, far = here - 4.0, here + _FAR_M
         material = np.full(canvas.label_ids.shape, 255, np.uint8)
 
-        def fill(label: str, made_of: str, world: FloatArray) -> None:
+        def fill(label: str, surface: str, world: FloatArray) -> None:
             filled = canvas.fill(label, canvas.world_polygon(world))
             if filled is not None:
                 mask, region = filled
-                index = np.full_like(mask, MATERIALS.index(made_of))
+                index = np.full_like(mask, MATERIALS.index(surface))
                 cv2.copyTo(index, cv2.inRange(mask, 128, 255), material[region.slices])
 
         wide = [(low, 900), (low + 9000, 9000), (low + 9000, -9000), (low, -900)]
@@ -81,30 +81,30 @@ class Ground:
         stretches = spans(blocks, low, far)
         for start, end in stretches:
             for side in SIDES:
-                kerb, walk = side * layout.kerb(side), side * layout.walk(side)
+                curb, walk = side * layout.curb(side), side * layout.walk(side)
                 paved = layout.facade(side) if layout.kind == 'city' else layout.border(side)
                 outer = side * paved
-                fill('sidewalk', 'sidewalk', strip(layout, start, end, walk, outer, KERB_M))
-                if walk != kerb:
-                    fill('terrain', 'terrain', strip(layout, start, end, kerb, walk, KERB_M))
+                fill('sidewalk', 'sidewalk', strip(layout, start, end, walk, outer, CURB_M))
+                if walk != curb:
+                    fill('terrain', 'terrain', strip(layout, start, end, curb, walk, CURB_M))
         for block in blocks:
             if block.crossing:
                 fill('road', 'road', self._side_street(block))
         fill('road', 'road', strip(layout, low, far, -layout.half_road, layout.half_road))
         for start, end in stretches:
             for side in SIDES:
-                kerb = side * layout.kerb(side)
+                curb = side * layout.curb(side)
                 if layout.parking[side < 0] > 0:
                     label, lane = 'parking' if layout.bays else 'road', side * layout.half_road
-                    fill(label, 'parking', strip(layout, start, end, lane, kerb))
-                fill('sidewalk', 'kerb', self._kerb_face(start, end, kerb))
-                edge = kerb + side * 0.14
-                fill('sidewalk', 'kerb', strip(layout, start, end, kerb, edge, KERB_M))
+                    fill(label, 'parking', strip(layout, start, end, lane, curb))
+                fill('sidewalk', 'curb', self._curb_face(start, end, curb))
+                edge = curb + side * 0.14
+                fill('sidewalk', 'curb', strip(layout, start, end, curb, edge, CURB_M))
         return material
 
-    def _kerb_face(self, start: float, end: float, t: float) -> FloatArray:
+    def _curb_face(self, start: float, end: float, t: float) -> FloatArray:
         outline = strip(self.layout, start, end, t, t)
-        outline[len(outline) // 2 :, 2] = KERB_M
+        outline[len(outline) // 2 :, 2] = CURB_M
         return outline
 
     def _side_street(self, block: Block) -> FloatArray:
@@ -114,7 +114,7 @@ class Ground:
     # Picture
 
     def _materials(self, plane: Plane, material: Image) -> Image:
-        """Bare surfaces, (h, W, 4)."""
+        """Paint the surfaces without marks and light, (h, W, 4)."""
         out = np.zeros((*material.shape, 4), np.uint8)
         tile = np.minimum(material, len(MATERIALS) - 1)
         for band in plane.bands:
@@ -132,7 +132,7 @@ class Ground:
     def _paint_marks(
         self, canvas: Canvas, plane: Plane, albedo: Image, blocks: list[Block]
     ) -> None:
-        """Lay worn paint over the road."""
+        """Blend worn road markings over the road."""
         here = canvas.camera.vehicle.x
         near = [b for b in blocks if b.x0 < here + _MARKS_M]
         mask = _cover(canvas, plane, (p for b in near for p in self._marks_of(b).paint))
@@ -156,7 +156,7 @@ class Ground:
         shadows: Iterable[FloatArray],
         contacts: Iterable[FloatArray],
     ) -> None:
-        """Light the ground, shade it, and fade it into the haze."""
+        """Apply light, shadows and haze to the ground."""
         height, width = plane.t.shape
         small = (max(width // 2, 1), max(height // 2, 1))
 
@@ -190,7 +190,7 @@ class Ground:
         cv2.add(albedo, wide_veil, dst=albedo)
 
     def _unevenness(self, plane: Plane, small: tuple[int, int]) -> Field:
-        """Brightness of large stains and wheel tracks, of a size (w, h)."""
+        """Return the brightness of large stains and wheel tracks, at a size (w, h)."""
         along, t = (
             np.asarray(cv2.resize(m, small, interpolation=cv2.INTER_NEAREST), np.float32)
             for m in (plane.along, plane.t)
@@ -216,7 +216,10 @@ def _cover(
     polygons: Iterable[FloatArray],
     size: tuple[int, int] | None = None,
 ) -> Image:
-    """Union of world polygons (N, 3) in the plane's rows, (h, w) uint8 of a size (w, h)."""
+    """Return the coverage of world polygons (N, 3) in the plane's rows, (h, w) uint8.
+
+    size: (w, h) of the result; None is one cell per pixel.
+    """
     height, width = plane.t.shape
     w, h = size or (width, height)
     region, mask = Region(0, 0, w, h), np.zeros((h, w), np.uint8)
@@ -224,6 +227,6 @@ def _cover(
     for world in polygons:
         polygon = canvas.world_polygon(world)
         if len(polygon) >= 3 and canvas.region_of(polygon) is not None:
-            # Pixel centres are whole numbers: halving must keep the picture's edges in place.
+            # Pixel centers are integers, so scaling must keep the edges of the picture in place.
             coverage((polygon - (0, plane.top) + 0.5) * scale - 0.5, region, mask)
     return mask

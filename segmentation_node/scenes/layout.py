@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan of a street: its kind, cross-section, course, and how the camera drives along it.
+"""Layout of a street: kind, cross-section and course, and the motion of the camera along it.
 
-Street coordinates are x along the world's x axis and t to the left of the centre line, in m.
+Street coordinates are x along the world's x axis, and t to the left of the center line, in m.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from segmentation_node.scenes.camera import Extrinsic, FloatArray, VehiclePose
 
-KERB_M = 0.12
+CURB_M = 0.12
 BLOCK_M = 48.0
 SIDES = (1, -1)
 
@@ -20,8 +20,9 @@ SIDES = (1, -1)
 class Layout:
     """Cross-section and course of a street; pairs are (left, right), lengths in m.
 
-    drive_side is -1 where traffic keeps right, +1 where it keeps left. lane is the width of one
-    of two lanes. greenery, traffic and footfall are about 0 to 1, speed is the camera's in m/s.
+    drive_side is -1 if traffic drives on the right, +1 if on the left. lane is the width of one of
+    the two lanes. greenery, traffic and footfall are about 0 to 1; speed is that of the camera in
+    m/s.
     """
 
     kind: str
@@ -31,7 +32,7 @@ class Layout:
     parking: tuple[float, float]
     bays: bool
     verge: tuple[float, float]
-    pavement: tuple[float, float]
+    sidewalk: tuple[float, float]
     setback: tuple[float, float]
     greenery: float
     traffic: float
@@ -45,58 +46,58 @@ class Layout:
 
     @property
     def half_road(self) -> float:
-        """From the centre line to the edge of the outer lane."""
+        """Distance from the center line to the edge of the lane."""
         return self.lane + 0.25
 
-    def kerb(self, side: int) -> float:
-        """Distance of the kerb from the centre line on a side (+1 left, -1 right)."""
+    def curb(self, side: int) -> float:
+        """Return the distance of the curb from the center line on a side (+1 left, -1 right)."""
         return self.half_road + self.parking[side < 0]
 
     def walk(self, side: int) -> float:
-        """Distance of the pavement's inner edge."""
-        return self.kerb(side) + self.verge[side < 0]
+        """Return the distance of the sidewalk's inner edge."""
+        return self.curb(side) + self.verge[side < 0]
 
     def border(self, side: int) -> float:
-        """Distance of the pavement's outer edge, where private ground begins."""
-        return self.walk(side) + self.pavement[side < 0]
+        """Return the distance of the sidewalk's outer edge, where private property begins."""
+        return self.walk(side) + self.sidewalk[side < 0]
 
     def facade(self, side: int) -> float:
-        """Distance of the house fronts."""
+        """Return the distance of the house fronts."""
         return self.border(side) + self.setback[side < 0]
 
     def center(self, x: FloatArray | float) -> FloatArray:
-        """World y of the centre line at x, any shape."""
+        """Return the world y of the center line at x, of any shape."""
         wave = 2 * np.pi * np.asarray(x, float) / self.bend_length + self.bend_phase
         return np.asarray(self.bend * np.sin(wave))
 
     def center_of(self, x: npt.NDArray[np.float32], start: float) -> npt.NDArray[np.float32]:
-        """World y of the centre line at start + x in single precision, any shape."""
+        """Return the world y of the center line at start + x, in single precision."""
         turn = np.float32(2 * np.pi / self.bend_length)
         phase = np.float32((2 * np.pi * start / self.bend_length + self.bend_phase) % (2 * np.pi))
         y: npt.NDArray[np.float32] = np.float32(self.bend) * np.sin(turn * x + phase)
         return y
 
     def heading(self, x: float) -> float:
-        """Direction of the centre line at x, rad."""
+        """Return the direction of the center line at x, in rad."""
         wave = 2 * np.pi * x / self.bend_length + self.bend_phase
         return float(np.arctan(self.bend * 2 * np.pi / self.bend_length * np.cos(wave)))
 
     def world(self, x: float, t: float, z: float = 0.0) -> FloatArray:
-        """Street coordinates as a world point (3,)."""
+        """Convert street coordinates to a world point (3,)."""
         return np.array([x, t + float(self.center(x)), z])
 
     def rectangle(self, x0: float, x1: float, t0: float, t1: float, z: float = 0.0) -> FloatArray:
-        """Corners of a rectangle in street coordinates as world points (4, 3), in turn."""
+        """Return the corners, in order, of a rectangle in street coordinates as points (4, 3)."""
         y0, y1 = self.center(np.array([x0, x1])).tolist()
         return np.array([[x0, y0 + t0, z], [x0, y0 + t1, z], [x1, y1 + t1, z], [x1, y1 + t0, z]])
 
 
 def draw_layout(rng: np.random.Generator) -> Layout:
-    """A random street."""
+    """Generate a random street."""
     kinds = ['city', 'terrace', 'suburb', 'modern']
     kind = str(rng.choice(kinds, p=[0.38, 0.22, 0.24, 0.16]))
     green = {'city': 0.3, 'terrace': 0.35, 'suburb': 0.8, 'modern': 0.5}[kind]
-    pavement = (1.8, 2.8) if kind in ('terrace', 'suburb') else (2.4, 4.6)
+    sidewalk = (1.8, 2.8) if kind in ('terrace', 'suburb') else (2.4, 4.6)
     garden = {'city': 0.0, 'terrace': 1.5, 'suburb': 5.0, 'modern': 1.5}[kind]
     lane = float(rng.uniform(3.0, 3.7))
 
@@ -113,7 +114,7 @@ def draw_layout(rng: np.random.Generator) -> Layout:
         parking=pair(0.68, 2.1, 2.4),
         bays=bool(rng.random() < 0.3),
         verge=pair(0.15 + 0.5 * (kind == 'suburb'), 1.4, 3.0),
-        pavement=pair(1.0, *pavement),
+        sidewalk=pair(1.0, *sidewalk),
         setback=pair(0.9, 0.4 * garden, 1.4 * garden),
         greenery=float(np.clip(green * rng.uniform(0.4, 1.6), 0.05, 1.0)),
         traffic=float(rng.uniform(0.3, 1.0)),
@@ -129,10 +130,10 @@ def draw_layout(rng: np.random.Generator) -> Layout:
 
 @dataclass(frozen=True)
 class Ride:
-    """How the vehicle and its camera move, in m, s and rad.
+    """Motion of the vehicle and its camera, in m, s and rad.
 
-    focal is the focal length in widths of the picture. sway, rate (Hz) and phase are those of the
-    drift within the lane, of the steering and of the body's nodding.
+    focal is the focal length divided by the width of the picture. sway, rate (Hz) and phase each
+    have values for the drift within the lane, the steering and the pitching of the body.
     """
 
     speed: float
@@ -146,7 +147,7 @@ class Ride:
     phase: tuple[float, float, float]
 
     def vehicle(self, layout: Layout, time_s: float) -> VehiclePose:
-        """Pose of the vehicle on the road at a time."""
+        """Return the pose of the vehicle on the road at a time."""
         x = self.speed * time_s
         drift = self.sway[0] * np.sin(2 * np.pi * self.rate[0] * time_s + self.phase[0])
         t = layout.drive_side * layout.half_road / 2 + self.lateral + drift
@@ -156,7 +157,7 @@ class Ride:
         return VehiclePose(x, round(float(point[1]), 6), round(yaw, 6))
 
     def extrinsic(self, time_s: float) -> Extrinsic:
-        """The camera on the vehicle at a time, with the body's pitch and roll on its springs."""
+        """Return the camera pose at a time, including pitch and roll of the suspension."""
         nod = self.sway[2] * np.sin(2 * np.pi * self.rate[2] * time_s + self.phase[2])
         roll = 0.4 * self.sway[2] * np.sin(2 * np.pi * 0.61 * time_s + self.phase[1])
         return Extrinsic(
@@ -170,7 +171,7 @@ class Ride:
 
 
 def draw_ride(rng: np.random.Generator, layout: Layout) -> Ride:
-    """A random camera and way of driving."""
+    """Generate a random camera and driving style."""
 
     def triple(low: tuple[float, ...], high: tuple[float, ...]) -> tuple[float, float, float]:
         a, b, c = (float(v) for v in rng.uniform(low, high))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Daylight of a street: sun, sky light, haze, exposure, and the shadows on the ground."""
+"""Daylight of a street: sun, sky light, haze, exposure, and shadows on the ground."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ _CROWN_POINTS = 22
 
 @dataclass(frozen=True)
 class Light:
-    """Sun and sky; gains multiply surface colours, colours are RGB in 0..255.
+    """Light of sun and sky; gains are factors of surface colors, colors are RGB in 0..255.
 
-    to_sun: unit vector (3,). haze_m: distance at which 63% of a surface's colour has gone.
+    to_sun: unit vector (3,). haze_m: distance at which haze replaces 63% of a surface's color.
     """
 
     to_sun: FloatArray
@@ -33,31 +33,31 @@ class Light:
 
     @property
     def sunny(self) -> bool:
-        """Whether the sun casts visible shadows."""
+        """True if the sun casts visible shadows."""
         return max(self.sun) > 0.15
 
     @property
     def shade(self) -> Rgb:
-        """What is left of the light on level ground where the sun does not reach."""
+        """Share of the light that remains on level ground in shadow."""
         lit = self.gain(np.array([0.0, 0.0, 1.0]))
         r, g, b = (a / total for a, total in zip(self.ambient, lit, strict=True))
         return (r, g, b)
 
     def gain(self, normal: FloatArray) -> Rgb:
-        """Light on a surface of unit normal (3,), one factor per colour channel."""
+        """Return the light on a surface with unit normal (3,), one factor per color channel."""
         facing = max(float(normal @ self.to_sun), 0.0)
-        # Less of the sky is seen from upright surfaces.
+        # Upright surfaces receive light from a smaller part of the sky.
         open_sky = 0.86 + 0.14 * float(normal[2])
         r, g, b = (a * open_sky + s * facing for a, s in zip(self.ambient, self.sun, strict=True))
         return (r, g, b)
 
     def haze(self, distance_m: float) -> float:
-        """Share of haze between the camera and a surface at the given distance."""
+        """Return the share of haze in the color of a surface at the given distance."""
         return float(1.0 - np.exp(-max(distance_m, 0.0) / self.haze_m))
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """A random time of day and weather."""
+    """Generate a random time of day and weather."""
     weather = rng.choice(['sunny', 'bright', 'overcast', 'gloomy'], p=[0.38, 0.24, 0.26, 0.12])
     azimuth, elevation = rng.uniform(-np.pi, np.pi), np.radians(rng.uniform(22.0, 58.0))
     to_sun = np.array(
@@ -101,7 +101,7 @@ def _rgb(values: FloatArray) -> Rgb:
 
 
 def cast_shadows(things: Iterable[Thing], layout: Layout, light: Light) -> Iterator[FloatArray]:
-    """Outlines (N, 3) of the shadows on the ground."""
+    """Yield the outlines (N, 3) of shadows on the ground."""
     if not light.sunny:
         return
     throw = -light.to_sun[:2] / light.to_sun[2]
@@ -118,7 +118,7 @@ def cast_shadows(things: Iterable[Thing], layout: Layout, light: Light) -> Itera
 def _box(
     thing: Thing, layout: Layout, throw: FloatArray, height: float, width: float
 ) -> FloatArray:
-    """Shadow of the footprint raised to a height, or of a post of the given width."""
+    """Return the shadow of a footprint extruded to a height, or of a post of a given width."""
     f = thing.footprint
     x0, x1, t0, t1 = f.x0, f.x1, f.t0, f.t1
     if width > 0.0:
@@ -131,12 +131,12 @@ def _box(
 
 
 def _crown(thing: Thing, layout: Layout, throw: FloatArray) -> FloatArray:
-    """A ragged blob below the crown of a tree."""
+    """Return the shadow of a tree's crown, with an irregular outline."""
     f = thing.footprint
     x, t = (f.x0 + f.x1) / 2, (f.t0 + f.t1) / 2
     middle = layout.world(x, t)[:2] + throw * thing.height * 0.62
     turn = np.linspace(0, 2 * np.pi, _CROWN_POINTS, False)
-    # The outline depends on the place alone, so that it stays the same from frame to frame.
+    # The outline depends only on the place, so it is the same in every frame.
     rough = 1.0 + 0.16 * np.sin(5 * turn + 7.3 * x) + 0.1 * np.sin(9 * turn + 3.1 * t)
     stretch = np.linalg.norm(throw) * 0.5
     radial = thing.crown * rough[:, None] * np.column_stack([np.cos(turn), np.sin(turn)])
@@ -147,7 +147,7 @@ def _crown(thing: Thing, layout: Layout, throw: FloatArray) -> FloatArray:
 
 
 def contact_shadows(things: Iterable[Thing], layout: Layout) -> Iterator[FloatArray]:
-    """Ground (4, 3) that vehicles and people stand close above and keep in the dark."""
+    """Yield the ground areas (4, 3) directly below vehicles and people, which are dark."""
     for thing in things:
         f = thing.footprint
         yield layout.rectangle(f.x0, f.x1, f.t0, f.t1, thing.base)

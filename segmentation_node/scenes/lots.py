@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lines the street: houses with roofs and gardens, and the gaps between them."""
+"""Lots along the street: houses with roofs and gardens, and gaps between them."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from segmentation_node.scenes.facades import (
     paint_wall,
 )
 from segmentation_node.scenes.geometry import UNIT_SQUARE, Footprint, Panel, Thing
-from segmentation_node.scenes.layout import KERB_M, Layout
+from segmentation_node.scenes.layout import CURB_M, Layout
 from segmentation_node.scenes.light import Light
 from segmentation_node.scenes.textures import Texture, jitter, opaque
 
 
 class LotBuilder:
-    """Builds the lots of one street; side is +1 for the left, -1 for the right."""
+    """Builder of the lots of one street; side is +1 for the left, -1 for the right."""
 
     def __init__(self, seed: int, layout: Layout, light: Light) -> None:
         rng = np.random.default_rng([seed, 1])
@@ -28,7 +28,7 @@ class LotBuilder:
         self.hedges = [plants.paint_hedge(rng, layout.season) for _ in range(2)]
 
     def line(self, rng: np.random.Generator, x: float, end: float, side: int) -> list[Thing]:
-        """Houses and gaps along one side from x to end."""
+        """Build houses and gaps along one side from x to end."""
         gap_share = {'city': 0.1, 'terrace': 0.08, 'suburb': 0.25, 'modern': 0.2}[self.layout.kind]
         widths = {'city': (6, 13), 'terrace': (5, 8), 'suburb': (9, 15), 'modern': (12, 24)}
         low, high = widths[self.layout.kind]
@@ -55,7 +55,7 @@ class LotBuilder:
         panels = [
             *(self._roof(rng, x0, x1, side, near, depth, plan.height, rise) if pitched else []),
             self._gable(rng, x0, side, near, depth, plan, rise),
-            self._face(x0, x1, side, near, KERB_M, plan.height, front),
+            self._face(x0, x1, side, near, CURB_M, plan.height, front),
         ]
         inner, outer = sorted((side * near, side * (near + depth)))
         return Thing(
@@ -77,7 +77,7 @@ class LotBuilder:
         outline: FloatArray = UNIT_SQUARE,
         cutout: bool = False,
     ) -> Panel:
-        """An upright face along the street at distance t, turned to the road."""
+        """Return an upright face along the street at distance t that faces the road."""
         a, b = (x0, x1) if side > 0 else (x1, x0)
         start = self.layout.world(a, side * t, base + height)
         along = self.layout.world(b, side * t, base + height) - start
@@ -103,7 +103,7 @@ class LotBuilder:
         texture: Texture,
         outline: FloatArray = UNIT_SQUARE,
     ) -> Panel:
-        """An upright face across the street at x, turned to the camera."""
+        """Return an upright face across the street at x that faces the camera."""
         left = t + depth if side > 0 else -t
         start = self.layout.world(x, left, base + height)
         return Panel(
@@ -130,7 +130,7 @@ class LotBuilder:
         wall = opaque(paint_wall(rng, plan.material, plan.wall, rows, cols))
         eaves = rise / tall
         outline = np.array([[0.0, eaves], [0.5, 0.0], [1.0, eaves], [1.0, 1.0], [0.0, 1.0]])
-        return self._end(x, side, near, depth, KERB_M, tall, wall, outline)
+        return self._end(x, side, near, depth, CURB_M, tall, wall, outline)
 
     def _roof(
         self,
@@ -146,7 +146,7 @@ class LotBuilder:
         tile = jitter(rng, ((112, 70, 54), (74, 76, 82), (92, 82, 74))[int(rng.integers(3))], 0.1)
         wall = paint_wall(rng, 'brick', tile, 160, 320)
         a, b = (x0, x1) if side > 0 else (x1, x0)
-        eaves += KERB_M
+        eaves += CURB_M
         ridge = self.layout.world(a, side * (near + depth / 2), eaves + rise)
         along = self.layout.world(b, side * (near + depth / 2), eaves + rise) - ridge
         down = np.array([0.0, -side * (depth / 2 + 0.3), -rise * (1 + 0.6 / depth)])
@@ -175,7 +175,7 @@ class LotBuilder:
         return things
 
     def _gap(self, rng: np.random.Generator, x0: float, x1: float, side: int) -> list[Thing]:
-        """Open ground between houses: a barrier along the pavement and trees behind it."""
+        """Build a gap between houses: a barrier along the sidewalk, with trees behind it."""
         things = [self._barrier(rng, x0, x1, side, low=False)]
         for _ in range(int(rng.integers(2, 6))):
             x = float(rng.uniform(x0 + 0.5, x1 - 0.5))
@@ -199,16 +199,16 @@ class LotBuilder:
             texture = furniture.fence_texture(rng, label, x1 - x0, tall)
             outline = UNIT_SQUARE
         cutout = bool(texture.rgba[..., 3].min() == 0)
-        panels = [self._face(x0, x1, side, t, KERB_M, tall, texture, outline, cutout)]
+        panels = [self._face(x0, x1, side, t, CURB_M, tall, texture, outline, cutout)]
         if not cutout:
-            panels.insert(0, self._end(x0, side, t, depth, KERB_M, tall, texture))
+            panels.insert(0, self._end(x0, side, t, depth, CURB_M, tall, texture))
         inner, outer = sorted((side * t, side * (t + depth)))
         return Thing(label, tuple(panels), Footprint(x0, x1, inner, outer), height=tall)
 
     def tree(
         self, rng: np.random.Generator, x: float, t: float, size: float, rank: int = 0
     ) -> Thing:
-        """A tree of a size in m at a place in street coordinates."""
+        """Build a tree of a given size in m at a place in street coordinates."""
         sprite = self.trees[int(rng.integers(len(self.trees)))]
         point = self.layout.world(x, t, 0.05)
         wide = size * float(rng.uniform(0.85, 1.1))

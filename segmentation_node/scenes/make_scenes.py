@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: render a drive through a procedural street in the layout of Cityscapes."""
+"""Command that renders a drive through a procedural street in the layout of Cityscapes."""
 
 import argparse
 import sys
@@ -16,7 +16,7 @@ from segmentation_node.scenes.write import SequenceName, write_sequence
 
 
 def scene_size_wh(text: str) -> tuple[int, int]:
-    """Parse WxH, a size that can be rendered."""
+    """Parse WxH; the size must be large enough to render."""
     size = size_wh(text)
     try:
         check_size(*size)
@@ -28,27 +28,31 @@ def scene_size_wh(text: str) -> tuple[int, int]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='make_scenes',
-        description='Render a drive through a procedural street with labels, as Cityscapes '
-        'lays out its sequences. The same seed gives the same files.',
+        description='Render a drive through a procedural street with labels, in the folder layout '
+        'of Cityscapes. The same seed gives the same files.',
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    parser.add_argument('output', type=Path, help='folder to write into; made where missing')
-    parser.add_argument('--split', default='val', help='train, val or test')
-    parser.add_argument('--city', default='proctown', help='name of the city in paths')
-    parser.add_argument('--sequence', type=int, default=0, help='number of the sequence')
-    parser.add_argument('--frames', type=int, default=30, help='frames to render')
+    parser.add_argument('output', type=Path, help='output folder; created if missing')
+    parser.add_argument('--split', default='val', help='split: train, val or test')
+    parser.add_argument('--city', default='proctown', help='city name in paths')
+    parser.add_argument('--sequence', type=int, default=0, help='sequence number')
+    parser.add_argument('--frames', type=int, default=30, help='number of frames to render')
     parser.add_argument('--rate-hz', type=float, default=10.0, help='frames per second')
     parser.add_argument(
-        '--size', type=scene_size_wh, default='1024x512', metavar='WxH', help='pixels'
+        '--size',
+        type=scene_size_wh,
+        default='1024x512',
+        metavar='WxH',
+        help='image size in pixels',
     )
-    parser.add_argument('--seed', type=int, default=0, help='which street; 0 or more')
+    parser.add_argument('--seed', type=int, default=0, help='seed of the street; 0 or greater')
     parser.add_argument(
         '--sequence-layout',
         action='store_true',
-        help='put pictures into leftImg8bit_sequence/ instead of leftImg8bit/',
+        help='write pictures to leftImg8bit_sequence/ instead of leftImg8bit/',
     )
     parser.add_argument(
-        '--overwrite', action='store_true', help='replace the sequence if it is there'
+        '--overwrite', action='store_true', help='replace the sequence if it exists'
     )
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
     return parser
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     args = _parser().parse_args(argv)
-    # OpenCV's threads cost more than they gain on the many small regions of a frame.
+    # On the many small regions of a frame, OpenCV's threads cost more time than they save.
     cv2.setNumThreads(1)
     try:
         name = SequenceName(

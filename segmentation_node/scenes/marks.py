@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the road is marked: lines, zebra crossings, bays, arrows, covers and patches."""
+"""Road markings and details: lines, crosswalks, parking bays, arrows, covers and repairs."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from segmentation_node.scenes.layout import BLOCK_M, SIDES, Layout
 def strip(
     layout: Layout, start: float, end: float, inner: float, outer: float, z: float = 0.0
 ) -> FloatArray:
-    """Outline (N, 3) of the ground from inner to outer m left of the centre line."""
+    """Return the outline (N, 3) of a strip from inner to outer m left of the center line."""
     x = np.linspace(start, end, max(int((end - start) / 3.0), 1) + 1)
     y = layout.center(x)
     near = np.column_stack([x, y + inner, np.full_like(x, z)])
@@ -22,7 +22,7 @@ def strip(
 
 
 def spans(blocks: list[Block], low: float, high: float) -> list[tuple[float, float]]:
-    """Stretches between side streets within low..high, m."""
+    """Return the sections between side streets within low..high, in m."""
     stretches: list[list[float]] = []
     for block in blocks:
         if block.crossing or not stretches:
@@ -35,7 +35,7 @@ def spans(blocks: list[Block], low: float, high: float) -> list[tuple[float, flo
 
 @dataclass(frozen=True)
 class BlockMarks:
-    """Outlines (N, 3) of what is painted, mended and set into the road of one block."""
+    """Outlines (N, 3) of road markings, repairs and manhole covers of one block."""
 
     paint: tuple[FloatArray, ...]
     patches: tuple[FloatArray, ...]
@@ -43,7 +43,7 @@ class BlockMarks:
 
 
 def block_marks(layout: Layout, edge_lines: int, block: Block) -> BlockMarks:
-    """All marks of a block, which has edge_lines parallel lines along each kerb."""
+    """Return all marks of a block, with edge_lines parallel lines along each curb."""
     start, end = block.begin, block.x0 + BLOCK_M
     paint = _center_lines(layout, start, end)
     for side in SIDES:
@@ -72,7 +72,7 @@ def _center_lines(layout: Layout, start: float, end: float) -> list[FloatArray]:
 
 
 def _bays(layout: Layout, start: float, end: float, side: int) -> list[FloatArray]:
-    inner, outer = sorted((side * layout.half_road, side * layout.kerb(side)))
+    inner, outer = sorted((side * layout.half_road, side * layout.curb(side)))
     return [
         strip(layout, x, x + 0.1, inner, outer)
         for x in np.arange(np.ceil(start / 5.6) * 5.6, end, 5.6)
@@ -97,7 +97,7 @@ def _arrow(layout: Layout, x: float) -> FloatArray:
 
 
 def _cover(layout: Layout, x: float, t: float) -> FloatArray:
-    """A round manhole cover."""
+    """Return the outline of a round manhole cover."""
     turn = np.linspace(0, 2 * np.pi, 14, endpoint=False)
     ring = 0.32 * np.column_stack([np.cos(turn), np.sin(turn), np.zeros_like(turn)])
     outline: FloatArray = ring + layout.world(x, t)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Walking people and cyclists: jointed figures painted once for each phase of a step."""
+"""Pedestrians and cyclists: articulated figures, painted once for each phase of a step."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -48,7 +48,7 @@ _HAIR: list[Color] = [(40, 30, 24), (92, 66, 40), (22, 20, 20), (150, 144, 140),
 
 @dataclass(frozen=True)
 class Wardrobe:
-    """How one person looks; height in m, frame is the colour of bicycle and rucksack."""
+    """Appearance of a person; height is in m, frame is the color of bicycle and backpack."""
 
     height: float
     coat: Color
@@ -61,7 +61,7 @@ class Wardrobe:
 
 
 def draw_wardrobe(rng: np.random.Generator) -> Wardrobe:
-    """A random person."""
+    """Generate a random person."""
 
     def pick(colors: list[Color]) -> Color:
         return jitter(rng, colors[int(rng.integers(len(colors)))], 0.08)
@@ -80,7 +80,7 @@ def draw_wardrobe(rng: np.random.Generator) -> Wardrobe:
 
 @dataclass(frozen=True)
 class Figure:
-    """A painted figure: one sprite per label, back to front; width and height in m."""
+    """Painted figure: one sprite per label, back to front; width and height are in m."""
 
     parts: tuple[tuple[str, Sprite], ...]
     width: float
@@ -88,7 +88,7 @@ class Figure:
 
 
 class _Drawing:
-    """A figure in the making; metres, x to the right from the middle, y up from the ground."""
+    """Figure being drawn; meters, x to the right from the middle, y up from the ground."""
 
     def __init__(self, width: float, height: float) -> None:
         self.width, self.height = width, height
@@ -101,27 +101,27 @@ class _Drawing:
         return int(x * 16), int((self.rgb.shape[0] - 1 - point[1] * _PX_PER_M) * 16)
 
     def limb(self, points: list[Point], thickness: float, color: Color) -> None:
-        """A round line through points."""
+        """Draw a line with round ends through points."""
         line = np.array([self.at(p) for p in points], np.int32)
         width = max(int(thickness * _PX_PER_M), 1)
         cv2.polylines(self.alpha, [line], False, 255, width, cv2.LINE_AA, 4)
         cv2.polylines(self.rgb, [line], False, color, width + 2, cv2.LINE_AA, 4)
 
     def area(self, points: list[Point], color: Color, rounding: float = 0.05) -> None:
-        """A filled polygon with round corners."""
+        """Draw a filled polygon with rounded corners."""
         polygon = np.array([self.at(p) for p in points], np.int32)
         cv2.fillPoly(self.alpha, [polygon], 255, cv2.LINE_AA, 4)
         cv2.fillPoly(self.rgb, [polygon], color, cv2.LINE_AA, 4)
         self.limb([*points, points[0]], rounding, color)
 
     def disc(self, center: Point, rx: float, ry: float, color: Color) -> None:
-        """A filled ellipse."""
+        """Draw a filled ellipse."""
         axes = (int(rx * _PX_PER_M * 16), int(ry * _PX_PER_M * 16))
         for image, value in ((self.alpha, 255), (self.rgb, color)):
             cv2.ellipse(image, self.at(center), axes, 0, 0, 360, value, -1, cv2.LINE_AA, 4)
 
     def ring(self, center: Point, radius: float, thickness: float, color: Color) -> None:
-        """A circle line."""
+        """Draw a circle outline."""
         line = int(max(thickness * _PX_PER_M, 1))
         for image, value in ((self.alpha, 255), (self.rgb, color)):
             cv2.circle(
@@ -129,7 +129,7 @@ class _Drawing:
             )
 
     def sprite(self, seed: int, closing_px: int) -> Sprite:
-        """Shade the figure from above and from one side, and cut it out."""
+        """Shade the figure with light from above and from one side, and return it as a sprite."""
         rng = np.random.default_rng(seed)
         rows, cols = self.alpha.shape
         solid = cv2.GaussianBlur(self.alpha, (0, 0), 3).astype(np.float32) / 255
@@ -145,7 +145,7 @@ class _Drawing:
 
 @lru_cache(maxsize=512)
 def walker(look: Wardrobe, phase: int, view: str) -> Figure:
-    """A walking person; phase 0..PHASES-1 of two steps, view 'side', 'front' or 'back'."""
+    """Draw a pedestrian; phase 0..PHASES-1 of two steps, view 'side', 'front' or 'back'."""
     swing = np.sin(2 * np.pi * phase / PHASES)
     scale = look.height / 1.75
     width = 1.1 if view == 'side' else 0.95
@@ -269,7 +269,7 @@ def _scaled(color: Color, gain: float) -> Color:
 
 @lru_cache(maxsize=256)
 def cyclist(look: Wardrobe, phase: int, view: str) -> Figure:
-    """A cyclist; phase of one turn of the cranks, view 'side', 'front' or 'back'."""
+    """Draw a cyclist; phase of one turn of the pedals, view 'side', 'front' or 'back'."""
     turn = 2 * np.pi * phase / PHASES
     width, height = (1.9, 1.8) if view == 'side' else (0.9, 1.8)
     bicycle, rider = _Drawing(width, height), _Drawing(width, height)

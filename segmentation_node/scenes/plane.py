@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which place on the ground each pixel sees."""
+"""Ground coordinates of each pixel."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -11,16 +11,17 @@ from segmentation_node.scenes.layout import Layout
 from segmentation_node.scenes.surfaces import PX_PER_M, TILE_M, TILE_PX
 from segmentation_node.scenes.textures import Field
 
-# Places along the street repeat after this many tiles: enough for stains larger than a tile.
+# Coordinates along the street repeat after this many tiles, so that stains can exceed a tile.
 REPEAT = 4
 
-# Rows are painted in bands of distance, each with its own detail along and across the street.
+# Rows are painted in bands by distance; each has its own level of detail along and across the
+# street.
 _BANDS_M = (0.0, 5.5, 7.5, 10.0, 14.0, 20.0, 28.0, 40.0, 60.0, 110.0, np.inf)
 
 
 @dataclass(frozen=True)
 class Band:
-    """Rows r0..r1 below the plane's top, and the halvings of detail along and across there."""
+    """Rows r0..r1 below the plane's top, with their halvings of detail along and across."""
 
     r0: int
     r1: int
@@ -28,23 +29,23 @@ class Band:
 
 
 class Plane:
-    """Ground coordinates of the pixels from row top downwards.
+    """Ground coordinates of the pixels from row top downward.
 
-    along, across: (h, W) float32 in tile pixels, wrapped to REPEAT tiles and to one tile.
-    t: (h, W) float32 m left of the centre line. depth: (h,) m, distance of each row's middle.
+    along, across: (h, W) float32 in tile pixels, modulo REPEAT tiles and one tile. t: (h, W)
+    float32, m left of the center line. depth: (h,) m, distance of the middle of each row.
     """
 
     def __init__(self, camera: Camera, layout: Layout, top: int) -> None:
         width = camera.width
         g = camera.ground_homography()
-        # Counting x from the last whole tile keeps float32 exact however far the drive goes.
+        # With x relative to the last full tile, float32 stays exact however long the drive is.
         start = np.floor(camera.center[0] / (TILE_M * REPEAT)) * TILE_M * REPEAT
         g[0] -= start * g[2]
         h = g.astype(np.float32)
         col = np.arange(width, dtype=np.float32)[None]
         row = np.arange(top, camera.height, dtype=np.float32)[:, None]
         sign = np.sign(h[2, 1])
-        # Pixels at and above the horizon see no ground: any finite place will do for them.
+        # Pixels at and above the horizon show no ground, so any finite place is valid for them.
         w = sign * np.maximum(sign * (h[2, 0] * col + (h[2, 1] * row + h[2, 2])), 1e-6)
         x = (h[0, 0] * col + (h[0, 1] * row + h[0, 2])) / w
         y = (h[1, 0] * col + (h[1, 1] * row + h[1, 2])) / w
@@ -74,12 +75,12 @@ class Plane:
 
 
 def _wrapped(values: Field, period: int) -> Field:
-    """Values modulo a period; several times as fast as np.mod."""
+    """Return values modulo a period; several times faster than np.mod."""
     values -= np.floor(values * np.float32(1.0 / period)) * np.float32(period)
     return values
 
 
 def horizon_row(camera: Camera) -> float:
-    """Highest row of the ground's horizon at the picture's left and right edge."""
+    """Return the highest row of the horizon at the left and right edges of the picture."""
     g = camera.ground_homography()[2]
     return float(min(-(g[0] * x + g[2]) / g[1] for x in (0.0, camera.width - 1.0)))

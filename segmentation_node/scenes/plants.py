@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Foliage: tree sprites in leaf, in autumn and bare, and hedge textures."""
+"""Plants: tree sprites in summer, in autumn and without leaves, and hedge textures."""
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ _LEAF: dict[str, list[Color]] = {
 
 
 def paint_tree(rng: np.random.Generator, season: str) -> Sprite:
-    """A tree from the side, crown and trunk, filling a unit square that stands on the ground."""
+    """Paint a tree from the side, crown and trunk, in a unit square that stands on the ground."""
     rgb = np.zeros((_SIZE, _SIZE, 3), np.uint8)
     alpha = np.zeros((_SIZE, _SIZE), np.uint8)
     bark = jitter(rng, (88, 82, 72), 0.1)
@@ -51,12 +51,12 @@ def _grow(
     bark: Color,
     bare: bool,
 ) -> None:
-    """Draw trunk and branches, each splitting into thinner ones."""
+    """Draw trunk and branches, each of which splits into thinner ones."""
     queue = [(root, angle, _SIZE * rng.uniform(0.24, 0.3), _SIZE * 0.034, 0)]
     depth_limit = 7 if bare else 3
     while queue:
         start, heading, length, thickness, depth = queue.pop()
-        # Branches reach upwards, and none leaves the picture.
+        # Branches grow upward and stay within the picture.
         heading = float(np.clip(heading, -np.pi / 2 - 1.15, -np.pi / 2 + 1.15))
         end = start + length * np.array([np.cos(heading), np.sin(heading)])
         if depth and (end.min() < 5 or end[0] > _SIZE - 6):
@@ -88,7 +88,7 @@ def _grow(
 
 
 def _leaves(rng: np.random.Generator, rgb: Image, alpha: Image, season: str) -> None:
-    """Cover the crown with clumps, dark ones behind, light ones on top and above."""
+    """Cover the crown with clumps of leaves, dark ones behind, light ones in front and above."""
     palette = _LEAF[season]
     base = np.array(jitter(rng, palette[int(rng.integers(len(palette)))], 0.1))
     boughs = int(rng.integers(9, 16))
@@ -101,7 +101,7 @@ def _leaves(rng: np.random.Generator, rgb: Image, alpha: Image, season: str) -> 
     count = 3300
     which = rng.integers(0, boughs, count)
     offset = rng.normal(0, 0.48, (count, 2))
-    # No clump floats free of its bough.
+    # Limits the offset so that no clump is separate from its bough.
     offset /= np.maximum(np.linalg.norm(offset, axis=1, keepdims=True), 1.0)
     center = bough[which] + offset * radius[which, None]
     # Light falls from above: clumps high in the crown and high on their bough are lighter.
@@ -121,7 +121,7 @@ def _leaves(rng: np.random.Generator, rgb: Image, alpha: Image, season: str) -> 
 
 
 def _ragged(rng: np.random.Generator, alpha: Image) -> None:
-    """Bite small gaps into the rim of a crown, which clumps alone leave too smooth."""
+    """Cut small gaps into the edge of a crown, which would otherwise be too smooth."""
     inside = cv2.distanceTransform(alpha, cv2.DIST_L2, 3)
     bite = 3.0 * noise(rng, _SIZE, _SIZE, 5) + 3.5 * grain(rng, _SIZE, _SIZE) - 2.0
     crown = np.arange(_SIZE)[:, None] < _SIZE * 0.68
@@ -131,7 +131,7 @@ def _ragged(rng: np.random.Generator, alpha: Image) -> None:
 
 
 def paint_hedge(rng: np.random.Generator, season: str) -> Texture:
-    """Dense foliage from close by, 4 m by 2 m, opaque."""
+    """Paint dense foliage seen from close by, 4 m by 2 m, opaque."""
     rows, cols = 160, 320
     color = _LEAF['summer' if season == 'bare' else season]
     base = np.array(jitter(rng, color[int(rng.integers(len(color)))], 0.12), np.float32)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One frame of a street: picture, labels, instances and polygons."""
+"""Renderer of a frame of a street: picture, labels, instances and polygons."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,11 +34,11 @@ _BEHIND_M = 2.0
 
 @dataclass(frozen=True)
 class Frame:
-    """A rendered frame.
+    """Rendered frame.
 
     image_rgb: (H, W, 3) uint8. label_ids: (H, W) uint8, Cityscapes labelIds. instance_ids:
     (H, W) int32, labelId or labelId * 1000 + k. polygons: content of a Cityscapes
-    gtFine_polygons.json. camera: where the picture was taken.
+    gtFine_polygons.json. camera: camera of the picture.
     """
 
     image_rgb: Image
@@ -49,16 +49,16 @@ class Frame:
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise SettingError where pictures of a size would be too small to show a street."""
+    """Raise SettingError if pictures of this size would be too small to show a street."""
     if min(width, height) < _MIN_SIZE:
         raise SettingError(
-            f'size {width}x{height} is too small; expected at least {_MIN_SIZE}x{_MIN_SIZE}: '
+            f'size {width}x{height} is too small, expected at least {_MIN_SIZE}x{_MIN_SIZE}; '
             'choose a larger size'
         )
 
 
 class Renderer:
-    """Renders frames of one size, with the same dash camera for all frames of a street.
+    """Renderer of frames of one size, with the same dash camera for all frames of a street.
 
     Raises:
         SettingError: the size is too small.
@@ -75,17 +75,17 @@ class Renderer:
             return
         self._street = street
         self._sensor = Sensor(street.seed, self.width, self.height)
-        self._bonnet = _Bonnet(street.seed)
+        self._hood = _Hood(street.seed)
 
     def camera(self, street: Street, time_s: float) -> Camera:
-        """The camera of the street's vehicle at a time."""
+        """Return the camera of the street's vehicle at a time."""
         focal = round(street.ride.focal * self.width, 3)
         intrinsic = Intrinsic(focal, focal, self.width * 0.5, round(self.height * 0.47, 3))
         vehicle = street.ride.vehicle(street.layout, time_s)
         return Camera(self.width, self.height, intrinsic, street.ride.extrinsic(time_s), vehicle)
 
     def render(self, street: Street, time_s: float) -> Frame:
-        """Render the street as seen time_s seconds after the start."""
+        """Render the street as seen time_s seconds after the start of the drive."""
         self._prepare(street)
         camera = self.camera(street, time_s)
         canvas = Canvas(camera, self.scheme)
@@ -106,14 +106,14 @@ class Renderer:
             distance = (thing.footprint.x0 + thing.footprint.x1) / 2 - here
             haze = street.light.haze(distance)
             canvas.paint(thing, glimpses, haze, street.light.haze_rgb)
-        self._bonnet.paint(canvas, street)
+        self._hood.paint(canvas, street)
         image = self._sensor.expose(canvas.rgba, round(time_s * 1e6))
         polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
         return Frame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
 
 
 def _standing(blocks: list[Block], camera: Camera) -> Iterator[Thing]:
-    """Houses, plants and furniture in sight."""
+    """Yield the houses, plants and furniture within sight."""
     low, high = camera.vehicle.x + _BEHIND_M, camera.vehicle.x + _SIGHT_M
     for block in blocks:
         for thing in block.things:
@@ -122,7 +122,7 @@ def _standing(blocks: list[Block], camera: Camera) -> Iterator[Thing]:
 
 
 def _moving(street: Street, blocks: list[Block], camera: Camera, time_s: float) -> Iterator[Thing]:
-    """Vehicles, parked ones too, and people in sight."""
+    """Yield the vehicles, including parked ones, and people within sight."""
     here = camera.vehicle.x
     for block in blocks:
         for car in block.parked:
@@ -135,7 +135,7 @@ def _moving(street: Street, blocks: list[Block], camera: Camera, time_s: float) 
 
 
 def _shadows(street: Street, blocks: list[Block], moving: list[Thing]) -> Iterator[FloatArray]:
-    """Shadows on the ground that are near enough to see."""
+    """Yield the shadows on the ground that are near enough to be visible."""
     for block in blocks[:3]:
         yield from block.shadows
     yield from cast_shadows(moving, street.layout, street.light)
@@ -178,8 +178,8 @@ def _person(street: Street, person: Walking) -> Thing:
     )
 
 
-class _Bonnet:
-    """The car's own bonnet along the lower edge of the picture."""
+class _Hood:
+    """Hood of the ego vehicle at the lower edge of the picture."""
 
     def __init__(self, seed: int) -> None:
         rng = np.random.default_rng([seed, 9])
@@ -190,7 +190,7 @@ class _Bonnet:
         self.round = float(rng.uniform(0.35, 0.6))
 
     def paint(self, canvas: Canvas, street: Street) -> None:
-        """Paint and label the bonnet."""
+        """Paint and label the hood."""
         width, height = canvas.camera.width, canvas.camera.height
         s = np.linspace(-1.0, 1.0, 41)
         edge = height * (1.0 - self.rise * (1.0 - self.round * np.abs(s) ** 3.0))

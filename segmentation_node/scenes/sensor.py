@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What lens and sensor make of the scene: blur, sharpening, vignette, tone and noise."""
+"""Effects of lens and sensor: blur, sharpening, vignette, tone curve and noise."""
 
 import cv2
 import numpy as np
@@ -11,7 +11,7 @@ _NOISE_RIM_PX = 64
 
 
 class Sensor:
-    """One dash camera; draws its character from a seed."""
+    """Dash camera with random properties from a seed."""
 
     def __init__(self, seed: int, width: int, height: int) -> None:
         rng = np.random.default_rng([seed, 7])
@@ -22,12 +22,12 @@ class Sensor:
         self.grain = float(rng.uniform(1.2, 3.6))
         self.table = self._tone(rng)
         self.vignette = self._vignette(rng, width, height)
-        # Grain is cut from larger pieces at random places, so that it differs from frame to frame.
+        # Noise is cropped at random places from larger fields, so that it differs between frames.
         grain_size = width + _NOISE_RIM_PX, height + _NOISE_RIM_PX
         self.noise = [self._noise(rng, *grain_size) for _ in range(_NOISE_POOL)]
 
     def _tone(self, rng: np.random.Generator) -> Image:
-        """Look-up table (1, 256, 3): contrast, gamma and white balance."""
+        """Return a look-up table (1, 256, 3) for contrast, gamma and white balance."""
         value = np.arange(256) / 255.0
         gamma = float(rng.uniform(0.8, 1.08))
         contrast = float(rng.uniform(0.1, 0.6))
@@ -46,7 +46,7 @@ class Sensor:
         return np.asarray(cv2.merge([levels, levels, levels]), np.uint8)
 
     def _noise(self, rng: np.random.Generator, width: int, height: int) -> Image:
-        """Grain around 128, slightly coloured and correlated as after demosaicing."""
+        """Return noise around 128, slightly colored and correlated as after demosaicing."""
         shape = (height, width)
         luma = rng.standard_normal(shape, dtype=np.float32)[..., None]
         color = rng.standard_normal((*shape, 3), dtype=np.float32)
@@ -54,10 +54,10 @@ class Sensor:
         return np.asarray(np.clip(128 + self.grain * mixed, 0, 255), np.uint8)
 
     def expose(self, rgba: Image, frame_key: int) -> Image:
-        """The picture (H, W, 3) uint8 RGB that the camera delivers of a scene (H, W, 4)."""
+        """Return the camera's picture (H, W, 3) uint8 RGB of a scene (H, W, 4)."""
         rgb = cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)
         rgb = cv2.GaussianBlur(rgb, (0, 0), self.blur_px)
-        # Cameras sharpen what their lens has blurred, and overshoot at edges.
+        # Cameras sharpen the blur of their lens, with overshoot at edges.
         soft = cv2.GaussianBlur(rgb, (0, 0), self.halo_px)
         rgb = cv2.addWeighted(rgb, 1.0 + self.sharpening, soft, -self.sharpening, 0.0)
         rgb = cv2.multiply(rgb, self.vignette, scale=1.0 / 255.0)

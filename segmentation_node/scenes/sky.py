@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sky with clouds, and what closes the view at the end of the street."""
+"""Sky with clouds, and the skyline that closes the view at the end of the street."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ BACKDROP_M = 185.0
 
 
 class Sky:
-    """A painted dome of sky, and a far skyline that never comes closer."""
+    """Painted dome of sky, and a far skyline at a constant distance."""
 
     def __init__(self, seed: int, layout: Layout, light: Light, trees: list[Sprite]) -> None:
         rng = np.random.default_rng([seed, 6])
@@ -35,7 +35,7 @@ class Sky:
         blend = (1.0 - np.exp(-3.2 * up))[:, None, None]
         clear = np.asarray(light.horizon_rgb) * (1 - blend) + np.asarray(light.zenith_rgb) * blend
         field = fractal(rng, rows, cols, 170, 6)
-        # Clouds flatten towards the horizon.
+        # Clouds become flatter toward the horizon.
         squeeze = np.clip(up * 1.2 + 0.25, 0, 1)[:, None]
         threshold = 1.1 - 2.4 * light.cloud_cover
         amount = np.clip((field - threshold) * 1.1, 0, 1) * squeeze
@@ -47,13 +47,13 @@ class Sky:
         return painted
 
     def paint(self, canvas: Canvas) -> None:
-        """Fill the whole picture with sky; what stands before it is painted later."""
+        """Fill the whole picture with sky; objects in front of it are painted later."""
         camera = canvas.camera
         forward = camera.world_from_mount[:, 0]
         yaw, pitch = np.arctan2(forward[1], forward[0]), -np.arcsin(forward[2])
         scale = _PX_PER_RAD / camera.intrinsic.fx
         k = camera.intrinsic
-        # Inverse map: picture pixel to panorama; small angles suffice for clouds.
+        # Inverse map, from picture to panorama; the small-angle approximation suffices for clouds.
         to_dome = np.array(
             [
                 [scale, 0.0, _PANORAMA_PX[1] / 2 - yaw * _PX_PER_RAD - scale * k.u0],
@@ -74,7 +74,7 @@ class Sky:
         canvas.label_ids[:] = canvas.instance_ids[:] = canvas.scheme.id_of('sky')
 
     def _skyline(self, rng: np.random.Generator, trees: list[Sprite]) -> list[tuple[float, Thing]]:
-        """Houses and trees across the end of the street: lateral place in m, and the thing."""
+        """Build houses and trees across the end of the street, with their lateral places in m."""
         fronts = [paint_facade(rng, draw_plan(rng, 12.0, self.layout.kind)) for _ in range(3)]
         gain = self.light.gain(np.array([-1.0, 0.0, 0.0]))
         skyline: list[tuple[float, Thing]] = []
@@ -101,7 +101,7 @@ class Sky:
         return skyline
 
     def far_end(self, x: float) -> list[Thing]:
-        """The houses and trees across the view as seen from x, back to front."""
+        """Return the houses and trees of the skyline as seen from x, back to front."""
         here = x + BACKDROP_M
         far_end = []
         for y, thing in self.skyline:

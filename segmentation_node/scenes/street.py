@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The world of one seed: layout, daylight, blocks and traffic."""
+"""World of one seed: layout, daylight, blocks and traffic."""
 
 from functools import cached_property, lru_cache
 
@@ -16,15 +16,15 @@ from segmentation_node.scenes.vehicles import Garage
 
 
 class Street:
-    """An endless street; the same seed gives the same street at every time.
+    """Endless street; the same seed always gives the same street.
 
     Raises:
-        SettingError: seed is negative.
+        SettingError: the seed is negative.
     """
 
     def __init__(self, seed: int) -> None:
         if seed < 0:
-            raise SettingError(f'seed {seed} is negative; expected an integer from 0 on')
+            raise SettingError(f'seed {seed} is negative; use an integer of 0 or greater')
         self.seed = seed
         rng = np.random.default_rng([seed, 0])
         self.layout = draw_layout(rng)
@@ -36,16 +36,16 @@ class Street:
         self._block = lru_cache(maxsize=BLOCKS_KEPT)(self._builder.build)
 
     def blocks(self, low: float, high: float) -> list[Block]:
-        """The blocks that reach into low..high, nearest first."""
+        """Return the blocks that overlap low..high, nearest first."""
         first, last = int(np.floor(low / BLOCK_M)), int(np.floor(high / BLOCK_M))
         return [self._block(i) for i in range(first, last + 1)]
 
     @cached_property
     def ground(self) -> Ground:
-        """The ground's look."""
+        """Ground of the street."""
         return Ground(self.seed, self.layout, self.light)
 
     @cached_property
     def sky(self) -> Sky:
-        """The sky and the skyline."""
+        """Sky and skyline."""
         return Sky(self.seed, self.layout, self.light, self._builder.lots.trees)

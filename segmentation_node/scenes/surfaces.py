@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the ground is made of: tileable asphalt, paving and grass, stacked in one atlas."""
+"""Ground materials: tileable asphalt, paving and grass, stacked in one atlas."""
 
 import cv2
 import numpy as np
@@ -11,20 +11,20 @@ TILE_PX = 1024
 PX_PER_M = 80.0
 TILE_M = TILE_PX / PX_PER_M
 
-MATERIALS = ('terrain', 'sidewalk', 'parking', 'road', 'kerb')
+MATERIALS = ('terrain', 'sidewalk', 'parking', 'road', 'curb')
 
 
 class Atlas:
-    """Ground tiles above each other, (TILE_PX, TILE_PX, 4) each, with coarser copies."""
+    """Ground tiles stacked vertically, (TILE_PX, TILE_PX, 4) each, with coarser levels."""
 
     def __init__(self, tiles: dict[str, Field]) -> None:
         self._tiles = [np.clip(tiles[name], 0, 255).astype(np.uint8) for name in MATERIALS]
         self._levels: dict[tuple[int, int], Image] = {}
 
     def level(self, halvings: tuple[int, int]) -> Image:
-        """The atlas minified along and across the street by powers of two.
+        """Return the atlas scaled down along and across the street by powers of two.
 
-        Each tile has one wrapped row above and below it, so that sampling never bleeds.
+        Each tile has one wrapped row above and below it, so sampling never reads the next tile.
         """
         key = (min(halvings[0], 10), min(halvings[1], 10))
         if key not in self._levels:
@@ -37,7 +37,7 @@ class Atlas:
 
 
 def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
-    """Random materials for a street."""
+    """Generate random materials for a street."""
     tone = float(rng.uniform(80, 114))
     road = _asphalt(rng, tone)
     parking = _paving(rng, 'setts') if layout.bays else road * np.float32(rng.uniform(0.86, 1.08))
@@ -47,7 +47,7 @@ def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
             'sidewalk': _paving(rng, layout.paving),
             'parking': parking,
             'road': road,
-            'kerb': _kerbstone(rng),
+            'curb': _curbstone(rng),
         }
     )
 
@@ -67,19 +67,19 @@ def _asphalt(rng: np.random.Generator, tone: float) -> Field:
 def _paving(rng: np.random.Generator, paving: str) -> Field:
     if paving == 'asphalt':
         return _asphalt(rng, float(rng.uniform(112, 140)))
-    # Sizes divide the tile so that it repeats without a seam.
+    # Sizes divide the tile size, so that tiles repeat without a seam.
     size = 64 if paving == 'slabs' else 16
     count = TILE_PX // size
     base = (168.0, 161.0, 150.0) if paving == 'slabs' else (142.0, 135.0, 128.0)
     each = 1.0 + (0.05 if paving == 'slabs' else 0.12) * rng.standard_normal((count, count))
     tone = np.kron(each, np.ones((size, size))).astype(np.float32) * rng.uniform(0.88, 1.08)
     tone += 0.05 * grain(rng, TILE_PX, TILE_PX) + 0.07 * mottle(rng, TILE_PX, TILE_PX)
-    pavement = tint(base, tone.astype(np.float32))
+    sidewalk = tint(base, tone.astype(np.float32))
     joint = 2 if paving == 'slabs' else 1
     for i in range(joint):
-        pavement[i::size] *= 0.72
-        pavement[:, i::size] *= 0.72
-    return pavement
+        sidewalk[i::size] *= 0.72
+        sidewalk[:, i::size] *= 0.72
+    return sidewalk
 
 
 def _grass(rng: np.random.Generator, season: str) -> Field:
@@ -92,9 +92,9 @@ def _grass(rng: np.random.Generator, season: str) -> Field:
     return grass
 
 
-def _kerbstone(rng: np.random.Generator) -> Field:
+def _curbstone(rng: np.random.Generator) -> Field:
     stone = _asphalt(rng, float(rng.uniform(128, 158)))
-    # Kerbstones are 0.8 m long; the joints lie across the street's direction.
+    # Curbstones are 0.8 m long; their joints are perpendicular to the street.
     stone[:, ::64] *= 0.65
     stone[:, 1::64] *= 0.65
     return stone

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Textures with smaller copies for distance, cut-outs, and the noise they are made of."""
+"""Textures with mipmaps, cut-out sprites, and the noise that textures are made from."""
 
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -16,12 +16,12 @@ Color = tuple[float, float, float]
 
 
 class Texture:
-    """An RGBA image (H, W, 4) uint8 that halves itself along each axis on demand."""
+    """RGBA image (H, W, 4) uint8 with lazily computed mipmap levels for each axis."""
 
     def __init__(self, rgba: Image) -> None:
         if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
             raise ValueError(
-                f'texture of shape {rgba.shape}, {rgba.dtype}; expected (H, W, 4) uint8: '
+                f'texture has shape {rgba.shape}, {rgba.dtype}, expected (H, W, 4) uint8; '
                 'add alpha with textures.opaque()'
             )
         self.rgba = rgba
@@ -29,7 +29,7 @@ class Texture:
         self._lit: dict[int, tuple[Image, Image]] = {}
 
     def level(self, halvings_u: int, halvings_v: int) -> Image:
-        """The texture minified by two to the power of the given halvings, (h, w, 4) uint8."""
+        """Return the texture halved the given number of times per axis, (h, w, 4) uint8."""
         height, width = self.rgba.shape[:2]
         key = (
             min(max(halvings_u, 0), width.bit_length() - 1),
@@ -43,7 +43,7 @@ class Texture:
         return self._levels[key]
 
     def lit(self, texels: Image, table: Image) -> Image:
-        """One of its levels looked up in a table (1, 256, 4); keeps the last result of each."""
+        """Apply a look-up table (1, 256, 4) to a level; the last result of each is cached."""
         known = self._lit.get(id(texels))
         if known is None or known[0] is not table:
             known = (table, np.asarray(cv2.LUT(texels, table), np.uint8))
@@ -52,7 +52,7 @@ class Texture:
 
     @cached_property
     def mean(self) -> npt.NDArray[np.float64]:
-        """Mean colour, (3,) in 0..255, of what is not transparent."""
+        """Mean color of the opaque area, (3,) in 0..255."""
         weight = self.rgba[..., 3].astype(np.float64) + 1e-6
         mean: npt.NDArray[np.float64] = (self.rgba[..., :3] * weight[..., None]).sum(
             (0, 1)
@@ -62,31 +62,31 @@ class Texture:
 
 @dataclass(frozen=True)
 class Sprite:
-    """A cut-out picture and the outline (N, 2) in uv that its label covers."""
+    """Cut-out picture, and the outline (N, 2) in uv that its label covers."""
 
     texture: Texture
     outline: FloatArray
 
 
 def opaque(rgb: npt.NDArray[np.float32] | Image) -> Texture:
-    """A texture from RGB (H, W, 3) in 0..255 without holes."""
+    """Create an opaque texture from RGB (H, W, 3) in 0..255."""
     clipped = np.clip(rgb, 0, 255).astype(np.uint8)
     return Texture(np.asarray(cv2.cvtColor(clipped, cv2.COLOR_RGB2RGBA), np.uint8))
 
 
 def plain(color: Color) -> Texture:
-    """A texture of one colour."""
+    """Create a texture of one color."""
     return opaque(np.full((2, 2, 3), color, np.float32))
 
 
 def shaded(color: Color, shades: list[float]) -> Texture:
-    """A texture of one colour whose brightness varies along u by the given factors."""
+    """Create a texture of one color whose brightness varies along u by the given factors."""
     ramp = np.asarray(shades, np.float32)[None, :, None] * np.asarray(color, np.float32)
     return opaque(np.repeat(ramp, 2, axis=0))
 
 
 def outline_of(alpha: Image, closing_px: int) -> FloatArray:
-    """The largest outline of a cut-out (H, W) after closing gaps, (N, 2) in uv."""
+    """Return the largest outline of a cut-out (H, W) after closing gaps, (N, 2) in uv."""
     kernel = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (closing_px, closing_px))
     padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, kernel)[20:-20, 20:-20]
@@ -103,9 +103,9 @@ def outline_of(alpha: Image, closing_px: int) -> FloatArray:
 def noise(
     rng: np.random.Generator, height: int, width: int, cell: float, cell_y: float | None = None
 ) -> Field:
-    """Smooth noise of about unit variance with cells of the given whole pixels, (H, W).
+    """Generate smooth noise of about unit variance, (H, W); cell sizes are rounded to pixels.
 
-    It repeats without a seam where the cells divide height and width.
+    It is tileable if the cell sizes divide height and width.
     """
     step_x = max(round(cell), 1)
     step_y = step_x if cell_y is None else max(round(cell_y), 1)
@@ -113,7 +113,7 @@ def noise(
     grid = rng.standard_normal((rows, cols), dtype=np.float32)
     if step_x == step_y == 1:
         return grid
-    # A wrapped rim keeps opposite edges equal; resampling lowers the variance by about 0.45.
+    # A wrapped margin keeps opposite edges equal; resampling lowers the variance by about 0.45.
     grid = np.pad(grid, 2, mode='wrap') * np.float32(1.3)
     size = ((cols + 4) * step_x, (rows + 4) * step_y)
     smooth = cv2.resize(grid, size, interpolation=cv2.INTER_CUBIC)
@@ -122,7 +122,7 @@ def noise(
 
 
 def fractal(rng: np.random.Generator, height: int, width: int, cell: float, octaves: int) -> Field:
-    """Noise summed over octaves of halving cell and amplitude, about unit variance, (H, W)."""
+    """Sum octaves of noise, each with half the cell and amplitude; about unit variance, (H, W)."""
     total = np.zeros((height, width), np.float32)
     power = 0.0
     for octave in range(octaves):
@@ -137,7 +137,7 @@ _BANK_PX = 1024
 
 @cache
 def _bank(kind: str) -> Field:
-    """Noise made once for all streets, (_BANK_PX, _BANK_PX), repeating without a seam."""
+    """Return tileable noise shared by all streets, (_BANK_PX, _BANK_PX)."""
     rng = np.random.default_rng(20)
     if kind == 'mottle':
         return fractal(rng, _BANK_PX, _BANK_PX, 128, 5)
@@ -146,29 +146,29 @@ def _bank(kind: str) -> Field:
 
 
 def _cut(rng: np.random.Generator, kind: str, height: int, width: int) -> Field:
-    """A random piece of a noise bank; pieces larger than the bank repeat."""
+    """Crop a random piece of a noise bank; pieces larger than the bank repeat."""
     top, left = (int(v) for v in rng.integers(0, _BANK_PX, 2))
     rows = np.take(_bank(kind), np.arange(top, top + height), axis=0, mode='wrap')
     return np.take(rows, np.arange(left, left + width), axis=1, mode='wrap')
 
 
 def mottle(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Stains of all sizes up to some 128 px, about unit variance, (H, W)."""
+    """Generate stains of all sizes up to about 128 px, of about unit variance, (H, W)."""
     return _cut(rng, 'mottle', height, width)
 
 
 def grain(rng: np.random.Generator, height: int, width: int) -> Field:
-    """Grain of one and two pixels, about unit variance, (H, W)."""
+    """Generate grain of one and two pixels, of about unit variance, (H, W)."""
     return _cut(rng, 'grain', height, width)
 
 
 def tint(color: Color, brightness: Field) -> npt.NDArray[np.float32]:
-    """A colour times a brightness field (H, W), as (H, W, 3) float32."""
+    """Multiply a color by a brightness field (H, W), giving (H, W, 3) float32."""
     return brightness[..., None] * np.asarray(color, np.float32)
 
 
 def jitter(rng: np.random.Generator, color: Color, amount: float) -> Color:
-    """The colour with each channel, and all together, varied by about the given share."""
+    """Vary the brightness of a color, and slightly each channel, by about the given share."""
     together = 1.0 + amount * float(rng.normal())
     r, g, b = (max(c * (together + 0.3 * amount * float(rng.normal())), 0.0) for c in color)
     return (r, g, b)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What moves: cars in their lanes, cyclists, walkers and people crossing the road."""
+"""Moving objects: cars in their lanes, cyclists, pedestrians and people crossing the road."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from segmentation_node.scenes.layout import KERB_M, SIDES, Layout, Ride
+from segmentation_node.scenes.layout import CURB_M, SIDES, Layout, Ride
 from segmentation_node.scenes.people import PHASES, Wardrobe, draw_wardrobe
 from segmentation_node.scenes.vehicles import Body, Garage, Vehicle
 
-# Numbers of moving and parked vehicles must not meet.
+# Instance numbers of moving and parked vehicles must not overlap.
 _FIRST_MOVING, _FIRST_LEAD = 500, 900
 _STEP_M = 1.45
 _LOOKS = 24
@@ -17,7 +17,7 @@ _LOOKS = 24
 
 @dataclass(frozen=True)
 class Walking:
-    """A person or cyclist on the way; view as painted, mirrored where they go to the left."""
+    """Moving pedestrian or cyclist; view is the painted one, mirrored if they move to the left."""
 
     look: Wardrobe
     x: float
@@ -32,7 +32,7 @@ class Walking:
 
 @dataclass(frozen=True)
 class _Stream:
-    """Agents spaced along a line that moves at one speed; spacing and place in m, speed m/s."""
+    """Evenly spaced agents on a line that moves at one speed; spacing and t in m, speed in m/s."""
 
     key: int
     t: float
@@ -40,15 +40,15 @@ class _Stream:
     spacing: float
 
     def seen(self, time_s: float, low: float, high: float) -> list[tuple[int, float]]:
-        """Numbers and x of the slots within low..high."""
-        travelled = self.speed * time_s
-        first = int(np.ceil((low - travelled) / self.spacing))
-        last = int(np.floor((high - travelled) / self.spacing))
-        return [(k, k * self.spacing + travelled) for k in range(first, last + 1)]
+        """Return the number and x of each slot within low..high."""
+        traveled = self.speed * time_s
+        first = int(np.ceil((low - traveled) / self.spacing))
+        last = int(np.floor((high - traveled) / self.spacing))
+        return [(k, k * self.spacing + traveled) for k in range(first, last + 1)]
 
 
 class Traffic:
-    """All moving agents of a street, at any time."""
+    """Moving agents of a street at any time."""
 
     def __init__(self, seed: int, layout: Layout, ride: Ride, garage: Garage) -> None:
         self.seed, self.layout, self.ride, self._garage = seed, layout, ride, garage
@@ -66,7 +66,7 @@ class Traffic:
             )
             for side in SIDES
             for way, share in ((1, 0.38), (-1, 0.66))
-            for lane in [layout.walk(side) + share * layout.pavement[side < 0] + 0.1]
+            for lane in [layout.walk(side) + share * layout.sidewalk[side < 0] + 0.1]
         ]
         self._cyclists = [
             _Stream(
@@ -88,7 +88,7 @@ class Traffic:
         return self._looks[int(self._slot(key, k).integers(len(self._looks)))]
 
     def vehicles(self, time_s: float, low: float, high: float) -> list[Vehicle]:
-        """Driving vehicles whose middle lies within low..high."""
+        """Return the driving vehicles whose middle is within low..high."""
         out = []
         for k, x in self._oncoming.seen(time_s, low, high):
             rng = self._slot(2, k)
@@ -109,7 +109,7 @@ class Traffic:
         return out
 
     def people(self, time_s: float, low: float, high: float) -> list[Walking]:
-        """Walkers on the pavements and cyclists on the road within low..high."""
+        """Return the pedestrians on the sidewalks and cyclists on the road within low..high."""
         out = []
         for stream in self._walkers:
             for k, x in stream.seen(time_s, low, high):
@@ -121,7 +121,7 @@ class Traffic:
                         self._look(stream.key, k),
                         x + float(offset),
                         stream.t + float(aside),
-                        KERB_M,
+                        CURB_M,
                         phase,
                         'back' if stream.speed > 0 else 'front',
                         False,
@@ -149,14 +149,14 @@ class Traffic:
         return out + self._crossers(time_s, low, high)
 
     def _crossers(self, time_s: float, low: float, high: float) -> list[Walking]:
-        """People who cross the road well ahead of the camera."""
+        """Return the people who cross the road well ahead of the camera."""
         out = []
         every = 30.0 / self.layout.footfall
         for k in range(int(np.ceil(low / every)), int(high / every) + 1):
             rng = self._slot(30, k)
             x = k * every + float(rng.uniform(-6.0, 6.0))
             pace, side = float(rng.uniform(1.2, 1.8)), 1 if rng.random() < 0.5 else -1
-            start, end = (self.layout.kerb(s) + 0.7 for s in (side, -side))
+            start, end = (self.layout.curb(s) + 0.7 for s in (side, -side))
             width = start + end
             lead = max(self._lead_gap or 0.0, 4.0)
             arrival = (x - lead) / self.ride.speed
@@ -172,7 +172,7 @@ class Traffic:
                     self._look(30, k),
                     x,
                     side * (start - walked),
-                    0.0 if on_road else KERB_M,
+                    0.0 if on_road else CURB_M,
                     phase,
                     'side',
                     side < 0,
@@ -183,8 +183,8 @@ class Traffic:
         return out
 
     def _clear(self, x: float, begin: float, end: float) -> bool:
-        """Whether no oncoming vehicle reaches x while someone crosses there."""
+        """Return whether no oncoming vehicle reaches x while someone crosses there."""
         margin = 9.0
-        # In the moving lane's own frame the crossing place sweeps from low to high.
+        # In the frame of the moving lane, the place of the crossing sweeps over a range.
         swept = sorted((x - self._oncoming.speed * begin, x - self._oncoming.speed * end))
         return not self._oncoming.seen(0.0, swept[0] - margin, swept[1] + margin)

@@ -15,15 +15,15 @@ from segmentation_node.scenes.vehicle_shapes import Shape
 
 Vec = tuple[float, float, float]
 
-# Parts of a vehicle in drawing order as seen from before the cab.
+# Parts of a vehicle, in drawing order as seen from in front of the cab.
 CHASSIS, CARGO, CABIN, WHEELS = range(4)
 
 
 @dataclass
 class Mesh:
-    """Faces of a vehicle in its own axes, one row or entry each.
+    """Faces of a vehicle in its own coordinates, one row or entry each.
 
-    origin, u, v: (F, 3) m. normal: (F, 3) unit vectors outward. part: (F,) drawing group.
+    origin, u, v: (F, 3) m. normal: (F, 3) outward unit vectors. part: (F,) drawing group.
     """
 
     origin: FloatArray
@@ -36,7 +36,7 @@ class Mesh:
 
 
 class _Builder:
-    """Collects faces given by their top left, top right and bottom left corner."""
+    """Mesh builder; faces are given by their top left, top right and bottom left corners."""
 
     def __init__(self) -> None:
         self.rows: list[tuple[Vec, Vec, Vec]] = []
@@ -61,7 +61,7 @@ class _Builder:
     def box(
         self, part: int, low: Vec, high: Vec, side: Texture, rear: Texture, front: Texture
     ) -> None:
-        """Upright faces of a box between two corners."""
+        """Add the upright faces of a box between two corners."""
         (x0, y0, z0), (x1, y1, z1) = low, high
         self.face(part, rear, (x0, y1, z1), (x0, y0, z1), (x0, y1, z0))
         self.face(part, front, (x1, y0, z1), (x1, y1, z1), (x1, y0, z0))
@@ -69,7 +69,7 @@ class _Builder:
         self.face(part, side, (x1, y1, z1), (x0, y1, z1), (x1, y1, z0))
 
     def mesh(self) -> Mesh:
-        """All faces as arrays."""
+        """Return all faces as arrays."""
         corners = np.array(self.rows)
         origin = corners[:, 0]
         u, v = corners[:, 1] - origin, corners[:, 2] - origin
@@ -79,7 +79,7 @@ class _Builder:
 
 
 def build_mesh(rng: np.random.Generator, shape: Shape, paint: Color) -> Mesh:
-    """A vehicle of the given measures and colour, with its own lamps, panes and wheels."""
+    """Build a vehicle of given dimensions and color, with random lights, windows and wheels."""
     build = _Builder()
     _underside(build, shape)
     _walls(rng, build, shape, paint)
@@ -96,8 +96,8 @@ def build_mesh(rng: np.random.Generator, shape: Shape, paint: Color) -> Mesh:
 
 
 def _underside(build: _Builder, s: Shape) -> None:
-    """Tyres as seen from the ends, and the dark below the floor."""
-    tyre, dark = shaded((24, 24, 25), [0.7, 1.1, 1.1, 0.7]), plain((12, 12, 13))
+    """Add the tires as seen from front and rear, and the dark underside."""
+    tire, dark = shaded((24, 24, 25), [0.7, 1.1, 1.1, 0.7]), plain((12, 12, 13))
     w = s.width / 2
     build.box(
         CHASSIS,
@@ -111,12 +111,12 @@ def _underside(build: _Builder, s: Shape) -> None:
         for low, high in ((-w + 0.02, -w + 0.23), (w - 0.23, w - 0.02)):
             reach = s.wheel * 0.8
             build.box(
-                CHASSIS, (x - reach, low, 0.0), (x + reach, high, s.wheel * 1.5), dark, tyre, tyre
+                CHASSIS, (x - reach, low, 0.0), (x + reach, high, s.wheel * 1.5), dark, tire, tire
             )
 
 
 def _plan(s: Shape) -> list[tuple[float, float]]:
-    """The body from above, anticlockwise from the right rear, (x, y) m."""
+    """Return the body outline from above, counterclockwise from the right rear, (x, y) m."""
     w, c = s.width / 2, s.cut
     right = [
         (-s.half, -w + 0.9 * c),
@@ -153,10 +153,10 @@ def _walls(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
                 [[high, 1.0], [low, 1.0]],
             ]
         )
-        # The face spans the whole texture; the outline keeps the slice between a and b.
+        # The face spans the whole texture; the outline limits it to the slice between a and b.
         step = (np.array(b) - a) / (high - low)
         x, y = np.array(a) - low * step
-        # A flank's texture runs from tail to nose, so the left one runs against the plan.
+        # Textures of flanks run from tail to nose, so on the left they run against the outline.
         if high < low:
             x, y, step = x + step[0], y + step[1], -step
             outline[:, 0] = 1.0 - outline[:, 0]
@@ -173,7 +173,7 @@ def _walls(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
 def _slice_of(
     s: Shape, a: tuple[float, float], b: tuple[float, float]
 ) -> tuple[str, float, float]:
-    """Which wall runs from a to b, and the shares of it where they lie."""
+    """Return the wall that contains the edge a to b, and its ends as shares of the wall."""
     if abs(b[0] - a[0]) > 1.0:
         return 'flank', (a[0] + s.half) / s.length, (b[0] + s.half) / s.length
     if a[0] + b[0] < 0:
@@ -182,7 +182,7 @@ def _slice_of(
 
 
 def _decks(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) -> None:
-    """Bonnet and boot lid."""
+    """Add the hood and the trunk lid."""
     w, c = s.width / 2, s.cut
     if s.half - s.cabin[3] > 0.15:
         nose = s.half - 0.02
@@ -210,7 +210,7 @@ def _decks(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
 
 
 def _panes(s: Shape) -> tuple[list[tuple[float, float]], float, float]:
-    """Side windows along the cabin, and their upper and lower edge as shares."""
+    """Return the side windows along the cabin, and their upper and lower edges, as shares."""
     if s.label == 'bus':
         edges = np.linspace(0.02, 0.99, 9)
         return [(a + 0.006, b - 0.006) for a, b in pairwise(edges)], 0.22, 0.9
@@ -225,7 +225,7 @@ def _cabin(rng: np.random.Generator, build: _Builder, s: Shape, paint: Color) ->
     wb = s.width / 2 - (0.05 if s.label == 'car' and s.height < 2 else 0.0)
     wr = wb * s.roof
     x0, x1, x2, x3 = s.cabin
-    # The cabin starts below the shoulder, or the street would show through the joint.
+    # The cabin starts below the shoulder; otherwise the street would show through the gap.
     z0, z1 = s.belt - (0.08 if s.height > 2.0 else 0.03), s.height
     panes, top, bottom = _panes(s)
     glass = art.paint_windows(rng, paint, panes, top, bottom)

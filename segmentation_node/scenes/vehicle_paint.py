@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Painted faces of vehicles: flanks, ends with lamps and plates, glass, wheels."""
+"""Textures of vehicle faces: sides, front and rear with lights and plates, glass, wheels."""
 
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ _SIDE_PX_PER_M = 64
 
 @dataclass(frozen=True)
 class SidePlan:
-    """What the flank's painting must know; m, x forward from the middle of the vehicle."""
+    """Dimensions for painting a side; in m, x forward from the middle of the vehicle."""
 
     length: float
     depth: float
@@ -37,14 +37,14 @@ class SidePlan:
 
 
 def draw_paint(rng: np.random.Generator) -> Color:
-    """A colour that cars have, as often as they have it."""
+    """Choose a random car color, weighted by how common it is."""
     weights = np.array([w for _, w in _PAINTS])
     pick = int(rng.choice(len(_PAINTS), p=weights / weights.sum()))
     return jitter(rng, _PAINTS[pick][0], 0.06)
 
 
 def gloss(rng: np.random.Generator, paint: Color, top: float, bottom: float) -> Texture:
-    """Level metal under the sky, lighter away from the eye."""
+    """Paint horizontal metal under the sky, lighter away from the viewer."""
     rows = np.linspace(top, bottom, 16, dtype=np.float32)[:, None].repeat(16, 1)
     sky = np.linspace(34, 8, 16, dtype=np.float32)[:, None]
     reflection = sky + 8 * np.clip(noise(rng, 16, 16, 5), -1, 1)
@@ -52,7 +52,7 @@ def gloss(rng: np.random.Generator, paint: Color, top: float, bottom: float) -> 
 
 
 def _metal(paint: Color, rows: int, cols: int) -> Field:
-    """A curved flank: sky on the shoulder, street in the lower door, (rows, cols, 3)."""
+    """Paint a curved side that reflects sky above and street below, (rows, cols, 3)."""
     y = np.linspace(0.0, 1.0, rows, dtype=np.float32)[:, None]
     shape = 1.06 - 0.3 * y - 0.14 * np.exp(-(((y - 0.42) / 0.06) ** 2))
     wall = tint(paint, shape.repeat(cols, 1))
@@ -62,7 +62,7 @@ def _metal(paint: Color, rows: int, cols: int) -> Field:
 
 
 def paint_side(rng: np.random.Generator, plan: SidePlan, paint: Color) -> Texture:
-    """The flank from tail to nose along u, from shoulder to sill along v."""
+    """Paint a side, from tail to nose along u and from shoulder to sill along v."""
     px = _SIDE_PX_PER_M
     rows, cols = int(plan.depth * px), int(plan.length * px)
     wall = _metal(paint, rows, cols)
@@ -85,7 +85,7 @@ def paint_side(rng: np.random.Generator, plan: SidePlan, paint: Color) -> Textur
 
 
 def paint_rear(rng: np.random.Generator, paint: Color, boxy: bool) -> Texture:
-    """The tail: lamps, number plate, boot lid and bumper."""
+    """Paint the rear: lights, license plate, trunk lid and bumper."""
     rows, cols = 112, 224
     wall = _metal(paint, rows, cols)
     wall[int(rows * 0.56) : int(rows * 0.59)] *= 0.45
@@ -106,7 +106,7 @@ def paint_rear(rng: np.random.Generator, paint: Color, boxy: bool) -> Texture:
 
 
 def paint_front(rng: np.random.Generator, paint: Color) -> Texture:
-    """The nose: headlamps, grille, number plate and bumper."""
+    """Paint the front: headlights, grille, license plate and bumper."""
     rows, cols = 112, 224
     wall = _metal(paint, rows, cols)
     wide = int(rng.integers(58, 84))
@@ -144,7 +144,7 @@ def paint_windows(
     top: float,
     bottom: float,
 ) -> Texture:
-    """A side with panes between the given shares along u, from top to bottom along v."""
+    """Paint a side with windows between the given shares along u, from top to bottom along v."""
     rows, cols = 64, 256
     wall = _metal(paint, rows, cols) * np.float32(0.96)
     y0, y1 = int(rows * top), int(rows * bottom)
@@ -158,7 +158,7 @@ def paint_windows(
 def paint_screen(
     rng: np.random.Generator, paint: Color, top: float, bottom: float, inside: bool
 ) -> Texture:
-    """A windscreen or rear window across the vehicle; inside shows dim seats."""
+    """Paint a windshield or rear window across the vehicle; inside shows dim seats."""
     rows, cols = 72, 144
     wall = _metal(paint, rows, cols) * np.float32(0.98)
     y0, y1 = int(rows * top), int(rows * bottom)
@@ -175,7 +175,7 @@ def paint_screen(
 
 
 def paint_box(rng: np.random.Generator, paint: Color) -> Texture:
-    """The plain wall of a cargo box, perhaps with a firm's colour band."""
+    """Paint the wall of a cargo box, sometimes with a colored band."""
     rows, cols = 96, 192
     wall = tint(paint, (1.0 + 0.03 * noise(rng, rows, cols, 30)).astype(np.float32))
     wall[:, ::32] *= 0.93
@@ -189,7 +189,7 @@ def paint_box(rng: np.random.Generator, paint: Color) -> Texture:
 
 
 def _glaze(rng: np.random.Generator, pane: Field) -> None:
-    """Glaze a pane (h, w, 3): dark inside, sky towards the upper edge, dark rim."""
+    """Paint glass into a pane (h, w, 3): dark interior, sky toward the top, dark edges."""
     rows, cols = pane.shape[:2]
     y = np.linspace(1.0, 0.0, rows, dtype=np.float32)[:, None]
     sky = rng.uniform(35, 120) * y**1.4 + 8 * noise(rng, rows, cols, 11)
@@ -201,7 +201,7 @@ def _glaze(rng: np.random.Generator, pane: Field) -> None:
 
 
 def paint_wheel(rng: np.random.Generator) -> Texture:
-    """A wheel from the side, filling a square."""
+    """Paint a wheel from the side that fills a square."""
     disc = np.full((64, 64, 3), 25, np.uint8)
     metal = float(rng.uniform(100, 176))
     cv2.circle(disc, (32, 32), 22, (metal * 0.5, metal * 0.5, metal * 0.52), -1, cv2.LINE_AA)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures of cars, vans, trucks and buses."""
+"""Dimensions of cars, vans, trucks and buses."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ VEHICLE_KINDS = ('car', 'van', 'truck', 'bus')
 
 @dataclass(frozen=True)
 class Shape:
-    """Measures of a vehicle in m: x forward from the middle, z up.
+    """Dimensions of a vehicle in m: x forward from the middle, z up.
 
-    cabin: x of the rear window's foot and head, of the windscreen's head and foot. cut: how far
-    the corners are rounded off. roof: half width of the roof over half width of the body.
+    cabin: x of the bottom and top of the rear window, and of the top and bottom of the windshield.
+    cut: size of the beveled corners. roof: width of the roof relative to that of the body.
     """
 
     label: str
@@ -36,11 +36,11 @@ class Shape:
 
     @property
     def axles(self) -> tuple[float, float]:
-        """Places of the rear and front axle."""
+        """Positions in x of the rear and front axles."""
         return -0.31 * self.length, 0.31 * self.length
 
     def shoulder(self, x: float) -> float:
-        """Upper edge of the lower body at x."""
+        """Return the height of the upper edge of the lower body at x."""
         stations = [
             -self.half,
             -self.half + 0.12,
@@ -61,17 +61,17 @@ class Shape:
 
 
 def draw_shape(rng: np.random.Generator, kind: str) -> Shape:
-    """Measures of a random vehicle of one of VEHICLE_KINDS."""
+    """Generate the dimensions of a random vehicle of one of VEHICLE_KINDS."""
     return _car_shape(rng) if kind == 'car' else _BOXY[kind]
 
 
 def _car_shape(rng: np.random.Generator) -> Shape:
-    style = str(rng.choice(['hatch', 'saloon', 'estate', 'tall']))
-    length = {'hatch': 3.9, 'saloon': 4.6, 'estate': 4.65, 'tall': 4.35}[style]
+    style = str(rng.choice(['hatch', 'sedan', 'wagon', 'tall']))
+    length = {'hatch': 3.9, 'sedan': 4.6, 'wagon': 4.65, 'tall': 4.35}[style]
     length *= float(rng.uniform(0.96, 1.05))
-    height = {'hatch': 1.46, 'saloon': 1.42, 'estate': 1.47, 'tall': 1.66}[style]
-    boot = {'hatch': 0.1, 'saloon': 0.75, 'estate': 0.08, 'tall': 0.08}[style]
-    rake = {'hatch': 0.42, 'saloon': 0.62, 'estate': 0.36, 'tall': 0.26}[style]
+    height = {'hatch': 1.46, 'sedan': 1.42, 'wagon': 1.47, 'tall': 1.66}[style]
+    trunk = {'hatch': 0.1, 'sedan': 0.75, 'wagon': 0.08, 'tall': 0.08}[style]
+    rake = {'hatch': 0.42, 'sedan': 0.62, 'wagon': 0.36, 'tall': 0.26}[style]
     half = length / 2
     belt = 0.92 + 0.12 * (style == 'tall')
     return Shape(
@@ -83,14 +83,14 @@ def _car_shape(rng: np.random.Generator) -> Shape:
         belt - 0.16,
         belt + 0.02,
         0.24,
-        (-half + boot, -half + boot + rake, half - 1.8, half - 1.0),
+        (-half + trunk, -half + trunk + rake, half - 1.8, half - 1.0),
         0.74,
         0.24,
         0.31,
     )
 
 
-# A van is a car to Cityscapes.
+# Cityscapes labels vans as cars.
 _BOXY = {
     'van': Shape(
         label='car',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The vehicles of a street, and the faces of them that the camera sees."""
+"""Vehicles of a street, and their faces that are visible to the camera."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,20 +17,20 @@ from segmentation_node.scenes.vehicle_shapes import VEHICLE_KINDS, Shape, draw_s
 _FLEET = {'car': 22, 'van': 3, 'truck': 3, 'bus': 3}
 _BUS_PAINTS: list[Color] = [(176, 38, 36), (44, 86, 148), (206, 198, 120), (214, 214, 208)]
 _VAN_WHITE: Color = (216, 216, 212)
-# From behind the cab, the cargo hides the cab.
+# Drawing order as seen from behind the cab, which the cargo then hides.
 _FROM_BEHIND = np.array([CHASSIS, CABIN, CARGO, WHEELS])
 
 
 @dataclass(frozen=True)
 class Body:
-    """A vehicle: its measures and its mesh."""
+    """Vehicle body: dimensions and mesh."""
 
     shape: Shape
     mesh: Mesh = field(repr=False, compare=False)
 
     @property
     def label(self) -> str:
-        """Name of its Cityscapes class."""
+        """Name of the Cityscapes class."""
         return self.shape.label
 
     @property
@@ -41,7 +41,7 @@ class Body:
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A vehicle on the street: its middle in street coordinates, m, and its direction, +1 or -1.
+    """Vehicle on the street: its middle in street coordinates, m, and its direction, +1 or -1.
 
     number is the k of Cityscapes' labelId * 1000 + k.
     """
@@ -54,14 +54,14 @@ class Vehicle:
 
 
 class Garage:
-    """The vehicles of one street: a few of each kind, built when first asked for."""
+    """Vehicles of one street: a few of each kind, built on first use."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed
         self._bodies: dict[tuple[str, int], Body] = {}
 
     def take(self, rng: np.random.Generator, shares: Sequence[float]) -> Body:
-        """A vehicle at random; shares are those of VEHICLE_KINDS."""
+        """Return a random vehicle; shares are the probabilities of VEHICLE_KINDS."""
         kind = VEHICLE_KINDS[int(rng.choice(len(VEHICLE_KINDS), p=shares))]
         k = int(rng.integers(_FLEET[kind]))
         if (kind, k) not in self._bodies:
@@ -71,7 +71,7 @@ class Garage:
 
 
 def draw_body(rng: np.random.Generator, kind: str) -> Body:
-    """A random vehicle of one of VEHICLE_KINDS."""
+    """Generate a random vehicle of one of VEHICLE_KINDS."""
     shape, paint = draw_shape(rng, kind), draw_paint(rng)
     if kind == 'bus':
         paint = jitter(rng, _BUS_PAINTS[int(rng.integers(len(_BUS_PAINTS)))], 0.06)
@@ -83,9 +83,9 @@ def draw_body(rng: np.random.Generator, kind: str) -> Body:
 def vehicle_panels(
     body: Body, at: FloatArray, heading: float, eye: FloatArray, light: Light
 ) -> tuple[Panel, ...]:
-    """The faces of a vehicle that the eye sees, in drawing order.
+    """Return the faces of a vehicle that are visible from the eye, in drawing order.
 
-    at: (3,) m, the ground below the middle. heading: rad. eye: (3,) m, the camera's centre.
+    at: (3,) m, ground below the middle. heading: rad. eye: (3,) m, optical center of the camera.
     """
     mesh, (c, s) = body.mesh, (np.cos(heading), np.sin(heading))
     turn = np.array([[c, s, 0.0], [-s, c, 0.0], [0.0, 0.0, 1.0]])

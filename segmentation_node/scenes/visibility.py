@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is seen, and in which order it is painted: what is behind first, what is hidden never."""
+"""Visibility: painting order from back to front, and culling of hidden things."""
 
 import heapq
 
@@ -12,16 +12,17 @@ from segmentation_node.scenes.canvas import Canvas, Glimpse
 from segmentation_node.scenes.geometry import Thing
 from segmentation_node.scenes.textures import Image
 
-# Hidden areas are noted in cells of this many pixels.
+# Hidden areas are recorded in square cells of this side length.
 _CELL_PX = 4
 _WORTHWHILE_PX = 400
 
 
 def back_to_front(things: list[Thing], t_eye: float) -> list[Thing]:
-    """Things sorted so that none is painted over what hides it from an eye at t_eye m.
+    """Sort things so that none is painted over another that hides it from an eye at t_eye m.
 
-    Compares footprints pairwise: farther along the street, or overlapping there and farther
-    aside, is behind. Cycles, which only odd overlaps make, are cut at the farthest thing.
+    Footprints are compared pairwise: a thing is behind another if it is farther along the street,
+    or if they overlap there and it is farther to the side. Cycles, which only unusual overlaps
+    cause, are broken at the farthest thing.
     """
     if not things:
         return []
@@ -51,13 +52,16 @@ def back_to_front(things: list[Thing], t_eye: float) -> list[Thing]:
 
 
 def _behind(spans: FloatArray, t_eye: float) -> npt.NDArray[np.bool_]:
-    """Matrix (N, N): whether i must be painted before j; spans are x0, x1, t0, t1 in m."""
+    """Return a matrix (N, N), true where i must be painted before j.
+
+    The columns of spans are x0, x1, t0, t1 in m.
+    """
     x0, x1, t0, t1 = spans.T
     farther = x0[:, None] >= x1[None] - 1e-6
     left = (t0[:, None] >= t1[None] - 1e-6) & (t0 > t_eye)[None]
     right = (t1[:, None] <= t0[None] + 1e-6) & (t1 < t_eye)[None]
     aside = left | right
-    # Where both spans overlap, or the eye looks between them, depth along the street decides.
+    # If both spans overlap, or the eye looks between them, depth along the street decides.
     overlap = ~farther & ~farther.T
     behind: npt.NDArray[np.bool_] = farther | (overlap & aside)
     np.fill_diagonal(behind, False)
@@ -65,10 +69,10 @@ def _behind(spans: FloatArray, t_eye: float) -> npt.NDArray[np.bool_]:
 
 
 def visible(canvas: Canvas, things: list[Thing]) -> list[tuple[Thing, list[Glimpse]]]:
-    """The things, sorted back to front, that may be seen, with their projected panels.
+    """Return the things that may be visible, back to front, with their projected panels.
 
-    A thing is left out only if the box round it lies behind opaque panels with a cell to spare,
-    so neither picture nor labels lose a pixel that is wider than a cell's seam.
+    A thing is culled only if its bounding box and a margin of one cell are behind opaque panels,
+    so picture and labels lose no pixels except within a seam of one cell between panels.
     """
     camera = canvas.camera
     hidden = np.zeros((camera.height // _CELL_PX + 1, camera.width // _CELL_PX + 1), np.uint8)
@@ -91,7 +95,7 @@ def visible(canvas: Canvas, things: list[Thing]) -> list[tuple[Thing, list[Glimp
 
 
 def _boxes(camera: Camera, things: list[Thing]) -> list[tuple[int, int, int, int] | None]:
-    """Cells x0, y0, x1, y1 that each thing may touch; None where it is out of the picture."""
+    """Return the cells x0, y0, x1, y1 that each thing may touch; None if it is not in view."""
     if not things:
         return []
     corners = [thing.corners for thing in things]
@@ -102,7 +106,7 @@ def _boxes(camera: Camera, things: list[Thing]) -> list[tuple[int, int, int, int
     xy = q[:, :2] / np.maximum(q[:, 2:], NEAR_M)
     low = np.minimum.reduceat(xy, starts)
     high = np.maximum.reduceat(xy, starts)
-    # What reaches behind the lens has no box: it counts as all over the picture.
+    # Things that extend behind the lens have no box; they count as covering the whole picture.
     low[near < NEAR_M], high[near < NEAR_M] = 0.0, (camera.width - 1, camera.height - 1)
     size = np.array([camera.width - 1.0, camera.height - 1.0])
     outside = (high < -1.0).any(1) | (low > size + 1.0).any(1) | (far < NEAR_M)
@@ -114,6 +118,6 @@ def _boxes(camera: Camera, things: list[Thing]) -> list[tuple[int, int, int, int
 
 
 def _hide(hidden: Image, pixels: FloatArray) -> None:
-    """Note the cells inside a polygon (N, 2) in pixels as hidden."""
+    """Mark the cells inside a polygon (N, 2) in pixels as hidden."""
     cells = np.clip(pixels * (16.0 / _CELL_PX), -(1 << 24), 1 << 24).astype(np.int32)
     cv2.fillPoly(hidden, [cells], 1, cv2.LINE_8, 4)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes sequences of frames in the folder layout and file formats of Cityscapes."""
+"""Writing of frame sequences in the folder layout and file formats of Cityscapes."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from segmentation_node.scenes.street import Street
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
 
-#: Folder and suffix of each kind of file; the kind is the end of the file's name.
+#: Folder and suffix of each kind of file; file names end with the kind.
 KINDS: Final = MappingProxyType(
     {
         'leftImg8bit': ('leftImg8bit', '.png'),
@@ -36,7 +36,7 @@ KINDS: Final = MappingProxyType(
 
 @dataclass(frozen=True)
 class SequenceName:
-    """Where a sequence lies under the root and what its files are called."""
+    """Location and file names of a sequence below a root folder."""
 
     root: Path
     split: str
@@ -48,16 +48,16 @@ class SequenceName:
         for what, value in (('split', self.split), ('city', self.city)):
             if not value or not all(c.isalnum() or c == '-' for c in value):
                 raise SettingError(
-                    f'{what} {value!r} cannot be part of a Cityscapes file name; expected '
-                    'letters, digits and "-" only: choose another name'
+                    f'{what} {value!r} cannot be part of a Cityscapes file name, expected '
+                    'letters, digits and "-" only; choose another name'
                 )
         if not 0 <= self.sequence <= 999_999:
             raise SettingError(
-                f'sequence {self.sequence} does not fit six digits; expected 0 to 999999'
+                f'sequence {self.sequence} does not fit six digits; use 0 to 999999'
             )
 
     def path(self, kind: str, frame: int) -> Path:
-        """Path of one file; kind is one of KINDS."""
+        """Return the path of one file; kind is one of KINDS."""
         folder, suffix = KINDS[kind]
         if kind == 'leftImg8bit' and self.sequence_layout:
             folder += '_sequence'
@@ -65,7 +65,7 @@ class SequenceName:
         return self.root / folder / self.split / self.city / (stem + suffix)
 
     def existing(self) -> list[Path]:
-        """Files of this sequence that are already there, in either layout, sorted."""
+        """Return the existing files of this sequence, in either layout, sorted."""
         layouts = [replace(self, sequence_layout=layout) for layout in (False, True)]
         folders = {name.path(kind, 0).parent for name in layouts for kind in KINDS}
         pattern = f'{self.city}_{self.sequence:06d}_*'
@@ -81,26 +81,26 @@ def write_sequence(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Iterator[Path]:
-    """Render frames of a street at rate_hz and write them; yields each picture's path.
+    """Render frames of a street at rate_hz and write them; yield the path of each picture.
 
-    With overwrite, the sequence replaces the one of this name, whatever its length and layout.
+    With overwrite, an existing sequence of this name is replaced, whatever its length and layout.
 
     Raises:
-        SettingError: frames or rate_hz out of range.
+        SettingError: frames or rate_hz is out of range.
         DatasetError: files of this sequence exist and overwrite is false.
     """
     if frames < 1 or frames > 1_000_000:
-        raise SettingError(f'frames {frames} is out of range; expected 1 to 1000000')
+        raise SettingError(f'frames {frames} is out of range; use 1 to 1000000')
     if not 0 < rate_hz < float('inf'):
-        raise SettingError(f'rate_hz {rate_hz} is out of range; expected a finite number above 0')
+        raise SettingError(f'rate_hz {rate_hz} is out of range; use a finite number above 0')
     existing = name.existing()
     if existing and not overwrite:
         raise DatasetError(
-            f'{len(existing)} files of sequence {name.city}_{name.sequence:06d} exist, such as '
-            f'{existing[0]}; expected none: choose another --sequence, --city or output folder, '
-            'or allow --overwrite'
+            f'sequence {name.city}_{name.sequence:06d} exists already with {len(existing)} files, '
+            f'the first is {existing[0]}; choose another --sequence, --city or output folder, or '
+            'add --overwrite'
         )
-    # All of them go: frames beyond the new ones would show another street.
+    # Deletes all of them: frames beyond the new ones would show another street.
     for path in existing:
         path.unlink()
     for kind in KINDS:
@@ -117,7 +117,7 @@ def _write_frame(
 ) -> None:
     picture = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR)
     labels = frame.label_ids
-    # Cityscapes' colour pictures carry an alpha channel that is opaque everywhere.
+    # Color pictures of Cityscapes have an alpha channel that is opaque everywhere.
     palette = cv2.cvtColor(renderer.scheme.palette[None], cv2.COLOR_RGB2BGRA)
     color = cv2.LUT(cv2.merge([labels, labels, labels, labels]), palette)
     _write_png(name.path('leftImg8bit', index), picture)
@@ -130,7 +130,7 @@ def _write_frame(
 
 
 def camera_content(camera: Camera) -> dict[str, dict[str, float]]:
-    """Content of a Cityscapes camera file; the baseline is 0 as there is no second camera."""
+    """Return the content of a Cityscapes camera file; baseline is 0: there is no second camera."""
     mount, k = camera.extrinsic, camera.intrinsic
     return {
         'extrinsic': {
