@@ -50,6 +50,7 @@ setup(
         *shared('launch'),
         *shared('config'),
         *shared('resource/models'),
+        *shared('resource/samples'),
     ],
     zip_safe=False,
     python_requires='>=3.10,<3.15',
@@ -98,6 +99,7 @@ setup(
         ],
         'web': [
             'fastapi>=0.115',
+            'fastapi-offline',  # the files of Swagger UI
             'h11',
             'httpx',
             'prometheus-client',

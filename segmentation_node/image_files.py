@@ -132,10 +132,25 @@ def _codec_of(data: bytes) -> _Codec:
             return codec
     if data.startswith(b'RIFF') and data[8:12] == b'WEBP':
         return _WEBP
+    if is_heic(data):
+        raise ImageError(
+            'the image is HEIC, as iPhones store photographs; expected JPEG, PNG, TIFF or WebP '
+            'data: export it as a JPEG'
+        )
     raise ImageError(
         f'compressed image of {len(data)} bytes starts with {data[:8]!r}; '
         f'expected JPEG, PNG, TIFF or WebP data'
     )
+
+
+def is_heic(data: bytes) -> bool:
+    """Return whether data is that of a HEIC or HEIF photograph (ISO/IEC 23008-12)."""
+    if data[4:8] != b'ftyp':
+        return False
+    # The size of the box bounds its list of brands; AVIF has those of HEIF in its own.
+    end = min(int.from_bytes(data[:4], 'big'), 64)
+    brands = {data[at : at + 4] for at in (8, *range(16, end, 4))}
+    return bool(brands & _HEIC_BRANDS) and b'avif' not in brands
 
 
 def _cut_short(what: str, data: bytes) -> ImageError:
@@ -253,6 +268,7 @@ _CODECS: Final = MappingProxyType(
         b'MM\0*': _Codec('tiff', _tiff_size),
     }
 )
+_HEIC_BRANDS: Final = frozenset({b'heic', b'heix', b'heim', b'heis', b'mif1', b'msf1'})
 #: Its length stands amid its magic.
 _WEBP: Final = _Codec('webp', _webp_size)
 

@@ -50,9 +50,9 @@ def test_the_card_states_data_recipe_and_every_figure(model: str) -> None:
     assert 'Brostow' in card
     assert 'learning_rate' in card
     for metrics in spec.provenance['metrics'].values():
-        assert f'{metrics["miou"]:.3f}' in card
+        assert f'{metrics["miou"]:.4f}' in card
         for name, iou in metrics['class_iou'].items():
-            assert f'| {name} | {iou:.3f} |' in card
+            assert f'| {name} | {iou:.4f} |' in card
 
 
 @pytest.mark.parametrize('model', MODELS)

@@ -2,19 +2,24 @@
 """Tests of published records of runs."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 from training_data import DEEPLAB, fields, write_folders
 
+from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from training import provenance
 from training.compare import main as compare
 from training.config import Experiment, save_experiment
 from training.publish import RESULTS, main, page
+from training.report.summary import percent
 from training.tracking import Run, client
 from training.tracking import main as deliver
 from training.train import train
+
+RECORDS = sorted(path.parent for path in RESULTS.glob('*/run.json'))
 
 
 @pytest.fixture(scope='module')
@@ -78,6 +83,43 @@ def test_run_that_has_not_ended_is_refused(
 
 def test_page_is_that_of_the_records() -> None:
     assert f'{page()}\n' == (RESULTS / 'README.md').read_text(encoding='utf-8')
+
+
+def record_spec(record: Path) -> Spec:
+    return Spec.read(record / 'artifacts' / 'checkpoint' / SPEC_FILE)
+
+
+@pytest.mark.parametrize('record', RECORDS, ids=lambda path: path.name)
+def test_curves_of_the_records_are_those_of_their_runs(record: Path, tmp_path: Path) -> None:
+    known = record_spec(record).provenance
+    copy = shutil.copytree(record, tmp_path / 'run')
+    assert known['curve'] == provenance.curve(Run(copy))
+    assert known['loss_kind'] == Run(copy).description()['tags']['loss_kind']
+    epochs = [point['epoch'] for point in known['curve']]
+    assert epochs == sorted(set(epochs))
+    assert epochs[0] >= 1
+    assert epochs[-1] == known['recipe']['epochs']  # the whole run, and no epoch beyond it
+    assert known['epoch'] in epochs
+
+
+@pytest.mark.parametrize('model', bundled_models())
+def test_bundled_models_carry_what_their_records_say(model: str) -> None:
+    assert Spec.read(locate(model) / SPEC_FILE) == record_spec(RESULTS / f'{model}_camvid8')
+
+
+@pytest.mark.parametrize('model', bundled_models())
+def test_figures_are_rounded_once(model: str) -> None:
+    """The README's table and that of the results show the same of one training."""
+    figures = next(iter(Spec.read(locate(model) / SPEC_FILE).provenance['metrics'].values()))
+    shown = (RESULTS / 'README.md').read_text(encoding='utf-8')
+    [row] = [line for line in shown.splitlines() if line.startswith(f'| {model}_camvid8 | ')
+             and ' of ' in line]  # fmt: skip
+    kinds = (figures[kind] for kind in ('miou', 'dice', 'pixel_accuracy'))
+    assert row.split(' | ')[2:] == [
+        *(percent(value) for value in kinds),
+        *(percent(value) for value in list(figures['class_iou'].values())[:-1]),
+        f'{percent(list(figures["class_iou"].values())[-1])} |',
+    ]
 
 
 @pytest.mark.parametrize('given', ['.', 'deeplab', '../published/deeplab/'])

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -11,12 +12,18 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from training_data import DEEPLAB, fields, write_folders
 
-from segmentation_node.web.page.runs import Run as RunOfPage
-from segmentation_node.web.page.runs import runs_of_mlflow
+from segmentation_node.web.page.runs import (
+    PARENT_TAG,
+    by_loss,
+    matching,
+    runs_of_mlflow,
+    with_figures,
+)
 from training.config import Experiment
 from training.tracking import Run, TrackingError, client, experiment_id, main, shown_uri
 from training.train import train
@@ -291,14 +298,53 @@ def test_the_page_shows_what_a_server_has(
     run.log(2, {'mIoU': 0.625, 'IoU/flat': 0.375})
     run.finish('FINISHED')
     begun(tmp_path / 'going_on').sync()
-    assert runs_of_mlflow(server.uri) == [
-        RunOfPage(
-            'one',
-            {'mIoU': {1: 0.5, 2: 0.75, 3: 0.625}, 'val_loss': {1: 2.0}, 'train_loss': {}},
-            {'flat': 0.5},
-            {'miou': 0.75, 'dice': 0.875, 'pixel_accuracy': 0.9375},
-        )
+    [found] = with_figures(server.uri, runs_of_mlflow(server.uri))
+    assert found.name == 'one'
+    assert {metric: curve for metric, curve in found.curves.items() if curve} == {
+        'mIoU': {1: 0.5, 2: 0.75, 3: 0.625},
+        'val_loss': {1: 2.0},
+        'Dice': {2: 0.875},
+        'pixel_acc': {2: 0.9375},
+    }
+    assert found.class_iou == {'flat': 0.5}
+    assert found.scores == {'miou': 0.75, 'dice': 0.875, 'pixel_accuracy': 0.9375}
+
+
+def test_the_page_groups_the_runs_of_a_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', server.uri)
+    made: list[dict[str, Any]] = [
+        {'name': 'unet', 'scheme': 'cityscapes8', 'tags': {'loss_kind': 'cross-entropy'}},
+        {'name': 'unet', 'scheme': 'cityscapes8', 'tags': {'loss_kind': 'set loss'}},
+        {'name': 'unet', 'scheme': 'camvid11', 'tags': {'loss_kind': 'cross-entropy'}},
+        {'name': 'trial', 'scheme': 'cityscapes8', 'tags': {PARENT_TAG: 'a search'}},
     ]
+    for number, known in enumerate(made):
+        run = Run(tmp_path / str(number))
+        params = {
+            'label_scheme': known['scheme'], 'hardest': 0.5,
+            'val.b.set': 'b', 'val.a.set': 'a',
+        }  # fmt: skip
+        tags = known['tags'] | {'val_fingerprint': 'abc def'}
+        run.start('study', known['name'], params, tags)
+        run.log(0, {'mIoU': 0.5, 'mIoU/b': 0.5, 'mIoU/a': 0.25, 'val_loss': 1.0})
+        run.finish('FINISHED')
+    newest, *others = runs_of_mlflow(server.uri)
+    assert newest.name == 'trial'
+    assert [run.trial for run in (newest, *others)] == [True, False, False, False]
+    names = [run.name for run in others]
+    assert len(set(names)) == 3
+    assert all(re.fullmatch(r'unet \([0-9a-f]{8}\)', name) for name in names)
+    # The first set is the one that has the score, whatever order the names have.
+    assert [run.group for run in others] == [
+        ('camvid11', 'b (abc)'), ('cityscapes8', 'b (abc)'), ('cityscapes8', 'b (abc)'),
+    ]  # fmt: skip
+    kinds = [[run.loss for run in alike] for alike in by_loss(others)]
+    assert kinds == [['cross-entropy (hardest 0.5)'] * 2, ['set loss (hardest 0.5)']]
+    assert len(by_loss([newest, newest])) == 2  # a loss that is not known is like no other
+    assert matching(others, f' {names[0]}, nothing ') == others[:1]
+    assert matching(others, '') == others
 
 
 def test_server_that_dies_costs_nothing(

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,9 +32,10 @@ JPEG = encode_jpeg(blocks())
 
 
 class StubGraph:
-    """One camera; notes who looks."""
+    """One camera, or others; notes who looks."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Sequence[str] = ('/car/segmentation_node',)) -> None:
+        self.names = list(names)
         self.takers: list[Callable[[Any], None]] = []
         self.changed = threading.Condition()
 
@@ -42,7 +43,7 @@ class StubGraph:
         assert not self.takers
 
     def cameras(self) -> list[str]:
-        return ['/car/segmentation_node']
+        return self.names
 
     @contextmanager
     def overlays(self, camera: str, take: Callable[[Any], None]) -> Iterator[None]:

@@ -29,11 +29,13 @@ from segmentation_node.rendering import colorize, overlay
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Prediction, Segmenter
-from segmentation_node.web import service, shelf
+from segmentation_node.web import docs, service, shelf
 from segmentation_node.web.settings import Settings
 
 LIMITS = {'max_upload_bytes': 200_000, 'max_batch_upload_bytes': 300_000, 'max_pixels': 300 * 300,
           'max_side': 500, 'max_images': 3}  # fmt: skip
+#: A photograph's header: HEIF whose brand is HEVC.
+HEIC = b'\0\0\0\x18ftypmif1\0\0\0\0mif1heic'
 TAG = 'tag:segmentation-node.org,2026:'
 
 
@@ -113,6 +115,9 @@ def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
     assert [model['state'] for model in known] == ['ready'] * len(names)
     assert all(model['scores']['camvid val']['miou'] > 0.5 for model in known)
     assert all(model['curve'][-1]['mIoU'] > 0.5 for model in known)
+    assert [model['loss'].partition(' (')[0] for model in known] == [
+        'cross-entropy + 0.5 Dice', 'set loss', 'cross-entropy + 0.5 Dice',
+    ]  # fmt: skip
     assert {result['model'] for result in found['results']} == set(names)
     for result in found['results']:
         expected = Segmenter(result['model'], device='cpu').segment([street]).labels[0]
@@ -148,6 +153,7 @@ def test_pictures_and_shares_are_those_of_the_labels(client: httpx.Client) -> No
     for c in result['classes']:
         assert c['share'] == pytest.approx((pictures['label'] == c['id']).mean())
     assert set(result['timings']) == {'decode_ms', 'wait_ms', 'segment_ms', 'encode_ms'}
+    assert all(ms == round(ms, 1) for ms in result['timings'].values())
 
 
 def test_a_picture_comes_alone_when_asked_for(client: httpx.Client) -> None:
@@ -181,6 +187,9 @@ def forged_jpeg(width: int, height: int) -> bytes:
     [
         ('/predict', image_file(b'GIF89a'), 415, 'unsupported-format', 'expected JPEG'),
         ('/predict', image_file(b''), 415, 'unsupported-format', '0 bytes'),
+        ('/predict', image_file(HEIC), 415, 'heic-format', 'export it as a JPEG'),
+        ('/predict?modle=smp', image_file(FILES['png']), 422, 'invalid-request', 'mean model?'),
+        ('/predict/batch?x=1', image_file(FILES['png']), 422, 'invalid-request', "'x'; there are"),
         ('/predict', image_file(FILES['png'][:-20]), 422, 'damaged-image', 'cut short'),
         ('/predict', image_file(forged_jpeg(65500, 65500)), 413, 'too-many-pixels', '65500'),
         ('/predict', image_file(forged_jpeg(0, 9)), 422, 'damaged-image', '0 x 9'),
@@ -208,6 +217,40 @@ def test_what_cannot_be_is_refused(
     assert answer.headers['content-type'] == 'application/problem+json'
     assert problem['status'] == status
     assert says in problem['detail']
+
+
+def test_what_no_route_has_is_refused_everywhere(client: httpx.Client) -> None:
+    for path in ('/models', '/labels/cityscapes8', '/healthz', '/metrics', '/live'):
+        answer = client.get(path, params={'lnag': 'fr'})
+        assert (answer.status_code, answer.json()['type']) == (422, f'{TAG}invalid-request')
+        assert "unknown query parameter 'lnag'" in answer.json()['detail']
+    assert 'did you mean lang?' in client.get('/live?lnag=fr').json()['detail']
+    answer = client.post('/predict', data={'modle': 'smp'}, files=image_file(FILES['png']))
+    assert answer.status_code == 422
+    assert "unknown form field 'modle'; did you mean model?" in answer.json()['detail']
+    long = client.get('/models', params={'x' * 5000: '1'})
+    assert long.status_code == 422
+    assert len(long.text) < 500
+
+
+def test_the_root_leads_somewhere(client: httpx.Client, models: dict[str, str]) -> None:
+    assert client.get('/').headers['location'] == 'docs'
+    with serving(Settings(models, page_url='http://127.0.0.1:8501', api_key='x')) as other:
+        assert other.get('/').headers['location'] == 'http://127.0.0.1:8501'
+
+
+def test_without_swagger_the_remedy_is_told(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(docs, 'find_spec', lambda _name: None)
+    answer = client.get('/docs')
+    assert (answer.status_code, answer.json()['type']) == (503, f'{TAG}no-docs')
+    assert 'pip install' in answer.json()['detail']
+
+
+def test_an_address_of_the_page_is_one() -> None:
+    with pytest.raises(SettingError, match='expected one such as http'):
+        service._page_url('javascript:alert(1)')
 
 
 @pytest.mark.parametrize(

@@ -53,14 +53,14 @@ def _figures(name: str, metrics: dict[str, Any]) -> Iterator[str]:
     yield f'### {name}'
     yield ''
     yield (
-        f'mIoU {metrics["miou"]:.3f} without void, {metrics["miou_with_void"]:.3f} with void as a '
-        f'class; mean Dice {metrics["dice"]:.3f}; pixel accuracy {metrics["pixel_accuracy"]:.3f}.'
+        f'mIoU {metrics["miou"]:.4f} without void, {metrics["miou_with_void"]:.4f} with void as a '
+        f'class; mean Dice {metrics["dice"]:.4f}; pixel accuracy {metrics["pixel_accuracy"]:.4f}.'
     )
     yield ''
     yield '| class | IoU |'
     yield '|---|---|'
     for class_name, iou in metrics['class_iou'].items():
-        yield f'| {class_name} | {iou:.3f} |'
+        yield f'| {class_name} | {iou:.4f} |'
     yield ''
 
 

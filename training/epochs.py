@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +19,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 from safetensors import SafetensorError
 from tqdm import tqdm
 
-from segmentation_node.checkpoint import Spec, save_checkpoint
+from segmentation_node.checkpoint import SPEC_FILE, Spec, save_checkpoint
 from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.labels import IGNORE
 from segmentation_node.metrics import Scores
@@ -101,6 +102,8 @@ class Keeper(pl.Callback):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
                     self._keep_best(task, by_set)
+                else:  # the checkpoint tells of all epochs, also of those after its own
+                    write_curve(self.run.folder / 'checkpoint', self.run)
                 self._draw(trainer.current_epoch, task)
                 provenance.write_confusion(self.run.artifacts / 'confusion.json', scores)
             self._print_summary(trainer.current_epoch, task, row, scores)
@@ -233,8 +236,7 @@ def state_file(folder: Path) -> Path:
 def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
     """Replace a checkpoint folder atomically."""
     aside, before = folder.with_suffix('.new'), folder.with_suffix('.old')
-    if before.exists() and not folder.exists():  # killed between the two renames below
-        before.replace(folder)
+    _restore(folder)
     with write_guard(folder, aside):
         for leftover in (aside, before):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -246,6 +248,25 @@ def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
             folder.replace(before)
         aside.replace(folder)
         shutil.rmtree(before, ignore_errors=True)
+
+
+def write_curve(folder: Path, run: Run) -> None:
+    """Bring the curve in the provenance of a checkpoint folder up to the newest epoch."""
+    _restore(folder)
+    path = folder / SPEC_FILE
+    aside = path.with_suffix('.new')
+    spec = Spec.read(path)
+    provenance_now = spec.provenance | {'curve': provenance.curve(run)}
+    with write_guard(path, aside):
+        replace(spec, provenance=provenance_now).write(aside)
+        aside.replace(path)
+
+
+def _restore(folder: Path) -> None:
+    """Put a checkpoint folder back that a kill between two renames has left under another name."""
+    before = folder.with_suffix('.old')
+    if before.exists() and not folder.exists():
+        before.replace(folder)
 
 
 def reset_peak_memory() -> None:

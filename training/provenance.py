@@ -21,6 +21,10 @@ from training.losses import Objective
 from training.task import Task
 from training.tracking import Run
 
+#: Figures of every epoch that a checkpoint carries.
+CURVE: Final = (
+    'train_loss', 'val_loss', 'mIoU', 'Dice', 'pixel_acc', 'imgs_per_sec', 'train_time_sec',
+)  # fmt: skip
 PACKAGES: Final = ('torch', 'lightning', 'transformers', 'segmentation-models-pytorch', 'timm')
 
 
@@ -71,7 +75,8 @@ def _processor() -> str:
 def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> dict[str, Any]:
     """Return the provenance of a checkpoint as plain values.
 
-    It contains recipe, data, figures, curve and versions.
+    It contains recipe, data, figures, curve and versions. Figures are not rounded: whoever shows
+    them rounds them, once.
     """
     experiment = task.experiment
     return {
@@ -86,24 +91,29 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
         ],
         'metrics': {
             name: {
-                'miou': round(s.miou(), 4),
-                'miou_with_void': round(s.miou_with_void(), 4),
-                'dice': round(s.mean_dice(), 4),
-                'pixel_accuracy': round(s.pixel_accuracy(), 4),
-                'class_iou': {k: round(v, 4) for k, v in s.class_iou().items()},
+                'miou': s.miou(),
+                'miou_with_void': s.miou_with_void(),
+                'dice': s.mean_dice(),
+                'pixel_accuracy': s.pixel_accuracy(),
+                'class_iou': s.class_iou(),
             }
             for name, s in by_set.items()
         },
-        'curve': [
-            {'epoch': row['epoch'] + 1}
-            | {k: round(row[k], 4) for k in ('train_loss', 'val_loss', 'mIoU') if k in row}
-            for row in run.history()
-        ],
+        'loss_kind': task.objective.kind,
+        'curve': curve(run),
         'machine': machine(),
         'versions': {package: version(package) for package in PACKAGES},
         'revision': revision(),
         'mlflow_run': run.id,
     }  # fmt: skip
+
+
+def curve(run: Run) -> list[dict[str, float]]:
+    """Figures of CURVE by epoch, counted from 1, of all epochs that were evaluated so far."""
+    return [
+        {'epoch': row['epoch'] + 1} | {k: row[k] for k in CURVE if k in row}
+        for row in run.history()
+    ]
 
 
 def write_confusion(path: Path, scores: Scores) -> None:

@@ -7,5 +7,6 @@ The way of an upload, and where to read on from each station:
 - admission, access: what is turned away before it is read. uploads: bytes to pixels, checked.
 - api: the routes. shelf: models, loaded with the first request. batching: the thread that runs
   them. answers: masks to PNG and JSON. problems: what went wrong, in one format.
+- docs: the description as a page. parameters: what no route has is refused.
 - page: the Streamlit page. live: what the node does now.
 """

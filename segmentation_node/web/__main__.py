@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             children = [
                 stack.enter_context(Child(name, command, Path(log, f'{name}.log'), environment))
                 for name, command, environment in (
-                    ('service', _service_command(args), {}),
+                    ('service', _service_command(args, page), {}),
                     (
                         'page',
                         streamlit_command(args.host, args.page_port),
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _wait_until(children, lambda: _answers(f'{service}/healthz'))
             _wait_until(children, lambda: _answers(f'{page}/_stcore/health'))
             print(f'\n  page         {page}\n  service      {service}')
-            print(f'  description  {service}/openapi.json\n\nCtrl-C ends both.', flush=True)
+            print(f'  description  {service}/docs\n\nCtrl-C ends both.', flush=True)
             _wait_until(children, lambda: False, math.inf)
     except (DemoError, OSError) as error:
         print(f'web: {error}', file=sys.stderr)
@@ -76,10 +76,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _service_command(args: argparse.Namespace) -> list[str]:
+def _service_command(args: argparse.Namespace, page: str) -> list[str]:
+    # Nobody reaches a page by the address that stands for all of a machine's.
+    leads = [] if args.host in ('0.0.0.0', '::') else ['--page-url', page]  # noqa: S104
     return [
         sys.executable, '-m', 'segmentation_node.web.service',
-        '--host', args.host, '--port', str(args.port), *args.service,
+        '--host', args.host, '--port', str(args.port), *leads, *args.service,
     ]  # fmt: skip
 
 

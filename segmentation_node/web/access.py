@@ -9,11 +9,12 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from segmentation_node.web import docs
 from segmentation_node.web.problems import ProblemError
 
 HEADER: Final = 'X-API-Key'
 #: Says nothing about anybody: for whoever watches over the service, and for the documentation.
-OPEN_PATHS: Final = frozenset({'/healthz', '/readyz', '/docs', '/openapi.json'})
+OPEN_PATHS: Final = frozenset({'/healthz', '/readyz', '/', '/openapi.json', *docs.PATHS})
 
 
 class ApiKey:

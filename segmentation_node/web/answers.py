@@ -47,7 +47,7 @@ class ClassShare(LegendEntry):
 
 
 class Timings(BaseModel):
-    """Where the time went, in milliseconds."""
+    """Where the time went, in milliseconds, to a tenth."""
 
     decode_ms: float = Field(description='from the file to pixels')
     wait_ms: float = Field(description='for the model to be loaded, and for its turn')
@@ -134,9 +134,9 @@ def model_answer(
         confidence=float(found.measure().mean() / 255),
         batch=found.batch,
         timings=Timings(
-            decode_ms=decode_ms,
-            wait_ms=found.wait_ms,
-            segment_ms=found.segment_ms,
-            encode_ms=encode_ms,
+            decode_ms=round(decode_ms, 1),
+            wait_ms=round(found.wait_ms, 1),
+            segment_ms=round(found.segment_ms, 1),
+            encode_ms=round(encode_ms, 1),
         ),
     )

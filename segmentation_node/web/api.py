@@ -32,6 +32,7 @@ from segmentation_node.web.answers import (
     pictures,
 )
 from segmentation_node.web.clients import scope_client
+from segmentation_node.web.page.runs import loss_in_words
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.problems import ProblemError, described
 from segmentation_node.web.shelf import Model
@@ -40,8 +41,8 @@ from segmentation_node.web.shelf import Model
 ALL: Final = 'all'
 UPLOAD_PROBLEMS: Final = (
     'unreadable-form', 'unauthorized', 'too-slow', 'too-many-bytes', 'too-many-pixels',
-    'unsupported-format', 'damaged-image', 'invalid-request', 'unknown-model', 'busy',
-    'model-failed',
+    'unsupported-format', 'heic-format', 'damaged-image', 'invalid-request', 'unknown-model',
+    'busy', 'model-failed',
 )  # fmt: skip
 
 
@@ -61,7 +62,13 @@ class ModelInfo(BaseModel):
         description='of its training, by validation set: mIoU and more, 0 to 1'
     )
     curve: list[dict[str, float]] = Field(
-        description='of its training, by epoch from 0: losses, and mIoU on the first set'
+        description='of its training, by epoch from 1: losses, scores on the first set, images '
+        'per second in validation, seconds of training'
+    )
+    loss: str = Field(
+        description='kind of loss of its training, empty where it is not known; values of '
+        'different kinds may not be compared',
+        examples=['cross-entropy + 0.5 Dice (hardest 0.5, class_balance 0.4)'],
     )
 
 
@@ -251,4 +258,5 @@ def _info(model: Model) -> ModelInfo:
         max_batch=model.max_batch if ready else None,
         scores=provenance.get('metrics', {}),
         curve=provenance.get('curve', []),
+        loss=loss_in_words(provenance.get('loss_kind'), provenance.get('recipe', {})),
     )

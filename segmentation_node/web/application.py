@@ -4,7 +4,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Response, Security
+from fastapi import Depends, FastAPI, Response, Security
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.security import APIKeyHeader
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -14,8 +14,10 @@ import segmentation_node
 from segmentation_node.web import access, problems
 from segmentation_node.web.admission import Admission
 from segmentation_node.web.api import make_router
+from segmentation_node.web.docs import make_docs_router
 from segmentation_node.web.live import Live, make_live_router
 from segmentation_node.web.monitoring import Measured, Metrics
+from segmentation_node.web.parameters import refuse_unknown
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.security_headers import SecurityHeaders
 from segmentation_node.web.settings import Settings
@@ -48,18 +50,22 @@ def make_application(settings: Settings, live: Live | None = None) -> FastAPI:
         version=segmentation_node.__version__,
         description='Semantic segmentation of images: which pixel is road, which is car.',
         lifespan=lifespan,
-        # Its pages would fetch their programs from other servers.
+        # FastAPI's own page would fetch its programs from other servers; see docs.
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        # For the description only: access.ApiKey asks before anything of a body is read.
+        responses=problems.described('invalid-request'),
         dependencies=[
-            Security(APIKeyHeader(name=access.HEADER, auto_error=False))
-        ] if settings.api_key else [],
+            Depends(refuse_unknown),
+            # For the description only: access.ApiKey asks before anything of a body is read.
+            *([Security(APIKeyHeader(name=access.HEADER, auto_error=False))]
+              if settings.api_key else []),
+        ],
     )  # fmt: skip
     problems.install(app)
     app.include_router(make_router(predictor))
-    app.include_router(make_live_router(live))
+    app.include_router(make_live_router(live, settings.page_url))
+    app.include_router(make_docs_router(settings.page_url))
     _watch_over(app, predictor, metrics)
     # The last one added is the first to see a request.
     app.add_middleware(

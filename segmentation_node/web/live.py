@@ -148,8 +148,8 @@ def _join_ros() -> Graph:
     return graph
 
 
-def make_live_router(live: Live) -> APIRouter:
-    """The routes of the live view."""
+def make_live_router(live: Live, page_url: str = '') -> APIRouter:
+    """The routes of the live view; it leads back to the page at `page_url`, where there is one."""
     router = APIRouter(
         prefix='/live', responses=described('unauthorized', 'no-ros', 'invalid-request')
     )
@@ -159,7 +159,7 @@ def make_live_router(live: Live) -> APIRouter:
         lang: Annotated[str, Query(pattern='^(en|fr)$', description='en or fr')] = 'en',
     ) -> HTMLResponse:
         """A page with the overlays of all cameras and what became of their frames."""
-        html = live_page(lang)
+        html = live_page(lang, page_url)
         return HTMLResponse(html, headers={POLICY_HEADER: page_policy(html)})
 
     @router.get('/cameras', summary='Which cameras can be looked at')

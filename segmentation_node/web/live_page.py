@@ -38,20 +38,22 @@ th, td {border-bottom: 1px solid #b4bac2; padding: .3rem .8rem; text-align: left
 <main>
 <h1>$live_title</h1>
 <p>$live_lead</p>
+$back
 <p><button id="pause" type="button" aria-pressed="false">$live_pause</button></p>
 <p id="state" role="status">$live_waiting</p>
 <div id="cameras"></div>
-<div class="scroll" tabindex="0" role="region" aria-label="$live_accounts">
+<div id="accounts" class="scroll" hidden tabindex="0" role="region" aria-label="$live_accounts">
 <table><caption>$live_accounts</caption>
 <thead><tr id="nodes"><th scope="col">$live_row</th></tr></thead><tbody id="rows"></tbody></table>
 </div>
-<p>$live_note</p>
+<p id="note" hidden>$live_note</p>
 </main>
 <script>
 const words = $words, rows = $rows
 const cameras = document.getElementById('cameras'), state = document.getElementById('state')
 const pause = document.getElementById('pause')
-let source = null, shown = ''
+const accounts = [document.getElementById('accounts'), document.getElementById('note')]
+let source = null, shown = null
 
 function show(found) {
   if (found.join() === shown) return
@@ -77,6 +79,7 @@ function cell(kind, text, scope) {
 }
 
 function tell(nodes) {
+  for (const part of accounts) part.hidden = !nodes.length
   const head = document.getElementById('nodes')
   head.replaceChildren(head.firstElementChild, ...nodes.map(n => cell('th', n.name, 'col')))
   document.getElementById('rows').replaceChildren(...rows.map(key => {
@@ -85,6 +88,19 @@ function tell(nodes) {
       ...nodes.map(n => cell('td', n[key] || '-')))
     return row
   }))
+}
+
+// A stream that fails does not say why; the list of cameras does.
+async function explain() {
+  state.textContent = words.live_lost
+  shown = null
+  cameras.replaceChildren()
+  const answer = await fetch('live/cameras').catch(() => null)
+  if (!answer || answer.ok || !source) return
+  const problem = await answer.json().catch(() => ({type: ''}))
+  const kind = problem.type.split(':').pop()
+  const refused = words.live_refused.replace('{detail}', problem.detail)
+  state.textContent = words['live_' + kind] || refused
 }
 
 // While nobody sees the page it asks for nothing, and the node computes nothing for it.
@@ -97,11 +113,11 @@ function look() {
       show(news.cameras)
       if (news.nodes) tell(news.nodes)
     }
-    source.onerror = () => { state.textContent = words.live_lost }
+    source.onerror = explain
   } else if (!wanted && source) {
     source.close()
     source = null
-    shown = ''
+    shown = null
     for (const image of cameras.querySelectorAll('img')) image.src = 'data:,'
     cameras.replaceChildren()
     state.textContent = words.live_paused
@@ -122,14 +138,19 @@ look()
 
 _SAID: Final = ('live_title', 'live_lead', 'live_pause', 'live_waiting', 'live_accounts',
                 'live_row', 'live_note')  # fmt: skip
-_SCRIPTED: Final = ('live_alt', 'live_none', 'live_lost', 'live_paused',
+_SCRIPTED: Final = ('live_alt', 'live_none', 'live_lost', 'live_paused', 'live_refused',
+                    'live_no-ros', 'live_busy', 'live_unauthorized',
                     *(f'live_{row}' for row in ROWS))  # fmt: skip
 
 
-def live_page(language: str) -> str:
-    """The page in one of the languages there are."""
+def live_page(language: str, page_url: str = '') -> str:
+    """The page in one of the languages there are; it leads back to `page_url` if there is one."""
     words = Words(language)
     # JSON is no HTML: an end tag in a text would end the script.
     scripted = json.dumps({key: words.raw(key) for key in _SCRIPTED}).replace('<', '\\u003c')
     said = {key: escape(words(key)) for key in _SAID}
-    return _PAGE.substitute(lang=language, words=scripted, rows=json.dumps(ROWS), **said)
+    address = escape(f'{page_url}/?lang={language}')
+    back = f'<p><a href="{address}">{escape(words("live_back"))}</a></p>' if page_url else ''
+    return _PAGE.substitute(
+        back=back, lang=language, words=scripted, rows=json.dumps(ROWS), **said
+    )

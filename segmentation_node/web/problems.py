@@ -29,6 +29,7 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         'too-many-bytes': (413, 'The upload is too large'),
         'too-many-pixels': (413, 'The image has too many pixels'),
         'unsupported-format': (415, 'The upload is no image of a supported format'),
+        'heic-format': (415, 'The upload is a HEIC photograph'),
         'damaged-image': (422, 'The image cannot be read'),
         'invalid-request': (422, 'The request is not as described'),
         'unknown-model': (422, 'There is no such model'),
@@ -39,6 +40,7 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         'not-well': (503, 'The service does not work'),
         'not-ready': (503, 'The service is not ready yet'),
         'no-ros': (503, 'ROS 2 is not installed where the service runs'),
+        'no-docs': (503, 'Swagger UI is not installed where the service runs'),
         'internal-error': (500, 'The service has failed'),
     }
 )

@@ -25,14 +25,18 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 
-def page_policy(html: str) -> str:
+def page_policy(html: str, *, own_files: bool = False) -> str:
     """Return the policy of a page that loads images and data from its own service only.
 
-    Its inline scripts and styles are allowed by their SHA-256, so that no other is.
+    Its inline scripts and styles are allowed by their SHA-256, so that no other is. With
+    `own_files` it may also load scripts and styles from its service, which may set styles and
+    show images that they made.
     """
-    scripts, styles = (_hashes(html, tag) for tag in ('script', 'style'))
+    scripts, styles, images = _hashes(html, 'script'), _hashes(html, 'style'), "'self' data:"
+    if own_files:
+        scripts, styles, images = f"'self' {scripts}", "'self' 'unsafe-inline'", f'{images} blob:'
     return (
-        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src 'self' data:; "
+        f"default-src 'none'; script-src {scripts}; style-src {styles}; img-src {images}; "
         f"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     )
 

@@ -29,14 +29,14 @@ from segmentation_node.bags.options import (
 )
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.choices import PRECISIONS
-from segmentation_node.errors import SettingError
+from segmentation_node.errors import SettingError, quoted
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live import Live
-from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT, Settings
+from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PAGE_PORT, PORT, Settings
 
 _log = logging.getLogger(__name__)
 
@@ -89,6 +89,10 @@ def _parser() -> argparse.ArgumentParser:
         '--cors-origin', action='append', default=[], metavar='ORIGIN',
         help='let web pages of this origin call the service; may be repeated',
     )  # fmt: skip
+    parser.add_argument(
+        '--page-url', default='', metavar='URL',
+        help='address of the page, to which / and the live view lead',
+    )  # fmt: skip
     for name, (kind, what) in _LIMITS.items():
         option = f'--{name.replace("_", "-")}'
         default = getattr(Settings, name)
@@ -106,9 +110,19 @@ def _settings(args: argparse.Namespace) -> Settings:
         preload=args.preload,
         exact=not args.any_batch,
         api_key=os.environ.get(API_KEY_VARIABLE, ''),
+        page_url=_page_url(args.page_url),
         cors_origins=tuple(args.cors_origin),
         **{name: getattr(args, name) for name in _LIMITS},
     )
+
+
+def _page_url(url: str) -> str:
+    if url and not url.startswith(('http://', 'https://')):
+        raise SettingError(
+            f'--page-url {quoted(url)} is no address of a page; expected one such as '
+            f'http://127.0.0.1:{PAGE_PORT}'
+        )
+    return url.rstrip('/')
 
 
 def _by_name(models: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,8 @@ from segmentation_node.web.pace import Pace
 HOST: Final = '127.0.0.1'
 PORT: Final = 8000
 PAGE_PORT: Final = 8501
+#: Of a file that the page takes, at most.
+PAGE_UPLOAD_MB: Final = 64
 #: The key is taken from here alone: a command line can be read by everybody on the machine.
 API_KEY_VARIABLE: Final = 'SEGMENTATION_API_KEY'
 
@@ -25,6 +27,7 @@ class Settings:
         preload: load all models at the start instead of each with its first request.
         exact: run a batch only where it gives, to the pixel, what its images give one by one.
         api_key: what requests must bring; empty lets everybody in.
+        page_url: address of the page as browsers reach it; empty where there is none.
         cors_origins: web pages of these origins may call the service; none by default.
         max_upload_bytes: of one image file.
         max_batch_upload_bytes: of the files of a batch, together.
@@ -56,6 +59,7 @@ class Settings:
     preload: bool = False
     exact: bool = True
     api_key: str = ''
+    page_url: str = ''
     cors_origins: tuple[str, ...] = ()
     max_upload_bytes: int = 2**24
     max_batch_upload_bytes: int = 2**26

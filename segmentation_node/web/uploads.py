@@ -4,7 +4,14 @@
 from dataclasses import dataclass
 
 from segmentation_node.errors import ImageError
-from segmentation_node.image_files import ImageRgb, check_size, codec_name, decode_file, image_size
+from segmentation_node.image_files import (
+    ImageRgb,
+    check_size,
+    codec_name,
+    decode_file,
+    image_size,
+    is_heic,
+)
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
@@ -33,7 +40,8 @@ class Upload:
         try:
             name = codec_name(data)
         except ImageError as error:
-            raise ProblemError('unsupported-format', str(error)) from error
+            kind = 'heic-format' if is_heic(data) else 'unsupported-format'
+            raise ProblemError(kind, str(error)) from error
         try:
             width, height = image_size(data)
             if width * height > settings.max_pixels or max(width, height) > settings.max_side:

@@ -3,5 +3,6 @@
 
 main is the script that Streamlit runs; it shows one of the views data, scores and compare. texts
 has every word in English and French. client asks the service; runs reads what training left;
-markup, charts and patterns make what is shown.
+picture and results are the two halves of compare, samples the pictures that it offers. markup,
+charts and patterns make what is shown.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.options import HelpFormatter
-from segmentation_node.web.settings import HOST, PAGE_PORT
+from segmentation_node.web.settings import HOST, PAGE_PORT, PAGE_UPLOAD_MB
 
 SCRIPT: Final = Path(__file__).with_name('main.py')
 
@@ -23,7 +23,7 @@ def streamlit_command(host: str, port: int) -> list[str]:
         sys.executable, '-m', 'streamlit', 'run', str(SCRIPT),
         '--server.address', host, '--server.port', str(port),
         '--server.headless', 'true', '--server.fileWatcherType', 'none',
-        '--server.maxUploadSize', '64', '--client.toolbarMode', 'minimal',
+        '--server.maxUploadSize', str(PAGE_UPLOAD_MB), '--client.toolbarMode', 'minimal',
         '--browser.gatherUsageStats', 'false',
     ]  # fmt: skip
 

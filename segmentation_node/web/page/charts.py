@@ -3,7 +3,7 @@
 
 import base64
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Final
 
@@ -32,11 +32,23 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     return [i * step for i in range(first, last + 1)]
 
 
-def curve_chart(title: str, description: str, x_title: str, curves: Mapping[str, Curve]) -> str:
-    """Curves over epochs, by name."""
+def curve_chart(
+    title: str,
+    description: str,
+    x_title: str,
+    curves: Mapping[str, Curve],
+    number: Callable[[float], str],
+) -> str:
+    """Curves over epochs, by name; `number` writes the values at the axes.
+
+    Where a name has no room beside its curve, all curves have letters there and a list of letters
+    and names stands below.
+    """
     points = [(x, y) for curve in curves.values() for x, y in curve.items()]
     x_ticks = ticks(min(x for x, _ in points), max(x for x, _ in points))
     y_ticks = ticks(min(y for _, y in points), max(y for _, y in points))
+    lettered = any(len(name) > LONGEST_NAME for name in curves)
+    labels = {n: _letter(i) if lettered else n for i, n in enumerate(curves)}
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
@@ -54,23 +66,46 @@ def curve_chart(title: str, description: str, x_title: str, curves: Mapping[str,
     for y in y_ticks:
         _, height = at(x_ticks[0], y)
         parts.append(f'<path d="M{LEFT} {height:.1f}H{RIGHT}" stroke="#d0d4da"></path>')
-        parts.append(_text(LEFT - 8, height + 6, f'{y:.4g}', 'end'))
+        parts.append(_text(LEFT - 8, height + 6, number(y), 'end'))
     for x in x_ticks:
         across, _ = at(x, y_ticks[0])
         parts.append(f'<path d="M{across:.1f} {BOTTOM}v6" stroke="#5b626b"></path>')
-        parts.append(_text(across, BOTTOM + 24, f'{x:.4g}', 'middle'))
+        parts.append(_text(across, BOTTOM + 24, number(x), 'middle'))
     parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 8, x_title, 'middle'))
     ends = {name: at(max(curve), curve[max(curve)])[1] for name, curve in curves.items()}
     heights = _spread(ends)
     for index, (name, curve) in enumerate(curves.items()):
         line = [at(x, curve[x]) for x in sorted(curve)]
         parts.append(_line(index, line))
-        parts.append(_name(index, name, line[-1], heights[name]))
+        parts.append(_name(index, labels[name], line[-1], heights[name]))
     svg = ''.join((*parts, '</svg>'))
-    # As an image: drawings amid the HTML are taken out on their way to the browser.
-    source = f'data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}'
     alt = escape(f'{title}. {description}')
-    return f'<figure class="sn-figure"><img class="sn-chart" src="{source}" alt="{alt}"></figure>'
+    keys = _keys(labels) if lettered else ''
+    return (
+        f'<figure class="sn-figure"><img class="sn-chart" src="{_source(svg)}" alt="{alt}">'
+        f'{keys}</figure>'
+    )
+
+
+def _letter(index: int) -> str:
+    """A to Z, then AA to ZZ and so on."""
+    return chr(ord('A') + index % 26) * (1 + index // 26)
+
+
+def _source(svg: str) -> str:
+    # As an image: drawings amid the HTML are taken out on their way to the browser.
+    return f'data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}'
+
+
+def _keys(labels: Mapping[str, str]) -> str:
+    """A list of names, each after its letter and a piece of its line."""
+    rows = []
+    for index, (name, letter) in enumerate(labels.items()):
+        line = _line(index, [(4, 8), (24, 8), (44, 8)])
+        svg = f'<svg xmlns="http://www.w3.org/2000/svg" width="48" height="16">{line}</svg>'
+        sample = f'<img class="sn-key" src="{_source(svg)}" alt="">'
+        rows.append(f'<li>{sample} <strong>{letter}</strong> {escape(name)}</li>')
+    return f'<figcaption><ul class="sn-keys">{"".join(rows)}</ul></figcaption>'
 
 
 def _line(index: int, line: Sequence[tuple[float, float]]) -> str:
@@ -89,13 +124,8 @@ def _name(index: int, name: str, end: tuple[float, float], height: float) -> str
     x, y = end
     return (
         f'<path d="M{x:.1f} {y:.1f}L{RIGHT + 8} {height:.1f}" stroke="{color}"></path>'
-        f'<text x="{RIGHT + 12}" y="{height + 6:.1f}" fill="{color}">{escape(_short(name))}</text>'
+        f'<text x="{RIGHT + 12}" y="{height + 6:.1f}" fill="{color}">{escape(name)}</text>'
     )
-
-
-def _short(name: str) -> str:
-    """A name as far as there is room for it; the table below has all of it."""
-    return name if len(name) <= LONGEST_NAME else f'{name[: LONGEST_NAME - 1]}…'
 
 
 def _marker(kind: str, x: float, y: float, color: str) -> str:

@@ -38,6 +38,7 @@ class Answer:
     """What one model made of the picture: label ids, (H, W) uint8, and what belongs to them."""
 
     model: str
+    label_scheme: str
     labels: LabelImage
     label_png: bytes
     color_png: bytes
@@ -72,6 +73,7 @@ def predict(model: str, image: bytes) -> Answer:
     label_png, color_png = (base64.b64decode(result['outputs'][k]) for k in ('label', 'color'))
     return Answer(
         model=model,
+        label_scheme=result['label_scheme'],
         labels=decode_label_file(label_png),
         label_png=label_png,
         color_png=color_png,

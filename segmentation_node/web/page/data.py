@@ -4,8 +4,9 @@
 import streamlit as st
 
 from segmentation_node.web.page.markup import figure, note, swatch, table
-from segmentation_node.web.page.parts import categories, largest, sample, shares
+from segmentation_node.web.page.parts import largest, shares
 from segmentation_node.web.page.patterns import patterned
+from segmentation_node.web.page.samples import categories, street
 from segmentation_node.web.page.texts import Words
 
 
@@ -16,13 +17,14 @@ def show(words: Words) -> None:
     st.write(words('data_text'))
     st.html(note(words('data_limits')))
     st.subheader(words('example_head'))
-    example = sample(0)
-    share_of = shares(example.truth)
+    example = street(0)
+    true_labels = example.truth_in(scheme)
+    share_of = shares(true_labels)
     named = [(c.name, share_of.get(c.id, 0.0)) for c in scheme.classes]
     left, right = st.columns(2)
     left.html(figure(example.image_rgb, words('example_alt'), words('example_caption')))
     truth_alt = words('truth_alt', largest=largest(words, named))
-    truth = patterned(example.truth, scheme)
+    truth = patterned(true_labels, scheme)
     right.html(figure(truth, truth_alt, words('truth_caption'), exact=True))
     st.html(
         table(

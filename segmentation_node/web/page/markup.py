@@ -24,6 +24,26 @@ STYLE: Final = """
 .sn-figure img {width: 100%; height: auto; border: 1px solid #7a828c}
 .sn-figure figcaption {font-size: .95rem; margin-top: .3rem}
 .sn-figure img.sn-chart {max-width: 720px}
+.sn-large {overflow: auto; max-height: 80vh}
+.sn-large .sn-figure img {width: max(100%, 60rem); max-width: none}
+#result {scroll-margin-top: 4rem}
+.sn-keys {list-style: none; margin: .3rem 0; padding: 0}
+.sn-keys li {display: flex; align-items: center; gap: .5rem; margin: 0}
+.sn-figure img.sn-key {width: 48px; height: 16px; border: 0}
+/* Controls can be told from what lies beside them: 3:1 at least (WCAG 1.4.11). */
+[data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child,
+[data-testid="stCheckbox"]:not([data-selected]) label > div:first-of-type,
+[data-testid="stTextInputRootElement"], [data-testid="stFileUploaderDropzone"],
+[data-testid^="stBaseButton-secondary"] {border: 1px solid #767b84 !important}
+[data-testid="stSlider"] [role="group"] > div > div:first-child {outline: 1px solid #767b84}
+/* Shown where Streamlit marks a file as too large; its own words are in English. */
+.sn-too-large {display: none}
+body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-too-large {display: block}
+/* What was wrong with the file before is not what is wrong with this one. */
+body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-unreadable {display: none}
+.sn-too-large .sn-note, .sn-unreadable .sn-note {border-color: #b3261e}
+[data-testid="stFileChip"] [role="alert"], [data-testid="stFileUploaderDropzoneInstructions"]
+  {display: none}
 .sn-scroll {overflow-x: auto}
 .sn-table {border-collapse: collapse; width: 100%; font-size: .95rem; margin-bottom: 1rem}
 .sn-table caption {text-align: left; font-weight: 600; padding: .3rem 0}
@@ -41,6 +61,13 @@ STYLE: Final = """
 .sn-note {border-left: 4px solid #3d6fa5; padding: .2rem .8rem; margin: .3rem 0 1rem}
 </style>
 """
+
+
+def large_figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
+    """The same as `figure`, as large as the screen or the picture is, and scrollable."""
+    inner = figure(picture, alt, caption, exact=exact)
+    label = escape(caption)
+    return f'<div class="sn-large" tabindex="0" role="region" aria-label="{label}">{inner}</div>'
 
 
 def figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:

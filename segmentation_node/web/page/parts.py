@@ -2,43 +2,12 @@
 """What several views show."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import streamlit as st
 
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.rendering import LabelImage
-from segmentation_node.scenes.render import SCHEME, Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.web.page.texts import Words
-
-#: Seeds and times of the drawn streets to choose from; no training run has seen them.
-SAMPLES = ((9, 1.0), (21, 4.0), (33, 2.0), (47, 6.0))
-SAMPLE_WH = (960, 480)
-
-
-class Sample(NamedTuple):
-    """A drawn street, (H, W, 3) uint8 RGB, and its true labels in the 8 categories, (H, W)."""
-
-    image_rgb: ImageRgb
-    truth: LabelImage
-
-
-@st.cache_data(max_entries=len(SAMPLES), show_spinner=False)
-def sample(index: int) -> Sample:
-    """One of SAMPLES, drawn."""
-    seed, time_s = SAMPLES[index]
-    frame = Renderer(*SAMPLE_WH).render(Street(seed), time_s)
-    lut = load_scheme(SCHEME).mapping_to(categories())
-    return Sample(frame.image_rgb, lut[frame.label_ids])
-
-
-@st.cache_resource
-def categories() -> LabelScheme:
-    """The classes of the bundled models."""
-    return load_scheme('cityscapes8')
 
 
 def choice(

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The view of training: curves and scores, each in a picture, in words and in numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 import streamlit as st
@@ -17,6 +18,8 @@ from segmentation_node.web.page.texts import Words
 #: What can be chosen; the first are curves.
 METRICS: Final = (*runs.CURVES, 'scores', 'class_iou')
 SCORES: Final = tuple(runs.SCORES.values())
+#: Decimals of a curve's values, where they are not 3.
+DIGITS: Final[Mapping[str, int]] = MappingProxyType({'imgs_per_sec': 1, 'train_time_sec': 0})
 
 
 def show(words: Words) -> None:
@@ -33,7 +36,7 @@ def show(words: Words) -> None:
         _curves(words, metric, [run for run in found if run.curves.get(metric)])
     elif metric == 'scores':
         rows = [
-            (words.model(run.name), *(_score(words, run.scores.get(name)) for name in SCORES))
+            (_title(words, run), *(_score(words, run.scores.get(name)) for name in SCORES))
             for run in found
         ]
         columns = (words('model'), *map(words, SCORES))
@@ -44,13 +47,14 @@ def show(words: Words) -> None:
             (words.class_name(n), *(_score(words, run.class_iou.get(n)) for run in found))
             for n in names
         ]
-        columns = (words('class'), *(words.model(run.name) for run in found))
+        columns = (words('class'), *(_title(words, run) for run in found))
         st.html(table(words('iou_table'), columns, rows))
     st.markdown(f'**{words("says")}.** {words(f"{metric}_says")}')
     st.markdown(f'**{words("says_not")}.** {words(f"{metric}_says_not")}')
 
 
 def _runs(words: Words) -> list[Run]:
+    """The runs to show, all of one label scheme and scored on the same data."""
     uri = runs.mlflow_uri()
     sources = ['models', *(['mlflow'] if uri else [])]
     source = 'models'
@@ -60,37 +64,98 @@ def _runs(words: Words) -> list[Run]:
     if source == 'mlflow' and uri:
         try:
             with st.spinner('MLflow'):
-                return runs.runs_of_mlflow(uri)
+                found = runs.runs_of_mlflow(uri)
+            chosen = _newest(words, _of_a_group(words, found))
+            with st.spinner('MLflow'):
+                return runs.with_figures(uri, chosen)
         except RunsError:
             st.warning(words('mlflow_failed'))
     try:
-        return runs.runs_of_models(known_models())
+        return _of_a_group(words, runs.runs_of_models(known_models()))
     except ServiceError as error:
         st.error(words.problem(error.kind, str(error)))
         return []
 
 
+def _of_a_group(words: Words, found: Sequence[Run]) -> list[Run]:
+    """The runs of one group, and either trials of searches or other runs, as is chosen."""
+    groups = list(dict.fromkeys(run.group for run in found))
+    if not groups:
+        return []
+    group = groups[0]
+    if len(groups) > 1:
+        texts = [_group_name(words, g, sum(run.group == g for run in found)) for g in groups]
+        keys = [' | '.join(g) for g in groups]
+        group = groups[keys.index(choice(words, words('group'), 'group', keys, texts,
+                                         horizontal=False))]  # fmt: skip
+    inside = [run for run in found if run.group == group]
+    kinds = sorted({run.trial for run in inside})
+    trial = kinds[0]
+    if len(kinds) > 1:
+        names = ('runs', 'trials')
+        texts = [words(f'kind_{name}') for name in names]
+        trial = choice(words, words('kind'), 'kind', names, texts) == 'trials'
+    return [run for run in inside if run.trial == trial]
+
+
+def _group_name(words: Words, group: tuple[str, str], count: int) -> str:
+    scheme, data = (part or words('not_known') for part in group)
+    return words('group_name', scheme=scheme, data=data, count=words.number(count, 0))
+
+
+def _newest(words: Words, found: Sequence[Run]) -> list[Run]:
+    """The newest of the runs whose names match what is asked for."""
+    if len(found) > 1:
+        wanted = st.text_input(words('filter'), key='filter')
+        matches = runs.matching(found, wanted)
+    else:
+        matches = list(found)
+    shown = matches[: runs.MAX_SHOWN]
+    if len(shown) < len(matches):
+        count = words.number(len(matches), 0)
+        st.write(words('newest', shown=words.number(len(shown), 0), count=count))
+    return shown
+
+
 def _curves(words: Words, metric: str, found: Sequence[Run]) -> None:
+    """A chart of all runs, or where it shows a loss, one for each kind of loss."""
     if not found:
         st.info(words('no_runs'))
         return
-    curves = {words.model(run.name): run.curves[metric] for run in found}
-    title = words(f'metric_{metric}')
+    if metric not in runs.LOSSES:
+        _chart(words, metric, words(f'metric_{metric}'), found)
+        return
+    for alike in runs.by_loss(found):
+        kind = alike[0].loss or words('not_known')
+        title = words('loss_title', metric=words(f'metric_{metric}'), kind=kind)
+        st.markdown(f'#### {title}')
+        _chart(words, metric, title, alike)
+
+
+def _chart(words: Words, metric: str, title: str, found: Sequence[Run]) -> None:
+    digits = DIGITS.get(metric, 3)
+    curves = {_title(words, run): run.curves[metric] for run in found}
     sentences = ' '.join(
         words(
             'curve_words', name=name, first_epoch=min(curve), last_epoch=max(curve),
-            first=words.number(curve[min(curve)], 3), last=words.number(curve[max(curve)], 3),
+            first=words.number(curve[min(curve)], digits),
+            last=words.number(curve[max(curve)], digits),
         )
         for name, curve in curves.items()
     )  # fmt: skip
-    st.html(curve_chart(title, sentences, words('epoch'), curves))
+    st.html(curve_chart(title, sentences, words('epoch'), curves, words.short_number))
     st.write(sentences)
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     rows = [
-        (str(e), *(words.number(c[e], 3) if e in c else ABSENT for c in curves.values()))
+        (str(e), *(words.number(c[e], digits) if e in c else ABSENT for c in curves.values()))
         for e in epochs
     ]
     st.html(table(words('as_table', metric=title), (words('epoch_column'), *curves), rows))
+
+
+def _title(words: Words, run: Run) -> str:
+    """A model's name as people write it; the name of an MLflow run as it is."""
+    return run.name if run.id else words.model(run.name)
 
 
 def _score(words: Words, value: float | None) -> str:

@@ -12,6 +12,10 @@ from segmentation_node.paths import config_dir
 
 LANGUAGES: Final[Mapping[str, str]] = MappingProxyType({'en': 'English', 'fr': 'Français'})
 
+NARROW_SPACE: Final = '\N{NARROW NO-BREAK SPACE}'
+#: What French writes for the marks between digits.
+FRENCH: Final = str.maketrans({',': NARROW_SPACE, '.': ','})
+
 
 @cache
 def texts(language: str) -> Mapping[str, str]:
@@ -50,11 +54,17 @@ class Words:
         return self._texts.get(f'model_{name}', name)
 
     def number(self, value: float, digits: int = 1) -> str:
-        """A number as it is written."""
-        text = f'{value:.{digits}f}'
-        return text.replace('.', ',') if self.language == 'fr' else text
+        """A number as it is written: with decimals, and groups of three digits."""
+        return self._localized(f'{value:,.{digits}f}')
+
+    def short_number(self, value: float) -> str:
+        """A number at a tick of a chart, with no more digits than it needs."""
+        return self._localized(f'{value:,.10g}')
 
     def percent(self, share: float) -> str:
         """A share from 0 to 1 in per cent."""
-        space = '\N{NARROW NO-BREAK SPACE}' if self.language == 'fr' else ''
+        space = NARROW_SPACE if self.language == 'fr' else ''
         return f'{self.number(100 * share)}{space}%'
+
+    def _localized(self, text: str) -> str:
+        return text.translate(FRENCH) if self.language == 'fr' else text

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The description of the service as a page, Swagger UI, from files of this machine alone."""
+
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Final
+
+from fastapi import APIRouter
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse
+
+from segmentation_node.paths import with_extra
+from segmentation_node.web.problems import ProblemError
+from segmentation_node.web.security_headers import POLICY_HEADER, page_policy
+
+#: Its folder "static" has the files of Swagger UI.
+PACKAGE: Final = 'fastapi_offline'
+SCRIPT: Final = 'swagger-ui-bundle.js'
+STYLE: Final = 'swagger-ui.css'
+#: Paths of the page and its files; they say nothing about anybody.
+PATHS: Final = ('/docs', f'/docs/{SCRIPT}', f'/docs/{STYLE}')
+
+_PAGE: Final = Template("""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>segmentation_node: the service</title>
+<link rel="stylesheet" href="docs/$style">
+<link rel="icon" href="data:,">
+</head>
+<body>
+<main id="swagger-ui"></main>
+<script src="docs/$script"></script>
+<script>SwaggerUIBundle({url: 'openapi.json', dom_id: '#swagger-ui', deepLinking: true})</script>
+</body>
+</html>
+""")
+
+
+def make_docs_router(page_url: str) -> APIRouter:
+    """Routes of the description, and `/`, which leads to the page or else to the description."""
+    router = APIRouter(include_in_schema=False)
+
+    @router.get('/')
+    def root() -> RedirectResponse:
+        return RedirectResponse(page_url or 'docs')
+
+    @router.get('/docs')
+    def docs() -> HTMLResponse:
+        _static()
+        html = _PAGE.substitute(script=SCRIPT, style=STYLE)
+        return HTMLResponse(html, headers={POLICY_HEADER: page_policy(html, own_files=True)})
+
+    @router.get(f'/docs/{SCRIPT}')
+    def script() -> FileResponse:
+        return FileResponse(_static() / SCRIPT, media_type='text/javascript')
+
+    @router.get(f'/docs/{STYLE}')
+    def style() -> FileResponse:
+        return FileResponse(_static() / STYLE, media_type='text/css')
+
+    return router
+
+
+def _static() -> Path:
+    """Folder of Swagger UI's files; raises ProblemError where it is not installed."""
+    found = find_spec(PACKAGE)
+    if found is None or found.origin is None:
+        raise ProblemError(
+            'no-docs',
+            f'Swagger UI is not installed where the service runs; /openapi.json has the '
+            f'description. To install it: pip install {with_extra("web")}',
+        )
+    return Path(found.origin).with_name('static')
