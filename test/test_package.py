@@ -22,6 +22,8 @@ import yaml
 from test_imports import imports_of
 
 import segmentation_node
+from segmentation_node import topics
+from segmentation_node.labels import load_scheme
 from segmentation_node.transport import local_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -90,6 +92,22 @@ def test_what_rosdep_does_not_install_the_readme_does(
     assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
 
 
+def test_nothing_is_installed_into_the_python_of_the_system(manifest: ET.Element) -> None:
+    assert not [key.text for key in manifest.iter() if str(key.text).endswith('-pip')]
+    pages = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md'), ROOT / 'Dockerfile']
+    assert not [
+        page for page in pages if re.search('break.system.packages', page.read_text(), re.I)
+    ]
+
+
+def test_commands_run_on_the_python_of_an_active_environment(tmp_path: Path) -> None:
+    command = [sys.executable, 'setup.py', '-q', 'egg_info', '-e', str(tmp_path)]
+    command += ['install_scripts', '--install-dir', str(tmp_path / 'bin')]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    first, _, _ = (tmp_path / 'bin' / 'segmentation_node').read_text().partition('\n')
+    assert first == '#!/usr/bin/env python3'
+
+
 def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     commands = project['entry_points']['console_scripts']
     assert 'segmentation_node = segmentation_node.entry:segmentation_node' in commands
@@ -135,6 +153,29 @@ def test_parameter_file_names_the_model_and_what_differs(path: Path) -> None:
     assert Parameters(**values).model == path.stem
     repeated = [n for n, v in values.items() if n != 'model' and v == _defaults()[n]]
     assert not repeated
+
+
+def test_nav2_is_told_the_topics_and_the_classes_of_the_node() -> None:
+    folder = ROOT / 'config' / 'nav2'
+    content = yaml.safe_load((folder / 'semantic_segmentation_layer.yaml').read_text('utf-8'))
+    costmap = content['local_costmap']['local_costmap']['ros__parameters']
+    layer = costmap['semantic_layer']
+    assert costmap['plugins'].index('semantic_layer') < costmap['plugins'].index('inflation_layer')
+    source = layer[layer['observation_sources']]
+    assert {
+        name: source[f'{name}_topic'] for name in ('segmentation', 'confidence', 'labels')
+    } == {
+        'segmentation': topics.resolved(topics.LABEL_MASK),
+        'confidence': topics.resolved(topics.CONFIDENCE),
+        'labels': topics.resolved(topics.LABEL_INFO),
+    }
+    listed = [name for kind in source['class_types'] for name in source[kind]['classes']]
+    names = {label.name for label in load_scheme('cityscapes8').classes}
+    assert sorted(listed) == sorted(names - {'void', 'sky'})
+    manager = yaml.safe_load((folder / 'lifecycle_manager.yaml').read_text('utf-8'))
+    values = manager['lifecycle_manager_segmentation']['ros__parameters']
+    assert values['node_names'] == [topics.NODE_NAME]
+    assert values['bond_timeout'] == 0.0
 
 
 def _defaults() -> dict[str, Any]:

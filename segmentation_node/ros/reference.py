@@ -165,10 +165,10 @@ def _yaml(value: Any) -> str:
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
-        'launch': launch_table,
         'topics': topic_table,
         'parameters': parameter_table,
         'models': model_table,
+        'launch': launch_table,
     }
 )
 

@@ -71,6 +71,7 @@ SEG: Final = (
     Argument('bag_arguments', 'More arguments of "ros2 bag play", such as "--rate 0.5 --loop"'),
     _switch('respawn', 'Start the node again when it ends although nobody asked it to'),
     _switch('large_frames', 'Give Fast DDS the shared memory that large frames need'),
+    Argument('enclave', 'Enclave of the node in a keystore of SROS 2, such as /segmentation_node'),
     Argument('log_level', 'Log level of the node', choices=('', *LOG_LEVELS)),
 )
 

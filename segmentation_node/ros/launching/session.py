@@ -9,6 +9,7 @@ whose failure launch handles.
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -48,6 +49,12 @@ from segmentation_node.transport import large_frames_environment
 RESPAWN_S: Final = 1.0
 #: Between the end of a bag and the end of all, for the masks still to come.
 GRACE_S: Final = 2.0
+
+#: Statuses of a process that was asked to end, by Ctrl-C or by SIGTERM, before or after it was
+#: able to end well.
+ASKED: Final = frozenset(
+    {0} | {status for n in (signal.SIGINT, signal.SIGTERM) for status in (-n, 128 + n)}
+)
 
 #: Models of the nodes of a launch file by name, of its arguments.
 Models = Callable[[Mapping[str, str]], Mapping[str, str]]
@@ -128,9 +135,14 @@ class Session:
             namespace=node.namespace,
             parameters=[ParameterFile(file, allow_substs=False) for file in files],
             remappings=settings.remappings,
-            ros_arguments=['--log-level', f'{logger}:={settings.log_level}']
-            if settings.log_level
-            else [],
+            ros_arguments=[
+                *(
+                    ['--log-level', f'{logger}:={settings.log_level}']
+                    if settings.log_level
+                    else []
+                ),
+                *(['--enclave', settings.enclave] if settings.enclave else []),
+            ],
             output='screen',
             respawn=settings.respawn,
             respawn_delay=RESPAWN_S,
@@ -170,12 +182,12 @@ class Session:
         return self._end(context, 'the node is gone', event.returncode)
 
     def _on_rviz_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
-        if event.returncode == 0 and self._player is None:
+        if event.returncode in ASKED and self._player is None:
             return []
         return self._end(context, 'RViz has been closed', event.returncode)
 
     def _on_player_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
-        if event.returncode:
+        if event.returncode not in ASKED:
             return self._end(context, 'the bag could not be played', event.returncode)
         if self._settings.rviz_config is not None:
             return []  # what it shows last can be looked at until its window is closed
@@ -217,15 +229,15 @@ class Session:
         return []
 
     def _end(self, context: LaunchContext, reason: str, status: int = 0) -> list[Action]:
-        """End all that the session started; a status other than 0 becomes that of launch."""
+        """End all that the session started; launch ends with 1 if the status is of a failure."""
         if self._is_over or context.is_shutdown:
             return []
         self._is_over = True
         logger = launch.logging.get_logger('launch.user')
-        if status:
+        if status not in ASKED:
             logger.error(f'ending: {reason} (status {status})')
             # launch ends with status 1 if its loop has met an error, whatever else runs in it.
-            context.asyncio_loop.call_exception_handler({'message': f'{PACKAGE}: {reason}'})
+            context.asyncio_loop.call_exception_handler({'message': 'launch ends with status 1'})
         else:
             logger.info(f'ending: {reason}')
         running = [*self._in_turn, *([self._player] if self._player else [])]

@@ -60,6 +60,7 @@ class Settings:
     respawn: bool
     large_frames: bool
     log_level: str
+    enclave: str
 
     @classmethod
     def of(cls, given: Mapping[str, str], models: Mapping[str, str], namespace: str) -> 'Settings':
@@ -99,6 +100,7 @@ class Settings:
             respawn=respawn,
             large_frames=as_bool('large_frames', given['large_frames']),
             log_level=given.get('log_level', ''),
+            enclave=given.get('enclave', ''),
         )
 
 
