@@ -46,7 +46,7 @@ from segmentation_node.topics import DIAGNOSTICS
 from segmentation_node.transport import large_frames_environment
 
 #: Between the end of a node and its next start.
-RESPAWN_S: Final = 1.0
+RESPAWN_S: Final = 0.5
 #: Between the end of a bag and the end of all, for the masks still to come.
 GRACE_S: Final = 2.0
 
