@@ -24,9 +24,10 @@ import yaml
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
+import rclpy
 from bag_making import image_cdr, image_topic, stamp_ns
 from rcl_interfaces.srv import GetParameters
-from ros_process import PATIENCE_S, Probe, isolated_environment
+from ros_process import DOMAIN_ID, PATIENCE_S, Probe, isolated_environment
 from test_imports import HEAVY, import_without
 
 from segmentation_node import topics
@@ -185,6 +186,37 @@ def test_cameras_of_the_parameter_file_count(
         with pytest.raises(SettingError, match='image_topic cannot be used with cameras'):
             settings(**given, image_topic='/image')
         assert settings(**given, cameras="['left']").nodes[0].parameters.cameras == ['left']
+
+
+@pytest.mark.parametrize(
+    'sections',
+    [
+        ['/car/segmentation_node', '/**'],
+        ['/**', '/car/segmentation_node'],
+        ['/car/segmentation_node', '/**', '/*/segmentation_node'],
+    ],
+)
+def test_arguments_override_the_parameter_file(sections: list[str], tmp_path: Path) -> None:
+    file, own = tmp_path / 'params.yaml', tmp_path / 'own.yaml'
+    values = {'label_scheme': 'cityscapes8', 'device': 'cpu'}
+    content = {section: {'ros__parameters': dict(values)} for section in sections}
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    (node,) = settings(params_file=str(file), namespace='/car', device='1e3').nodes
+    own.write_text(node.parameter_file(use_sim_time=False))
+    names = ['-r', '__ns:=/car', '-r', '__node:=segmentation_node']
+    files = ['--params-file', str(file), '--params-file', str(own)]
+    os.environ.update(isolated_environment())
+    context = rclpy.Context()
+    context.init(args=['--ros-args', *names, *files], domain_id=DOMAIN_ID)
+    try:
+        found = rclpy.create_node(
+            'any', context=context, automatically_declare_parameters_from_overrides=True
+        )
+        assert found.get_parameter('device').value == '1e3'
+        assert found.get_parameter('use_sim_time').value is False
+        assert found.get_parameter('label_scheme').value == 'cityscapes8'
+    finally:
+        context.try_shutdown()
 
 
 COMPARED = {'left': 'unet', 'right': 'mask2former'}

@@ -6,7 +6,6 @@ that fails halfway, and they would outlive it. Later processes start by events o
 whose failure launch handles.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -119,15 +118,13 @@ class Session:
 
     def _node(self, node: NodeSettings) -> Node:
         settings = self._settings
-        values = dict(node.values)
+        more: dict[str, object] = {}
         if settings.use_sim_time is not None:
-            values['use_sim_time'] = settings.use_sim_time
+            more['use_sim_time'] = settings.use_sim_time
         logger = _logger_name(node)
         files = [settings.params_file] if settings.params_file else []
-        if values:
-            # As JSON, which is YAML in which no text can be taken for a number.
-            content = {node.full_name: {'ros__parameters': values}}
-            files.append(_log_file(f'{logger}.yaml', json.dumps(content, ensure_ascii=False)))
+        if node.values or more:
+            files.append(_log_file(f'{logger}.yaml', node.parameter_file(**more)))
         return Node(
             package=PACKAGE,
             executable=PACKAGE,
@@ -184,7 +181,7 @@ class Session:
     def _on_rviz_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode in ASKED and self._player is None:
             return []
-        return self._end(context, 'RViz has been closed', event.returncode)
+        return self._end(context, 'RViz has ended', event.returncode)
 
     def _on_player_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
         if event.returncode not in ASKED:

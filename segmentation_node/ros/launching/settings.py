@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the arguments of a launch file come to, checked before anything is started."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
@@ -31,6 +32,8 @@ class NodeSettings:
     values: Mapping[str, Any]
     #: Values of all parameters, as far as arguments and parameter file tell.
     parameters: Parameters
+    #: Sections of the parameter file that are for this node.
+    sections: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -41,6 +44,17 @@ class NodeSettings:
     def namespace(self) -> str:
         """Absolute namespace."""
         return self.full_name.rpartition('/')[0] or '/'
+
+    def parameter_file(self, **more: object) -> str:
+        """Content of a parameter file with the values of the arguments, and more.
+
+        ROS gives precedence to the section that comes last, over all files, and a section stays
+        where it came first. Hence the values stand in every section that the node has.
+        """
+        values = {'ros__parameters': {**self.values, **more}}
+        # As JSON, which is YAML in which no text can be taken for a number.
+        sections = dict.fromkeys(('/**', self.full_name, *self.sections), values)
+        return json.dumps(sections, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -110,15 +124,20 @@ def _node(
     types = get_type_hints(Parameters)
     values = parameter_values(given)
     full_name = f'{namespace.rstrip("/")}/{name}'
-    of_file = {
-        key: value
+    sections = [
+        (pattern, content)
         for pattern, content in _sections(read_yaml(params_file) if params_file else {})
         if _matches(pattern, full_name)
+    ]
+    of_file = {
+        key: value
+        for _, content in sections
         for key, value in content.items()
         # The node itself refuses values of other types, and other names.
         if key in types and type(value) is type(getattr(Parameters(), key))
     }
-    return NodeSettings(full_name, values, Parameters(**{**of_file, **values}))
+    parameters = Parameters(**{**of_file, **values})
+    return NodeSettings(full_name, values, parameters, tuple(dict(sections)))
 
 
 def _sections(content: Any, prefix: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
