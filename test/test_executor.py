@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A node's callbacks by several executors: all are served, none is in another's way."""
 
+import gc
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -51,6 +53,18 @@ def test_frames_go_on_while_something_else_takes_long(node: Node) -> None:
     assert executor.shutdown()
     thread.join(PATIENCE_S)
     assert seen == [True]
+
+
+def test_construction_that_a_signal_ends_leaves_no_traceback(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, 'unraisablehook', ignored.append)
+    node.context.try_shutdown()
+    with pytest.raises(Exception, match='context'):
+        GroupsExecutor(node, [])
+    gc.collect()
+    assert ignored == []
 
 
 def test_shutdown_waits_for_no_callback(node: Node) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the packaging: build files, commands, data files, launch files, profiles."""
 
-import ast
 import os
 import re
 import runpy
@@ -24,19 +23,16 @@ from test_imports import imports_of
 
 import segmentation_node
 from segmentation_node import topics
+from segmentation_node.labels import load_scheme
 from segmentation_node.transport import local_environment
 
 ROOT = Path(__file__).resolve().parent.parent
-LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 PARAMETER_FILES = sorted((ROOT / 'config').glob('*.yaml'))
 PROFILE = ROOT / 'config' / 'transport_fastdds.xml'
 LARGE_FRAME_BYTES = 2048 * 1024 * 3
 
 needs_ros = pytest.mark.skipif(
     find_spec('rclpy') is None, reason='ROS 2 is not installed: pip install ".[ros]"'
-)
-needs_launch = pytest.mark.skipif(
-    find_spec('launch_ros') is None, reason='launch_ros comes with a ROS installation only'
 )
 
 
@@ -96,6 +92,22 @@ def test_what_rosdep_does_not_install_the_readme_does(
     assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
 
 
+def test_nothing_is_installed_into_the_python_of_the_system(manifest: ET.Element) -> None:
+    assert not [key.text for key in manifest.iter() if str(key.text).endswith('-pip')]
+    pages = [ROOT / 'README.md', *ROOT.glob('docs/**/*.md'), ROOT / 'Dockerfile']
+    assert not [
+        page for page in pages if re.search('break.system.packages', page.read_text(), re.I)
+    ]
+
+
+def test_commands_run_on_the_python_of_an_active_environment(tmp_path: Path) -> None:
+    command = [sys.executable, 'setup.py', '-q', 'egg_info', '-e', str(tmp_path)]
+    command += ['install_scripts', '--install-dir', str(tmp_path / 'bin')]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    first, _, _ = (tmp_path / 'bin' / 'segmentation_node').read_text().partition('\n')
+    assert first == '#!/usr/bin/env python3'
+
+
 def test_every_command_can_be_called(project: dict[str, Any]) -> None:
     commands = project['entry_points']['console_scripts']
     assert 'segmentation_node = segmentation_node.entry:segmentation_node' in commands
@@ -131,16 +143,6 @@ def test_packages_are_all_there_and_nothing_else(project: dict[str, Any]) -> Non
 
 
 @needs_ros
-@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
-def test_launch_file_repeats_no_default_of_the_node(path: Path) -> None:
-    tree = ast.parse(path.read_text(encoding='utf-8'))
-    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
-    defaults = {value for value in _defaults().values() if isinstance(value, str) and value}
-    assert defaults, 'the node declares no texts any more; this test has lost its object'
-    assert not texts & defaults
-
-
-@needs_ros
 @pytest.mark.parametrize('path', PARAMETER_FILES, ids=lambda path: path.name)
 def test_parameter_file_names_the_model_and_what_differs(path: Path) -> None:
     from segmentation_node.ros.parameters import Parameters
@@ -153,23 +155,33 @@ def test_parameter_file_names_the_model_and_what_differs(path: Path) -> None:
     assert not repeated
 
 
+def test_nav2_is_told_the_topics_and_the_classes_of_the_node() -> None:
+    folder = ROOT / 'config' / 'nav2'
+    content = yaml.safe_load((folder / 'semantic_segmentation_layer.yaml').read_text('utf-8'))
+    costmap = content['local_costmap']['local_costmap']['ros__parameters']
+    layer = costmap['semantic_layer']
+    assert costmap['plugins'].index('semantic_layer') < costmap['plugins'].index('inflation_layer')
+    source = layer[layer['observation_sources']]
+    assert {
+        name: source[f'{name}_topic'] for name in ('segmentation', 'confidence', 'labels')
+    } == {
+        'segmentation': topics.resolved(topics.LABEL_MASK),
+        'confidence': topics.resolved(topics.CONFIDENCE),
+        'labels': topics.resolved(topics.LABEL_INFO),
+    }
+    listed = [name for kind in source['class_types'] for name in source[kind]['classes']]
+    names = {label.name for label in load_scheme('cityscapes8').classes}
+    assert sorted(listed) == sorted(names - {'void', 'sky'})
+    manager = yaml.safe_load((folder / 'lifecycle_manager.yaml').read_text('utf-8'))
+    values = manager['lifecycle_manager_segmentation']['ros__parameters']
+    assert values['node_names'] == [topics.NODE_NAME]
+    assert values['bond_timeout'] == 0.0
+
+
 def _defaults() -> dict[str, Any]:
     from segmentation_node.ros.parameters import Parameters
 
     return {f.name: getattr(Parameters(), f.name) for f in fields(Parameters)}
-
-
-@pytest.mark.parametrize('name', ['segmentation', 'compare'])
-def test_rviz_shows_topics_that_there_are(name: str) -> None:
-    content = yaml.safe_load((ROOT / 'config' / f'{name}.rviz').read_text(encoding='utf-8'))
-    displays = content['Visualization Manager']['Displays']
-    shown = {d['Topic']['Value']: d['Topic']['Reliability Policy'] for d in displays}
-    assert shown.pop(f'/{topics.IMAGE}') == 'Best Effort'
-    nodes = {'segmentation': [topics.NODE_NAME], 'compare': ['left', 'right']}[name]
-    outputs = (topics.OVERLAY, topics.COLOR_MASK)
-    assert set(shown) == {f'/{node}/{output}' for node in nodes for output in outputs}
-    panels = {d['Name'] for d in displays} | {'Displays'}
-    assert panels <= set(content['Window Geometry'])
 
 
 @needs_ros
@@ -208,117 +220,3 @@ def _shared_memory_bytes(environment: dict[str, str]) -> int:
     assert 'error' not in ran.stderr.lower()
     ranges = [line.split('-') for line in ran.stdout.split()]
     return max(int(end, 16) - int(begin, 16) for begin, end in ranges)
-
-
-@needs_launch
-@pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
-def test_launch_file_describes_its_arguments(path: Path) -> None:
-    arguments = {argument.name: argument for argument in _description(path).get_launch_arguments()}
-    assert {
-        'model', 'image_topic', 'camera_info_topic', 'image_transport', 'params_file', 'namespace',
-        'device', 'runtime', 'use_sim_time', 'rviz', 'bag', 'log_level',
-    } <= set(arguments)  # fmt: skip
-    for name, argument in arguments.items():
-        assert argument.description not in ('', 'no description given'), name
-    for name in set(arguments) & set(_defaults()):
-        assert ''.join(part.text for part in arguments[name].default_value) == ''
-
-
-@needs_launch
-@pytest.mark.parametrize(
-    ('arguments', 'rules'),
-    [
-        ({}, []),
-        (
-            {'image_topic': '/front/image_raw'},
-            [
-                ('image', '/front/image_raw'),
-                ('image/compressed', '/front/image_raw/compressed'),
-                ('camera_info', '/front/camera_info'),
-            ],
-        ),
-        ({'camera_info_topic': 'info'}, [('camera_info', 'info')]),
-    ],
-)
-def test_topics_given_are_remapped(arguments: dict[str, str], rules: list[Any]) -> None:
-    node = _launched(arguments)[-1]
-    assert (node.expanded_remapping_rules or []) == rules
-
-
-@needs_launch
-@pytest.mark.parametrize(
-    ('arguments', 'follows'),
-    [
-        ({}, None),
-        ({'bag': '.'}, True),
-        ({'bag': '.', 'use_sim_time': 'false'}, False),
-        ({'use_sim_time': 'true'}, True),
-    ],
-)
-def test_both_compared_nodes_follow_one_clock(
-    arguments: dict[str, str], follows: bool | None
-) -> None:
-    from launch import LaunchContext
-    from launch.actions import ExecuteProcess
-
-    context = LaunchContext()
-    context.launch_configurations.update({**arguments, 'rviz': 'false'})
-    entities = list(_description(ROOT / 'launch' / 'compare.launch.py').entities)
-    found: dict[str, Any] = {}
-    while entities:
-        entity = entities.pop(0)
-        if isinstance(entity, ExecuteProcess):
-            values = _performed(entity, context)
-            found[entity.node_name] = values.get('use_sim_time')
-        else:
-            entities[:0] = entity.visit(context) or []
-    assert found == {'/left': follows, '/right': follows}
-
-
-@needs_launch
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        ({'runtime': 'abacus'}, 'abacus'),
-        ({'image_transport': 'theora'}, 'theora'),
-        ({'rviz': 'yes'}, 'yes'),
-        ({'params_file': 'missing.yaml'}, 'deeplabv3plus.yaml, mask2former.yaml'),
-        ({'bag': '/missing'}, "no bag '/missing'"),
-        ({'image_topic': '/image/compressed'}, 'image_transport:=compressed'),
-    ],
-)
-def test_bad_argument_is_refused(arguments: dict[str, str], message: str) -> None:
-    with pytest.raises(Exception, match=re.escape(message)):
-        _launched(arguments)
-
-
-def _description(path: Path) -> Any:
-    from launch import LaunchContext
-    from launch.launch_description_sources import PythonLaunchDescriptionSource
-
-    return PythonLaunchDescriptionSource(str(path)).get_launch_description(LaunchContext())
-
-
-def _launched(arguments: dict[str, str]) -> list[Any]:
-    """Actions that seg.launch.py comes to, the node last, its substitutions performed."""
-    from launch import LaunchContext
-
-    context = LaunchContext()
-    context.launch_configurations.update(arguments)
-    *declared, start = _description(ROOT / 'launch' / 'seg.launch.py').entities
-    for argument in declared:
-        argument.execute(context)
-    actions = start.execute(context)
-    _performed(actions[-1], context)
-    return list(actions)
-
-
-def _performed(node: Any, context: Any) -> dict[str, Any]:
-    """Perform a node's substitutions; returns the values of its parameters."""
-    with mock.patch('launch_ros.substitutions.ExecutableInPackage.perform', return_value='node'):
-        node._perform_substitutions(context)
-    values: dict[str, Any] = {}
-    for file, _ in node._Node__expanded_parameter_arguments or []:
-        for content in yaml.safe_load(Path(file).read_text(encoding='utf-8')).values():
-            values.update(content['ros__parameters'])
-    return values

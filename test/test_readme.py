@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """README.md says what is so: its tables, its files, its commands."""
 
-import ast
 import importlib.util
 import os
 import re
@@ -14,6 +13,7 @@ import pytest
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
 from segmentation_node.errors import SettingError
+from segmentation_node.ros.launching.arguments import COMPARE, SEG
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.ros.reference import topic_rows, with_tables
 
@@ -30,18 +30,10 @@ def shell_lines() -> list[list[str]]:
     return [shlex.split(part) for part in parts if part.strip()]
 
 
-def launch_arguments(path: Path) -> set[str]:
-    """Names of the arguments that a launch file declares."""
-    declaring = {'_optional', '_switch', 'DeclareLaunchArgument'}
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-    names = {
-        call.args[0].value
-        for call in calls
-        if isinstance(call.func, ast.Name) and call.func.id in declaring
-        and call.args and isinstance(call.args[0], ast.Constant)
-    }  # fmt: skip
-    found = re.search(r'^NODE_PARAMETERS = (\(.*?\))$', path.read_text(), re.MULTILINE)
-    return {str(name) for name in names} | set(ast.literal_eval(found[1]) if found else ())
+LAUNCH_ARGUMENTS = {
+    'seg.launch.py': {argument.name for argument in SEG},
+    'compare.launch.py': {argument.name for argument in COMPARE},
+}
 
 
 def test_tables_are_those_of_the_code() -> None:
@@ -120,19 +112,11 @@ def test_bag_commands_know_their_options(line: list[str]) -> None:
     module._parser().parse_args(line[1:])
 
 
-def test_launch_arguments_are_those_of_the_launch_file() -> None:
-    table = README.partition('### Launch arguments')[2].partition('\n\nPlay a bag')[0]
-    cells = re.findall(r'^\| (`.+?) \|', table, re.MULTILINE)
-    named = {name for cell in cells for name in re.findall(r'`(\w+)`', cell)}
-    assert named == launch_arguments(ROOT / 'launch' / 'seg.launch.py')
-
-
 def test_launch_lines_use_arguments_that_exist() -> None:
     lines = [line for line in shell_lines() if line[:2] == ['ros2', 'launch']]
     assert lines
     for line in lines:
-        known = launch_arguments(ROOT / 'launch' / 'seg.launch.py')
-        known |= launch_arguments(ROOT / 'launch' / line[3])
+        known = LAUNCH_ARGUMENTS[line[3]]
         assert {word.partition(':=')[0] for word in line[4:]} <= known
 
 

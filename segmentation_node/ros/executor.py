@@ -16,7 +16,14 @@ from rclpy.node import Node
 SIGNAL_PERIOD_S: Final = 0.2
 
 
-class GroupsExecutor(SingleThreadedExecutor):
+class _Executor(SingleThreadedExecutor):
+    """An executor that can be destroyed even if a signal ended its construction."""
+
+    #: The destructor of rclpy (7.1) reads it.
+    _sigint_gc: Any = None
+
+
+class GroupsExecutor(_Executor):
     """Several executors share a node: one for each of some callback groups, one for the rest.
 
     They have threads of their own; the one that spins waits for signals and errors, so that no
@@ -67,7 +74,7 @@ class GroupsExecutor(SingleThreadedExecutor):
             self.create_task(_raise, error)
 
 
-class _Part(SingleThreadedExecutor):
+class _Part(_Executor):
     """Serves some callback groups of a node, which belongs to another executor."""
 
     def __init__(self, node: Node, serves: Callable[[CallbackGroup], bool]) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: write the tables of parameters, topics and models into README.md.
+"""Command: write the tables of launch arguments, parameters, topics and models into README.md.
 
 They are taken from the code and from what the bundled checkpoints say of themselves. With
 --figures it also writes the figures of a run of the demo.
@@ -22,6 +22,7 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
+from segmentation_node.ros.launching.arguments import NODE_PARAMETERS, SEG
 from segmentation_node.ros.node import CAMERA_INFO_QOS
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.ros.parameters import Parameters
@@ -65,6 +66,17 @@ def parameter_table() -> str:
             ]
         )
     return markdown.table(['parameter', 'default', 'meaning', 'may be set'], rows)
+
+
+def launch_table() -> str:
+    """Arguments of the launch files beside the node's parameters, as Markdown."""
+    own = [argument for argument in SEG if argument not in NODE_PARAMETERS]
+    rows = [
+        [f'`{argument.name}`', f'`{argument.default}`' if argument.default else '',
+         argument.description + _limits({'choices': argument.choices, 'range': None})]
+        for argument in own
+    ]  # fmt: skip
+    return markdown.table(['argument', 'default', 'meaning'], rows)
 
 
 def topic_table() -> str:
@@ -138,7 +150,7 @@ def _qos_words(qos: QoSProfile) -> str:
 
 def _limits(metadata: Mapping[str, Any]) -> str:
     if metadata['choices']:
-        return f': {", ".join(f"`{choice}`" for choice in metadata["choices"])}'
+        return f': {", ".join(f"`{choice}`" for choice in metadata["choices"] if choice)}'
     if metadata['range']:
         low, high = metadata['range']
         return f' ({low} to {high})' if isinstance(low, int) else f' ({low:g} to {high:g})'
@@ -152,7 +164,12 @@ def _yaml(value: Any) -> str:
 
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
-    {'topics': topic_table, 'parameters': parameter_table, 'models': model_table}
+    {
+        'topics': topic_table,
+        'parameters': parameter_table,
+        'models': model_table,
+        'launch': launch_table,
+    }
 )
 
 
