@@ -4,6 +4,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -130,15 +131,19 @@ class BagFrames:
         with ExitStack() as bags:
             bag = bags.enter_context(open_bag(self._path, self._salvage))
             truth_bag = bags.enter_context(open_bag(self._truth_path, self._salvage))
-            labels = messages.decode_labels
+            truth = partial(messages.decode_labels, scheme=self.scheme)
+            predicted = partial(messages.decode_labels, scheme=self.recorded_scheme)
             streams = [
                 decoded(
                     bag, self._camera.name, self._common, messages.DECODERS[self._camera.msgtype]
                 ),
-                decoded(truth_bag, self._truth_topic, self._common, labels),
+                decoded(truth_bag, self._truth_topic, self._common, truth),
                 *(
-                    decoded(bag, name, self._common, labels)
-                    for name in (self._predicted_topic, self._confidence_topic)
+                    decoded(bag, name, self._common, decode)
+                    for name, decode in (
+                        (self._predicted_topic, predicted),
+                        (self._confidence_topic, messages.decode_labels),
+                    )
                     if name is not None
                 ),
             ]

@@ -40,6 +40,7 @@ from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelI
 from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
 from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.worker import Worker
+from segmentation_node.samples import Samples
 from segmentation_node.transport import (
     give_own_frames_room,
     reliable_camera,
@@ -112,6 +113,7 @@ class SegmentationNode(LifecycleNode):
         self.health = Health()
         self._state = 'unconfigured'
         self._values: Parameters = declare_parameters(self)
+        self._samples = Samples(self._values.bits_per_sample)
         self._worker: Worker | None = None
         self._outputs: dict[str, CameraOutputs] = {}
         self._label_info: LabelInfoOutput | None = None
@@ -160,7 +162,9 @@ class SegmentationNode(LifecycleNode):
             overlay_alpha=values.overlay_alpha,
             outputs=self._outputs,
             accounts=self.health.accounts,
-            decode=lambda image: decode(image, max_pixels=self._values.max_image_pixels),
+            decode=lambda image: decode(
+                image, max_pixels=self._values.max_image_pixels, samples=self._samples
+            ),
             latency_ms=self._latency_ms,
             report=self._report_frame,
             is_up=self.context.ok,
@@ -328,6 +332,8 @@ class SegmentationNode(LifecycleNode):
                 self.get_logger().error(f'parameter refused: {traceback.format_exc()}')
             reason = f'{type(error).__name__}: {one_line(error)}'
             return SetParametersResult(successful=False, reason=reason)
+        if wanted.bits_per_sample != self._values.bits_per_sample:
+            self._samples = Samples(wanted.bits_per_sample)
         self._values = wanted
         return SetParametersResult(successful=True)
 

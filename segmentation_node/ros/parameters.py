@@ -15,6 +15,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.samples import FULL_BITS, LEAST_BITS
 
 IMAGE_TRANSPORTS = ('raw', 'compressed')
 _TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
@@ -98,6 +99,12 @@ class Parameters:
         'one frame can take; the default admits 3840 x 2160',
         ANY_TIME,
         range_=(1, MAX_PIXELS),
+    )
+    bits_per_sample: int = declared(
+        FULL_BITS,
+        'How many bits the camera uses in images of 16 bits: 12 for 12-bit values from 0 to 4095',
+        ANY_TIME,
+        range_=(LEAST_BITS, FULL_BITS),
     )
     image_transport: str = declared(
         'raw', 'raw subscribes to image, compressed to image/compressed', UNCONFIGURED,
