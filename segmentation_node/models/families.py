@@ -60,6 +60,14 @@ def family_of_config(path: Path, config: dict[str, Any]) -> str:
     return _FAMILY_OF_LIBRARY_NAME[name]
 
 
+def is_binary(config: dict[str, Any]) -> bool:
+    """Return whether a library's own `config.json` describes a network with a single logit.
+
+    One class is what segmentation_models_pytorch makes unless it is told otherwise.
+    """
+    return '_model_class' in config and config.get('classes', 1) == 1
+
+
 def class_names(config: dict[str, Any]) -> list[str] | None:
     """Class names in channel order where a library's own `config.json` has them.
 
