@@ -164,12 +164,15 @@ class LabelScheme:
             return None
         return np.array([id_of_plain[name] for name in plain], np.uint8)
 
-    def check_ids(self, labels: npt.NDArray[np.uint8]) -> None:
-        """Raise ImageError where `labels`, any shape, uint8, have values this scheme lacks."""
+    def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> dict[int, int]:
+        """Return pixels of `labels` by their value, of values that this scheme does not have."""
         pixels = np.bincount(labels.ravel(), minlength=256)
         pixels[[*(c.id for c in self.classes), *self.ignored]] = 0
-        unknown = {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
-        if unknown:
+        return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
+
+    def check_ids(self, labels: npt.NDArray[np.uint8]) -> None:
+        """Raise ImageError where `labels`, uint8, have values that this scheme does not have."""
+        if unknown := self.unknown_ids(labels):
             raise ImageError(
                 f'labels with values that label scheme {self.name} lacks: {counted(unknown)}; '
                 f'its ids are {", ".join(str(c.id) for c in self.classes)}: choose the scheme of '

@@ -133,20 +133,6 @@ def test_what_cannot_be_scored(tmp_path: Path) -> None:
         score_bag(tmp_path / 'no_truth')
 
 
-@pytest.mark.parametrize('which', ['truth', 'masks'])
-def test_values_of_no_class_are_named(tmp_path: Path, which: str) -> None:
-    labels: dict[str, Labels] = {'truth': {0: [[3, 8]]}, 'masks': {0: [[1, 7]]}}
-    labels[which] = {0: [[255, 255]]}
-    with pytest.raises(BagError, match=r'label_mask of .* at \d+ ns: .* lacks: 255 \(2 pixels\)'):
-        score_bag(bag_with(tmp_path / 'bag', **labels))
-
-
-def test_truth_of_which_nothing_counts_is_refused(tmp_path: Path) -> None:
-    """It would be scored as nan."""
-    with pytest.raises(BagError, match=r'no pixel of /ground_truth/label_mask .*\(flat, '):
-        score_bag(bag_with(tmp_path / 'bag', {0: [[11, 11]]}, {0: [[1, 7]]}))
-
-
 @pytest.mark.parametrize('option', ['--predicted', '--truth'])
 def test_what_is_no_label_mask_is_named(tmp_path: Path, capsys: Any, option: str) -> None:
     path = bag_with(tmp_path / 'bag', {0: [[3]]}, {0: [[1]]})

@@ -4,7 +4,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -131,19 +130,15 @@ class BagFrames:
         with ExitStack() as bags:
             bag = bags.enter_context(open_bag(self._path, self._salvage))
             truth_bag = bags.enter_context(open_bag(self._truth_path, self._salvage))
-            truth = partial(messages.decode_labels, scheme=self.scheme)
-            predicted = partial(messages.decode_labels, scheme=self.recorded_scheme)
+            labels = messages.decode_labels
             streams = [
                 decoded(
                     bag, self._camera.name, self._common, messages.DECODERS[self._camera.msgtype]
                 ),
-                decoded(truth_bag, self._truth_topic, self._common, truth),
+                decoded(truth_bag, self._truth_topic, self._common, labels),
                 *(
-                    decoded(bag, name, self._common, decode)
-                    for name, decode in (
-                        (self._predicted_topic, predicted),
-                        (self._confidence_topic, messages.decode_labels),
-                    )
+                    decoded(bag, name, self._common, labels)
+                    for name in (self._predicted_topic, self._confidence_topic)
                     if name is not None
                 ),
             ]

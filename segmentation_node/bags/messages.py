@@ -19,7 +19,6 @@ from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.codec import decode_compressed, decode_image, image_view
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import ImageRgb
-from segmentation_node.labels import LabelScheme
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
@@ -136,18 +135,11 @@ DECODERS: Final[Mapping[str, Callable[..., ImageRgb]]] = MappingProxyType(
 )
 
 
-def decode_labels(message: Any, scheme: LabelScheme | None = None) -> npt.NDArray[np.uint8]:
-    """Label ids of a sensor_msgs/Image, (H, W) uint8, of a scheme if given.
-
-    Raises:
-        ImageError: it is not mono8, or has values that the scheme lacks.
-    """
+def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
+    """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
     if message.encoding not in ('mono8', '8UC1'):
         raise ImageError(
             f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '
             f'of the label mask, not of its colours'
         )
-    labels = np.asarray(image_view(message), np.uint8)
-    if scheme is not None:
-        scheme.check_ids(labels)
-    return labels
+    return np.asarray(image_view(message), np.uint8)

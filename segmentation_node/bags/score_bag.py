@@ -2,13 +2,11 @@
 """Command: score the label masks in a bag against the ground truth in it."""
 
 import argparse
-import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from tqdm import tqdm
 
@@ -26,7 +24,7 @@ from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.errors import BagError, ForeignError, SegmentationError, quoted
 from segmentation_node.foreign import parse_json
 from segmentation_node.labels import LabelScheme, available_schemes, load_scheme
-from segmentation_node.metrics import Confusion, LabelImage, Scores, truth_lut_of
+from segmentation_node.metrics import Confusion, Scores, truth_lut_of
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
@@ -86,8 +84,8 @@ def score_bag(
             )
         confusion = Confusion()
         pairs = by_stamp(
-            decoded(bag, predicted_topic, common, _labels_of(predicted_scheme)),
-            decoded(truth_bag, truth_topic, common, _labels_of(truth_scheme)),
+            decoded(bag, predicted_topic, common, messages.decode_labels),
+            decoded(truth_bag, truth_topic, common, messages.decode_labels),
         )
         progress = tqdm(pairs, 'scoring', len(common), disable=quiet or None)
         for _, (predicted, truth) in progress:
@@ -97,18 +95,9 @@ def score_bag(
                     f'they must be of one size'
                 )
             confusion.add_target(truth_lut[truth], predicted_lut[predicted])
-    scores = confusion.scores(scheme)
-    if math.isnan(scores.miou()):
-        raise BagError(
-            f'no pixel of {truth_topic} in {truth_path or path} is of a class that is scored in '
-            f'{scheme.name} ({", ".join(c.name for c in scores.scored)}); check the label scheme '
-            f'that the truth was recorded with'
-        )
-    return BagScores(scores, len(common), len(truth_stamps), len(predicted_stamps))
-
-
-def _labels_of(scheme: LabelScheme) -> Callable[[Any], LabelImage]:
-    return partial(messages.decode_labels, scheme=scheme)
+    return BagScores(
+        confusion.scores(scheme), len(common), len(truth_stamps), len(predicted_stamps)
+    )
 
 
 def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> LabelScheme:
