@@ -16,6 +16,7 @@ import httpx
 
 from segmentation_node.errors import SegmentationError
 from segmentation_node.web.page.charts import Curve
+from segmentation_node.web.page.mlflow_access import kind_of, mlflow_client
 
 URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'
 MAX_RUNS: Final = 20
@@ -29,7 +30,11 @@ TIMEOUT_S: Final = 10.0
 
 
 class RunsError(SegmentationError):
-    """MLflow cannot be read."""
+    """MLflow cannot be read; `kind` is the key of the text that says why."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def mlflow_uri() -> str | None:
 def runs_of_mlflow(uri: str) -> list[Run]:
     """The newest finished runs of all experiments; raises RunsError."""
     try:
-        with httpx.Client(base_url=f'{uri}/api/2.0/mlflow', timeout=TIMEOUT_S) as client:
+        with mlflow_client(f'{uri}/api/2.0/mlflow', TIMEOUT_S) as client:
             experiments = _post(client, 'experiments/search', {'max_results': 100})
             ids = [e['experiment_id'] for e in experiments.get('experiments', [])]
             runs = _post(
@@ -74,8 +79,10 @@ def runs_of_mlflow(uri: str) -> list[Run]:
                  'max_results': MAX_RUNS, 'order_by': ['attributes.start_time DESC']},
             ).get('runs', [])  # fmt: skip
             return [_run(client, run) for run in runs]
-    except (httpx.HTTPError, ValueError, KeyError) as error:
-        raise RunsError(f'{uri} is no MLflow that can be read ({error})') from error
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError) as error:
+        raise RunsError(
+            kind_of(error), f'MLflow cannot be read ({type(error).__name__})'
+        ) from error
 
 
 def _run(client: httpx.Client, run: dict[str, Any]) -> Run:

@@ -61,8 +61,8 @@ def _runs(words: Words) -> list[Run]:
         try:
             with st.spinner('MLflow'):
                 return runs.runs_of_mlflow(uri)
-        except RunsError:
-            st.warning(words('mlflow_failed'))
+        except RunsError as error:
+            st.warning(words(error.kind))
     try:
         return runs.runs_of_models(known_models())
     except ServiceError as error:
