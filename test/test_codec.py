@@ -192,9 +192,9 @@ def uniform(encoding: str, rgb: tuple[int, int, int], yuv: tuple[int, int, int])
         if 'UC' in encoding:
             channels = int(encoding[-1])
         samples = 4 * ([*order, 7] if channels == 4 else order if channels == 3 else [red])
-    data = (np.array(samples) * (257 if wide else 1)).astype(number)
+    packed = (np.array(samples) * (257 if wide else 1)).astype(number)
     side = 4 if encoding.startswith('bayer') else 2
-    return Image(side, side, encoding, data.nbytes // side, data.tobytes())
+    return Image(side, side, encoding, packed.nbytes // side, packed.tobytes())
 
 
 @pytest.mark.parametrize('encoding', SENSOR_MSGS)
@@ -426,7 +426,7 @@ def test_a_tiff_has_the_order_of_the_raw_image(format_: str, swapped: bool) -> N
     assert decode_compressed(Compressed(format_, data)).tolist() == [[BLUE if swapped else RED]]
 
 
-MOSAIC = np.kron(np.ones((4, 4), np.uint8), np.array([[255, 0], [0, 0]], np.uint8))
+MOSAIC: npt.NDArray[np.uint8] = np.tile(np.array([[255, 0], [0, 0]], np.uint8), (4, 4))
 
 
 @pytest.mark.parametrize(

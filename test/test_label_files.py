@@ -135,7 +135,7 @@ def test_values_that_the_scheme_ignores_are_kept() -> None:
         (png(np.array([[RED]], np.uint8), kind=RGB), TWINS, 'stands for the classes 2, 3'),
         (png(np.array([[RED]]) * 257, 16, RGB), SCHEME, '16 bits'),
         (png(np.array([[(*RED, 0)]], np.uint8), kind=RGBA), SCHEME, '1 pixels are transparent'),
-        (png(ids([[[1, 0]]]), kind=GRAY_ALPHA), SCHEME, '1 pixels are transparent'),
+        (png(np.array([[[1, 0]]]), kind=GRAY_ALPHA), SCHEME, '1 pixels are transparent'),
         (png(ids([[0, 1, 2]]), 2, PALETTE, [BLACK, RED, GREEN]), SCHEME,
          'index 1 has the color of class 2 .*as RGB'),
         (encode_jpeg(np.zeros((8, 8, 3), np.uint8)), SCHEME, 'in JPEG, which changes ids'),
