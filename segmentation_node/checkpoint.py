@@ -35,6 +35,7 @@ from segmentation_node.models.families import (
     FAMILIES,
     class_names,
     family_of_config,
+    input_channels,
     is_binary,
     network_class,
 )
@@ -127,12 +128,6 @@ class Checkpoint:
                 f'{self.folder}: the network has {network.channels()} classes but label scheme '
                 f'{self.scheme.name} has {len(self.channel_ids)}; correct "label_scheme" in '
                 f'{SPEC_FILE}'
-            )
-        if (colors := network.input_channels()) != IMAGE_CHANNELS:
-            raise CheckpointError(
-                f'{self.folder}: the network takes images of {colors} channels; expected '
-                f'{IMAGE_CHANNELS}, red, green and blue: take a model that was trained on RGB '
-                f'images'
             )
         if not_finite := network.not_finite():
             raise CheckpointError(
@@ -276,6 +271,11 @@ def find_checkpoint(model: str) -> Checkpoint:
             + (f'; pickled weights ({others}) are never loaded' if others else '')
             + ': save the model with save_pretrained, which writes safetensors, or download the '
             'folder anew'
+        )
+    if (channels := input_channels(config)) != IMAGE_CHANNELS:
+        raise CheckpointError(
+            f'{folder}: the network takes images of {quoted(channels)} channels; expected '
+            f'{IMAGE_CHANNELS}, red, green and blue: take a model that was trained on RGB images'
         )
     names = class_names(config)
     try:

@@ -670,15 +670,12 @@ def smp_folder(folder: Path, rows: list[dict[str, Any]], bias: float = 0, **conf
         ([UNLEARNED, ROAD_ROW, WALL_ROW], 3, 5),
     ],
 )
-@pytest.mark.parametrize('runtime', ['torch', 'openvino'])
 def test_a_single_logit_tells_its_class_from_the_rest(
-    tmp_path: Path, rows: list[dict[str, Any]], absent: int, present: int, runtime: str
+    tmp_path: Path, rows: list[dict[str, Any]], absent: int, present: int
 ) -> None:
-    if runtime == 'openvino' and len(rows) == 3:
-        pytest.skip('the way to labels is the same')
     for bias, expected, confidence in ((-100, absent, 255), (100, present, 255)):
         folder = smp_folder(tmp_path / str(bias), rows, bias, classes=1)
-        found = Segmenter(str(folder), runtime=runtime, precision='fp32').segment(
+        found = Segmenter(str(folder), runtime='torch', precision='fp32').segment(
             [np.zeros((32, 32, 3), np.uint8)]
         )
         assert (found.labels == expected).all()
@@ -698,11 +695,18 @@ def test_a_single_logit_for_other_classes_is_refused(
 
 
 @pytest.mark.parametrize('channels', [1, 4])
-def test_networks_of_other_images_are_refused(tmp_path: Path, channels: int) -> None:
-    folder = smp_folder(tmp_path / 'smp', [VOID_ROW, ROAD_ROW], in_channels=channels, classes=2)
-    refused(folder, f'takes images of {channels} channels; expected 3, red, green and blue')
-    with pytest.raises(CheckpointError, match=f'images of {channels} channels'):
-        Segmenter(str(folder))
+def test_networks_of_other_images_are_refused(deeplab: Path, hub: Path, channels: int) -> None:
+    change_json(deeplab / 'config.json', in_channels=channels)
+    config = json.loads((hub / 'config.json').read_text(encoding='utf-8'))
+    for backbone in (
+        {'backbone_config': config['backbone_config'] | {'num_channels': channels}},
+        {'backbone_config': None, 'backbone_kwargs': {'num_channels': channels}},
+    ):
+        change_json(hub / 'config.json', **backbone)
+        for folder in (deeplab, hub):
+            refused(folder, f'takes images of {channels} channels; expected 3, red, green and')
+            with pytest.raises(CheckpointError, match=f'images of {channels} channels'):
+                Segmenter(str(folder))
 
 
 def load_in_a_process(model: str, **environment: str) -> str:

@@ -39,10 +39,6 @@ class Network(nn.Module, ABC):
     def channels(self) -> int:
         """Number of class scores per pixel, 2 or more."""
 
-    def input_channels(self) -> int:
-        """Number of colors per pixel that the first convolution takes."""
-        return next(m.in_channels for m in self.modules() if isinstance(m, nn.Conv2d))
-
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
         """Score classes.
