@@ -14,8 +14,9 @@ import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import yaml
 
 from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
@@ -34,6 +35,8 @@ from segmentation_node.models.families import (
     FAMILIES,
     class_names,
     family_of_config,
+    input_channels,
+    is_binary,
     network_class,
 )
 from segmentation_node.paths import bundled_models_dir
@@ -43,6 +46,8 @@ if TYPE_CHECKING:  # torch takes seconds, and who runs a compiled network needs 
     from segmentation_node.models.network import Network
 
 SPEC_FILE = 'segmentation.yaml'
+#: Of the images that networks are given.
+IMAGE_CHANNELS: Final = 3
 #: The second lists the parts of weights that were saved in several.
 WEIGHTS_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
@@ -267,11 +272,18 @@ def find_checkpoint(model: str) -> Checkpoint:
             + ': save the model with save_pretrained, which writes safetensors, or download the '
             'folder anew'
         )
+    if (channels := input_channels(config)) != IMAGE_CHANNELS:
+        raise CheckpointError(
+            f'{folder}: the network takes images of {quoted(channels)} channels; expected '
+            f'{IMAGE_CHANNELS}, red, green and blue: take a model that was trained on RGB images'
+        )
     names = class_names(config)
     try:
         if (folder / SPEC_FILE).is_file():
             spec = Spec.read(folder / SPEC_FILE)
             scheme, channel_ids = _scheme_of_spec(folder, spec, names)
+            if is_binary(config):
+                channel_ids = _binary_ids(scheme)
         else:
             family = family_of_config(folder / 'config.json', config)
             scheme, channel_ids = _scheme_of_names(folder, family, names)
@@ -299,6 +311,29 @@ def _scheme_of_spec(folder: Path, spec: Spec, names: list[str] | None) -> tuple[
     # Where the network names the scheme's own classes, their order is the network's.
     by_name = None if names is None else scheme.ids_of_names(names)
     return scheme, scheme.channel_ids if by_name is None else by_name
+
+
+def _binary_ids(scheme: LabelScheme) -> Lut:
+    """Published ids of "not it" and "it" for a network that finds one class, (2,) uint8.
+
+    What it finds is the only class of a scheme that is learned and not void. Of two such classes
+    it is the second one, as in the order of channels.
+
+    Raises:
+        SchemeError: the scheme has other classes.
+    """
+    classes = [c.id for c in scheme.learned if not c.void]
+    rest = [c.id for c in scheme.learned if c.void] or [scheme.void_id]
+    match [classes, rest]:
+        case [[found], [other]]:
+            return np.array([other, found], np.uint8)
+        case [[first, second], _] if not any(c.void for c in scheme.learned):
+            return np.array([first, second], np.uint8)
+    raise SchemeError(
+        f'the network tells one class from the rest, but label scheme {scheme.name} has '
+        f'{len(scheme.learned)} learned classes; expected one beside void, or two: correct '
+        f'"label_scheme" in {SPEC_FILE}'
+    )
 
 
 def save_checkpoint(folder: Path, network: 'Network', spec: Spec, card: str) -> None:
@@ -331,7 +366,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _preprocessing_of_hub(folder: Path) -> Preprocessing:
-    """Mean and std of the library's processor; its fixed square input size is left out.
+    """Normalization of the library's processor; its fixed square input size is left out.
 
     The hub's Cityscapes processors squash every image into a 384 x 384 square although the
     networks were trained on the true aspect ratio.
@@ -341,13 +376,28 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
         return Preprocessing()
     try:
         content = read_json(path)
-        statistics = {'mean': content['image_mean'], 'std': content['image_std']}
-    except (KeyError, TypeError, ForeignError) as error:
+        if content.get('do_flip_channel_order'):
+            raise ValueError('it exchanges red and blue, which is not supported')
+        mean, std = [0.0] * 3, [1.0] * 3
+        if content.get('do_normalize', True):
+            mean, std = (_for_rgb(content[key]) for key in ('image_mean', 'image_std'))
+        # The processor computes (factor * pixel - mean) / std of pixels from 0 to 255.
+        factor = content.get('rescale_factor', 1 / 255) if content.get('do_rescale', True) else 1.0
+        largest = 255 * float(factor)
+        if not 0 < largest < math.inf:
+            raise ValueError(f'rescale_factor {quoted(factor)} is not above 0')
+        scaled = {'mean': [v / largest for v in mean], 'std': [v / largest for v in std]}
+    except (LookupError, TypeError, ValueError, AttributeError, ForeignError) as error:
         raise CheckpointError(
-            f'{path} has no image_mean and image_std ({type(error).__name__}: {one_line(error)}); '
-            f'download the folder anew, or add a {SPEC_FILE}'
+            f'{path} has no usable image_mean and image_std ({type(error).__name__}: '
+            f'{one_line(error)}); download the folder anew, or add a {SPEC_FILE}'
         ) from error
-    return _preprocessing(path, statistics)
+    return _preprocessing(path, scaled)
+
+
+def _for_rgb(value: Any) -> list[float]:
+    """Return what a processor has for each color, or for all of them, as a list."""
+    return [float(v) for v in value] if isinstance(value, list) else [float(value)] * 3
 
 
 def _download(hub_id: str) -> Path:

@@ -5,6 +5,8 @@ The functions look at message fields only, so that they serve the messages of rc
 those read from a bag. Whatever bytes come in, the answer is an image or an ImageError.
 """
 
+import difflib
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +22,15 @@ from segmentation_node.image_files import (
     MAX_PIXELS,
     ImageRgb,
     check_size,
+    codec_name,
     decode_file,
+    decode_pixels,
     encode_jpeg,
     encode_png,
+    image_size,
+    to_bytes,
 )
+from segmentation_node.samples import Samples
 
 __all__ = [
     'ENCODINGS',
@@ -40,6 +47,9 @@ __all__ = [
     'encode_png',
     'image_view',
 ]
+
+#: Characters of a name that is compared with the known ones.
+MAX_NAME: Final = 64
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -130,34 +140,39 @@ CONVERTED: Final = MappingProxyType(
         'yuv422': _UYVY,
         'yuyv': _YUYV,
         'yuv422_yuy2': _YUYV,
+        'nv12': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, rows=3, even_wh=(2, 2)),
         'nv21': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV21, rows=3, even_wh=(2, 2)),
         'nv24': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, rows=6),
     }
 )
 ENCODINGS: Final = MappingProxyType({**DIRECT, **CONVERTED})
+#: Names of sensor_msgs for numbers that are no colors: depth, disparity, flow, heights.
+_NUMBERS: Final = re.compile(r'(8|16|32|64)[USF]C[0-9]*')
+#: The `format` of a CompressedImage as image_transport writes it: the encoding of the raw image,
+#: the codec, and what the image was converted to before it was encoded, if it was.
+_FORMAT: Final = re.compile(r'\s*(\w+)\s*;\s*\w+ compressed\s*(\w*)')
+_MOSAIC: Final = 'bayer_'
+#: Pixels on a side; OpenCV leaves smaller mosaics black.
+MIN_MOSAIC: Final = 3
 
 
 def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
     """Make RGB of a message's pixels, as cv_bridge does.
 
-    16 bits are scaled by 1/257 and rounded, so that black, white and every 8-bit value that was
-    widened to 16 bits come back exactly. Data of fewer significant bits (a 12-bit camera in
-    mono16) therefore looks dark: its driver must stretch it to be true to the encoding.
-
     Args:
-        msg: its encoding must be one of ENCODINGS.
+        msg: its encoding must be one of ENCODINGS of 8 bits.
         pixels: as `image_view` gives them.
 
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    encoding = ENCODINGS[msg.encoding]
     if msg.encoding == 'nv24':
         return _nv24_to_rgb(pixels, msg.height)
-    rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
-    if encoding.bits == 16:
-        rgb = cv2.convertScaleAbs(rgb, alpha=1 / 257)
-    return np.asarray(rgb, np.uint8)
+    return np.asarray(_to_rgb(pixels, ENCODINGS[msg.encoding]), np.uint8)
+
+
+def _to_rgb(pixels: Pixels, encoding: Encoding) -> npt.NDArray[Any]:
+    return pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
 
 
 def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
@@ -178,7 +193,8 @@ def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
     Images of more than `max_pixels` are refused.
 
     Returns:
-        (H, W) or (H, W, C) uint8 or native uint16; for nv21 and nv24 the (rows, W) planes.
+        (H, W) or (H, W, C) uint8 or native uint16; for nv12, nv21 and nv24 the (rows, W)
+        planes.
 
     Raises:
         ImageError: the fields contradict each other or the encoding is unknown.
@@ -191,6 +207,8 @@ def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
             f'a {msg.encoding} image of {width} x {height}: width and height must be multiples '
             f'of {encoding.even_wh[0]} and {encoding.even_wh[1]}; correct the camera driver'
         )
+    if msg.encoding.startswith(_MOSAIC):
+        _check_mosaic(width, height)
     row_bytes = width * encoding.channels * encoding.bits // 8
     if step < row_bytes:
         raise ImageError(
@@ -215,6 +233,14 @@ def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
     return pixels.reshape(rows, width, encoding.channels)
 
 
+def _check_mosaic(width: int, height: int) -> None:
+    if min(width, height) < MIN_MOSAIC:
+        raise ImageError(
+            f'a Bayer image of {width} x {height}; colors can be made of {MIN_MOSAIC} x '
+            f'{MIN_MOSAIC} pixels or more: check that the camera delivers frames'
+        )
+
+
 def _nv24_planes(data: npt.NDArray[np.uint8], width: int, height: int, step: int) -> Pixels:
     """Light and, with twice its step, colour, as (3 * height, W)."""
     light = data[: height * step].reshape(height, step)[:, :width]
@@ -228,14 +254,19 @@ def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.ND
 
 
 def decode_image(
-    msg: ImageMessage, convert: Convert = convert_with_opencv, *, max_pixels: int = MAX_PIXELS
+    msg: ImageMessage,
+    convert: Convert = convert_with_opencv,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    samples: Samples | None = None,
 ) -> ImageRgb:
     """Read an image message.
 
     Args:
         msg: any object with the fields of sensor_msgs/Image; `data` is anything with a buffer.
-        convert: makes RGB of the encodings that take more than an exchange of channels.
+        convert: makes RGB of the encodings of 8 bits that take more than an exchange of channels.
         max_pixels: images of more are refused before anything is converted.
+        samples: scales 16 bits to 8; without it all 16 are significant.
 
     Returns:
         (H, W, 3) uint8 RGB. An rgb8 image is the message's own memory: valid while it is, not
@@ -247,9 +278,11 @@ def decode_image(
     pixels = image_view(msg, max_pixels)
     encoding = ENCODINGS[msg.encoding]
     try:
+        if encoding.bits == 16:
+            return to_bytes(_to_rgb(pixels, encoding), samples)
         if msg.encoding not in DIRECT:
             return convert(msg, pixels)
-        rgb = pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+        rgb = _to_rgb(pixels, encoding)
     except cv2.error as error:
         raise ImageError(
             f'cannot convert a {msg.width} x {msg.height} {msg.encoding} image to RGB '
@@ -259,12 +292,19 @@ def decode_image(
 
 
 def _known_encoding(msg: ImageMessage) -> Encoding:
-    if msg.encoding not in ENCODINGS:
+    if msg.encoding in ENCODINGS:
+        return ENCODINGS[msg.encoding]
+    if _NUMBERS.fullmatch(msg.encoding):
         raise ImageError(
-            f'unknown image encoding {quoted(msg.encoding)}; there are {", ".join(ENCODINGS)}: '
-            f'publish one of these (image_proc converts camera formats)'
+            f'image encoding {quoted(msg.encoding)} holds numbers without a color, such as depth; '
+            f'expected one of {", ".join(ENCODINGS)}: choose the color topic of the camera'
         )
-    return ENCODINGS[msg.encoding]
+    near = difflib.get_close_matches(msg.encoding.lower()[:MAX_NAME], ENCODINGS, 1)
+    meant = f'did you mean {near[0]}? ' if near else ''
+    raise ImageError(
+        f'unknown image encoding {quoted(msg.encoding)}; {meant}there are '
+        f'{", ".join(ENCODINGS)}: publish one of these (image_proc converts camera formats)'
+    )
 
 
 def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
@@ -279,12 +319,14 @@ def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
         ) from error
 
 
-def decode_compressed(msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS) -> ImageRgb:
+def decode_compressed(
+    msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS, samples: Samples | None = None
+) -> ImageRgb:
     """Read a compressed image message: JPEG, PNG, TIFF or WebP, whatever its `format` says.
 
-    `format` matters for one thing: publishers that write "compressed rgb8" handed RGB to an
-    encoder that takes BGR, as image_transport's subscriber knows. Images of more than `max_pixels`
-    are refused before they are decoded.
+    `format` matters for what the publisher handed to its encoder, which takes BGR or gray: RGB
+    comes back with its channels exchanged, and the mosaic of a Bayer camera looks gray. Images of
+    more than `max_pixels` are refused before they are decoded; `samples` scales 16 bits to 8.
 
     Returns:
         (H, W, 3) uint8 RGB, as `decode_file`.
@@ -292,10 +334,48 @@ def decode_compressed(msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS) -
     Raises:
         ImageError: empty, of another codec, too large, corrupt, or cut short.
     """
-    rgb = decode_file(bytes(_as_bytes(msg.data)), max_pixels=max_pixels)
-    if 'compressed rgb' not in msg.format:
+    data = bytes(_as_bytes(msg.data))
+    encoded = _encoded_as(msg.format, data)
+    if encoded.startswith(_MOSAIC):
+        return _decode_mosaic(data, encoded, max_pixels, samples)
+    rgb = decode_file(data, max_pixels=max_pixels, samples=samples)
+    if not encoded.startswith('rgb'):
         return rgb
     return np.asarray(cv2.cvtColor(rgb, _BGR), np.uint8)
+
+
+def _encoded_as(format_: str, data: bytes) -> str:
+    """Encoding of the pixels that a publisher handed to its encoder; empty where unknown."""
+    found = _FORMAT.match(format_)
+    if not found:
+        return ''
+    raw, converted = found.groups()
+    # A codec that takes every encoding gets the raw image as it is; the others get no colors so.
+    unconverted = raw.startswith(_MOSAIC) or codec_name(data) == 'tiff'
+    return converted or (raw if unconverted else '')
+
+
+def _decode_mosaic(
+    data: bytes, encoding: str, max_pixels: int, samples: Samples | None
+) -> ImageRgb:
+    if encoding not in ENCODINGS:
+        known = ', '.join(name for name in ENCODINGS if name.startswith(_MOSAIC))
+        raise ImageError(
+            f'a compressed image of unknown encoding {quoted(encoding)}; expected one of {known}, '
+            f'or colors: publish the debayered image (image_proc)'
+        )
+    check_size(*image_size(data), max_pixels)
+    pixels = decode_pixels(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels.ndim == 3:
+        return decode_file(data, max_pixels=max_pixels, samples=samples)  # colors after all
+    _check_mosaic(pixels.shape[1], pixels.shape[0])
+    try:
+        return to_bytes(_to_rgb(pixels, ENCODINGS[encoding]), samples)
+    except cv2.error as error:
+        raise ImageError(
+            f'a compressed {encoding} image cannot be debayered ({error.err}); publish the '
+            f'debayered image (image_proc)'
+        ) from error
 
 
 def compressed_format(encoding: str, codec: str) -> str:

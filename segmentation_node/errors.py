@@ -2,12 +2,14 @@
 """What can go wrong outside our own code; every message says value, expectation and remedy."""
 
 import reprlib
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 #: Characters of a message; what others wrote, and a message quotes, may be of any length.
 MAX_MESSAGE: Final = 1500
 _MAX_QUOTED: Final = 80
 _MAX_LINE: Final = 300
+_MAX_COUNTED: Final = 8
 
 
 class SegmentationError(Exception):
@@ -68,6 +70,14 @@ def one_line(error: Exception) -> str:
 def quoted(value: object) -> str:
     """A value as Python writes it, of any size, in at most about a line."""
     return _QUOTING.repr(value)
+
+
+def counted(pixels_of: Mapping[Any, int]) -> str:
+    """Return values with their numbers of pixels, the first few of any number of them."""
+    some = list(pixels_of.items())[:_MAX_COUNTED]
+    text = ', '.join(f'{value} ({count} pixels)' for value, count in some)
+    more = len(pixels_of) - len(some)
+    return f'{text} and {more} more' if more else text
 
 
 def printable(text: str, most: int = _MAX_QUOTED) -> str:

@@ -7,22 +7,25 @@ from data that is whole even where the decoder would fill the gap and carry on.
 
 import struct
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import ImageError
+from segmentation_node.samples import Samples
 
 ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
 #: Larger images are refused always: 8 K cameras fit, a forged header does not exhaust the memory.
 MAX_PIXELS: Final = 2**26
+#: Of files that `decode_file` reads, in lower case.
+IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
 #: Pixels on a side of the box that images are scaled into.
 MAX_SIDE: Final = 2**14
 #: Tiles of a TIFF may be larger than a small image, up to this.
@@ -43,7 +46,13 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
         )
 
 
-def decode_file(data: bytes, *, upright: bool = False, max_pixels: int = MAX_PIXELS) -> ImageRgb:
+def decode_file(
+    data: bytes,
+    *,
+    upright: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    samples: Samples | None = None,
+) -> ImageRgb:
     """Read the content of a JPEG, PNG, TIFF or WebP file.
 
     Args:
@@ -52,52 +61,56 @@ def decode_file(data: bytes, *, upright: bool = False, max_pixels: int = MAX_PIX
             Without it the tag is left alone, as image_transport does: turned, the picture would
             no longer fit the camera's calibration and its label images.
         max_pixels: images of more are refused before they are decoded.
+        samples: scales 16 bits to 8; without it all 16 are significant.
 
     Returns:
-        (H, W, 3) uint8 RGB; 16 bits are scaled to 8, grey is repeated, alpha is dropped.
+        (H, W, 3) uint8 RGB; gray is repeated, alpha is dropped.
 
     Raises:
-        ImageError: empty, of another codec, too large, corrupt, or cut short.
+        ImageError: empty, of another codec, too large, corrupt, cut short, or neither of 8 nor
+            of 16 bits per sample.
     """
+    check_size(*image_size(data), max_pixels)
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
-    bgr = _decode(data, cv2.IMREAD_COLOR | orientation, max_pixels)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+    bgr = decode_pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | orientation)
+    return np.asarray(cv2.cvtColor(to_bytes(bgr, samples), cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def decode_label_file(data: bytes) -> npt.NDArray[np.uint8]:
-    """Read the content of a label image, (H, W) uint8 ids exactly as stored.
-
-    Raises:
-        ImageError: as `decode_file`, or the image is no single channel of 8 bits.
-    """
-    labels = _decode(data, cv2.IMREAD_UNCHANGED)
-    if labels.ndim != 2 or labels.dtype != np.uint8:
+def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.NDArray[np.uint8]:
+    """Pixels of 8 or 16 bits per sample as uint8; raises ImageError on all others."""
+    if pixels.dtype == np.uint16:
+        return (samples or Samples()).to_bytes(pixels)
+    if pixels.dtype != np.uint8:
         raise ImageError(
-            f'a label image of shape {labels.shape}, {labels.dtype}; expected one 8-bit channel '
-            f'of class ids, not colours: convert it with its palette first'
+            f'an image file with samples of type {pixels.dtype}; expected 8 or 16 bits without '
+            f'sign: choose the camera image, not depth or heights'
         )
-    return labels
+    return pixels
 
 
 def read_image(path: Path) -> ImageRgb:
     """(H, W, 3) uint8 RGB of an image file; raises ImageError naming the file."""
-    return _read(path, decode_file)
-
-
-def read_labels(path: Path) -> npt.NDArray[np.uint8]:
-    """(H, W) uint8 ids of a label file; raises ImageError naming the file."""
-    return _read(path, decode_label_file)
-
-
-def _read(path: Path, decode: Callable[[bytes], npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint8]:
     try:
-        return decode(path.read_bytes())
+        return decode_file(path.read_bytes())
     except ImageError as error:
         raise ImageError(f'{path}: {error}') from error
 
 
-def _decode(data: bytes, flags: int, max_pixels: int = MAX_PIXELS) -> npt.NDArray[np.uint8]:
-    check_size(*image_size(data), max_pixels)
+def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files of a folder with one of some suffixes, in no order, without hidden ones.
+
+    macOS leaves a hidden `._NAME` beside each file on a foreign disk. A link that leads nowhere is
+    listed, so that whoever reads it names it.
+    """
+    return [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith('.') and not path.is_dir()
+    ]
+
+
+def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any]:
+    """Pixels of an image file whose size was checked, as OpenCV's imdecode gives them."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.errors import ForeignError, SchemeError, quoted
+from segmentation_node.errors import ForeignError, ImageError, SchemeError, counted, quoted
 from segmentation_node.foreign import read_yaml
 from segmentation_node.paths import config_dir
 
@@ -84,11 +84,15 @@ def _is_list_of(value: object, check: Callable[[object], bool], length: int | No
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """A set of classes; ids are what is published, channels are what a network puts out."""
+    """A set of classes; ids are what is published, channels are what a network puts out.
+
+    `ignored` are the values of label files that are no class and say nothing about their pixel.
+    """
 
     name: str
     classes: tuple[LabelClass, ...]
     description: str = ''
+    ignored: tuple[int, ...] = ()
     _by_name: dict[str, LabelClass] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -110,6 +114,11 @@ class LabelScheme:
             )
         if not any(c.learned for c in self.classes):
             raise SchemeError(f'label scheme {self.name} has no class that is learned')
+        if both := sorted({c.id for c in self.classes} & set(self.ignored)):
+            raise SchemeError(
+                f'label scheme {self.name} ignores {", ".join(map(str, both))}, which are ids of '
+                f'its classes; remove them from one of the two'
+            )
         object.__setattr__(self, '_by_name', {c.name: c for c in self.classes})
 
     @cached_property
@@ -155,11 +164,21 @@ class LabelScheme:
             return None
         return np.array([id_of_plain[name] for name in plain], np.uint8)
 
-    def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> list[int]:
-        """Values in `labels` that are no id of this scheme, ascending."""
-        counts = np.bincount(labels.ravel(), minlength=256)
-        counts[[c.id for c in self.classes]] = 0
-        return [int(i) for i in np.flatnonzero(counts)]
+    def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> dict[int, int]:
+        """Return pixels of `labels` by their value, of values that this scheme does not have."""
+        pixels = np.bincount(labels.ravel(), minlength=256)
+        pixels[[*(c.id for c in self.classes), *self.ignored]] = 0
+        return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
+
+    def check_ids(self, labels: npt.NDArray[np.uint8]) -> None:
+        """Raise ImageError where `labels`, uint8, have values that this scheme does not have."""
+        if unknown := self.unknown_ids(labels):
+            raise ImageError(
+                f'labels with values that label scheme {self.name} lacks: {counted(unknown)}; '
+                f'its ids are {", ".join(str(c.id) for c in self.classes)}: choose the scheme of '
+                f'these labels, or add the values of pixels that are not annotated to its list '
+                f'"ignored"'
+            )
 
     def mapping_to(self, target: 'LabelScheme') -> Lut:
         """Look-up table from this scheme's published ids to those of `target`, (256,) uint8.
@@ -258,7 +277,13 @@ def load_scheme(name: str | Path) -> LabelScheme:
         rows = tuple(LabelClass.from_row(row) for row in content['classes'])
     except SchemeError as error:
         raise SchemeError(f'label scheme {path}: {error}') from error
-    return LabelScheme(path.stem, rows, str(content.get('description', '')))
+    ignored = content.get('ignored', [])
+    if not _is_list_of(ignored, _is_byte):
+        raise SchemeError(
+            f'label scheme {path} has ignored {quoted(ignored)}; expected a list of integers in '
+            f'0..255, the values of pixels that are not annotated'
+        )
+    return LabelScheme(path.stem, rows, str(content.get('description', '')), tuple(ignored))
 
 
 def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:

@@ -30,6 +30,8 @@ LEADING = {
     'encoder_weights': ('imagenet', 'hf_hub:some/where'),
     'backbone': ('some/where', 'resnet50', 'https://example.org/x'),
     'use_pretrained_backbone': (True, 'yes'),
+    'use_timm_backbone': (True, 'yes'),
+    'backbone_kwargs': ({'pretrained': True}, {'backbone': 'hf_hub:some/where'}, 'x'),
     'attn_implementation': ('kernels-community/x', 'flash_attention_2'),
     '_attn_implementation': ('kernels-community/x',),
     'auto_map': ({'AutoModel': 'some/where--code.Model'}, {'AutoConfig': 'code.Config'}),

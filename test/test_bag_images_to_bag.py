@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from bag_hostile import DEEP_YAML
 from bag_making import picture, wait_for_file, write_pictures
+from png_files import GRAY, PALETTE, png
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Reader
 
@@ -120,6 +121,51 @@ def test_labels_become_ground_truth(tmp_path: Path) -> None:
     assert [header_ns(message) for _, message in truth] == images_ns
 
 
+@pytest.mark.parametrize(('kind', 'colors'), [(PALETTE, [[9, 9, 9]] * 4), (GRAY, [])])
+def test_labels_of_a_palette_or_of_few_bits_are_ids(
+    tmp_path: Path, kind: int, colors: list[list[int]]
+) -> None:
+    images = write_pictures(tmp_path / 'images', ['a.jpg'], height=2, width=2)
+    (tmp_path / 'labels').mkdir()
+    ids = np.array([[0, 1], [2, 3]])
+    (tmp_path / 'labels' / 'a.png').write_bytes(png(ids, 2, kind, colors))
+    options = ['--images', images, '--labels', tmp_path / 'labels', '--label-scheme', 'camvid11']
+    assert run(*options, '-o', tmp_path / 'bag') == 0
+    [(_, truth)] = seen_in(tmp_path / 'bag')['/ground_truth/label_mask']
+    assert truth.data.tolist() == [0, 1, 2, 3]
+
+
+def test_a_binary_mask_of_0_and_255_is_refused_with_its_values(
+    tmp_path: Path, capsys: Any
+) -> None:
+    images = write_pictures(tmp_path / 'images', ['a.jpg'], height=2, width=2)
+    labels = write_labels(tmp_path / 'labels', {'a.png': [[0, 255], [255, 255]]})
+    options = ['--images', images, '--labels', labels, '--label-scheme', 'cityscapes8']
+    assert run(*options, '-o', tmp_path / 'bag') == 1
+    said = capsys.readouterr().err
+    assert 'a.png: labels with values that label scheme cityscapes8 lacks: 255 (3 pixels)' in said
+
+
+def test_hidden_files_are_not_seen(tmp_path: Path) -> None:
+    images = write_pictures(tmp_path / 'images', ['a.png'], height=2, width=2)
+    labels = write_labels(tmp_path / 'labels', {'a.png': [[0, 1], [2, 3]]})
+    for folder in (images, labels):
+        for name in ('._a.png', '.DS_Store', 'Thumbs.db', 'desktop.ini'):
+            (folder / name).write_bytes(b'no picture')
+    options = ['--images', images, '--labels', labels, '--label-scheme', 'camvid11']
+    assert run(*options, '-o', tmp_path / 'bag') == 0
+    assert len(seen_in(tmp_path / 'bag')['/image']) == 1
+
+
+def test_two_label_files_of_one_image_are_refused(tmp_path: Path, capsys: Any) -> None:
+    images = write_pictures(tmp_path / 'images', ['a.png'], height=2, width=2)
+    labels = write_labels(tmp_path / 'labels', {'a.png': [[0, 1], [2, 3]]})
+    (labels / 'a.tif').write_bytes(b'')
+    options = ['--images', images, '--labels', labels, '--label-scheme', 'camvid11']
+    assert run(*options, '-o', tmp_path / 'bag') == 1
+    assert 'a.png and a.tif are both the labels of a; remove one' in capsys.readouterr().err
+
+
 def broken_set(tmp_path: Path) -> tuple[Path, Path]:
     """One good pair of files, and one of every kind of trouble."""
     images = write_pictures(tmp_path / 'images', ['a.png', 'b.png', 'c.png', 'd.png'])
@@ -152,7 +198,7 @@ def test_trouble_is_named_before_anything_is_written(tmp_path: Path, capsys: Any
         'cut.png: PNG image is cut short',
         'large.png: is 32x48, but the frames before are 32x24',
         'b.png: is 32x10, but its frame is 32x24',
-        'c.png: has ids [99], which label scheme camvid11 does not know',
+        'c.png: labels with values that label scheme camvid11 lacks: 99 (768 pixels)',
         'd.png: has no label image',
     ):
         assert words in said

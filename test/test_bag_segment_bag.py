@@ -57,6 +57,51 @@ def run(tiny_checkpoint: Path) -> Any:
     return run_with
 
 
+def write_deep_bag(path: Path, largest: int) -> Path:
+    """Three frames of mono16 with values from 0 to `largest`."""
+    values = np.linspace(0, largest, 24 * 32).astype('<u2').reshape(24, 32)
+    with BagWriter(path) as bag:
+        for index in range(3):
+            header = messages.header(stamp_ns(index), 'camera')
+            message = messages.image(values.view(np.uint8), 'mono16', header)
+            message.width = 32
+            bag.write(image_topic('/image'), stamp_ns(index), messages.serialize(message))
+    return path
+
+
+def test_frames_of_12_bits_are_labelled_as_their_8_bit_images(
+    tmp_path: Path, run: Any, segmenter: Segmenter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bag = write_deep_bag(tmp_path / 'deep', 4095)
+    options = ['--outputs', 'label_mask', '--bits-per-sample', 12]
+    assert run(bag, '-o', tmp_path / 'out', *options) == 0
+    gray = np.rint(np.linspace(0, 4095, 24 * 32).astype(int) * 255 / 4095).astype(np.uint8)
+    image = np.repeat(gray.reshape(24, 32, 1), 3, axis=2)
+    expected = segmenter.segment([image]).labels[0]
+    with AnyReader([tmp_path / 'out']) as out:
+        [mask] = [c for c in out.connections if c.topic == MASK]
+        for _, _, data in out.messages([mask]):
+            assert np.array_equal(out.deserialize(data, mask.msgtype).data, expected.ravel())
+    assert 'bits_per_sample' not in caplog.text
+
+
+def test_small_values_of_16_bit_frames_are_told_of(
+    tmp_path: Path, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    bag = write_deep_bag(tmp_path / 'deep', 4095)
+    assert run(bag, '-o', tmp_path / 'out', '--outputs', 'label_mask') == 0
+    assert caplog.text.count('set bits_per_sample (--bits-per-sample) to 12') == 1
+
+
+def test_values_beyond_the_bits_that_were_said_are_malformed(
+    tmp_path: Path, run: Any, capsys: Any
+) -> None:
+    bag = write_deep_bag(tmp_path / 'deep', 4096)
+    options = ['--outputs', 'label_mask', '--bits-per-sample', 12]
+    assert run(bag, '-o', tmp_path / 'out', *options) == EXIT_MALFORMED
+    assert 'has value 4096, but its bits_per_sample are 12' in capsys.readouterr().err
+
+
 def raw(path: Path) -> list[tuple[str, int, bytes]]:
     with Reader(path) as bag:
         return [(c.topic, stamp, bytes(data)) for c, stamp, data in bag.messages()]

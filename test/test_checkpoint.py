@@ -25,6 +25,7 @@ from segmentation_node.checkpoint import (
     Checkpoint,
     Spec,
     bundled_models,
+    find_checkpoint,
     load_checkpoint,
     locate,
     save_checkpoint,
@@ -523,7 +524,16 @@ def test_model_of_no_supported_family(hub: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    'content', [{}, {'image_mean': [0, 0, 0]}, [], {'image_mean': 0.5, 'image_std': 0.5}]
+    'content',
+    [
+        {},
+        {'image_mean': [0, 0, 0]},
+        [],
+        HUB_PROCESSOR | {'image_mean': [0.5]},
+        HUB_PROCESSOR | {'rescale_factor': 0},
+        HUB_PROCESSOR | {'do_flip_channel_order': True},
+        HUB_PROCESSOR | {'image_std': 'x'},
+    ],
 )
 def test_processor_without_mean_and_std(hub: Path, content: object) -> None:
     write_json(hub / 'preprocessor_config.json', content)
@@ -542,6 +552,161 @@ try:
 except CheckpointError as error:
     print('refused:', error)
 """
+
+
+@pytest.mark.parametrize(
+    ('changes', 'mean', 'std'),
+    [
+        ({'image_mean': 0.5, 'image_std': 0.25}, 0.5, 0.25),
+        ({'image_mean': [0.5] * 3, 'image_std': [0.5] * 3, 'rescale_factor': 2 / 255}, 0.25, 0.25),
+        ({'image_mean': [51] * 3, 'image_std': [255] * 3, 'do_rescale': False}, 0.2, 1.0),
+        ({'do_normalize': False}, 0.0, 1.0),
+    ],
+)
+def test_normalization_of_a_processor(
+    hub: Path, changes: dict[str, Any], mean: float, std: float
+) -> None:
+    write_json(hub / 'preprocessor_config.json', HUB_PROCESSOR | changes)
+    found = find_checkpoint(str(hub)).spec.preprocessing
+    assert found.mean == pytest.approx([mean] * 3)
+    assert found.std == pytest.approx([std] * 3)
+
+
+# Backbones that are named
+
+
+def looking_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*address: object, **_: object) -> None:
+        raise AssertionError(f'the network was used: {address}')
+
+    monkeypatch.setattr('socket.socket.connect', refuse)
+    monkeypatch.setattr('socket.getaddrinfo', refuse)
+
+
+@pytest.fixture(scope='module')
+def timm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Mask2Former with a backbone of timm, as newer versions of the library write it."""
+    from transformers import Mask2FormerConfig
+
+    torch.manual_seed(0)
+    backbone = {
+        'model_type': 'timm_backbone', 'backbone': 'mobilenetv3_small_050',
+        'use_pretrained_backbone': False, **TIMM_ARGUMENTS,
+    }  # fmt: skip
+    folder = tmp_path_factory.mktemp('timm')
+    Mask2Former(Mask2FormerConfig.from_dict(HUB_CONFIG | {'backbone_config': backbone})).save(
+        folder
+    )
+    return folder
+
+
+TIMM_ARGUMENTS = {'out_indices': [1, 2, 3, 4], 'features_only': True}
+
+
+@pytest.mark.parametrize(
+    'changes',
+    [
+        # As transformers 4 writes it.
+        {'backbone': 'mobilenetv3_small_050', 'use_timm_backbone': True,
+         'use_pretrained_backbone': True, 'backbone_kwargs': TIMM_ARGUMENTS},
+        {'use_pretrained_backbone': True},
+    ],
+)  # fmt: skip
+def test_complete_folder_that_names_its_backbone_loads_without_a_network(
+    timm_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]
+) -> None:
+    folder = tmp_path / 'checkpoint'
+    shutil.copytree(timm_folder, folder)
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    if 'backbone' in changes:
+        del config['backbone_config']
+    else:
+        config['backbone_config']['use_pretrained_backbone'] = True
+    write_json(folder / 'config.json', config | changes)
+    looking_nowhere(monkeypatch)
+    assert_weights_are_of(load_checkpoint(str(folder)), timm_folder)
+
+
+@pytest.mark.parametrize('name', ['resnet50', 'microsoft/resnet-50'])
+def test_backbone_whose_configuration_is_elsewhere_is_refused(
+    hub: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    config = json.loads((hub / 'config.json').read_text(encoding='utf-8'))
+    del config['backbone_config']
+    write_json(hub / 'config.json', config | {'backbone': name, 'use_timm_backbone': False})
+    looking_nowhere(monkeypatch)
+    refused(hub, 'config.json', name, 'elsewhere' if '/' in name else 'expected backbone_config')
+
+
+# Networks of a single class, and of other images
+
+
+VOID_ROW = {'id': 0, 'name': 'other', 'color': [0, 0, 0], 'category': 'void', 'void': True}
+ROAD_ROW = {'id': 3, 'name': 'road', 'color': [1, 2, 3], 'category': 'flat'}
+WALL_ROW = {'id': 5, 'name': 'wall', 'color': [3, 2, 1], 'category': 'construction'}
+UNLEARNED = VOID_ROW | {'learned': False}
+
+
+def smp_folder(folder: Path, rows: list[dict[str, Any]], bias: float = 0, **config: Any) -> Path:
+    """A U-Net as its library saves it, with a bias of its logits."""
+    import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
+
+    torch.manual_seed(0)
+    network = smp.Unet('resnet18', encoder_weights=None, **config)
+    head = network.segmentation_head[0]
+    torch.nn.init.constant_(head.bias, bias)
+    network.save_pretrained(folder)
+    (folder / 'own.yaml').write_text(yaml.safe_dump({'classes': rows}), encoding='utf-8')
+    (folder / SPEC_FILE).write_text('family: unet\nlabel_scheme: own.yaml\n', encoding='utf-8')
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('rows', 'absent', 'present'),
+    [
+        ([UNLEARNED, ROAD_ROW], 0, 3),
+        ([VOID_ROW, ROAD_ROW], 0, 3),
+        ([ROAD_ROW, VOID_ROW], 0, 3),
+        ([UNLEARNED, ROAD_ROW, WALL_ROW], 3, 5),
+    ],
+)
+def test_a_single_logit_tells_its_class_from_the_rest(
+    tmp_path: Path, rows: list[dict[str, Any]], absent: int, present: int
+) -> None:
+    for bias, expected, confidence in ((-100, absent, 255), (100, present, 255)):
+        folder = smp_folder(tmp_path / str(bias), rows, bias, classes=1)
+        found = Segmenter(str(folder), runtime='torch', precision='fp32').segment(
+            [np.zeros((32, 32, 3), np.uint8)]
+        )
+        assert (found.labels == expected).all()
+        assert (found.confidence[0] == confidence).all()
+
+
+@pytest.mark.parametrize(
+    'rows', [[VOID_ROW, ROAD_ROW, WALL_ROW], [VOID_ROW], [UNLEARNED, ROAD_ROW, WALL_ROW, {
+        'id': 7, 'name': 'car', 'color': [9, 9, 9], 'category': 'vehicle'}]],
+)  # fmt: skip
+def test_a_single_logit_for_other_classes_is_refused(
+    tmp_path: Path, rows: list[dict[str, Any]]
+) -> None:
+    folder = smp_folder(tmp_path, rows, classes=1)
+    learned = sum(row.get('learned', True) for row in rows)
+    refused(folder, 'tells one class from the rest', f'own has {learned} learned classes')
+
+
+@pytest.mark.parametrize('channels', [1, 4])
+def test_networks_of_other_images_are_refused(deeplab: Path, hub: Path, channels: int) -> None:
+    change_json(deeplab / 'config.json', in_channels=channels)
+    config = json.loads((hub / 'config.json').read_text(encoding='utf-8'))
+    for backbone in (
+        {'backbone_config': config['backbone_config'] | {'num_channels': channels}},
+        {'backbone_config': None, 'backbone_kwargs': {'num_channels': channels}},
+    ):
+        change_json(hub / 'config.json', **backbone)
+        for folder in (deeplab, hub):
+            refused(folder, f'takes images of {channels} channels; expected 3, red, green and')
+            with pytest.raises(CheckpointError, match=f'images of {channels} channels'):
+                Segmenter(str(folder))
 
 
 def load_in_a_process(model: str, **environment: str) -> str:

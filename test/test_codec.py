@@ -26,8 +26,9 @@ from segmentation_node.codec import (
     encode_png,
     image_view,
 )
-from segmentation_node.errors import ImageError
+from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.image_files import decode_file, image_size
+from segmentation_node.samples import WATCHED, Samples
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 
@@ -136,13 +137,13 @@ def test_packed_yuv(encoding: str, row: list[int]) -> None:
     assert np.abs(seen.astype(int) - RED).max() <= 2
 
 
-def test_nv21_has_one_pair_of_v_and_u_for_four_pixels() -> None:
-    msg = Image(2, 2, 'nv21', 2, bytes([81, 81, 81, 81, 240, 90]))
-    assert np.abs(decode_image(msg).astype(int) - RED).max() <= 2
-
-
-def test_nv21_with_padded_rows() -> None:
-    msg = Image(2, 2, 'nv21', 3, bytes([81, 81, 9, 81, 81, 9, 240, 90, 9]))
+@pytest.mark.parametrize(('encoding', 'color'), [('nv12', [90, 240]), ('nv21', [240, 90])])
+@pytest.mark.parametrize('padding', [[], [9]])
+def test_nv12_and_nv21_have_one_pair_of_u_and_v_for_four_pixels(
+    encoding: str, color: list[int], padding: list[int]
+) -> None:
+    rows = [[81, 81, *padding], [81, 81, *padding], [*color, *padding]]
+    msg = Image(2, 2, encoding, 2 + len(padding), bytes(value for row in rows for value in row))
     assert np.abs(decode_image(msg).astype(int) - RED).max() <= 2
 
 
@@ -152,6 +153,127 @@ def test_nv24_has_u_and_v_for_each_pixel(padding: int) -> None:
     color = [90, 240, 240, 110, *[9] * 2 * padding]
     seen = decode_image(Image(1, 2, 'nv24', 2 + padding, bytes(light + color)))
     assert np.abs(seen.astype(int) - [[RED, BLUE]]).max() <= 2
+
+
+# All of image_encodings.hpp of sensor_msgs 5.5.1 and of its branch rolling in 2025.
+SENSOR_MSGS = [
+    'rgb8', 'rgba8', 'rgb16', 'rgba16', 'bgr8', 'bgra8', 'bgr16', 'bgra16', 'mono8', 'mono16',
+    *(f'{kind}C{channels}' for kind in ('8U', '8S', '16U', '16S', '32S', '32F', '64F')
+      for channels in (1, 2, 3, 4)),
+    *(f'bayer_{name}{bits}' for name in ('rggb', 'bggr', 'gbrg', 'grbg') for bits in (8, 16)),
+    'uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2', 'nv12', 'nv21', 'nv24',
+]  # fmt: skip
+#: BT.601 with video levels.
+RED_YUV, WHITE_YUV = (81, 90, 240), (235, 128, 128)
+
+
+def uniform(encoding: str, rgb: tuple[int, int, int], yuv: tuple[int, int, int]) -> Image:
+    """A 2 x 2 image of one color by the definition of its encoding; 4 x 4 of a mosaic."""
+    wide = encoding.endswith('16') or encoding.startswith('16U')
+    number = np.dtype('<u2' if wide else 'u1')
+    y, u, v = yuv
+    red, green, blue = rgb
+    if encoding in ('nv12', 'nv21', 'nv24'):
+        pair = [v, u] if encoding == 'nv21' else [u, v]
+        data = bytes([y] * 4 + pair * (4 if encoding == 'nv24' else 1))
+        return Image(2, 2, encoding, 2, data)
+    if encoding in ('uyvy', 'yuv422', 'yuyv', 'yuv422_yuy2'):
+        pair = [u, y, v, y] if encoding in ('uyvy', 'yuv422') else [y, u, y, v]
+        return Image(2, 2, encoding, 4, bytes(2 * pair))
+    if encoding.startswith('bayer'):
+        of = {'r': red, 'g': green, 'b': blue}
+        tile = [[of[letter] for letter in encoding[at : at + 2]] for at in (6, 8)]
+        samples = np.tile(tile, (2, 2)).ravel().tolist()
+    else:
+        # What has no order of its own has that of OpenCV.
+        is_rgb = encoding.startswith('rgb')
+        order = [red, green, blue] if is_rgb else [blue, green, red]
+        channels = {'a': 4, 'o': 1}.get(encoding[3], 3)
+        if 'UC' in encoding:
+            channels = int(encoding[-1])
+        samples = 4 * ([*order, 7] if channels == 4 else order if channels == 3 else [red])
+    packed = (np.array(samples) * (257 if wide else 1)).astype(number)
+    side = 4 if encoding.startswith('bayer') else 2
+    return Image(side, side, encoding, packed.nbytes // side, packed.tobytes())
+
+
+@pytest.mark.parametrize('encoding', SENSOR_MSGS)
+def test_every_encoding_of_sensor_msgs_gives_its_colors_or_a_reason(encoding: str) -> None:
+    white = uniform(encoding, (255, 255, 255), WHITE_YUV)
+    if encoding not in ENCODINGS:
+        with pytest.raises(
+            ImageError, match=f"'{encoding}' holds numbers without a color.*choose"
+        ):
+            decode_image(white)
+        return
+    assert decode_image(white).min() == 255
+    red = decode_image(uniform(encoding, (255, 0, 0), RED_YUV))
+    gray = encoding.startswith('mono') or encoding.endswith('UC1')
+    assert np.abs(red.astype(int) - ([255, 255, 255] if gray else RED)).max() <= 2
+
+
+@pytest.mark.parametrize('encoding', ['mono16', '16UC1', 'rgb16', 'bgra16', 'bayer_grbg16'])
+def test_12_bits_in_16_are_scaled_where_that_is_said(encoding: str) -> None:
+    channels = ENCODINGS[encoding].channels
+    values = np.full((8, 8 * channels), 4095, '<u2')
+    values[:4] = 0
+    msg = Image(8, 8, encoding, values[0].nbytes, values.tobytes())
+    seen = decode_image(msg, samples=Samples(12))
+    assert (seen[:3] == 0).all()
+    assert (seen[5:] == 255).all()
+    assert (decode_image(msg)[5:] == 16).all()
+    values[4:6] = 4096
+    msg.data = values.tobytes()
+    with pytest.raises(ImageError, match=r'value 4096, .*bits_per_sample are 12.*to 13 or'):
+        decode_image(msg, samples=Samples(12))
+
+
+def test_bits_of_8_bit_images_mean_nothing() -> None:
+    assert decode_image(image('mono8', [[255]], width=1), samples=Samples(12)).max() == 255
+
+
+@pytest.mark.parametrize('bits', [7, 17])
+def test_bits_are_8_to_16(bits: int) -> None:
+    with pytest.raises(SettingError, match=f'are {bits}; expected 8 to 16'):
+        Samples(bits)
+
+
+def deep(largest: int) -> Image:
+    return Image(1, 2, 'mono16', 4, np.array([0, largest], '<u2').tobytes())
+
+
+def test_small_values_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    samples = Samples()
+    for _ in range(WATCHED - 1):
+        decode_image(deep(4000), samples=samples)
+    assert not caplog.records
+    for _ in range(3):
+        decode_image(deep(4000), samples=samples)
+    samples.end()
+    [record] = caplog.records
+    assert 'no value above 4000 so far: if the camera uses 12 bits' in record.getMessage()
+
+
+def test_small_values_are_told_of_at_the_end_of_few_images(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    samples = Samples()
+    decode_image(deep(1000), samples=samples)
+    samples.end()
+    samples.end()
+    [record] = caplog.records
+    assert 'no value above 1000 so far: if the camera uses 10 bits' in record.getMessage()
+
+
+@pytest.mark.parametrize('bits', [12, 16])
+def test_nothing_is_told_of_large_or_explained_values(
+    bits: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    samples = Samples(bits)
+    for largest in [100] * WATCHED:
+        decode_image(deep(largest if bits == 12 else 50000), samples=samples)
+    samples.end()
+    assert not caplog.records
 
 
 def test_an_rgb8_image_is_not_copied() -> None:
@@ -179,10 +301,10 @@ def test_the_converter_is_asked_for_what_is_no_exchange_of_channels() -> None:
         asked.append((msg.encoding, pixels.shape, pixels.dtype.name))
         return np.zeros((*pixels.shape[:2], 3), np.uint8)
 
-    decode_image(image('bayer_rggb16', [[1, 0, 2, 0]], width=2), convert)
+    decode_image(image('bayer_rggb8', [[1, 2, 3]] * 4, width=3), convert)
     decode_image(image('uyvy', [[1, 2, 3, 4]], width=2), convert)
     decode_image(image('bgr8', [[1, 2, 3]], width=1), convert)
-    assert asked == [('bayer_rggb16', (1, 2), 'uint16'), ('uyvy', (1, 2, 2), 'uint8')]
+    assert asked == [('bayer_rggb8', (4, 3), 'uint8'), ('uyvy', (1, 2, 2), 'uint8')]
 
 
 @pytest.mark.parametrize(
@@ -194,7 +316,12 @@ def test_the_converter_is_asked_for_what_is_no_exchange_of_channels() -> None:
         (Image(2, 2, 'rgb8', 6, bytes(11)), '11 bytes.*take 12'),
         (Image(1, 1, 'rgb8', 3, b''), '0 bytes.*take 3'),
         (Image(1, 1, 'rgb9', 3, bytes(3)), "unknown image encoding 'rgb9'.*rgb8, bgr8"),
-        (Image(1, 1, '32FC1', 4, bytes(4)), 'unknown image encoding'),
+        (Image(1, 1, 'RGB8', 3, bytes(3)), "unknown image encoding 'RGB8'; did you mean rgb8"),
+        (
+            Image(1, 1, '32FC1', 4, bytes(4)),
+            "'32FC1' holds numbers .*rgb8.*choose the color topic",
+        ),
+        (Image(2, 9, 'bayer_rggb8', 9, bytes(18)), 'Bayer image of 9 x 2.*3 x 3 pixels or more'),
         (Image(1, 3, 'uyvy', 6, bytes(6)), 'multiples of 2 and 1'),
         (Image(3, 2, 'nv21', 2, bytes(9)), 'multiples of 2 and 2'),
         (Image(2, 2, 'nv21', 2, bytes(4)), '4 bytes, but 3 rows of 2'),
@@ -219,7 +346,7 @@ def test_contradictions_are_named(msg: ImageMessage, says: str) -> None:
 def test_padding_changes_nothing(
     encoding: str, half_hw: tuple[int, int], padding: int, big: int, seed: int
 ) -> None:
-    height, width = 2 * half_hw[0], 2 * half_hw[1]
+    height, width = 2 * half_hw[0] + 2, 2 * half_hw[1] + 2
     row_bytes = width * ENCODINGS[encoding].channels * ENCODINGS[encoding].bits // 8
     rows = height * ENCODINGS[encoding].rows // 2
     random = np.random.default_rng(seed)
@@ -284,6 +411,76 @@ def test_format_compressed_rgb_means_exchanged_channels() -> None:
     data = encode_png(np.array([[RED]], np.uint8))
     assert decode_compressed(Compressed('rgb8; png compressed rgb8', data)).tolist() == [[BLUE]]
     assert decode_compressed(Compressed('rgb8; png compressed bgr8', data)).tolist() == [[RED]]
+
+
+@pytest.mark.parametrize(
+    ('format_', 'swapped'),
+    [
+        ('rgb8; tiff compressed ', True),  # the encoder was handed RGB as it was
+        ('bgr8; tiff compressed ', False),
+        ('tiff', False),
+    ],
+)
+def test_a_tiff_has_the_order_of_the_raw_image(format_: str, swapped: bool) -> None:
+    data = bytes(cv2.imencode('.tiff', np.array([[BLUE]], np.uint8))[1])  # red, as OpenCV reads
+    assert decode_compressed(Compressed(format_, data)).tolist() == [[BLUE if swapped else RED]]
+
+
+MOSAIC: npt.NDArray[np.uint8] = np.tile(np.array([[255, 0], [0, 0]], np.uint8), (4, 4))
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'format_'),
+    [
+        ('.png', 'bayer_rggb8; png compressed '),
+        ('.tiff', 'bayer_rggb8; tiff compressed '),
+        ('.jpg', 'bayer_rggb8; jpeg compressed '),
+    ],
+)
+def test_a_compressed_mosaic_is_debayered(suffix: str, format_: str) -> None:
+    """As Humble's image_transport compresses a Bayer camera; its PNG is a mosaic in all."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, 100] if suffix == '.jpg' else []
+    data = bytes(cv2.imencode(suffix, MOSAIC, settings)[1])
+    seen = decode_compressed(Compressed(format_, data))[3:5, 3:5]
+    assert np.abs(seen.astype(int) - RED).max() <= 6
+
+
+def test_a_compressed_mosaic_of_12_bits() -> None:
+    data = bytes(cv2.imencode('.png', MOSAIC.astype(np.uint16) * 16)[1])  # up to 4080
+    msg = Compressed('bayer_rggb16; png compressed ', data)
+    seen = decode_compressed(msg, samples=Samples(12))[3:5, 3:5]
+    assert np.abs(seen.astype(int) - RED).max() <= 1
+
+
+def test_a_bayer_image_that_was_made_gray_or_colored_first_is_taken_as_it_is() -> None:
+    gray = encode_png(MOSAIC)
+    seen = decode_compressed(Compressed('bayer_rggb8; jpeg compressed mono8', gray))
+    assert np.array_equal(seen, np.repeat(MOSAIC[:, :, None], 3, axis=2))
+    red = encode_png(np.array([[RED]], np.uint8))
+    for format_ in ('bayer_rggb8; jpeg compressed bgr8', 'bayer_rggb8; png compressed '):
+        assert decode_compressed(Compressed(format_, red)).tolist() == [[RED]]
+
+
+def test_an_unknown_mosaic_is_refused() -> None:
+    msg = Compressed('bayer_rggb12p; png compressed ', encode_png(MOSAIC))
+    with pytest.raises(ImageError, match="'bayer_rggb12p'; expected one of bayer_rggb8"):
+        decode_compressed(msg)
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tiff'])
+def test_files_of_16_bits_are_scaled_as_raw_images(suffix: str) -> None:
+    values = np.array([[0, 2048, 4095]], np.uint16)
+    data = bytes(cv2.imencode(suffix, values)[1])
+    assert decode_file(data, samples=Samples(12))[0, :, 1].tolist() == [0, 128, 255]
+    assert decode_file(data)[0, :, 1].tolist() == [0, 8, 16]
+    with pytest.raises(ImageError, match='value 4095'):
+        decode_file(data, samples=Samples(10))
+
+
+def test_a_file_of_other_numbers_is_refused() -> None:
+    heights = bytes(cv2.imencode('.tiff', np.zeros((2, 2, 3), np.float32))[1])
+    with pytest.raises(ImageError, match='samples of type float32; expected 8 or 16 bits'):
+        decode_file(heights)
 
 
 def test_format_is_written_as_image_transport_does() -> None:

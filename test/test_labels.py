@@ -15,7 +15,7 @@ from cityscapesscripts.helpers.labels import trainId2label
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from segmentation_node.errors import SchemeError
+from segmentation_node.errors import ImageError, SchemeError
 from segmentation_node.labels import (
     IGNORE,
     LabelScheme,
@@ -146,8 +146,27 @@ def test_channels_are_positions_and_not_ids(tmp_path: Path) -> None:
 
 def test_unknown_ids_are_found() -> None:
     scheme = load_scheme('cityscapes19')
-    assert scheme.unknown_ids(np.array([[0, 18, 255]], np.uint8)) == []
-    assert scheme.unknown_ids(np.array([[19, 0, 254, 19]], np.uint8)) == [19, 254]
+    scheme.check_ids(np.array([[0, 18, 255]], np.uint8))
+    with pytest.raises(
+        ImageError, match=r'cityscapes19 lacks: 19 \(2 pixels\), 254 \(1 pixels\);'
+    ):
+        scheme.check_ids(np.array([[19, 0, 254, 19]], np.uint8))
+
+
+def test_values_that_say_nothing_are_listed_in_the_scheme(tmp_path: Path) -> None:
+    scheme = load_scheme(write_scheme(tmp_path, VOID, row(), ignored=[255]))
+    labels = np.array([[0, 1, 255]], np.uint8)
+    scheme.check_ids(labels)
+    assert scheme.channels_from(scheme)[labels].tolist() == [[0, 1, IGNORE]]
+
+
+@pytest.mark.parametrize(
+    ('ignored', 'says'),
+    [(255, 'ignored 255; expected a list'), ([1, 255], 'ignores 1, which'), ([300], '0..255')],
+)
+def test_ignored_values_are_bytes_and_no_classes(tmp_path: Path, ignored: Any, says: str) -> None:
+    with pytest.raises(SchemeError, match=says):
+        load_scheme(write_scheme(tmp_path, VOID, row(), ignored=ignored))
 
 
 def test_json_holds_what_a_subscriber_needs() -> None:

@@ -27,6 +27,7 @@ from std_msgs.msg import String
 from segmentation_node.codec import ENCODINGS, decode_image
 from segmentation_node.image_files import decode_file, encode_jpeg
 from segmentation_node.labels import load_scheme
+from segmentation_node.samples import Samples
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
@@ -88,6 +89,18 @@ def test_every_encoding_gives_the_labels_of_its_rgb_image(
     segmenter = Segmenter(str(tiny_checkpoint), precision='fp32')
     expected = segmenter.segment([decode_image(message)]).labels[0]
     np.testing.assert_array_equal(pixels_of(mask), expected)
+
+
+def test_frames_of_12_bits_are_scaled_once_the_parameter_says_so(
+    camera: Camera, tiny_checkpoint: Path
+) -> None:
+    message = image_message(RNG.integers(0, 2**12, (48, 64), np.uint16), 'mono16')
+    segmenter = Segmenter(str(tiny_checkpoint), precision='fp32')
+    for bits in (12, 16):
+        assert camera.probe.set_parameter('bits_per_sample', bits).successful
+        image_rgb = decode_image(message, samples=Samples(bits))
+        expected = segmenter.segment([image_rgb]).labels[0]
+        np.testing.assert_array_equal(pixels_of(camera.segment(message)), expected)
 
 
 def test_big_endian_16_bit_frames_are_read_as_such(camera: Camera) -> None:

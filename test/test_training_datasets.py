@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from png_files import PALETTE, png
 from training_data import fields, street, write_annot, write_cityscapes, write_folders
 
 from segmentation_node.errors import DatasetError, SchemeError
@@ -128,9 +129,17 @@ def test_link_that_leads_nowhere(tmp_path: Path, streets: Path) -> None:
 
 
 def test_files_of_the_system_are_no_images(tmp_path: Path, streets: Path) -> None:
-    (streets / 'images' / '.DS_Store').write_bytes(b'')
-    (streets / 'labels' / '.DS_Store').write_bytes(b'')
+    for name in ('.DS_Store', '._001.png', 'Thumbs.db', 'desktop.ini'):
+        (streets / 'images' / name).write_bytes(b'')
+        (streets / 'labels' / name).write_bytes(b'')
     assert len(open_use(tmp_path).pairs) == 3
+
+
+def test_hidden_files_in_cityscapes_are_no_images(tmp_path: Path) -> None:
+    root = write_cityscapes(tmp_path / 'towns', 'train', 2)
+    for path in [*root.glob('leftImg8bit/*/*/*.png'), *root.glob('gtFine/*/*/*.png')]:
+        path.with_name(f'._{path.name}').write_bytes(b'')
+    assert len(open_use(tmp_path, set='towns').pairs) == 2
 
 
 def test_labels_of_another_size(tmp_path: Path, streets: Path) -> None:
@@ -141,14 +150,27 @@ def test_labels_of_another_size(tmp_path: Path, streets: Path) -> None:
 
 def test_labels_of_another_scheme(tmp_path: Path, streets: Path) -> None:
     (streets / 'labels' / '001.png').write_bytes(encode_png(np.full((64, 96), 33, np.uint8)))
-    with pytest.raises(DatasetError, match=r'labels/001\.png has ids \[33\] .* camvid11 lacks'):
+    with pytest.raises(DatasetError, match=r'labels/001\.png .*camvid11 lacks: 33 \(6144 '):
         read_all(open_use(tmp_path))
 
 
 def test_labels_that_are_colors(tmp_path: Path, streets: Path) -> None:
-    (streets / 'labels' / '001.png').write_bytes(encode_png(np.zeros((64, 96, 3), np.uint8)))
-    with pytest.raises(DatasetError, match=r'labels/001\.png .*not colours'):
-        read_all(open_use(tmp_path))
+    files, path = open_use(tmp_path), streets / 'labels' / '001.png'
+    ids = street(1)[1]
+    path.write_bytes(encode_png(files.scheme.palette[ids]))
+    assert np.array_equal(files.read(files.pairs[1])[1], ids)
+    path.write_bytes(encode_png(np.full((64, 96, 3), 7, np.uint8)))
+    with pytest.raises(
+        DatasetError, match=r'labels/001\.png .*camvid11 lacks: \(7, 7, 7\) \(6144'
+    ):
+        read_all(files)
+
+
+def test_labels_with_a_palette_are_its_indices(tmp_path: Path, streets: Path) -> None:
+    ids = street(1)[1]
+    (streets / 'labels' / '001.png').write_bytes(png(ids, 8, PALETTE, [[9, 9, 9]] * 256))
+    files = open_use(tmp_path)
+    assert np.array_equal(files.read(files.pairs[1])[1], ids)
 
 
 def test_file_that_is_no_image(tmp_path: Path, streets: Path) -> None:

@@ -545,7 +545,7 @@ def test_mistakes_are_told_in_one_line(
         ('labels/001.png', encode_png(np.zeros((5, 5), np.uint8)), 'labels/001.png is (5, 5)'),
         (
             'labels/001.png', encode_png(np.full((64, 96), 77, np.uint8)),
-            'labels/001.png has ids [77] that label scheme camvid11 lacks',
+            'values that label scheme camvid11 lacks: 77 (6144 pixels)',
         ),
     ],
 )  # fmt: skip

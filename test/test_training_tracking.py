@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of a run's folder and its copy in MLflow: nothing is lost or sent twice."""
 
+import base64
 import json
 import os
 import re
@@ -11,7 +12,9 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -19,11 +22,13 @@ from training_data import DEEPLAB, fields, write_folders
 
 from segmentation_node.web.page.runs import (
     PARENT_TAG,
+    RunsError,
     by_loss,
     matching,
     runs_of_mlflow,
     with_figures,
 )
+from segmentation_node.web.page.texts import texts
 from training.config import Experiment
 from training.tracking import Run, TrackingError, client, experiment_id, main, shown_uri
 from training.train import train
@@ -345,6 +350,91 @@ def test_the_page_groups_the_runs_of_a_server(
     assert len(by_loss([newest, newest])) == 2  # a loss that is not known is like no other
     assert matching(others, f' {names[0]}, nothing ') == others[:1]
     assert matching(others, '') == others
+
+
+class Guard(ThreadingHTTPServer):
+    """Lets requests through to an MLflow server that bring what it asks for."""
+
+    def __init__(self, behind: str) -> None:
+        super().__init__(('127.0.0.1', 0), _GuardedRequest)
+        self.behind = behind
+        self.uri = f'http://127.0.0.1:{self.server_port}'
+        self.asks_for, self.refusal = '', 401
+
+
+class _GuardedRequest(BaseHTTPRequestHandler):
+    server: Guard
+
+    def do_GET(self) -> None:
+        content = self.rfile.read(int(self.headers.get('Content-Length', 0)))
+        if self.headers.get('Authorization', '') != self.server.asks_for:
+            self._answer(self.server.refusal, b'You are not authenticated.', 'text/plain')
+            return
+        request = urllib.request.Request(  # noqa: S310
+            self.server.behind + self.path, content or None, method=self.command,
+            headers={'Content-Type': 'application/json'},
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+            self._answer(answer.status, answer.read(), 'application/json')
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def _answer(self, status: int, content: bytes, kind: str) -> None:
+        self.send_response(status)
+        self.send_header('Content-Type', kind)
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+BASIC = 'Basic ' + base64.b64encode('jo:sé:cret'.encode()).decode()
+
+
+def test_page_and_training_bring_what_a_server_asks_for(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Guard(server.uri) as guard:
+        Thread(target=guard.serve_forever, daemon=True).start()
+        monkeypatch.setenv('MLFLOW_TRACKING_URI', guard.uri)
+        monkeypatch.setenv('HOME', str(tmp_path))
+        guard.asks_for = BASIC
+        for status, kind in ((401, 'mlflow_unauthorized'), (403, 'mlflow_forbidden')):
+            guard.refusal = status
+            with pytest.raises(RunsError) as refused:
+                runs_of_mlflow(guard.uri)
+            assert refused.value.kind == kind
+            assert kind in texts('en')
+            with pytest.raises(TrackingError, match=r'set MLFLOW_TRACKING_USERNAME and .*_TOKEN'):
+                client()
+        # As MLflow's own client, which training uses, in the same order.
+        monkeypatch.setenv('MLFLOW_TRACKING_TOKEN', 'not asked for')
+        monkeypatch.setenv('MLFLOW_TRACKING_USERNAME', 'jo')
+        monkeypatch.setenv('MLFLOW_TRACKING_PASSWORD', 'sé:cret')
+        run = begun(tmp_path / 'run')
+        run.log(0, {'mIoU': 0.5})
+        run.finish('FINISHED')
+        assert [found.name for found in runs_of_mlflow(guard.uri)] == ['one']
+        for name in ('USERNAME', 'PASSWORD'):
+            monkeypatch.delenv(f'MLFLOW_TRACKING_{name}')
+        (tmp_path / '.mlflow').mkdir()
+        saved = tmp_path / '.mlflow' / 'credentials'
+        saved.write_text(
+            '[mlflow]\nmlflow_tracking_username = jo\nmlflow_tracking_password = sé:cret\n',
+            encoding='utf-8',
+        )
+        assert len(runs_of_mlflow(guard.uri)) == 1
+        assert client()
+        saved.unlink()
+        monkeypatch.setenv('MLFLOW_TRACKING_TOKEN', 'abc\n')
+        guard.asks_for = 'Bearer abc'
+        assert len(runs_of_mlflow(guard.uri)) == 1
+        guard.asks_for = BASIC
+        assert len(runs_of_mlflow(guard.uri.replace('//', '//jo:s%C3%A9%3Acret@'))) == 1
+        guard.shutdown()
 
 
 def test_server_that_dies_costs_nothing(

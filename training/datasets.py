@@ -4,6 +4,7 @@
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -11,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import DatasetError, ImageError
-from segmentation_node.image_files import ImageRgb, decode_file, decode_label_file
+from segmentation_node.image_files import (
+    IMAGE_SUFFIXES,
+    ImageRgb,
+    decode_file,
+    visible_files,
+)
+from segmentation_node.label_files import decode_labels
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use
@@ -45,17 +52,11 @@ class LabelledFiles:
         ids that the data set's scheme does not know.
         """
         image_rgb = _decoded(pair.image, decode_file)
-        ids = _decoded(pair.labels, decode_label_file)
+        ids = _decoded(pair.labels, partial(decode_labels, scheme=self.scheme))
         if ids.shape != image_rgb.shape[:2]:
             raise DatasetError(
                 f'{pair.labels} is {ids.shape} but its image {image_rgb.shape[:2]}; both must be '
                 f'of one size'
-            )
-        unknown = self.scheme.unknown_ids(ids)
-        if unknown:
-            raise DatasetError(
-                f'{pair.labels} has ids {unknown} that label scheme {self.scheme.name} lacks; '
-                f'correct "scheme" or the labels'
             )
         return image_rgb, ids
 
@@ -99,7 +100,7 @@ def _annot(root: Path, split: str) -> 'Found':
 
 
 def _of_one_stem(images: Path, labels: Path) -> 'Found':
-    paths = [p for p in images.glob('*') if not p.is_dir() and not p.name.startswith('.')]
+    paths = visible_files(images, IMAGE_SUFFIXES) if images.is_dir() else []
     return [Pair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
 
 
@@ -107,9 +108,9 @@ def _cityscapes(root: Path, split: str) -> 'Found':
     images, truth = root / 'leftImg8bit' / split, root / 'gtFine' / split
     pairs = [
         Pair(p, truth / p.parent.name / re.sub('_leftImg8bit$', '_gtFine_labelIds.png', p.stem))
-        for p in images.glob('*/*_leftImg8bit.png')
+        for p in images.glob('[!.]*/[!.]*_leftImg8bit.png')
     ]
-    return pairs, truth.glob('*/*_gtFine_labelIds.png')
+    return pairs, truth.glob('[!.]*/[!.]*_gtFine_labelIds.png')
 
 
 #: The pairs by their images, and all label images there are.

@@ -32,7 +32,7 @@ from training.config import Experiment, Use, load_experiment
 from training.datasets import LabelledFiles, open_files
 
 #: Changes whenever what is written changes, so that nothing older is read.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def _key(files: LabelledFiles, target: LabelScheme, experiment: Experiment) -> s
 
 
 def _rows(scheme: LabelScheme) -> list[Any]:
-    """The rows of a scheme as plain values."""
-    return [asdict(c) for c in scheme.classes]
+    """The rows of a scheme as plain values, and what it ignores."""
+    return [*(asdict(c) for c in scheme.classes), scheme.ignored]
 
 
 def _fill(

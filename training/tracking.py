@@ -43,6 +43,8 @@ PARAMS_AT_A_TIME: Final = 100
 PARENT_TAG: Final = 'mlflow.parentRunId'
 #: The tag that the run of a search has, and no other.
 SEARCH_TAG: Final = 'search.trials'
+#: How MLflow calls it where a server does not know its user, or permits too little.
+_REFUSALS: Final = ('UNAUTHENTICATED', 'PERMISSION_DENIED')
 #: Names of the figures that come with every epoch; IoU and Dice follow by class, "IoU/road".
 METRICS: Final = (
     'train_loss', 'val_loss', 'pixel_acc', 'mIoU', 'Dice', 'imgs_per_sec', 'train_imgs_per_sec',
@@ -120,6 +122,11 @@ def _named(uri: str) -> Iterator[None]:
             if local
             else f'start the server, or unset MLFLOW_TRACKING_URI to track in {RUNS}/mlflow.db'
         )
+        if isinstance(error, MlflowException) and error.error_code in _REFUSALS:
+            remedy = (
+                'set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or '
+                'MLFLOW_TRACKING_TOKEN, to those of a user who may do this'
+            )
         raise TrackingError(
             f'MLflow at {shown_uri()} cannot be used '
             f'({without_password(one_line(error))}); {remedy}'

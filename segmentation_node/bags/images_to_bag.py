@@ -16,6 +16,7 @@ from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
     HelpFormatter,
+    add_bits_option,
     add_output_options,
     count,
     rate_hz,
@@ -34,8 +35,10 @@ from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.codec import compressed_format, encode_png
 from segmentation_node.errors import BagError, ImageError, SegmentationError
-from segmentation_node.image_files import codec_name, decode_file, decode_label_file, image_size
-from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
+from segmentation_node.image_files import codec_name, decode_file, image_size
+from segmentation_node.label_files import decode_labels
+from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.samples import Samples
 
 #: Stamp of the first frame unless chosen: the same files make the same bag at any time.
 START_NS: Final = 1_600_000_000 * messages.SECOND_NS
@@ -53,6 +56,7 @@ class Settings:
     encoding: str = 'rgb8'
     compressed: bool = False
     start_ns: int = START_NS
+    samples: Samples | None = None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     folder = parser.add_argument_group('with --images')
     folder.add_argument(
         '--labels', type=Path, metavar='FOLDER',
-        help='label images named like their frames, one class id per pixel',
+        help='label images named like their frames: one class id per pixel (PNG or TIFF, the '
+        'indices of a palette are ids), or the exact colors of the scheme',
     )  # fmt: skip
     folder.add_argument(
         '--label-scheme', metavar='NAME',
@@ -100,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         help='take leftImg8bit_sequence/ (every frame) although leftImg8bit/ is there',
     )  # fmt: skip
     add_output_options(parser)
+    add_bits_option(parser)
     parser.add_argument(
         '--compressed', action='store_true',
         help='write CompressedImage: JPEG files byte by byte as they are, others as PNG',
@@ -158,10 +164,12 @@ def _run(args: argparse.Namespace) -> int:
         )
     if args.limit is not None:
         source = replace(source, frames=source.frames[: args.limit])
-    frames = checked(source, scheme, skip_bad=args.skip_bad, quiet=args.quiet)
+    samples = Samples(args.bits_per_sample)
+    frames = checked(source, scheme, samples, skip_bad=args.skip_bad, quiet=args.quiet)
+    samples.end()
     settings = Settings(
         args.topic, args.frame_id, args.encoding, args.compressed,
-        round(args.start * messages.SECOND_NS),
+        round(args.start * messages.SECOND_NS), samples,
     )  # fmt: skip
     check_stamps(frames, settings)
     with (
@@ -175,9 +183,14 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def checked(
-    source: Source, scheme: LabelScheme, skip_bad: bool = False, quiet: bool = True
+    source: Source,
+    scheme: LabelScheme,
+    samples: Samples | None = None,
+    *,
+    skip_bad: bool = False,
+    quiet: bool = True,
 ) -> list[SourceFrame]:
-    """The frames that are fit for one camera topic.
+    """The frames that are fit for one camera topic; `samples` scales images of 16 bits.
 
     Raises:
         BagError: names all files that cannot be read, do not fit or have no partner, unless they
@@ -187,7 +200,7 @@ def checked(
     frames: list[SourceFrame] = []
     first_wh: tuple[int, int] | None = None
     for frame in tqdm(source.frames, 'checking', unit='frame', disable=quiet or None):
-        frame_wh, problem = _checked_size(frame, first_wh)
+        frame_wh, problem = _checked_size(frame, first_wh, samples)
         if problem:
             problems.append(f'{frame.image}: {problem}')
             continue
@@ -208,11 +221,11 @@ def checked(
 
 
 def _checked_size(
-    frame: SourceFrame, first_wh: tuple[int, int] | None
+    frame: SourceFrame, first_wh: tuple[int, int] | None, samples: Samples | None
 ) -> tuple[tuple[int, int], str]:
     try:
         # Decoded, since the header of a TIFF or a JPEG does not tell whether the rest is sound.
-        height, width, _ = decode_file(frame.image.read_bytes()).shape
+        height, width, _ = decode_file(frame.image.read_bytes(), samples=samples).shape
     except (ImageError, OSError) as error:
         return (0, 0), str(error)
     frame_wh = (width, height)
@@ -227,15 +240,11 @@ def _label_problem(
     if frame.label is None:
         return 'has no label image' if expected else ''
     try:
-        labels = decode_label_file(frame.label.read_bytes())
+        labels = decode_labels(frame.label.read_bytes(), scheme)
     except (ImageError, OSError) as error:
         return str(error)
     label_wh = (labels.shape[1], labels.shape[0])
-    if label_wh != frame_wh:
-        return f'is {_wh(label_wh)}, but its frame is {_wh(frame_wh)}'
-    # Cityscapes writes -1, the licence plates, as 255.
-    unknown = [i for i in scheme.unknown_ids(labels) if i != IGNORE]
-    return f'has ids {unknown}, which label scheme {scheme.name} does not know' if unknown else ''
+    return '' if label_wh == frame_wh else f'is {_wh(label_wh)}, but its frame is {_wh(frame_wh)}'
 
 
 def _camera_problem(frame: SourceFrame) -> str:
@@ -298,7 +307,7 @@ def write_frames(
         stamp_ns = settings.start_ns + frame.time_ns
         header = messages.header(stamp_ns, settings.frame_id)
         try:
-            for topic, message in _messages(frame, header, settings):
+            for topic, message in _messages(frame, header, settings, scheme):
                 bag.write(topic, stamp_ns, messages.serialize(message))
         except ImageError as error:
             raise BagError(f'{frame.image} or its label image: {error}') from error
@@ -306,7 +315,9 @@ def write_frames(
     return written
 
 
-def _messages(frame: SourceFrame, header: Any, settings: Settings) -> Iterator[tuple[Topic, Any]]:
+def _messages(
+    frame: SourceFrame, header: Any, settings: Settings, scheme: LabelScheme
+) -> Iterator[tuple[Topic, Any]]:
     """All messages of one frame, each with its topic."""
     data = frame.image.read_bytes()
     if settings.compressed:
@@ -314,10 +325,10 @@ def _messages(frame: SourceFrame, header: Any, settings: Settings) -> Iterator[t
         camera = messages.known_topic(
             name + topics.COMPRESSED_SUFFIX, messages.COMPRESSED_IMAGE, CAMERA
         )
-        yield camera, _compressed_image(data, header)
+        yield camera, _compressed_image(data, header, settings.samples)
     else:
         camera = messages.known_topic(settings.image_topic, messages.IMAGE, CAMERA)
-        pixels = decode_file(data)
+        pixels = decode_file(data, samples=settings.samples)
         if settings.encoding == 'bgr8':
             pixels = pixels[:, :, ::-1]
         yield camera, messages.image(pixels, settings.encoding, header)
@@ -328,16 +339,16 @@ def _messages(frame: SourceFrame, header: Any, settings: Settings) -> Iterator[t
         yield messages.known_topic(name, messages.CAMERA_INFO, CAMERA), info
     if frame.label is not None:
         name = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
-        labels = decode_label_file(frame.label.read_bytes())
+        labels = decode_labels(frame.label.read_bytes(), scheme)
         truth = messages.known_topic(name, messages.IMAGE, RELIABLE)
         yield truth, messages.image(labels, 'mono8', header)
 
 
-def _compressed_image(data: bytes, header: Any) -> Any:
+def _compressed_image(data: bytes, header: Any, samples: Samples | None) -> Any:
     if codec_name(data) == 'jpeg':
         # Of a plain "jpeg", decoders take colours or grey as they find them.
         return messages.compressed_image(data, 'jpeg', header)
-    png = encode_png(decode_file(data))
+    png = encode_png(decode_file(data, samples=samples))
     return messages.compressed_image(png, compressed_format('rgb8', 'png'), header)
 
 

@@ -128,8 +128,9 @@ def string(text: str) -> Any:
     return typestore().types[STRING](text)
 
 
-#: What makes RGB of a message, by its type: the types a camera topic can have.
-DECODERS: Final[Mapping[str, Callable[[Any], ImageRgb]]] = MappingProxyType(
+#: What makes RGB of a message, by its type: the types a camera topic can have. The Samples of a
+#: run may be given as `samples`.
+DECODERS: Final[Mapping[str, Callable[..., ImageRgb]]] = MappingProxyType(
     {IMAGE: decode_image, COMPRESSED_IMAGE: decode_compressed}
 )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.writer import STORAGE_FILES
 from segmentation_node.image_files import MAX_SIDE
+from segmentation_node.samples import FULL_BITS, LEAST_BITS
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -63,6 +64,15 @@ def add_input_size_option(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def add_bits_option(parser: argparse.ArgumentParser) -> None:
+    """--bits-per-sample."""
+    parser.add_argument(
+        '--bits-per-sample', type=_bits, default=FULL_BITS, metavar='N',
+        help='how many bits the camera uses in images of 16 bits: 12 for 12-bit values from 0 to '
+        '4095',
+    )  # fmt: skip
+
+
 def positive(text: str) -> float:
     """Parse a number above 0."""
     return _number(text, lambda value: 0 < value < math.inf, 'number above 0')
@@ -102,6 +112,14 @@ def count(text: str) -> int:
     """Parse a number of things, one at least."""
     if not (text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
+    return int(text)
+
+
+def _bits(text: str) -> int:
+    if not (text.isdigit() and LEAST_BITS <= int(text) <= FULL_BITS):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no number of bits from {LEAST_BITS} to {FULL_BITS}'
+        )
     return int(text)
 
 

@@ -17,6 +17,7 @@ from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
     HelpFormatter,
+    add_bits_option,
     add_input_options,
     add_output_options,
     count,
@@ -35,6 +36,7 @@ from segmentation_node.memory import keep_freed_memory
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.samples import Samples
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
@@ -63,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_input_options(parser)
     add_output_options(parser)
+    add_bits_option(parser)
     parser.add_argument(
         '--topic', metavar='NAME',
         help='camera topic, Image or CompressedImage; needed where the bag has several cameras',
@@ -136,9 +139,12 @@ def _run(args: argparse.Namespace) -> int:
             BagWriter(args.output, args.storage, args.overwrite, [args.input]) as out,
             progress,
         ):
+            samples = Samples(args.bits_per_sample)
             report = segment_bag(
-                bag, camera, segmenter, sink, out, args.limit, lambda: bool(stop), progress.update
-            )
+                bag, camera, segmenter, sink, out, args.limit, lambda: bool(stop),
+                progress.update, samples,
+            )  # fmt: skip
+    samples.end()
     _tell(report, frames, args.output, interrupted=bool(stop))
     return stop.exit_status or (EXIT_MALFORMED if report.malformed else 0)
 
@@ -240,6 +246,7 @@ def segment_bag(
     limit: int | None = None,
     stop: Callable[[], bool] = lambda: False,
     done: Callable[[int], Any] = lambda _: None,
+    samples: Samples | None = None,
 ) -> Report:
     """Copy a bag message by message, each frame followed by what is made of it.
 
@@ -252,6 +259,7 @@ def segment_bag(
         limit: number of frames to end after.
         stop: asked before each message.
         done: told 1 after each frame.
+        samples: scales frames of 16 bits; without it all 16 are significant.
     """
     report = Report()
     for topic in bag.topics:
@@ -265,7 +273,7 @@ def segment_bag(
             first = False
         out.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
         if message.topic == camera:
-            _segment_frame(message, segmenter, sink, out, report)
+            _segment_frame(message, segmenter, sink, out, report, samples)
             done(1)
             if report.segmented + len(report.malformed) == limit:
                 break
@@ -273,11 +281,16 @@ def segment_bag(
 
 
 def _segment_frame(
-    message: RawMessage, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
+    message: RawMessage,
+    segmenter: 'Segmenter',
+    sink: OutputTopics,
+    out: BagWriter,
+    report: Report,
+    samples: Samples | None,
 ) -> None:
     try:
         image = messages.deserialize(message)
-        image_rgb = messages.DECODERS[message.topic.msgtype](image)
+        image_rgb = messages.DECODERS[message.topic.msgtype](image, samples=samples)
         sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
     except (messages.MessageError, ImageError) as error:
         index = report.segmented + len(report.malformed)

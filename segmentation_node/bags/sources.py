@@ -12,8 +12,8 @@ from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
 from segmentation_node.errors import BagError, ForeignError
 from segmentation_node.foreign import read_json
+from segmentation_node.image_files import IMAGE_SUFFIXES, visible_files
 
-IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff')
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
 PICTURE_ENDING: Final = '_leftImg8bit.png'
@@ -56,7 +56,7 @@ def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
     pictures = _files(images, IMAGE_SUFFIXES)
     if not pictures:
         raise BagError(f'{images} holds no image; expected {", ".join(IMAGE_SUFFIXES)} files')
-    label_of = {} if labels is None else {p.stem: p for p in _files(labels, LABEL_SUFFIXES)}
+    label_of = {} if labels is None else _by_stem(_files(labels, LABEL_SUFFIXES))
     frames = [
         SourceFrame(picture, round(index * SECOND_NS / rate_hz), label_of.pop(picture.stem, None))
         for index, picture in enumerate(pictures)
@@ -67,7 +67,18 @@ def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
 def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
         raise BagError(f'{folder} is no folder; give the folder that holds the image files')
-    return sorted((p for p in folder.iterdir() if p.suffix.lower() in suffixes), key=natural_key)
+    return sorted(visible_files(folder, suffixes), key=natural_key)
+
+
+def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
+    """Files by their names without suffix; raises BagError where two differ in nothing else."""
+    found: dict[str, Path] = {}
+    for path in files:
+        if (other := found.setdefault(path.stem, path)) != path:
+            raise BagError(
+                f'{other} and {path.name} are both the labels of {path.stem}; remove one of them'
+            )
+    return found
 
 
 def cityscapes_source(
@@ -87,7 +98,7 @@ def cityscapes_source(
     """
     tree = _Tree(root, _picture_folder(root, sequence))
     cities_dirs = tree.cities(splits, cities)
-    pictures = sorted(p for folder in cities_dirs for p in folder.glob(f'*{PICTURE_ENDING}'))
+    pictures = sorted(p for folder in cities_dirs for p in folder.glob(f'[!.]*{PICTURE_ENDING}'))
     if not pictures:
         raise BagError(f'{tree.pictures} holds no *{PICTURE_ENDING} in what was selected')
     period_ns = round(SECOND_NS / rate_hz)
@@ -133,11 +144,11 @@ class _Tree:
 
     def cities(self, splits: Collection[str], cities: Collection[str]) -> list[Path]:
         """Folders of the selected cities; raises BagError with the names that exist."""
-        all_splits = {p.name: p for p in sorted(self.pictures.iterdir()) if p.is_dir()}
+        all_splits = {p.name: p for p in _folders(self.pictures)}
         chosen = _choose('split', all_splits, splits, self.pictures)
         all_cities: dict[str, list[Path]] = {}
         for split in chosen:
-            for folder in sorted(p for p in split.iterdir() if p.is_dir()):
+            for folder in _folders(split):
                 all_cities.setdefault(folder.name, []).append(folder)
         return [
             folder
@@ -177,11 +188,15 @@ class _Tree:
         unpaired = []
         for city in cities:
             labels = self.root / folder / city.parent.name / city.name
-            for label in sorted(labels.glob(f'*{suffix}')):
+            for label in sorted(labels.glob(f'[!.]*{suffix}')):
                 picture = city / (label.name.removesuffix(suffix) + PICTURE_ENDING)
                 if not picture.is_file():
                     unpaired.append(label)
         return unpaired
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith('.'))
 
 
 def _choose(

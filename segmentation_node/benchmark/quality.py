@@ -11,7 +11,7 @@ from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.frames import Frames
 from segmentation_node.benchmark.results import Quality
 from segmentation_node.benchmark.variants import reference_of
-from segmentation_node.image_files import read_labels
+from segmentation_node.label_files import read_labels
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import Confusion, truth_lut_of
 
@@ -72,6 +72,6 @@ def _miou(scheme: LabelScheme, frames: Frames, files: Sequence[Path]) -> float |
         return None
     lut, confusion = truth_lut_of(frames.scheme, scheme), Confusion()
     for truth, labels in zip(frames.labels, files, strict=True):
-        confusion.add_target(lut[read_labels(truth)], read_labels(labels))
+        confusion.add_target(lut[read_labels(truth, frames.scheme)], read_labels(labels))
     miou: float = confusion.scores(scheme).miou()
     return None if np.isnan(miou) else miou

@@ -18,7 +18,8 @@ from segmentation_node.checkpoint import Checkpoint, find_checkpoint
 from segmentation_node.decision import decide
 from segmentation_node.errors import ExportError, SettingError
 from segmentation_node.export.judging import Judge, Judgment, share
-from segmentation_node.image_files import ImageRgb, encode_png, read_image, read_labels
+from segmentation_node.image_files import ImageRgb, encode_png, read_image
+from segmentation_node.label_files import read_labels
 from segmentation_node.metrics import truth_lut_of
 from segmentation_node.runtimes.graph_files import (
     AGREEMENT,
@@ -144,7 +145,7 @@ class _Work:
         else:
             images = [read_image(path) for path in frames.images]
             lut = truth_lut_of(frames.scheme, scheme)
-            truth = [lut[read_labels(path)] for path in frames.labels]
+            truth = [lut[read_labels(path, frames.scheme)] for path in frames.labels]
         expected = [self._torch.segment([image]).labels[0] for image in images]
         return Judge(scheme, images, expected, truth)
 

@@ -60,6 +60,22 @@ def family_of_config(path: Path, config: dict[str, Any]) -> str:
     return _FAMILY_OF_LIBRARY_NAME[name]
 
 
+def input_channels(config: dict[str, Any]) -> object:
+    """Return how many channels an image has for the network of a library's own `config.json`."""
+    if '_model_class' in config:
+        return config.get('in_channels', 3)
+    backbone = config.get('backbone_config') or config.get('backbone_kwargs')
+    return backbone.get('num_channels', 3) if isinstance(backbone, dict) else 3
+
+
+def is_binary(config: dict[str, Any]) -> bool:
+    """Return whether a library's own `config.json` describes a network with a single logit.
+
+    One class is what segmentation_models_pytorch makes unless it is told otherwise.
+    """
+    return '_model_class' in config and config.get('classes', 1) == 1
+
+
 def class_names(config: dict[str, Any]) -> list[str] | None:
     """Return the class names in channel order from a library's `config.json`; None if missing.
 

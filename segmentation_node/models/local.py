@@ -31,7 +31,6 @@ _HARMLESS: Final[Mapping[str, tuple[object, ...]]] = {
     '_attn_implementation': (None, 'eager', 'sdpa'),
     'auto_map': (None,),
     'quantization_config': (None,),
-    'use_pretrained_backbone': (None, False),
 }
 
 

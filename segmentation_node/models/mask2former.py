@@ -75,7 +75,7 @@ class Mask2Former(Network):
         check_names(folder / 'config.json', config)
         network = cls.__new__(cls)
         super().__init__(network)
-        network.model = _read(folder)
+        network.model = _read(folder, _complete(folder / 'config.json', config))
         return network
 
     def save(self, folder: Path) -> None:
@@ -90,13 +90,43 @@ def _full_precision(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()  # nothing for an export to trip over
 
 
-def _read(folder: Path) -> Mask2FormerForUniversalSegmentation:
+def _complete(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration that has all of its backbone, and asks nobody for its weights.
+
+    Older versions of the library wrote the name of a backbone in timm instead of its
+    configuration; what they say of pretrained weights is how the training began.
+
+    Raises:
+        CheckpointError: the backbone is in another library than timm, whose name is not enough.
+    """
+    config = {k: v for k, v in config.items() if k != 'use_pretrained_backbone'}
+    name = config.pop('backbone', None)
+    arguments = config.pop('backbone_kwargs', None) or {}
+    in_timm = config.pop('use_timm_backbone', None)
+    backbone = config.get('backbone_config')
+    if backbone is None and name is not None:
+        if not in_timm or not isinstance(arguments, dict):
+            raise CheckpointError(
+                f'{path} names its backbone {quoted(name)} without its configuration, which is '
+                f'not in the folder; expected backbone_config: save the model anew with a newer '
+                f'version of transformers'
+            )
+        backbone = {'model_type': 'timm_backbone', 'backbone': name, **arguments}
+    if isinstance(backbone, dict) and backbone.get('model_type') == 'timm_backbone':
+        backbone = {**backbone, 'use_pretrained_backbone': False}
+    if backbone is not None:
+        config['backbone_config'] = backbone
+    return config
+
+
+def _read(folder: Path, content: dict[str, Any]) -> Mask2FormerForUniversalSegmentation:
     try:
         with _only_errors_logged(), offline(), no_larger_than_weights(folder):
             model, info = cast(
                 'tuple[Mask2FormerForUniversalSegmentation, dict[str, Any]]',
                 Mask2FormerForUniversalSegmentation.from_pretrained(
                     folder,
+                    config=Mask2FormerConfig.from_dict(content),
                     local_files_only=True,
                     use_safetensors=True,
                     dtype=torch.float32,

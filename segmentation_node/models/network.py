@@ -37,7 +37,7 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def channels(self) -> int:
-        """Return the number of class scores per pixel."""
+        """Return the number of class scores per pixel, 2 or more."""
 
     @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:

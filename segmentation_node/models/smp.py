@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import segmentation_models_pytorch as smp  # type: ignore[import-untyped]
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -42,9 +43,15 @@ class SmpNetwork(Network):
             )
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Compute logits, (B, C, H / s, W / s); s is 4 for DeepLabV3+ and 1 for U-Net."""
+        """Compute logits, (B, C, H / s, W / s); s is 4 for DeepLabV3+ and 1 for U-Net.
+
+        A network with a single logit x, whose sigmoid is the probability of its class, has the
+        two logits 0 and x: their softmax is that probability and the rest.
+        """
         features = self.model.decoder(self.model.encoder(pixels))
         logits: Tensor = self.model.segmentation_head[0](features)
+        if logits.shape[1] == 1:
+            return torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -55,7 +62,7 @@ class SmpNetwork(Network):
         return self.scores(self.logits(pixels))
 
     def channels(self) -> int:
-        return int(self.model.segmentation_head[0].out_channels)
+        return max(2, int(self.model.segmentation_head[0].out_channels))
 
     @classmethod
     def load(cls, folder: Path) -> Self:

@@ -37,9 +37,18 @@ from segmentation_node.ros.executor import GroupsExecutor
 from segmentation_node.ros.logging import forward_log
 from segmentation_node.ros.messages import pick_converter
 from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
-from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters, declare_parameters
+from segmentation_node.ros.parameter_files import unheard_files
+from segmentation_node.ros.parameters import (
+    RELOADS,
+    UNCONFIGURED,
+    Parameters,
+    as_declared,
+    declare_parameters,
+    undeclared,
+)
 from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.worker import Worker
+from segmentation_node.samples import Samples
 from segmentation_node.transport import (
     enable_large_frames,
     reliable_camera,
@@ -111,7 +120,11 @@ class SegmentationNode(LifecycleNode):
         super().__init__(topics.NODE_NAME, **kwargs)
         self.health = Health()
         self._state = 'unconfigured'
-        self._values: Parameters = declare_parameters(self)
+        overrides = self._parameter_overrides  # rclpy tells them nowhere else
+        self._values: Parameters = declare_parameters(self, overrides)
+        if warning := undeclared(overrides):
+            self.get_logger().warning(warning)
+        self._samples = Samples(self._values.bits_per_sample)
         self._worker: Worker | None = None
         self._outputs: dict[str, CameraOutputs] = {}
         self._label_info: LabelInfoOutput | None = None
@@ -122,6 +135,8 @@ class SegmentationNode(LifecycleNode):
         self._rates: dict[str, RateLimit] = {}
         self.frames = MutuallyExclusiveCallbackGroup()
         self.diagnostics = MutuallyExclusiveCallbackGroup()
+        if hasattr(self, 'add_pre_set_parameters_callback'):  # not in Humble
+            self.add_pre_set_parameters_callback(as_declared)
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self._status_publisher = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
@@ -160,7 +175,9 @@ class SegmentationNode(LifecycleNode):
             overlay_alpha=values.overlay_alpha,
             outputs=self._outputs,
             accounts=self.health.accounts,
-            decode=lambda image: decode(image, max_pixels=self._values.max_image_pixels),
+            decode=lambda image: decode(
+                image, max_pixels=self._values.max_image_pixels, samples=self._samples
+            ),
             latency_ms=self._latency_ms,
             report=self._report_frame,
             is_up=self.context.ok,
@@ -328,6 +345,8 @@ class SegmentationNode(LifecycleNode):
                 self.get_logger().error(f'parameter refused: {traceback.format_exc()}')
             reason = f'{type(error).__name__}: {one_line(error)}'
             return SetParametersResult(successful=False, reason=reason)
+        if wanted.bits_per_sample != self._values.bits_per_sample:
+            self._samples = Samples(wanted.bits_per_sample)
         self._values = wanted
         return SetParametersResult(successful=True)
 
@@ -439,6 +458,8 @@ def main(
             _refuse_to_start(error)
         _leave(0)  # a signal took ROS down meanwhile
     forward_log(node.get_logger())
+    for warning in unheard_files(args or sys.argv, node.get_fully_qualified_name()):
+        node.get_logger().warning(warning)
     if profile:
         node.get_logger().info(f'masks leave by shared memory of their size ({profile})')
     if dead:

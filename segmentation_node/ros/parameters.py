@@ -1,23 +1,49 @@
 # SPDX-License-Identifier: Apache-2.0
 """The node's parameters: name, type, default, range and description, each said once."""
 
+import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
-from segmentation_node.errors import SettingError
+from segmentation_node.errors import SettingError, quoted
 from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.samples import FULL_BITS, LEAST_BITS
 
 IMAGE_TRANSPORTS = ('raw', 'compressed')
+#: Unknown names that are told of, and characters of one that is compared with the known ones.
+_MAX_LISTED: Final = 8
+_MAX_NAME: Final = 64
 _TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
+
+#: Parameters that ROS declares itself, some of them later than the node its own.
+_OF_ROS: Final = re.compile(r'qos_overrides\..*|use_sim_time|start_type_description_service')
+#: Types that the value of a parameter may have, by its default, and what they are called.
+_KINDS: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
+    {
+        str: (frozenset({Parameter.Type.STRING}), 'text'),
+        bool: (frozenset({Parameter.Type.BOOL}), 'true or false'),
+        int: (frozenset({Parameter.Type.INTEGER}), 'an integer'),
+        float: (frozenset({Parameter.Type.DOUBLE, Parameter.Type.INTEGER}), 'a number'),
+    }
+)
+_LISTS: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
+    {
+        # An empty list has no type in ROS.
+        int: (frozenset({Parameter.Type.INTEGER_ARRAY, Parameter.Type.NOT_SET}),
+              'a list of integers'),
+        str: (frozenset({Parameter.Type.STRING_ARRAY, Parameter.Type.NOT_SET}), 'a list of texts'),
+    }
+)  # fmt: skip
 
 #: When a parameter may be set, as its descriptor tells.
 ANY_TIME = 'at any time'
@@ -99,6 +125,12 @@ class Parameters:
         ANY_TIME,
         range_=(1, MAX_PIXELS),
     )
+    bits_per_sample: int = declared(
+        FULL_BITS,
+        'How many bits the camera uses in images of 16 bits: 12 for 12-bit values from 0 to 4095',
+        ANY_TIME,
+        range_=(LEAST_BITS, FULL_BITS),
+    )
     image_transport: str = declared(
         'raw', 'raw subscribes to image, compressed to image/compressed', UNCONFIGURED,
         choices=IMAGE_TRANSPORTS,
@@ -156,8 +188,7 @@ class Parameters:
 
     def with_changes(self, changes: Iterable[Parameter]) -> 'Parameters':
         """Values after setting some ROS parameters; raises SettingError naming the remedy."""
-        names = {f.name for f in fields(self)}
-        return replace(self, **{p.name: _python(p.value) for p in changes if p.name in names})
+        return replace(self, **{p.name: _checked_type(p) for p in changes if p.name in _DEFAULTS})
 
     def changed(self, other: 'Parameters', settable: str) -> list[str]:
         """Names of the parameters of one settable kind that differ from `other`."""
@@ -165,22 +196,73 @@ class Parameters:
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
 
+_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
+    {f.name: getattr(Parameters(), f.name) for f in fields(Parameters)}
+)
+
+
 def _size_hw(size: list[int]) -> tuple[int, int] | None:
     return (size[0], size[1]) if any(size) else None
 
 
-def declare_parameters(node: Node) -> Parameters:
+def declare_parameters(node: Node, overrides: MutableMapping[str, Parameter]) -> Parameters:
     """Declare all on a node and return their values, overrides applied.
+
+    Args:
+        node: that gets the parameters.
+        overrides: its own values of parameters, from files and the command line; numbers without
+            a fraction become floating point where that is declared.
 
     Raises:
         SettingError, rclpy.exceptions.ParameterException: an override has a value that is
             not allowed or a type that does not fit.
     """
-    values = {}
+    given = as_declared([override for name, override in overrides.items() if name in _DEFAULTS])
+    overrides.update({override.name: override for override in given})
+    parameters = Parameters().with_changes(given)
     for f in fields(Parameters):
-        default = f.default_factory() if callable(f.default_factory) else f.default
-        values[f.name] = _python(node.declare_parameter(f.name, default, _descriptor(f)).value)
-    return Parameters(**values)
+        node.declare_parameter(f.name, _DEFAULTS[f.name], _descriptor(f))
+    return parameters
+
+
+def as_declared(parameters: list[Parameter]) -> list[Parameter]:
+    """Return parameters with integers as floating point where that is declared: 1 for 1.0."""
+    return [
+        Parameter(p.name, Parameter.Type.DOUBLE, float(p.value))
+        if p.type_ == Parameter.Type.INTEGER and isinstance(_DEFAULTS.get(p.name), float)
+        else p
+        for p in parameters
+    ]
+
+
+def undeclared(names: Iterable[str]) -> str:
+    """Return a warning of names that are no parameters, '' without any; ROS ignores them."""
+    unknown = []
+    for name in sorted(names):
+        if name not in _DEFAULTS and not _OF_ROS.fullmatch(name):
+            near = difflib.get_close_matches(name[:_MAX_NAME], _DEFAULTS, 1)
+            unknown.append(quoted(name) + (f' (did you mean {near[0]}?)' if near else ''))
+    if not unknown:
+        return ''
+    some = ', '.join(unknown[:_MAX_LISTED])
+    return (
+        f'ignored {len(unknown)} unknown parameters: {some}; there are {", ".join(_DEFAULTS)}: '
+        f'correct the parameter file or the command line'
+    )
+
+
+def _checked_type(parameter: Parameter) -> Any:
+    """Value of a declared parameter, [] of an empty list; raises SettingError on other types."""
+    default = _DEFAULTS[parameter.name]
+    is_list = isinstance(default, list)
+    types, expected = _LISTS[type(default[0])] if is_list else _KINDS[type(default)]
+    if parameter.type_ not in types:
+        shown = '[]' if parameter.type_ == Parameter.Type.NOT_SET else quoted(parameter.value)
+        raise SettingError(
+            f'{parameter.name} is {shown}; expected {expected}, such as {default!r}, which is the '
+            f'default'
+        )
+    return [] if parameter.value is None else _python(parameter.value)
 
 
 def _descriptor(f: Any) -> ParameterDescriptor:

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from segmentation_node.errors import CheckpointError, ImageError
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.samples import Samples
 from segmentation_node.web.answers import Prediction, Wish, model_answer
 from segmentation_node.web.batching import Batcher, Segmented
 from segmentation_node.web.capacity import Capacity
@@ -60,6 +61,7 @@ class Predictor:
             lambda: self.batcher.seconds_per_image,
             settings.client_share,
         )
+        self._samples = Samples(settings.bits_per_sample)
         # Decoding and encoding share the cores with the network and gain nothing from more.
         self._pool = ThreadPoolExecutor(os.cpu_count(), 'codec')
 
@@ -102,7 +104,7 @@ class Predictor:
         begun = []
         for index, upload in enumerate(uploads):
             started_s = time.perf_counter()
-            image_rgb = await self._checked(index, files, upload.decode)
+            image_rgb = await self._checked(index, files, partial(upload.decode, self._samples))
             decode_ms = (time.perf_counter() - started_s) * 1e3
             begun.append((upload.format, image_rgb, decode_ms))
         jobs = [

@@ -22,6 +22,7 @@ import uvicorn
 
 from segmentation_node.bags.options import (
     HelpFormatter,
+    add_bits_option,
     add_input_size_option,
     count,
     positive,
@@ -80,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the networks')
     add_input_size_option(parser)
+    add_bits_option(parser)
     parser.add_argument('--preload', action='store_true', help='load all models at the start')
     parser.add_argument(
         '--any-batch', action='store_true',
@@ -107,6 +109,7 @@ def _settings(args: argparse.Namespace) -> Settings:
         device=args.device,
         precision=args.precision,
         input_size=args.input_size,
+        bits_per_sample=args.bits_per_sample,
         preload=args.preload,
         exact=not args.any_batch,
         api_key=os.environ.get(API_KEY_VARIABLE, ''),

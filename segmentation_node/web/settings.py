@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from segmentation_node.samples import FULL_BITS
 from segmentation_node.web.pace import Pace
 
 #: Where service and page listen unless told otherwise: for this machine alone.
@@ -24,6 +25,7 @@ class Settings:
     Args:
         models: bundled name, folder or hub id by the name that it is asked for, the default first.
         runtime, device, precision, input_size: as for the Segmenter.
+        bits_per_sample: how many bits of images of 16 bits are significant, as for Samples.
         preload: load all models at the start instead of each with its first request.
         exact: run a batch only where it gives, to the pixel, what its images give one by one.
         api_key: what requests must bring; empty lets everybody in.
@@ -56,6 +58,7 @@ class Settings:
     device: str = 'auto'
     precision: str = 'auto'
     input_size: tuple[int, int] | None = None
+    bits_per_sample: int = FULL_BITS
     preload: bool = False
     exact: bool = True
     api_key: str = ''

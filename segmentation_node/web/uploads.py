@@ -12,6 +12,7 @@ from segmentation_node.image_files import (
     image_size,
     is_heic,
 )
+from segmentation_node.samples import Samples
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
@@ -55,9 +56,9 @@ class Upload:
             raise ProblemError('damaged-image', str(error)) from error
         return cls(data, name, width * height)
 
-    def decode(self) -> ImageRgb:
+    def decode(self, samples: Samples) -> ImageRgb:
         """Upright pixels, (H, W, 3) uint8 RGB; raises ProblemError."""
         try:
-            return decode_file(self.data, upright=True)
+            return decode_file(self.data, upright=True, samples=samples)
         except ImageError as error:
             raise ProblemError('damaged-image', str(error)) from error

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 
 from segmentation_node.errors import SegmentationError
-from segmentation_node.image_files import decode_label_file
+from segmentation_node.label_files import decode_label_file
 from segmentation_node.rendering import LabelImage
 from segmentation_node.web.access import HEADER
 from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT

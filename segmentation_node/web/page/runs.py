@@ -18,6 +18,7 @@ import httpx
 
 from segmentation_node.errors import SegmentationError, printable
 from segmentation_node.web.page.charts import Curve
+from segmentation_node.web.page.mlflow_access import kind_of, mlflow_client
 
 URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'
 #: Runs that are read from MLflow, the newest.
@@ -42,7 +43,11 @@ _TEXTS: Final = ('params', 'tags')
 
 
 class RunsError(SegmentationError):
-    """MLflow cannot be read."""
+    """MLflow cannot be read; `kind` is the key of the text that says why."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(detail)
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -171,10 +176,15 @@ def with_figures(uri: str, found: Sequence[Run]) -> list[Run]:
 @contextmanager
 def _reading(uri: str) -> Iterator[httpx.Client]:
     try:
-        with httpx.Client(base_url=f'{uri}/api/2.0/mlflow', timeout=TIMEOUT_S) as client:
+        with mlflow_client(f'{uri}/api/2.0/mlflow', TIMEOUT_S) as client:
             yield client
-    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise RunsError(f'{uri} is no MLflow that can be read ({error})') from error
+    except (
+        httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, KeyError, TypeError,
+        AttributeError,
+    ) as error:  # fmt: skip
+        raise RunsError(
+            kind_of(error), f'MLflow cannot be read ({type(error).__name__})'
+        ) from error
 
 
 def _described(run: dict[str, Any]) -> Run:

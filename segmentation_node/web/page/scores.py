@@ -68,8 +68,8 @@ def _runs(words: Words) -> list[Run]:
             chosen = _newest(words, _of_a_group(words, found))
             with st.spinner('MLflow'):
                 return runs.with_figures(uri, chosen)
-        except RunsError:
-            st.warning(words('mlflow_failed'))
+        except RunsError as error:
+            st.warning(words(error.kind))
     try:
         return _of_a_group(words, runs.runs_of_models(known_models()))
     except ServiceError as error:

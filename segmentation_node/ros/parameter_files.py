@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Parameter files that do not mention this node, of which ROS says nothing."""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final
+
+from segmentation_node.errors import ForeignError, printable, quoted
+from segmentation_node.foreign import read_yaml
+
+_PARAMETERS: Final = 'ros__parameters'
+_MAX_LISTED: Final = 5
+
+
+def unheard_files(args: Sequence[str], node_name: str) -> list[str]:
+    """Return a warning for each parameter file in ROS arguments without a section for a node.
+
+    Args:
+        args: of the process, after ROS has accepted them.
+        node_name: fully qualified, such as /robot/segmentation_node.
+    """
+    warnings = []
+    for path in _files(args):
+        try:
+            sections = list(_sections(read_yaml(path), ''))
+        except ForeignError as error:
+            warnings.append(f'whether it has parameters for {node_name} was not checked: {error}')
+            continue
+        if sections and not any(_matches(section, node_name) for section in sections):
+            some = ', '.join(quoted(section) for section in sections[:_MAX_LISTED])
+            warnings.append(
+                f'{printable(str(path), 300)} has no parameters for {node_name}, only for {some}: '
+                f'all of it is ignored; name the section {node_name} or /**'
+            )
+    return warnings
+
+
+def _files(args: Sequence[str]) -> Iterator[Path]:
+    """Return the parameter files between --ros-args and --, which ends them."""
+    of_ros = False
+    for flag, value in zip(args, [*args[1:], ''], strict=True):
+        if flag in ('--ros-args', '--'):
+            of_ros = flag == '--ros-args'
+        elif of_ros and flag == '--params-file':
+            yield Path(value)
+
+
+def _sections(content: object, prefix: str) -> Iterator[str]:
+    """Return the node names that a file has parameters for; namespaces may be nested."""
+    if not isinstance(content, dict):
+        return
+    for key, inner in content.items():
+        if key == _PARAMETERS:
+            yield prefix or '/'
+        else:
+            yield from _sections(inner, f'{prefix}/{str(key).strip("/")}')
+
+
+def _matches(section: str, node_name: str) -> bool:
+    """Return whether a section, in which * is a name and ** any number of them, means a node."""
+    pattern = ''.join(
+        r'(/\w+)*' if part == '**' else '/' + r'\w+'.join(map(re.escape, part.split('*')))
+        for part in section.split('/')[1:]
+    )
+    return re.fullmatch(pattern, node_name) is not None
