@@ -2,6 +2,7 @@
 """Reads MCAP files, those that were cut short as far as they go."""
 
 import heapq
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -173,7 +174,7 @@ class McapData:
         qos, qos_is_damaged = read_qos(channel.metadata.get('offered_qos_profiles', ''))
         topic = Topic(
             channel.topic,
-            schema.name if schema else '',
+            _type_name(schema.name, channel.message_encoding) if schema else '',
             schema.data.decode(errors='surrogateescape') if schema else '',
             schema.encoding if schema else '',
             channel.metadata.get('topic_type_hash', ''),
@@ -237,6 +238,11 @@ class _Summary:
         known = {0, *self.schemas}  # 0 is no schema
         channels = map(self.channels.get, channel_ids)
         return all(channel is not None and channel.schema_id in known for channel in channels)
+
+
+def _type_name(name: str, encoding: str) -> str:
+    """Return the full name of a type; writers other than rosbag2 leave out its middle part."""
+    return re.sub(r'\A(\w+)/(\w+)\Z', r'\1/msg/\2', name) if encoding == 'cdr' else name
 
 
 def _rosbag2_metadata(record: Metadata | None) -> str:

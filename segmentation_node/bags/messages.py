@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from segmentation_node.bags.bounds import shown
@@ -22,6 +22,8 @@ from segmentation_node.image_files import ImageRgb
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
+FOXGLOVE_VIDEO: Final = 'foxglove_msgs/msg/CompressedVideo'
+FFMPEG_PACKET: Final = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
 DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
@@ -47,7 +49,10 @@ class MessageError(BagError):
 @cache
 def typestore() -> Typestore:
     """Definitions of the common types; those used here are the same in every ROS 2."""
-    return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for msgtype, definition in _VIDEO_DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, msgtype))
+    return store
 
 
 @cache
@@ -92,9 +97,16 @@ def header(stamp_ns: int, frame_id: str) -> Any:
     return types['std_msgs/msg/Header'](time, frame_id)
 
 
+def header_of(message: Any) -> Any:
+    """Return the std_msgs/Header of an image or video message."""
+    if message.__msgtype__ == FOXGLOVE_VIDEO:
+        return typestore().types['std_msgs/msg/Header'](message.timestamp, message.frame_id)
+    return message.header
+
+
 def stamp_ns_of(message: Any) -> int:
     """Header stamp of a message in nanoseconds."""
-    stamp = message.header.stamp
+    stamp = header_of(message).stamp
     return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
 
 
@@ -128,14 +140,48 @@ def string(text: str) -> Any:
     return typestore().types[STRING](text)
 
 
+#: Fields of the video types, which are not among the common interfaces.
+_VIDEO_DEFINITIONS: Final = MappingProxyType(
+    {
+        FOXGLOVE_VIDEO: 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\n'
+        'string format',
+        FFMPEG_PACKET: 'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\n'
+        'uint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
+    }
+)
+#: The field that names the codec of a video message, by its type.
+VIDEOS: Final[Mapping[str, str]] = MappingProxyType(
+    {FOXGLOVE_VIDEO: 'format', FFMPEG_PACKET: 'encoding'}
+)
 #: What makes RGB of a message, by its type: the types a camera topic can have.
 DECODERS: Final[Mapping[str, Callable[[Any], ImageRgb]]] = MappingProxyType(
     {IMAGE: decode_image, COMPRESSED_IMAGE: decode_compressed}
 )
 
 
+def decode(message: Any) -> ImageRgb:
+    """Return an image message as (H, W, 3) uint8 RGB; raises ImageError."""
+    return DECODERS[message.__msgtype__](message)
+
+
+#: Types that a camera topic can have.
+IMAGE_TYPES: Final = (*DECODERS, *VIDEOS)
+
+
+def is_image(topic: Topic) -> bool:
+    """Return whether a topic is a camera's: images or video in CDR."""
+    return topic.msgtype in IMAGE_TYPES and topic.serialization_format == 'cdr'
+
+
+def is_video(topic: Topic) -> bool:
+    """Return whether a topic is compressed video."""
+    return is_image(topic) and topic.msgtype in VIDEOS
+
+
 def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
     """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
+    if message.__msgtype__ != IMAGE:
+        raise ImageError(f'a label image is a {message.__msgtype__}; expected a {IMAGE}')
     if message.encoding not in ('mono8', '8UC1'):
         raise ImageError(
             f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '

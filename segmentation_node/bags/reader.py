@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.bounds import MAX_TOPICS, shown
+from segmentation_node.bags.camera_frames import DecodedVideo
 from segmentation_node.bags.data_files import (
     PACKED_SUFFIX,
     DataFiles,
@@ -21,6 +22,7 @@ from segmentation_node.bags.data_files import (
 from segmentation_node.bags.metadata import read_metadata
 from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Topic
 from segmentation_node.errors import BagError, quoted
+from segmentation_node.video import can_decode
 
 #: Topics that a message names.
 MAX_LISTED: Final = 30
@@ -29,9 +31,11 @@ MAX_LISTED: Final = 30
 class Bag:
     """An open bag; a context manager."""
 
-    def __init__(self, path: Path, storage: Storage) -> None:
+    def __init__(self, path: Path, storage: Storage, video: DecodedVideo | None = None) -> None:
         self.path = path
-        self._storage = storage
+        self._storage = storage if video is None else video
+        #: Messages of video that could not be decoded when they were last read, by reason.
+        self.lost: Mapping[str, int] = {} if video is None else video.lost
 
     @property
     def counts(self) -> Mapping[Topic, int]:
@@ -52,6 +56,10 @@ class Bag:
     def start_ns(self) -> int:
         """Stamp of the first message, 0 where there is none."""
         return next((message.stamp_ns for message in self.messages()), 0)
+
+    def count(self, name: str) -> int:
+        """Number of messages under a name, of all its topics."""
+        return sum(count for topic, count in self.counts.items() if topic.name == name)
 
     def topic(self, name: str) -> Topic:
         """The topic of a name; raises BagError with the names that exist."""
@@ -99,7 +107,7 @@ class Bag:
         return ', '.join(names) + (f' and {more} more' if more else '') or 'no topics at all'
 
 
-def open_bag(path: str | Path, salvage: bool = False) -> Bag:
+def open_bag(path: str | Path, salvage: bool = False, decode_video: bool = False) -> Bag:
     """Open a bag for reading.
 
     Args:
@@ -107,6 +115,8 @@ def open_bag(path: str | Path, salvage: bool = False) -> Bag:
         salvage: of an MCAP file that is damaged, read what comes before the damage; of a folder
             whose metadata.yaml is missing, as after a killed recording, or does not fit its data
             files, read all data files.
+        decode_video: show topics of compressed video as topics of sensor_msgs/Image, if PyAV is
+            installed.
 
     Raises:
         BagError: it is none, or damaged; says what can be saved and how.
@@ -118,7 +128,7 @@ def open_bag(path: str | Path, salvage: bool = False) -> Bag:
     if len(storage.counts) > MAX_TOPICS:
         storage.close()
         raise BagError(f'{path} has {len(storage.counts)} topics, expected at most {MAX_TOPICS}')
-    return Bag(path, storage)
+    return Bag(path, storage, DecodedVideo(storage) if decode_video and can_decode() else None)
 
 
 def _open_folder(folder: Path, salvage: bool) -> Storage:

@@ -21,7 +21,7 @@ from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.processes import Child, DemoError, wait_for
-from segmentation_node.errors import ImageError
+from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import image_size
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
@@ -58,8 +58,14 @@ def _nothing_to_do(_check: Check) -> None:
 
 def bag_footage(path: Path, topic: str | None) -> Footage:
     """The camera of a bag; raises BagError where there is none or several to choose from."""
-    with open_bag(path) as bag:
+    with open_bag(path, decode_video=True) as bag:
         camera = find_camera(bag, topic)
+        types = {t.shown_type for t in bag.topics if t.name == camera.name and bag.counts[t]}
+        if len(types) > 1:
+            raise BagError(
+                f'topic {camera.shown} of {path} has messages of {" and ".join(sorted(types))}, '
+                f'expected one type, since a node subscribes to one: let segment_bag segment it'
+            )
         title = f'{camera.name} of {path.name}'
         return Footage(
             title, path, camera, _truth(bag), _nothing_to_do, _first_size_hw(bag, camera)
@@ -67,10 +73,9 @@ def bag_footage(path: Path, topic: str | None) -> Footage:
 
 
 def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
-    decode = messages.DECODERS[camera.msgtype]
     with suppress(ImageError):
         for message in bag.messages([camera.name]):
-            height, width = decode(messages.deserialize(message)).shape[:2]
+            height, width = messages.decode(messages.deserialize(message)).shape[:2]
             return height, width
     return None
 

@@ -66,7 +66,7 @@ class Recording:
         """The recorded overlays in order."""
         with open_bag(self.path) as bag:
             for stamp_ns, message, _ in _messages(bag, {OVERLAY_TOPIC}):
-                yield TimedPicture(stamp_ns / SECOND_NS, _decode(message))
+                yield TimedPicture(stamp_ns / SECOND_NS, messages.decode(message))
 
     @cached_property
     def rate_hz(self) -> float:
@@ -107,7 +107,7 @@ class Recording:
     def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
         """A picture as it is, or labels, mapped by a look-up table, in their colours."""
         if lut is None:
-            return _decode(message)
+            return messages.decode(message)
         return colorize(lut[messages.decode_labels(message)], self.scheme)
 
 
@@ -148,7 +148,3 @@ def _rate_hz(sent_ns: Mapping[int, int]) -> float:
     if len(times_ns) < 2:
         return float('nan')
     return (len(times_ns) - 1) * SECOND_NS / max(1, max(times_ns) - min(times_ns))
-
-
-def _decode(message: Any) -> ImageRgb:
-    return messages.DECODERS[message.__msgtype__](message)
