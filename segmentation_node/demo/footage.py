@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +22,7 @@ from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.processes import Child, DemoError, wait_for
+from segmentation_node.demo.recording import repeated_stamp
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import image_size
 
@@ -28,6 +30,8 @@ TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
 #: Streets that make up the drive; each is rendered by a process of its own.
 SEEDS: Final = (3, 11)
 STALL_PATIENCE_S: Final = 120.0
+#: Looked at before a bag is replayed: a camera that repeats its stamps does so from the beginning.
+FIRST_FRAMES: Final = 5
 
 #: Raises DemoError where it is no use going on; called every moment.
 Check = Callable[[], None]
@@ -57,7 +61,7 @@ def _nothing_to_do(_check: Check) -> None:
 
 
 def bag_footage(path: Path, topic: str | None) -> Footage:
-    """The camera of a bag; raises BagError where there is none or several to choose from."""
+    """The camera of a bag; raises BagError where there is none, or it cannot be shown."""
     with open_bag(path, decode_video=True) as bag:
         camera = find_camera(bag, topic)
         types = {t.shown_type for t in bag.topics if t.name == camera.name and bag.counts[t]}
@@ -73,11 +77,19 @@ def bag_footage(path: Path, topic: str | None) -> Footage:
 
 
 def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
-    with suppress(ImageError):
-        for message in bag.messages([camera.name]):
-            height, width = messages.decode(messages.deserialize(message)).shape[:2]
-            return height, width
-    return None
+    size_hw: tuple[int, int] | None = None
+    stamps_ns = set[int]()
+    for raw in islice(bag.messages([camera.name]), FIRST_FRAMES):
+        message = messages.deserialize(raw)
+        stamp_ns = messages.stamp_ns_of(message)
+        if stamp_ns in stamps_ns:
+            raise repeated_stamp(camera, stamp_ns)
+        stamps_ns.add(stamp_ns)
+        if size_hw is None:
+            with suppress(ImageError):
+                height, width = messages.decode(message).shape[:2]
+                size_hw = height, width
+    return size_hw
 
 
 def _truth(bag: Bag) -> tuple[Topic, ...]:

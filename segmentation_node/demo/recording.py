@@ -14,9 +14,10 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, BagScores, scheme_beside, score_bag
+from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.contact_sheet import SheetRow
 from segmentation_node.demo.video import TimedPicture
-from segmentation_node.errors import SegmentationError
+from segmentation_node.errors import BagError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, Lut
 from segmentation_node.rendering import colorize
@@ -135,12 +136,27 @@ def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
 
 
 def _sent_ns(bag: Bag, names: set[str]) -> dict[str, dict[int, int]]:
-    """By topic, when its messages were sent by their header stamps, both in nanoseconds."""
+    """By topic, when its messages were sent by their header stamps, both in nanoseconds.
+
+    Raises:
+        BagError: a header stamp repeats, so that it tells no frame.
+    """
     sent_ns: dict[str, dict[int, int]] = {name: {} for name in names}
     for raw in bag.messages(names):
         stamp_ns = messages.stamp_ns_of(messages.deserialize(raw))
+        if stamp_ns in sent_ns[raw.topic.name]:
+            raise repeated_stamp(raw.topic, stamp_ns)
         sent_ns[raw.topic.name][stamp_ns] = raw.sent_ns
     return sent_ns
+
+
+def repeated_stamp(topic: Topic, stamp_ns: int) -> BagError:
+    """Error about a topic whose header stamps repeat."""
+    return BagError(
+        f'header stamp {stamp_ns} ns of {topic.shown} repeats, expected one for each frame, by '
+        f'which its mask is known: correct the stamps in the camera driver, or let segment_bag '
+        f'segment the bag'
+    )
 
 
 def _rate_hz(sent_ns: Mapping[int, int]) -> float:
