@@ -117,6 +117,24 @@ def test_a_file_that_was_renamed(tmp_path: Path) -> None:
     assert frames_of(path, salvage=True) == FRAMES
 
 
+@pytest.mark.parametrize('data', [b'', b'junk'])
+@pytest.mark.parametrize('at', [0, 2])
+@pytest.mark.parametrize('storage', SUFFIX)
+def test_files_that_hold_nothing_are_passed_over_to_salvage_the_others(
+    tmp_path: Path, storage: str, at: int, data: bytes
+) -> None:
+    path = write_camera_bag(tmp_path / 'bag', storage=storage)
+    (path / f'bag_0{SUFFIX[storage]}').rename(path / f'bag_1{SUFFIX[storage]}')
+    (path / f'bag_{at}{SUFFIX[storage]}').write_bytes(data)
+    (path / 'metadata.yaml').unlink()
+    with pytest.raises(BagError, match='--salvage'):
+        open_bag(path)
+    assert frames_of(path, salvage=True) == FRAMES
+    (path / f'bag_1{SUFFIX[storage]}').write_bytes(data)
+    with pytest.raises(BagError):
+        open_bag(path, salvage=True)
+
+
 def test_the_storage_is_told_by_the_file(tmp_path: Path) -> None:
     for storage, name in (('mcap', 'drive.db3'), ('sqlite3', 'drive')):
         path = write_camera_bag(tmp_path / storage, storage=storage)

@@ -23,7 +23,11 @@ from segmentation_node.errors import BagError
 from segmentation_node.export.images import images_of_bag
 
 MASK = '/segmentation_node/label_mask'
-VIDEOS = [(messages.FFMPEG_PACKET, 'libx264'), (messages.FOXGLOVE_VIDEO, 'libx265')]
+VIDEOS = [
+    (messages.FFMPEG_PACKET, 'libx264'),
+    (messages.FOXGLOVE_VIDEO, 'libx265'),
+    (messages.COMPRESSED_IMAGE, 'libx264'),  # as Isaac ROS and others send it
+]
 
 
 class Brightness(Plain):

@@ -67,6 +67,8 @@ def video_cdr(msgtype: str, packet: Packet, codec: str = 'h264') -> bytes:
     kind = messages.typestore().types[msgtype]
     if msgtype == messages.FOXGLOVE_VIDEO:
         return messages.serialize(kind(header.stamp, header.frame_id, data, codec))
+    if msgtype == messages.COMPRESSED_IMAGE:
+        return messages.serialize(messages.compressed_image(packet.data, codec, header))
     encoding = f'{codec};yuv420p;bgr8;bgr8'
     return messages.serialize(kind(header, WIDTH, HEIGHT, encoding, packet.number, 0, False, data))
 

@@ -38,12 +38,11 @@ class CameraFrames:
         """
         message = decodable(raw)
         header = messages.header_of(message)
-        decode = messages.DECODERS.get(raw.topic.msgtype)
-        if decode is not None:
-            return [CameraFrame(raw, header, partial(decode, message))]
+        codec = messages.video_codec(message)
+        if not codec and raw.topic.msgtype not in messages.VIDEOS:
+            return [CameraFrame(raw, header, partial(messages.decode, message))]
         if self._video is None:
             self._video = VideoDecoder()
-        codec = getattr(message, messages.VIDEOS[raw.topic.msgtype])
         packet = message.data.tobytes()
         # Without the message's bytes, which would be kept for as long as the frame is.
         key = (raw._replace(cdr=b''), header)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data files of a bag, each opened as what its first bytes say it is."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -49,7 +49,7 @@ class DataFiles:
     """Storage of one data file, or of those that a recording was split into; see `Storage`."""
 
     def __init__(
-        self, paths: Collection[Path], salvage: bool = False, messages_are_packed: bool = False
+        self, paths: Sequence[Path], salvage: bool = False, messages_are_packed: bool = False
     ) -> None:
         """Open.
 
@@ -63,7 +63,13 @@ class DataFiles:
         self.counts: dict[Topic, int] = {}
         try:
             for path in paths:
-                file = open_data_file(path, salvage)
+                try:
+                    file = open_data_file(path, salvage)
+                except BagError:
+                    # A recording that is killed may leave nothing but the name of its last file.
+                    if salvage and (self._files or path != paths[-1]):
+                        continue
+                    raise
                 self._files.append((path, file))
                 self._packed |= says_packed_messages(path, file.metadata)
                 for topic, count in file.counts.items():

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to and from CDR without ROS, for the few types this package works with."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -164,6 +165,18 @@ def decode(message: Any) -> ImageRgb:
     return DECODERS[message.__msgtype__](message)
 
 
+def video_codec(message: Any) -> str:
+    """Return the codec that a camera message names for its video, '' for a still image.
+
+    Some encoders send video as sensor_msgs/CompressedImage whose format is "h264" or the like.
+    """
+    if message.__msgtype__ in VIDEOS:
+        return str(getattr(message, VIDEOS[message.__msgtype__]))
+    is_video_ = message.__msgtype__ == COMPRESSED_IMAGE and _VIDEO_FORMAT.search(message.format)
+    return str(message.format) if is_video_ else ''
+
+
+_VIDEO_FORMAT: Final = re.compile('26[45]|hevc|av1|vp[89]', re.IGNORECASE)
 #: Types that a camera topic can have.
 IMAGE_TYPES: Final = (*DECODERS, *VIDEOS)
 
