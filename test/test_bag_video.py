@@ -92,8 +92,9 @@ def test_frames_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     assert f'frame 0 at {stamp_ns(0)} ns: a h264 frame cannot be decoded' in said
 
 
-def test_a_video_is_shown_as_images(tmp_path: Path) -> None:
-    path = video_bag(tmp_path / 'bag.mcap', video(6)[1:])
+@pytest.mark.parametrize('msgtype', [*messages.VIDEOS, messages.COMPRESSED_IMAGE])
+def test_a_video_is_shown_as_images(tmp_path: Path, msgtype: str) -> None:
+    path = video_bag(tmp_path / 'bag.mcap', video(6)[1:], msgtype)
     with open_bag(path, decode_video=True) as bag:
         found = find_camera(bag)
         assert (found.name, found.msgtype) == (TOPIC, messages.IMAGE)

@@ -3,6 +3,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
@@ -84,7 +85,10 @@ class DecodedVideo:
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
         self.lost: Counter[str] = Counter()
-        self._shown = {topic: _as_images(topic) for topic in storage.counts}
+        self._shown = {
+            topic: _as_images(topic) if _is_video(storage, topic) else topic
+            for topic in storage.counts
+        }
 
     @property
     def counts(self) -> Mapping[Topic, int]:
@@ -98,7 +102,7 @@ class DecodedVideo:
         self.lost.clear()
         cameras: dict[str, CameraFrames] = {}
         for raw in self._storage.messages(wanted):
-            if not messages.is_video(raw.topic):
+            if self._shown[raw.topic] == raw.topic:
                 yield raw
                 continue
             frames = cameras.setdefault(raw.topic.name, CameraFrames())
@@ -132,8 +136,15 @@ class DecodedVideo:
         self.lost[f'{raw.topic.shown}: {error}'] += 1
 
 
+def _is_video(storage: Storage, topic: Topic) -> bool:
+    """Return whether a topic is video, which a CompressedImage says in its messages."""
+    if topic.msgtype == messages.COMPRESSED_IMAGE:
+        for raw in storage.messages([topic]):
+            with suppress(messages.MessageError):
+                return bool(messages.video_codec(decodable(raw)))
+    return messages.is_video(topic)
+
+
 def _as_images(topic: Topic) -> Topic:
-    if not messages.is_video(topic):
-        return topic
     image = messages.known_topic(topic.name, messages.IMAGE, RELIABLE)
     return replace(image, qos=topic.qos)
