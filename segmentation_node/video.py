@@ -32,6 +32,8 @@ _MOST_DELAYED: Final = 32
 _OPTIONS: Final = MappingProxyType({'libdav1d': {'max_frame_delay': '1'}})
 #: A packet is missing; libavcodec takes a lost H.264 frame for skipped on purpose.
 _GAP: Final = 'Frame num gap'
+#: Part of what is said of a frame of too many pixels.
+_TOO_LARGE: Final = ' exceeds '
 #: Supplements that no picture depends on.
 _HARMLESS: Final = 'SEI '
 
@@ -138,10 +140,16 @@ class VideoDecoder(Generic[Key]):
 
     def _lost(self, number: int) -> DecodedFrame[Key]:
         reason = self._broken or 'its packet holds no whole frame'
-        return DecodedFrame(self._waiting.pop(number), ImageError(
-            f'a {self._name} frame cannot be decoded ({reason}); frames can be decoded from the '
-            f'next key frame on: record more of them, and without losses'
-        ))  # fmt: skip
+        remedy = f'expected at most {self._max_pixels} pixels: scale it down before it is recorded'
+        if _TOO_LARGE not in reason:
+            remedy = (
+                'frames can be decoded from the next key frame on: record more of them, and '
+                'without losses'
+            )
+        return DecodedFrame(
+            self._waiting.pop(number),
+            ImageError(f'a {self._name} frame cannot be decoded ({reason}); {remedy}'),
+        )
 
     @contextmanager
     def _complaints(self) -> Iterator[list[str]]:

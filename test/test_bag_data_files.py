@@ -82,6 +82,7 @@ def test_metadata_that_differs_costs_no_message(
     tmp_path: Path, storage: str, edit: Callable[[Any], None]
 ) -> None:
     path = write_camera_bag(tmp_path / 'bag', storage=storage)
+    (path / f'._bag_0{SUFFIX[storage]}').write_bytes(b'what another system leaves beside files')
     change(path, edit)
     assert frames_of(path) == FRAMES
 

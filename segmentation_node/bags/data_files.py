@@ -41,8 +41,9 @@ def plain_name(file: Path) -> str:
 
 
 def is_data_file(file: Path) -> bool:
-    """Return whether a file has the name of a data file."""
-    return plain_name(file).endswith(SUFFIXES) and file.is_file()
+    """Return whether a file has the name of a data file, and is not hidden."""
+    name = plain_name(file)
+    return name.endswith(SUFFIXES) and not name.startswith('.') and file.is_file()
 
 
 class DataFiles:
