@@ -78,7 +78,7 @@ setup(
             'ros-jazzy-sensor-msgs',
             'ros-jazzy-std-msgs',
         ],
-        'demo': ['av'],  # for a video that browsers play
+        'demo': ['av'],  # decodes compressed video, and writes one that browsers play
         'torch': TORCH,
         # What export_model needs beside torch for int8 and for ONNX; the second is a runtime, too.
         'int8': ['nncf>=2.14'],

@@ -38,7 +38,8 @@ NAMES: Final = (
 TYPES: Final = (
     '', '../msg/X', '/msg/X', '/msg/', 'msg', 'a/b/c/msg/X', 'os/msg/path', 'antigravity/msg/X',
     'sensor_msgs/msg/Nothing', 'sensor_msgs/msg/__file__', 'sensor_msgs/msg/Image\0', ESCAPES,
-    '..sensor_msgs/msg/Image', 'x' * 100_000, 'sensor_msgs/Image',
+    '..sensor_msgs/msg/Image', 'x' * 100_000, 'sensor_msgs/Image', messages.FOXGLOVE_VIDEO,
+    messages.FFMPEG_PACKET,
 )  # fmt: skip
 ROW: Final = {
     'history': 1, 'depth': 5, 'reliability': 1, 'durability': 2,

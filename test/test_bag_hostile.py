@@ -293,7 +293,7 @@ def test_other_messages_under_the_name_of_the_masks_are_named(tmp_path: Path) ->
             bag.write(info, stamp_ns(0), string_cdr(text))
             bag.write(image_topic(f'{name}/label_mask'), stamp_ns(0), label_cdr(0, [[1]]))
         bag.write(string_topic('/ground_truth/label_mask'), stamp_ns(1), string_cdr('x'))
-    with pytest.raises(BagError, match=r'has messages of type std_msgs/msg/String, expected'):
+    with pytest.raises(BagError, match=r'is a std_msgs/msg/String, expected'):
         score_bag.score_bag(tmp_path / 'bag')
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from bag_making import image_topic, label_cdr, stamp_ns, string_cdr, string_topic
 
+from segmentation_node.bags import messages
 from segmentation_node.bags.score_bag import main, score_bag
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, SchemeError
@@ -61,6 +62,34 @@ def test_frames_are_paired_by_their_stamps(tmp_path: Path) -> None:
     result = score_bag(bag_with(tmp_path / 'bag', truth, masks))
     assert result.scores.miou() == 1
     assert (result.scored_frames, result.truth_frames, result.predicted_frames) == (3, 6, 4)
+
+
+@pytest.mark.parametrize('recorded_apart', [False, True])
+def test_stamps_that_are_zero_match_no_frame_with_another(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recorded_apart: bool
+) -> None:
+    path = tmp_path / 'bag'
+    with BagWriter(path) as bag:
+        for namespace, scheme, labels in (
+            (TRUTH, 'camvid11', [3, 3, 8, 8]), (MASK, 'cityscapes8', [1, 7, 1, 7]),
+        ):  # fmt: skip
+            write_labels(bag, namespace, scheme, {})
+            late_ns = 7 if recorded_apart and namespace == MASK else 0
+            for index, label in enumerate(labels):
+                pixels = np.array([[label]], np.uint8)
+                message = messages.image(pixels, 'mono8', messages.header(0, 'front'))
+                topic = image_topic(f'{namespace}/label_mask')
+                bag.write(topic, stamp_ns(index) + late_ns, messages.serialize(message))
+    status = main([str(path), '--quiet'])
+    said = capsys.readouterr()
+    if recorded_apart:
+        assert status == 1
+        assert 'header stamps repeat' in said.err
+    else:
+        assert status == 0
+        assert 'mIoU             33.33' in said.out  # the first frame alone has 100
+        assert '4 frames scored; 4 had truth, 4 a mask' in said.out
+        assert '4 of them matched by the time at which they were recorded' in said.out
 
 
 def test_many_frames_are_counted_as_one_set(tmp_path: Path) -> None:

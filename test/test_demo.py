@@ -177,6 +177,38 @@ def test_compressed_bag_without_truth_on_a_topic_of_its_own(
     assert stamps_of(output / 'segmentation.mcap', '/front/image_raw/compressed')
 
 
+def test_bag_of_video(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    pytest.importorskip('av')
+    from video_making import TOPIC, video, video_bag
+
+    bag = video_bag(tmp_path / 'drive.mcap', video(6))
+    output = tmp_path / 'output'
+    demo = run_demo(output, '--model', str(tiny_checkpoint), '--bag', str(bag))
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert row_of(demo.stdout, 'frames sent') == '6'
+    with open_bag(output / 'segmentation.mcap') as found:
+        assert found.topic(TOPIC).msgtype == messages.IMAGE
+    assert stamps_of(output / 'segmentation.mcap', TOPIC) == stamps_of(bag, TOPIC)
+
+
+@pytest.mark.parametrize('footage', ['stamps', 'types'])
+def test_bag_whose_frames_cannot_be_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], footage: str
+) -> None:
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    other = messages.known_topic('/image', messages.COMPRESSED_IMAGE, RELIABLE)
+    with BagWriter(tmp_path / 'bag') as writer:
+        for stamp_ns in range(3):
+            header = messages.header(0 if footage == 'stamps' else stamp_ns, 'front')
+            image = messages.serialize(messages.image(pixels, 'rgb8', header))
+            writer.write(messages.known_topic('/image', messages.IMAGE, RELIABLE), stamp_ns, image)
+        if footage == 'types':
+            writer.write(other, 9, messages.serialize(messages.compressed_image(b'', '', header)))
+    assert demo_command_line.main(['--bag', str(tmp_path / 'bag')]) == 1
+    says = {'stamps': 'header stamp 0 ns of /image repeats', 'types': 'expected one type'}
+    assert says[footage] in capsys.readouterr().err
+
+
 def test_missing_model_is_told_and_nothing_is_left(photos: Path, tmp_path: Path) -> None:
     demo = run_demo(tmp_path, '--model', '/no/such/model', '--images', str(photos))
     assert demo.returncode == 1

@@ -219,7 +219,7 @@ def test_what_is_out_of_order_is_published_all_the_same(tmp_path: Path, probe: P
         writer.finish()  # type: ignore[no-untyped-call]
     status, output, _ = Replay(path).ended()
     assert status == 0
-    assert output.startswith('3 messages published')
+    assert output.startswith('4 messages published')
 
 
 def test_it_loops_until_interrupted(tmp_path: Path, probe: Probe) -> None:
@@ -303,7 +303,7 @@ def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: P
     assert 'warning: 2 messages were left out: /short has messages of less than 4 bytes' in errors
     assert 'warning: 1 messages were left out: /late has stamps outside of 0 to 2^31 s' in errors
     assert all(line.isprintable() for line in errors.split('\n'))
-    assert output.startswith('3 messages published')
+    assert output.startswith('4 messages published')
 
 
 @pytest.mark.parametrize('qos', QOS)

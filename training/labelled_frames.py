@@ -10,7 +10,7 @@ from typing import Protocol
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
+from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
 from segmentation_node.errors import BagError
@@ -69,8 +69,8 @@ class FileFrames:
 class BagFrames:
     """Camera images of a bag with truth of the same stamp, in order of time.
 
-    Frames are named by their stamps in nanoseconds. `recorded_scheme` is the label scheme of the
-    requested label masks, None if none are requested.
+    Frames are named by their stamps in nanoseconds, or by the time of recording if stamps repeat.
+    `recorded_scheme` is the label scheme of the requested label masks, None if none are requested.
 
     Raises:
         BagError: a topic or scheme is missing, no stamp is common to all topics, or a message is
@@ -103,10 +103,10 @@ class BagFrames:
         self._truth_topic, self._predicted_topic = truth_topic, predicted_topic
         self.source = f'{path}, truth {truth_topic}'
         self.recorded_scheme: LabelScheme | None = None
-        with open_bag(path, salvage) as bag, open_bag(self._truth_path, salvage) as truth_bag:
-            self._camera = find_camera(bag, camera)
+        with self._bag() as bag, open_bag(self._truth_path, salvage) as truth_bag:
+            self._camera = find_camera(bag, camera).name
             self.scheme: LabelScheme = scheme_beside(truth_bag, truth_topic, given)
-            names = [self._camera.name]
+            names = [self._camera]
             if predicted_topic is not None:
                 self.recorded_scheme = scheme_beside(bag, predicted_topic, given)
                 self.source += f', masks {predicted_topic}'
@@ -114,43 +114,46 @@ class BagFrames:
             self._confidence_topic = _confidence_beside(bag, predicted_topic)
             if self._confidence_topic is not None:
                 names.append(self._confidence_topic)
-            stamps = [(name, stamps_ns(bag, name)) for name in names]
-            stamps.append((truth_topic, stamps_ns(truth_bag, truth_topic)))
-        self._common = set.intersection(*(set(ns) for _, ns in stamps))
-        if not self._common:
-            topics_found = ', '.join(f'{name} ({len(ns)} frames)' for name, ns in stamps)
+            streams = [*((bag, name) for name in names), (truth_bag, truth_topic)]
+            self._matching = Matching(streams)
+        if not len(self._matching):
+            topics_found = ', '.join(
+                f'{name} ({count} frames)'
+                for (_, name), count in zip(streams, self._matching.counts, strict=True)
+            )
             raise BagError(
                 f'no stamp of {path} is common to {topics_found}; truth and masks must have the '
                 f'stamps of the camera images'
             )
 
     def __len__(self) -> int:
-        return len(self._common)
+        return len(self._matching)
+
+    def _bag(self) -> Bag:
+        return open_bag(self._path, self._salvage, decode_video=True)
 
     def __iter__(self) -> Iterator[Frame]:
         with ExitStack() as bags:
-            bag = bags.enter_context(open_bag(self._path, self._salvage))
+            bag = bags.enter_context(self._bag())
             truth_bag = bags.enter_context(open_bag(self._truth_path, self._salvage))
             labels = messages.decode_labels
             streams = [
-                decoded(
-                    bag, self._camera.name, self._common, messages.DECODERS[self._camera.msgtype]
-                ),
-                decoded(truth_bag, self._truth_topic, self._common, labels),
+                (bag, self._camera, messages.decode),
+                (truth_bag, self._truth_topic, labels),
                 *(
-                    decoded(bag, name, self._common, labels)
+                    (bag, name, labels)
                     for name in (self._predicted_topic, self._confidence_topic)
                     if name is not None
                 ),
             ]
-            for stamp_ns, pictures in by_stamp(*streams):
+            for time, pictures in self._matching.pixels(streams):
                 sizes = {picture.shape[:2] for picture in pictures}
                 if len(sizes) > 1:
                     raise BagError(
-                        f'the pictures of {self._path} at {stamp_ns} ns have the sizes '
+                        f'the pictures of {self._path} at {time.time_ns} ns have the sizes '
                         f'{sorted(sizes)}; image, truth and masks must have the same size'
                     )
-                yield Frame(str(stamp_ns), *pictures)
+                yield Frame(str(time.time_ns), *pictures)
 
 
 def _confidence_beside(bag: Bag, predicted_topic: str | None) -> str | None:

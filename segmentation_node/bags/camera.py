@@ -1,35 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the camera in a bag and reads its frames."""
+"""Finds the camera in a bag, or says why there is none."""
 
+from collections.abc import Callable
 from typing import Final
 
 from segmentation_node import topics
-from segmentation_node.bags.messages import DECODERS
+from segmentation_node.bags import messages
 from segmentation_node.bags.reader import MAX_LISTED, Bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import BagError
+from segmentation_node.paths import with_extra
+from segmentation_node.video import can_decode
 
-#: Pictures that image_transport offers beside the raw one.
-_TRANSPORTS: Final = ('/compressed', '/compressedDepth', '/theora', '/zstd')
+#: Pictures that image_transport offers beside the raw one, in the order in which they are taken.
+_TRANSPORTS: Final = (
+    '/compressed', '/zstd', '/ffmpeg', '/foxglove', '/theora', '/compressedDepth',
+)  # fmt: skip
+_RECORD: Final = f'record {messages.IMAGE} or {messages.COMPRESSED_IMAGE} with "ros2 bag record"'
 
 
 def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
     """The topic to segment: the wanted one, or the only camera.
 
     Label masks and overlays, which come with a topic `label_info_json` beside them, are no
-    cameras; of a camera that was recorded raw and compressed, the raw topic is taken.
+    cameras; of a camera that was recorded raw and compressed, the raw topic is taken. A name may
+    have several topics, which differ in type or in how they were recorded: their messages are
+    frames of one camera.
 
     Raises:
         BagError: no such topic, no camera, or several to choose from; names those that exist.
     """
-    if wanted is not None:
-        topic = bag.topic(wanted)
-        if topic.msgtype not in DECODERS:
-            raise BagError(
-                f'topic {topic.shown} of {bag.path} is a {topic.shown_type}, expected '
-                f'{" or ".join(DECODERS)}{_choice(_images(bag))}'
-            )
-        return topic
+    if wanted is None:
+        return _checked(bag, _only_camera(bag))
+    bag.topic(wanted)  # raises if there is none
+    named = [topic for topic in bag.topics if topic.name == wanted]
+    camera = next(filter(messages.is_image, named), None)
+    if camera is None:
+        raise BagError(
+            f'topic {named[0].shown} of {bag.path} is a {named[0].shown_type}, expected '
+            f'{_EXPECTED}: {_remedy(named)}{_choice(_images(bag))}'
+        )
+    if not bag.count(wanted):
+        raise BagError(f'topic {camera.shown} of {bag.path} has no message{_choice(_images(bag))}')
+    return _checked(bag, camera)
+
+
+_EXPECTED: Final = f'{", ".join(messages.IMAGE_TYPES[:-1])} or {messages.IMAGE_TYPES[-1]}'
+
+
+def _only_camera(bag: Bag) -> Topic:
     images = _images(bag)
     cameras = _without_transports(_without_masks(images, bag))
     if len(cameras) == 1:
@@ -39,13 +58,76 @@ def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
     if images:
         raise BagError(f'{bag.path} has label masks but no camera{_choice(images)}')
     raise BagError(
-        f'{bag.path} has no image topic, expected a {" or ".join(DECODERS)}; it has '
-        f'{bag.listing()}: record the camera, too'
+        f'{bag.path} has no image topic with messages, expected {_EXPECTED}; it has '
+        f'{bag.listing()}: {_remedy(bag.topics)}'
     )
 
 
+def _checked(bag: Bag, camera: Topic) -> Topic:
+    if messages.is_video(camera) and not can_decode():
+        raise BagError(
+            f'topic {camera.shown} of {bag.path} is compressed video ({camera.shown_type}), which '
+            f'is decoded by PyAV: pip install {with_extra("demo")}'
+        )
+    return camera
+
+
+def _remedy(topics: list[Topic]) -> str:
+    """Advice for a bag of these topics and of no camera."""
+    for applies, advice in _REMEDIES:
+        found = [topic for topic in topics if applies(topic)]
+        if found:
+            return f'{found[0].shown} {advice}'
+    return 'record the camera, too'
+
+
+def _is_ros1(topic: Topic) -> bool:
+    return 'ros1' in (topic.serialization_format, topic.definition_format.removesuffix('msg'))
+
+
+def _may_be_image(topic: Topic) -> bool:
+    name = f'{topic.msgtype} {topic.name}'.lower()
+    return any(word in name for word in ('image', 'video', 'camera', 'theora'))
+
+
+def _is_foreign_image(topic: Topic) -> bool:
+    return topic.serialization_format != 'cdr' and _may_be_image(topic)
+
+
+def _is_untyped(topic: Topic) -> bool:
+    return not topic.msgtype
+
+
+#: What is said of the first topic to which a case applies.
+_REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
+    (_is_ros1, (
+        'has messages of ROS 1: convert the bag that this file was made of with '
+        '"rosbags-convert --src drive.bag --dst drive"'
+    )),
+    (_is_untyped, (
+        f'has no schema, so that its type is unknown: write the file with a schema for each '
+        f'channel, or {_RECORD}'
+    )),
+    (_is_foreign_image, (
+        f'is not in CDR, the format of ROS 2: {_RECORD}, or save its images as files and let '
+        f'"images_to_bag --images FOLDER" make a bag of them'
+    )),
+    (messages.is_image, (
+        'has no messages: look whether the camera was running, and whether the recorder '
+        'subscribed with its QoS'
+    )),
+    (_may_be_image, (
+        f'has images of a type that is not supported: publish them as an Image, for example with '
+        f'"ros2 run image_transport republish", and {_RECORD}'
+    )),
+)  # fmt: skip
+
+
 def _images(bag: Bag) -> list[Topic]:
-    return [topic for topic in bag.topics if topic.msgtype in DECODERS and bag.counts[topic]]
+    """Topics with images, one of each name."""
+    there = {topic.name: topic for topic in reversed(bag.topics)
+             if messages.is_image(topic) and bag.counts[topic]}  # fmt: skip
+    return [there[name] for name in sorted(there)]
 
 
 def _without_masks(images: list[Topic], bag: Bag) -> list[Topic]:
@@ -58,8 +140,13 @@ def _without_masks(images: list[Topic], bag: Bag) -> list[Topic]:
 
 
 def _without_transports(images: list[Topic]) -> list[Topic]:
-    names = {topic.name for topic in images}
-    return [topic for topic in images if _base(topic) == topic.name or _base(topic) not in names]
+    """One topic of each camera, the one that comes first in _TRANSPORTS."""
+    best: dict[str, Topic] = {}
+    for suffix in ('', *_TRANSPORTS):
+        for topic in images:
+            if topic.name == f'{_base(topic)}{suffix}':
+                best.setdefault(_base(topic), topic)
+    return sorted(best.values(), key=lambda topic: topic.name)
 
 
 def _base(topic: Topic) -> str:

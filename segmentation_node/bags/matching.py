@@ -1,66 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of several topics, perhaps of several bags, brought together by their header stamps."""
+"""Messages of several topics, perhaps of several bags, brought together by their stamps.
 
-from collections.abc import Callable, Collection, Iterator
-from typing import Any, TypeAlias
+A header stamp tells which frame a message belongs to. Some cameras leave it at 0 or repeat it;
+such messages are matched by the time at which they were recorded, which `segment_bag` keeps.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.bags import messages
+from segmentation_node.bags.bounds import shown
+from segmentation_node.bags.camera_frames import decodable
 from segmentation_node.bags.reader import Bag
 from segmentation_node.errors import BagError, ImageError
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
+Decode: TypeAlias = Callable[[Any], Pixels]
 
 
-def stamps_ns(bag: Bag, topic: str) -> list[int]:
-    """Header stamps of a topic in order."""
-    return [messages.stamp_ns_of(message) for message in _images(bag, topic)]
+class FrameTime(NamedTuple):
+    """What tells a frame: its header stamp, or when it was recorded where stamps repeat."""
+
+    recorded: bool
+    time_ns: int
 
 
-def decoded(
-    bag: Bag, topic: str, wanted: Collection[int], decode: Callable[[Any], Pixels]
-) -> Iterator[tuple[int, Pixels]]:
-    """Stamp and pixels of the wanted stamps of an image topic, each once.
+class Matching:
+    """Frames that all of some image topics have.
+
+    `counts` are the messages of each topic, `recorded` the common frames that are told by when
+    they were recorded.
 
     Raises:
-        BagError: a message cannot be decoded; names its stamp.
+        BagError: header stamps repeat in a way that leaves open which messages belong together.
     """
-    left = set(wanted)
-    for message in _images(bag, topic):
-        stamp_ns = messages.stamp_ns_of(message)
-        if stamp_ns in left:
-            left.remove(stamp_ns)
-            try:
-                yield stamp_ns, decode(message)
-            except ImageError as error:
-                raise BagError(f'{topic} of {bag.path} at {stamp_ns} ns: {error}') from error
 
+    def __init__(self, topics: Sequence[tuple[Bag, str]]) -> None:
+        times = [
+            [(messages.stamp_ns_of(message), recorded_ns)
+             for recorded_ns, message in _images(bag, name)]
+            for bag, name in topics
+        ]  # fmt: skip
+        self.counts = [len(found) for found in times]
+        stamps = [Counter(stamp_ns for stamp_ns, _ in found) for found in times]
+        self._repeated = {
+            stamp_ns for found in stamps for stamp_ns, count in found.items() if count > 1
+        }
+        keys = [Counter(self._time(*time) for time in found) for found in times]
+        #: Those that are told apart.
+        single = [{time for time, count in found.items() if count == 1} for found in keys]
+        self.frames = set.intersection(*single)
+        self.recorded = sum(time.recorded for time in self.frames)
+        open_ = [
+            sum(count for time, count in found.items() if time.recorded) - self.recorded
+            for found in keys
+        ]
+        if sum(map(bool, open_)) > 1:
+            self._refuse(topics, stamps, open_)
 
-def _images(bag: Bag, topic: str) -> Iterator[Any]:
-    """Messages of an image topic; raises BagError where some under its name are no images."""
-    for raw in bag.messages({topic}):
-        if raw.topic.msgtype not in messages.DECODERS:
-            raise BagError(
-                f'topic {raw.topic.shown} of {bag.path} has messages of type '
-                f'{raw.topic.shown_type}, expected {" or ".join(messages.DECODERS)} only: record '
-                f'the others under another name'
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def pixels(
+        self, topics: Sequence[tuple[Bag, str, Decode]]
+    ) -> Iterator[tuple[FrameTime, tuple[Pixels, ...]]]:
+        """Yield each frame with its pixels of all topics, which are those that were matched.
+
+        Raises:
+            BagError: a message cannot be decoded; names its topic and time.
+        """
+        return together(*(self._decoded(*topic) for topic in topics))
+
+    def _time(self, stamp_ns: int, recorded_ns: int) -> FrameTime:
+        repeats = stamp_ns in self._repeated
+        return FrameTime(repeats, recorded_ns if repeats else stamp_ns)
+
+    def _decoded(self, bag: Bag, name: str, decode: Decode) -> Iterator[tuple[FrameTime, Pixels]]:
+        for recorded_ns, message in _images(bag, name):
+            time = self._time(messages.stamp_ns_of(message), recorded_ns)
+            if time in self.frames:
+                try:
+                    yield time, decode(message)
+                except ImageError as error:
+                    raise BagError(
+                        f'{shown(name)} of {bag.path} at {time.time_ns} ns: {error}'
+                    ) from error
+
+    def _refuse(
+        self,
+        topics: Sequence[tuple[Bag, str]],
+        stamps: Sequence[Counter[int]],
+        open_: Sequence[int],
+    ) -> None:
+        parts = []
+        for (bag, name), found, count in zip(topics, stamps, open_, strict=True):
+            stamp_ns, times = found.most_common(1)[0] if found else (0, 0)
+            parts.append(
+                f'{count} of {shown(name)} of {bag.path}'
+                + (f' (stamp {stamp_ns} ns occurs {times} times)' if times > 1 else '')
             )
-        yield messages.deserialize(raw)
+        raise BagError(
+            f'header stamps repeat, and the messages were recorded at different times, so that it '
+            f'is open which belong together: {", ".join(parts)}; correct the stamps in the camera '
+            f'driver and record again, or segment the bag of the camera with segment_bag, whose '
+            f'masks keep both times'
+        )
 
 
-def by_stamp(
-    *streams: Iterator[tuple[int, Pixels]],
-) -> Iterator[tuple[int, tuple[Pixels, ...]]]:
-    """Stamp and pixels of all streams, which have the same stamps, each once.
+def _images(bag: Bag, name: str) -> Iterator[tuple[int, Any]]:
+    """When each message was recorded, and the message; raises BagError on other types."""
+    for raw in bag.messages({name}):
+        yield raw.stamp_ns, decodable(raw)
+
+
+def together(
+    *streams: Iterator[tuple[FrameTime, Pixels]],
+) -> Iterator[tuple[FrameTime, tuple[Pixels, ...]]]:
+    """Time and pixels of all streams, which have the same frames, each once.
 
     All come about in the order of time, so that only few wait for their partners at any time.
     """
-    waiting: list[dict[int, Pixels]] = [{} for _ in streams]
+    waiting: list[dict[FrameTime, Pixels]] = [{} for _ in streams]
     for items in zip(*streams, strict=True):
-        for there, (stamp_ns, pixels) in zip(waiting, items, strict=True):
-            there[stamp_ns] = pixels
-        for stamp_ns in dict.fromkeys(stamp_ns for stamp_ns, _ in items):
-            if all(stamp_ns in there for there in waiting):
-                yield stamp_ns, tuple(there.pop(stamp_ns) for there in waiting)
+        for there, (time, pixels) in zip(waiting, items, strict=True):
+            there[time] = pixels
+        for time in dict.fromkeys(time for time, _ in items):
+            if all(time in there for there in waiting):
+                yield time, tuple(there.pop(time) for there in waiting)

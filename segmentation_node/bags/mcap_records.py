@@ -15,7 +15,17 @@ from typing import BinaryIO, Final, NamedTuple
 from mcap.data_stream import ReadDataStream
 from mcap.exceptions import EndOfFile, McapError
 from mcap.opcode import Opcode
-from mcap.records import Channel, Chunk, ChunkIndex, DataEnd, Footer, Schema, Statistics
+from mcap.records import (
+    Channel,
+    Chunk,
+    ChunkIndex,
+    DataEnd,
+    Footer,
+    Metadata,
+    MetadataIndex,
+    Schema,
+    Statistics,
+)
 
 from segmentation_node.bags.bounds import (
     MAX_CHUNK_BYTES,
@@ -42,6 +52,7 @@ _PARSED: Final = {
     Opcode.CHUNK: (Chunk, MAX_CHUNK_BYTES + MAX_TEXT_BYTES),
     Opcode.CHUNK_INDEX: (ChunkIndex, MAX_TEXT_BYTES),
     Opcode.STATISTICS: (Statistics, MAX_METADATA_BYTES),
+    Opcode.METADATA_INDEX: (MetadataIndex, MAX_TEXT_BYTES),
     Opcode.DATA_END: (DataEnd, MAX_TEXT_BYTES),
     Opcode.FOOTER: (Footer, MAX_TEXT_BYTES),
 }
@@ -56,7 +67,18 @@ class Message(NamedTuple):
     cdr: bytes
 
 
-Record = Schema | Channel | Chunk | ChunkIndex | Statistics | DataEnd | Footer | Message
+Record = (
+    Schema
+    | Channel
+    | Chunk
+    | ChunkIndex
+    | Statistics
+    | Metadata
+    | MetadataIndex
+    | DataEnd
+    | Footer
+    | Message
+)
 
 
 class RecordError(BagError):
@@ -93,6 +115,8 @@ class RecordReader:
                 )
             if opcode == Opcode.MESSAGE:
                 yield _message(self._content(start, length, MAX_MESSAGE_BYTES + 22), start)
+            elif opcode == Opcode.METADATA and length <= MAX_METADATA_BYTES:
+                yield _parsed(Metadata, self._content(start, length, length), start)
             elif opcode in _PARSED:
                 kind, most = _PARSED[Opcode(opcode)]
                 record = _parsed(kind, self._content(start, length, most), start)
@@ -232,3 +256,15 @@ def read_chunk(stream: BinaryIO, index: ChunkIndex, size: int) -> Chunk:
         if isinstance(record, Chunk):
             return record
     raise RecordError(f'there is no chunk at byte {start}')
+
+
+def read_metadata(stream: BinaryIO, index: MetadataIndex, size: int) -> Metadata | None:
+    """Read the metadata that an index points at, None where it is too large to matter."""
+    end = index.offset + index.length
+    if end > size:
+        raise RecordError(f'a metadata record would end at byte {end} of {size}')
+    stream.seek(index.offset)
+    for record in RecordReader(stream, end).records():
+        if isinstance(record, Metadata):
+            return record
+    return None

@@ -2,11 +2,19 @@
 """Reads MCAP files, those that were cut short as far as they go."""
 
 import heapq
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mcap.records import Channel, ChunkIndex, Schema, Statistics
+from mcap.records import (
+    Channel,
+    ChunkIndex,
+    Metadata,
+    MetadataIndex,
+    Schema,
+    Statistics,
+)
 
 from segmentation_node.bags.bounds import MAX_QUEUED_BYTES, MAX_TOPICS, shown
 from segmentation_node.bags.mcap_records import (
@@ -18,27 +26,26 @@ from segmentation_node.bags.mcap_records import (
     chunk_records,
     file_records,
     read_chunk,
+    read_metadata,
     summary_records,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import DataFiles, RawMessage, Topic
+from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError
 
 #: What reading a damaged file raises.
 DAMAGED: Final = (BagError, OSError, MemoryError)
+#: Name of the record in which rosbag2 keeps its metadata, and the key of their text.
+_ROSBAG2: Final = 'rosbag2'
+_ROSBAG2_KEY: Final = 'serialized_metadata'
 
 
-class McapStorage(DataFiles):
-    """One MCAP file, or those a recording was split into; see `reader.Storage`.
+class McapData:
+    """One MCAP file; see `topic.DataFile`.
 
     With `salvage`, what comes before a damage is read and the rest is passed over.
     """
 
-    def __init__(self, paths: Collection[Path], salvage: bool = False) -> None:
-        super().__init__([_McapFile(path, salvage) for path in paths])
-
-
-class _McapFile:
     def __init__(self, path: Path, salvage: bool) -> None:
         self._path = path
         self._salvage = salvage
@@ -46,6 +53,7 @@ class _McapFile:
         self._indexes: list[ChunkIndex] = []
         self._indexed = False
         self.counts: dict[Topic, int] = {}
+        self.metadata = ''
         try:
             with path.open('rb') as stream:
                 self._open(stream)
@@ -64,13 +72,14 @@ class _McapFile:
         except DAMAGED as error:
             self._scan(stream, error)
             return
+        self.metadata = summary.metadata
         statistics = summary.statistics
         if statistics is not None and summary.describes(statistics.channel_message_counts):
             self._take(summary, statistics)
         else:
             self._scan(stream, None)
         self._indexes = summary.indexes
-        self._indexed = bool(summary.indexes) and summary.describes(self._topics)
+        self._indexed = summary.finds_all_chunks() and summary.describes(self._topics)
 
     def _take(self, summary: '_Summary', statistics: Statistics) -> None:
         for channel in summary.channels.values():
@@ -99,6 +108,9 @@ class _McapFile:
                     count += 1
                     if message.topic in topics:
                         yield message
+            expected = sum(self.counts.values())
+            if count != expected:
+                raise RecordError(f'{count} messages were read, but it counts {expected}')
         except DAMAGED as error:
             if not self._salvage:
                 raise self._damaged(error, count) from error
@@ -140,8 +152,13 @@ class _McapFile:
                 schemas[record.id] = record
             elif isinstance(record, Channel) and record.id not in self._topics:
                 self._declare(record, schemas.get(record.schema_id))
+            elif isinstance(record, Metadata):
+                self.metadata = self.metadata or _rosbag2_metadata(record)
             elif isinstance(record, Message):
                 yield self._raw(record)
+
+    def close(self) -> None:
+        """Do nothing: the file is open only while it is read."""
 
     def _raw(self, message: Message) -> RawMessage:
         topic = self._topics.get(message.channel_id)
@@ -157,7 +174,7 @@ class _McapFile:
         qos, qos_is_damaged = read_qos(channel.metadata.get('offered_qos_profiles', ''))
         topic = Topic(
             channel.topic,
-            schema.name if schema else '',
+            _type_name(schema.name, channel.message_encoding) if schema else '',
             schema.data.decode(errors='surrogateescape') if schema else '',
             schema.encoding if schema else '',
             channel.metadata.get('topic_type_hash', ''),
@@ -184,8 +201,14 @@ class _Summary:
         self.channels: dict[int, Channel] = {}
         self.indexes: list[ChunkIndex] = []
         self.statistics: Statistics | None = None
+        self.metadata = ''
+        metadata_indexes: list[MetadataIndex] = []
         for record in summary_records(stream, size):
             self._add(record)
+            if isinstance(record, MetadataIndex) and record.name == _ROSBAG2:
+                metadata_indexes.append(record)
+        for found in metadata_indexes[-1:]:
+            self.metadata = _rosbag2_metadata(read_metadata(stream, found, size))
         self.indexes.sort(key=lambda index: index.chunk_start_offset)
         end = 0
         for index in self.indexes:
@@ -203,8 +226,26 @@ class _Summary:
         elif isinstance(record, Statistics):
             self.statistics = record
 
+    def finds_all_chunks(self) -> bool:
+        """Return whether there is an index of every chunk that was counted."""
+        statistics = self.statistics
+        return bool(self.indexes) and (
+            statistics is None or statistics.chunk_count == len(self.indexes)
+        )
+
     def describes(self, channel_ids: Collection[int]) -> bool:
         """Return whether the summary repeats these channels and their schemas, as it need not."""
         known = {0, *self.schemas}  # 0 is no schema
         channels = map(self.channels.get, channel_ids)
         return all(channel is not None and channel.schema_id in known for channel in channels)
+
+
+def _type_name(name: str, encoding: str) -> str:
+    """Return the full name of a type; writers other than rosbag2 leave out its middle part."""
+    return re.sub(r'\A(\w+)/(\w+)\Z', r'\1/msg/\2', name) if encoding == 'cdr' else name
+
+
+def _rosbag2_metadata(record: Metadata | None) -> str:
+    if record is None or record.name != _ROSBAG2:
+        return ''
+    return record.metadata.get(_ROSBAG2_KEY, '')

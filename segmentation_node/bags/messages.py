@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to and from CDR without ROS, for the few types this package works with."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from segmentation_node.bags.bounds import shown
@@ -19,9 +20,12 @@ from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.codec import decode_compressed, decode_image, image_view
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.samples import Samples
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
+FOXGLOVE_VIDEO: Final = 'foxglove_msgs/msg/CompressedVideo'
+FFMPEG_PACKET: Final = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
 DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
@@ -47,7 +51,10 @@ class MessageError(BagError):
 @cache
 def typestore() -> Typestore:
     """Definitions of the common types; those used here are the same in every ROS 2."""
-    return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for msgtype, definition in _VIDEO_DEFINITIONS.items():
+        store.register(get_types_from_msg(definition, msgtype))
+    return store
 
 
 @cache
@@ -92,9 +99,16 @@ def header(stamp_ns: int, frame_id: str) -> Any:
     return types['std_msgs/msg/Header'](time, frame_id)
 
 
+def header_of(message: Any) -> Any:
+    """Return the std_msgs/Header of an image or video message."""
+    if message.__msgtype__ == FOXGLOVE_VIDEO:
+        return typestore().types['std_msgs/msg/Header'](message.timestamp, message.frame_id)
+    return message.header
+
+
 def stamp_ns_of(message: Any) -> int:
     """Header stamp of a message in nanoseconds."""
-    stamp = message.header.stamp
+    stamp = header_of(message).stamp
     return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
 
 
@@ -128,6 +142,19 @@ def string(text: str) -> Any:
     return typestore().types[STRING](text)
 
 
+#: Fields of the video types, which are not among the common interfaces.
+_VIDEO_DEFINITIONS: Final = MappingProxyType(
+    {
+        FOXGLOVE_VIDEO: 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\n'
+        'string format',
+        FFMPEG_PACKET: 'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\n'
+        'uint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
+    }
+)
+#: The field that names the codec of a video message, by its type.
+VIDEOS: Final[Mapping[str, str]] = MappingProxyType(
+    {FOXGLOVE_VIDEO: 'format', FFMPEG_PACKET: 'encoding'}
+)
 #: What makes RGB of a message, by its type: the types a camera topic can have. The Samples of a
 #: run may be given as `samples`.
 DECODERS: Final[Mapping[str, Callable[..., ImageRgb]]] = MappingProxyType(
@@ -135,8 +162,44 @@ DECODERS: Final[Mapping[str, Callable[..., ImageRgb]]] = MappingProxyType(
 )
 
 
+def decode(message: Any, samples: Samples | None = None) -> ImageRgb:
+    """Return an image message as (H, W, 3) uint8 RGB; raises ImageError.
+
+    `samples` scales 16 bits to 8; without it all 16 are significant.
+    """
+    return DECODERS[message.__msgtype__](message, samples=samples)
+
+
+def video_codec(message: Any) -> str:
+    """Return the codec that a camera message names for its video, '' for a still image.
+
+    Some encoders send video as sensor_msgs/CompressedImage whose format is "h264" or the like.
+    """
+    if message.__msgtype__ in VIDEOS:
+        return str(getattr(message, VIDEOS[message.__msgtype__]))
+    is_video_ = message.__msgtype__ == COMPRESSED_IMAGE and _VIDEO_FORMAT.search(message.format)
+    return str(message.format) if is_video_ else ''
+
+
+_VIDEO_FORMAT: Final = re.compile('26[45]|hevc|av1|vp[89]', re.IGNORECASE)
+#: Types that a camera topic can have.
+IMAGE_TYPES: Final = (*DECODERS, *VIDEOS)
+
+
+def is_image(topic: Topic) -> bool:
+    """Return whether a topic is a camera's: images or video in CDR."""
+    return topic.msgtype in IMAGE_TYPES and topic.serialization_format == 'cdr'
+
+
+def is_video(topic: Topic) -> bool:
+    """Return whether a topic is compressed video."""
+    return is_image(topic) and topic.msgtype in VIDEOS
+
+
 def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
     """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
+    if message.__msgtype__ != IMAGE:
+        raise ImageError(f'a label image is a {message.__msgtype__}; expected a {IMAGE}')
     if message.encoding not in ('mono8', '8UC1'):
         raise ImageError(
             f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '

@@ -6,38 +6,24 @@ with open_bag('drive.mcap') as bag:
         print(message.topic.name, message.stamp_ns, len(message.cdr))
 """
 
-import os
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Final
 
-from segmentation_node.bags.bounds import (
-    MAX_FILES,
-    MAX_METADATA_BYTES,
-    MAX_TOPICS,
-    shown,
+from segmentation_node.bags.bounds import MAX_TOPICS, shown
+from segmentation_node.bags.camera_frames import DecodedVideo
+from segmentation_node.bags.data_files import (
+    PACKED_SUFFIX,
+    DataFiles,
+    is_data_file,
+    plain_name,
 )
-from segmentation_node.bags.compressed_storage import PackedFiles, PackedMessages
-from segmentation_node.bags.mcap_storage import McapStorage
-from segmentation_node.bags.sqlite_storage import SqliteStorage
+from segmentation_node.bags.metadata import read_metadata
 from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Topic
-from segmentation_node.errors import BagError, ForeignError, quoted
-from segmentation_node.foreign import read_yaml
+from segmentation_node.errors import BagError, quoted
+from segmentation_node.video import can_decode
 
-#: Who reads what, by metadata.yaml's storage_identifier: the bag's files, and whether to salvage.
-#: A database needs no salvage: sqlite takes it back to its last transaction by itself.
-STORAGES: Final[Mapping[str, Callable[[list[Path], bool], Storage]]] = MappingProxyType(
-    {'mcap': McapStorage, 'sqlite3': lambda paths, _: SqliteStorage(paths)}
-)
-SUFFIXES: Final = MappingProxyType({'.mcap': 'mcap', '.db3': 'sqlite3'})
-#: How a bag may be compressed, by metadata.yaml's compression_mode; "storage" is MCAP's own.
-COMPRESSION_MODES: Final = ('', 'none', 'storage', 'file', 'message')
-
-
-#: Of a file's name, on most systems.
-MAX_NAME_BYTES: Final = 255
 #: Topics that a message names.
 MAX_LISTED: Final = 30
 
@@ -45,9 +31,11 @@ MAX_LISTED: Final = 30
 class Bag:
     """An open bag; a context manager."""
 
-    def __init__(self, path: Path, storage: Storage) -> None:
+    def __init__(self, path: Path, storage: Storage, video: DecodedVideo | None = None) -> None:
         self.path = path
-        self._storage = storage
+        self._storage = storage if video is None else video
+        #: Messages of video that could not be decoded when they were last read, by reason.
+        self.lost: Mapping[str, int] = {} if video is None else video.lost
 
     @property
     def counts(self) -> Mapping[Topic, int]:
@@ -68,6 +56,10 @@ class Bag:
     def start_ns(self) -> int:
         """Stamp of the first message, 0 where there is none."""
         return next((message.stamp_ns for message in self.messages()), 0)
+
+    def count(self, name: str) -> int:
+        """Number of messages under a name, of all its topics."""
+        return sum(count for topic, count in self.counts.items() if topic.name == name)
 
     def topic(self, name: str) -> Topic:
         """The topic of a name; raises BagError with the names that exist."""
@@ -115,13 +107,16 @@ class Bag:
         return ', '.join(names) + (f' and {more} more' if more else '') or 'no topics at all'
 
 
-def open_bag(path: str | Path, salvage: bool = False) -> Bag:
+def open_bag(path: str | Path, salvage: bool = False, decode_video: bool = False) -> Bag:
     """Open a bag for reading.
 
     Args:
         path: folder or file.
         salvage: of an MCAP file that is damaged, read what comes before the damage; of a folder
-            without metadata.yaml, which a killed recording leaves, the data files in it.
+            whose metadata.yaml is missing, as after a killed recording, or does not fit its data
+            files, read all data files.
+        decode_video: show topics of compressed video as topics of sensor_msgs/Image, if PyAV is
+            installed.
 
     Raises:
         BagError: it is none, or damaged; says what can be saved and how.
@@ -129,138 +124,101 @@ def open_bag(path: str | Path, salvage: bool = False) -> Bag:
     path = Path(path)
     if not path.exists():
         raise BagError(f'{path} does not exist; give a bag folder, or a .mcap or .db3 file')
-    storage = _open_folder(path, salvage) if path.is_dir() else _open_file(path, salvage)
+    storage = _open_folder(path, salvage) if path.is_dir() else DataFiles([path], salvage)
     if len(storage.counts) > MAX_TOPICS:
         storage.close()
         raise BagError(f'{path} has {len(storage.counts)} topics, expected at most {MAX_TOPICS}')
-    return Bag(path, storage)
+    return Bag(path, storage, DecodedVideo(storage) if decode_video and can_decode() else None)
 
 
-def _open_file(path: Path, salvage: bool) -> Storage:
-    storage = SUFFIXES.get(path.suffix)
-    if storage is None:
+def _open_folder(folder: Path, salvage: bool) -> Storage:
+    there = _data_files(folder)
+    if not (folder / METADATA_FILE).is_file():
+        return DataFiles(_unlisted_files(folder, there, salvage), salvage)
+    metadata = read_metadata(folder)
+    listed = [_present(folder / name) for name in metadata.files]
+    names = {plain_name(file) for file in listed}
+    missing = [file for file in listed if not file.is_file()]
+    more = [file for file in there if plain_name(file) not in names]
+    if not there and not listed:
+        raise BagError(f'{folder} has no data file, expected .mcap or .db3 files; copy it again')
+    if missing and not (salvage and there):
         raise BagError(
-            f'{path} is no bag: expected a folder with {METADATA_FILE}, or a file that ends in '
-            f'{" or ".join(SUFFIXES)}' + _hint_for_metadata(path)
+            f'{folder} lacks {_names(missing)}, of which {METADATA_FILE} speaks; copy the '
+            f'whole folder, give one of its files, or allow --salvage to read what is there'
         )
-    if not path.is_file():
-        raise BagError(f'{path} is no regular file; give a bag folder, or a .mcap or .db3 file')
-    if path.stat().st_size == 0:
-        raise BagError(f'{path} is empty: its recording never began; record it again')
-    return STORAGES[storage]([path], salvage)
-
-
-def _hint_for_metadata(path: Path) -> str:
-    return f': give its folder, {path.parent}' if path.name == METADATA_FILE else ''
-
-
-class _Metadata(NamedTuple):
-    """Return what metadata.yaml says about the files of a bag."""
-
-    storage: str
-    files: list[Path]
-    compression_mode: str
-
-
-def _open_folder(path: Path, salvage: bool) -> Storage:
-    is_unfinished = not (path / METADATA_FILE).exists() and bool(_data_files(path))
-    metadata = _guess_metadata(path) if salvage and is_unfinished else _read_metadata(path)
-    missing = [shown(file.name) for file in metadata.files if not file.is_file()]
-    if missing:
+    if more and not salvage:
         raise BagError(
-            f'{path} lacks {", ".join(missing[:5])}, of which {METADATA_FILE} speaks; copy the '
-            f'whole folder, or give one of its files'
+            f'{folder} holds {_names(more)}, of which {METADATA_FILE} does not speak: let '
+            f'"ros2 bag reindex {folder}" write it anew, allow --salvage to read all data files, '
+            f'or move what is no part of the recording elsewhere'
         )
-    storage = STORAGES[metadata.storage]
-    if metadata.compression_mode == 'file':
-        return PackedFiles(metadata.files, lambda files: storage(files, salvage))
-    opened = storage(metadata.files, salvage)
-    return PackedMessages(path, opened) if metadata.compression_mode == 'message' else opened
+    files = there if missing or more else listed
+    storage = DataFiles(files, salvage, metadata.messages_are_packed)
+    if not salvage:
+        try:
+            _check_counts(folder, storage, metadata.counts)
+        except BagError:
+            storage.close()
+            raise
+    return storage
 
 
-def _read_metadata(path: Path) -> _Metadata:
-    """Read metadata.yaml, whose every value is whatever its writer chose."""
-    file = path / METADATA_FILE
-    if not file.is_file():
-        found = [p.name for p in _data_files(path)]
-        remedy = (
-            f'the recording was killed before its end. Give the file itself ({path / found[0]}), '
-            f'allow --salvage, or let "ros2 bag reindex {path}" write it'
-            if found
-            else 'give the folder of a bag, or a .mcap or .db3 file'
+def _present(file: Path) -> Path:
+    """The file, or the one that it became when it was compressed or decompressed."""
+    if file.is_file():
+        return file
+    siblings = (file.with_name(plain_name(file)), file.with_name(f'{file.name}{PACKED_SUFFIX}'))
+    return next((sibling for sibling in siblings if sibling.is_file()), file)
+
+
+def _check_counts(folder: Path, storage: Storage, expected: Mapping[str, int]) -> None:
+    """Raise BagError where there are fewer messages than when the recording ended."""
+    counts: dict[str, int] = {}
+    for topic, count in storage.counts.items():
+        counts[topic.name] = counts.get(topic.name, 0) + count
+    for name, count in expected.items():
+        if counts.get(name, 0) < count:
+            raise BagError(
+                f'{folder} has {counts.get(name, 0)} messages of {shown(name)}, but its '
+                f'{METADATA_FILE} counted {quoted(count)}: copy the whole folder again, or allow '
+                f'--salvage to read what is there'
+            )
+
+
+def _unlisted_files(folder: Path, there: list[Path], salvage: bool) -> list[Path]:
+    """Data files of a folder without metadata.yaml, which a killed recording leaves."""
+    if not there:
+        raise BagError(
+            f'{folder} has no {METADATA_FILE}: give the folder of a bag, or a .mcap or .db3 file'
         )
-        raise BagError(f'{path} has no {METADATA_FILE}: {remedy}')
-    try:
-        information = _information(file)
-        names = information['relative_file_paths']
-        storage = information['storage_identifier']
-        mode = information.get('compression_mode') or ''
-        format_ = information.get('compression_format') or ''
-        if not isinstance(names, list) or len(names) > MAX_FILES:
-            raise ValueError(f'relative_file_paths is {quoted(names)}, expected a list of names')
-        # Older versions of rosbag2 wrote them with the name of the folder before.
-        files = [path / _file_name(name) for name in names]
-        if len(set(files)) < len(files):
-            raise ValueError(f'relative_file_paths names a file twice: {quoted(names)}')
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, ForeignError) as error:
-        reason = shown(' '.join(f'{type(error).__name__}: {error}'.split()), 300)
+    if not salvage:
         raise BagError(
-            f'{file} is no rosbag2 metadata ({reason}); "ros2 bag reindex {path}" writes it anew'
-        ) from error
-    if not isinstance(storage, str) or storage not in STORAGES:
-        raise BagError(
-            f'{path} has storage {quoted(storage)}, expected {" or ".join(STORAGES)}; '
-            f'"ros2 bag convert" makes one of the other'
+            f'{folder} has no {METADATA_FILE}: the recording was killed before its end. Give the '
+            f'file itself ({there[0]}), allow --salvage, or let "ros2 bag reindex {folder}" '
+            f'write it'
         )
-    return _Metadata(storage, files, _compression_mode(path, mode, format_))
-
-
-def _information(file: Path) -> dict[str, object]:
-    information = read_yaml(file, max_bytes=MAX_METADATA_BYTES)['rosbag2_bagfile_information']
-    if not isinstance(information, dict):
-        raise TypeError(f'rosbag2_bagfile_information is {quoted(information)}')
-    return information
-
-
-def _file_name(path: object) -> str:
-    name = Path(path).name if isinstance(path, str) else ''
-    if name in ('', '..') or '\0' in name or len(os.fsencode(name)) > MAX_NAME_BYTES:
-        raise ValueError(f'relative_file_paths has {quoted(path)}, expected names of files')
-    return name
-
-
-def _compression_mode(path: Path, mode: object, format_: object) -> str:
-    mode = mode.lower() if isinstance(mode, str) else mode
-    if mode not in COMPRESSION_MODES:
+    suffixes = {Path(plain_name(file)).suffix for file in there}
+    if len(suffixes) != 1:
         raise BagError(
-            f'{path} has compression mode {quoted(mode)}, expected one of '
-            f'{", ".join(filter(None, COMPRESSION_MODES))}: "ros2 bag convert" writes it anew'
-        )
-    if mode in ('file', 'message') and format_ != 'zstd':
-        raise BagError(
-            f'{path} has compression format {quoted(format_)}, expected zstd: "ros2 bag convert" '
-            f'writes it anew'
-        )
-    return str(mode)
-
-
-def _guess_metadata(path: Path) -> _Metadata:
-    """The files that a killed recording left."""
-    files = _data_files(path)
-    storages = {SUFFIXES[file.suffix] for file in files}
-    if len(storages) != 1:
-        raise BagError(
-            f'{path} has no {METADATA_FILE}, and {len(files)} data files of {len(storages)} '
+            f'{folder} has no {METADATA_FILE}, and {len(there)} data files of {len(suffixes)} '
             f'storages; give one of the files'
         )
-    return _Metadata(storages.pop(), files, '')
+    return there
 
 
-def _data_files(path: Path) -> list[Path]:
-    """Data files in a folder in the order of their numbers."""
+def _data_files(folder: Path) -> list[Path]:
+    """Data files in a folder in the order of their numbers, each once, compressed or not."""
 
     def number(file: Path) -> tuple[int, str]:
-        found = re.search(r'_(\d{1,9})$', file.stem)
+        found = re.search(r'_(\d{1,9})$', Path(plain_name(file)).stem)
         return int(found[1]) if found else -1, file.name
 
-    return sorted((p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file()), key=number)
+    files = {plain_name(file): file for file in sorted(folder.iterdir(), reverse=True)
+             if is_data_file(file)}  # fmt: skip
+    return sorted(files.values(), key=number)
+
+
+def _names(files: list[Path]) -> str:
+    more = f' and {len(files) - 5} more' if len(files) > 5 else ''
+    return ', '.join(shown(file.name) for file in files[:5]) + more

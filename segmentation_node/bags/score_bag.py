@@ -13,7 +13,7 @@ from tqdm import tqdm
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import MAX_JSON_BYTES, shown, tell
-from segmentation_node.bags.matching import by_stamp, decoded, stamps_ns
+from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
@@ -31,12 +31,17 @@ TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
 @dataclass(frozen=True)
 class BagScores:
-    """Scores of the frames that have truth and prediction of the same stamp."""
+    """Scores of the frames that have truth and prediction of the same stamp.
+
+    `recorded_frames` of those scored have header stamps that repeat, and were matched by the time
+    at which they were recorded.
+    """
 
     scores: Scores
     scored_frames: int
     truth_frames: int
     predicted_frames: int
+    recorded_frames: int = 0
 
 
 def score_bag(
@@ -49,6 +54,8 @@ def score_bag(
     quiet: bool = True,
 ) -> BagScores:
     """Compare label masks with the truth of the same header stamp.
+
+    Frames whose header stamps repeat are matched by the time at which they were recorded.
 
     The schemes are those of the `label_info_json` beside each topic. Truth that is not annotated
     (void that no network learns, such as CamVid's "unlabelled") counts for nothing.
@@ -63,7 +70,8 @@ def score_bag(
         quiet: show no progress bar.
 
     Raises:
-        BagError: a topic or scheme is missing, or no frame has both.
+        BagError: a topic or scheme is missing, no frame has both, or it is open which masks belong
+            to which truth.
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
     """
     with open_bag(path, salvage) as bag, open_bag(truth_path or path, salvage) as truth_bag:
@@ -73,21 +81,18 @@ def score_bag(
         scheme = given or predicted_scheme
         truth_lut = truth_lut_of(truth_scheme, scheme)
         predicted_lut = predicted_scheme.mapping_to(scheme)
-        truth_stamps = stamps_ns(truth_bag, truth_topic)
-        predicted_stamps = stamps_ns(bag, predicted_topic)
-        common = set(truth_stamps) & set(predicted_stamps)
-        if not common:
+        matching = Matching([(bag, predicted_topic), (truth_bag, truth_topic)])
+        predicted_frames, truth_frames = matching.counts
+        if not len(matching):
             raise BagError(
-                f'no stamp of {predicted_topic} ({len(predicted_stamps)} frames of {path}) is one '
-                f'of {truth_topic} ({len(truth_stamps)} frames of {truth_path or path}); masks '
+                f'no stamp of {predicted_topic} ({predicted_frames} frames of {path}) is one '
+                f'of {truth_topic} ({truth_frames} frames of {truth_path or path}); masks '
                 f'must keep the stamps of the camera images'
             )
         confusion = Confusion()
-        pairs = by_stamp(
-            decoded(bag, predicted_topic, common, messages.decode_labels),
-            decoded(truth_bag, truth_topic, common, messages.decode_labels),
-        )
-        progress = tqdm(pairs, 'scoring', len(common), disable=quiet or None)
+        labels = messages.decode_labels
+        pairs = matching.pixels([(bag, predicted_topic, labels), (truth_bag, truth_topic, labels)])
+        progress = tqdm(pairs, 'scoring', len(matching), disable=quiet or None)
         for _, (predicted, truth) in progress:
             if predicted.shape != truth.shape:
                 raise BagError(
@@ -96,7 +101,11 @@ def score_bag(
                 )
             confusion.add_target(truth_lut[truth], predicted_lut[predicted])
     return BagScores(
-        confusion.scores(scheme), len(common), len(truth_stamps), len(predicted_stamps)
+        confusion.scores(scheme),
+        len(matching),
+        truth_frames,
+        predicted_frames,
+        matching.recorded,
     )
 
 
@@ -201,6 +210,11 @@ def table(result: BagScores) -> str:
         f'{result.scored_frames} frames scored; {result.truth_frames} had truth, '
         f'{result.predicted_frames} a mask'
     )
+    if result.recorded_frames:
+        frames += (
+            f'\n{result.recorded_frames} of them matched by the time at which they were recorded, '
+            f'since their header stamps repeat'
+        )
     return '\n'.join([f'IoU in % ({result.scores.scheme.name})', *lines, frames])
 
 

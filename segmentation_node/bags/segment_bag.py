@@ -14,6 +14,7 @@ from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_frames import CameraFrame, CameraFrames
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
     HelpFormatter,
@@ -53,6 +54,15 @@ class Report:
     segmented: int = 0
     malformed: list[str] = field(default_factory=list)
 
+    @property
+    def done(self) -> int:
+        """Frames that are done with, segmented or malformed."""
+        return self.segmented + len(self.malformed)
+
+    def miss(self, message: RawMessage, error: SegmentationError) -> None:
+        """Note why the frame of a message could not be segmented."""
+        self.malformed.append(f'frame {self.done} at {message.stamp_ns} ns: {error}')
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -68,7 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     add_bits_option(parser)
     parser.add_argument(
         '--topic', metavar='NAME',
-        help='camera topic, Image or CompressedImage; needed where the bag has several cameras',
+        help='camera topic: Image, CompressedImage, or compressed video; needed where the bag has '
+        'several cameras',
     )  # fmt: skip
     parser.add_argument(
         '--outputs', type=output_names, default=DEFAULT_OUTPUTS, metavar='NAME,NAME',
@@ -132,7 +143,7 @@ def _run(args: argparse.Namespace) -> int:
         sink = OutputTopics(args.namespace, outputs, args.overlay_alpha)
         sink.check_free(bag)
         segmenter = _load(args)
-        frames = min(bag.counts[camera], args.limit or sys.maxsize)
+        frames = min(bag.count(camera.name), args.limit or sys.maxsize)
         progress = tqdm(total=frames, unit='frame', disable=args.quiet or None)
         with (
             stop_on_signal() as stop,
@@ -262,6 +273,7 @@ def segment_bag(
         samples: scales frames of 16 bits; without it all 16 are significant.
     """
     report = Report()
+    frames = CameraFrames(samples)
     for topic in bag.topics:
         out.add_topic(topic)
     first = True
@@ -272,29 +284,32 @@ def segment_bag(
             sink.write_scheme(segmenter.scheme, message.stamp_ns, out)
             first = False
         out.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
-        if message.topic == camera:
-            _segment_frame(message, segmenter, sink, out, report, samples)
-            done(1)
-            if report.segmented + len(report.malformed) == limit:
+        if message.topic.name == camera.name:
+            try:
+                found = frames.take(message)
+            except (messages.MessageError, ImageError) as error:
+                report.miss(message, error)
+                done(1)
+                found = []
+            for frame in found:
+                _segment_frame(frame, segmenter, sink, out, report)
+                done(1)
+            if limit is not None and report.done >= limit:
                 break
+    else:
+        for frame in frames.rest():
+            _segment_frame(frame, segmenter, sink, out, report)
+            done(1)
     return report
 
 
 def _segment_frame(
-    message: RawMessage,
-    segmenter: 'Segmenter',
-    sink: OutputTopics,
-    out: BagWriter,
-    report: Report,
-    samples: Samples | None,
+    frame: CameraFrame, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
 ) -> None:
     try:
-        image = messages.deserialize(message)
-        image_rgb = messages.DECODERS[message.topic.msgtype](image, samples=samples)
-        sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
-    except (messages.MessageError, ImageError) as error:
-        index = report.segmented + len(report.malformed)
-        report.malformed.append(f'frame {index} at {message.stamp_ns} ns: {error}')
+        sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
+    except ImageError as error:
+        report.miss(frame.raw, error)
     else:
         report.segmented += 1
 

@@ -16,7 +16,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import DataFiles, RawMessage, Topic
+from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, quoted
 
 #: What the library raises on damaged data.
@@ -30,15 +30,14 @@ _TOPIC_COLUMNS: Final = ('id', 'name', 'type', 'serialization_format')
 _LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
 
 
-class SqliteStorage(DataFiles):
-    """One database, or those a recording was split into; see `reader.Storage`."""
+class SqliteData:
+    """One database; see `topic.DataFile`.
 
-    def __init__(self, paths: Collection[Path]) -> None:
-        super().__init__([_Database(path) for path in paths])
+    A database needs no salvage to be taken back to its last transaction. With `salvage`, messages
+    of topics that it does not declare are passed over.
+    """
 
-
-class _Database:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, salvage: bool = False) -> None:
         self._path = path
         self._topics: dict[int, Topic] = {}
         self.counts: dict[Topic, int] = {}
@@ -50,6 +49,12 @@ class _Database:
             ):
                 if topic_id in self._topics:
                     self.counts[self._topics[topic_id]] += count
+                elif not salvage:
+                    raise BagError(
+                        f'{path} has {count} messages of topic {quoted(topic_id)}, which it does '
+                        f'not declare: allow --salvage to read the others'
+                    )
+            self.metadata = self._read_metadata(connection)
 
     def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
         ids = [topic_id for topic_id, topic in self._topics.items() if topic in topics]
@@ -74,6 +79,9 @@ class _Database:
                         f'{MAX_MESSAGE_BYTES >> 20} MiB'
                     )
                 yield RawMessage(topic, stamp_ns, cdr, stamp_ns)
+
+    def close(self) -> None:
+        """Do nothing: the database is open only while it is read."""
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
@@ -150,6 +158,13 @@ class _Database:
             )  # fmt: skip
             self._topics[topic_id] = topic
             self.counts.setdefault(topic, 0)
+
+    def _read_metadata(self, connection: apsw.Connection) -> str:
+        if 'metadata' not in self._columns(connection, 'metadata'):
+            return ''
+        query = 'SELECT metadata FROM metadata ORDER BY id DESC LIMIT 1'
+        row = connection.execute(query).fetchone()
+        return row[0] if row is not None and isinstance(row[0], str) else ''
 
     def _definitions(self, connection: apsw.Connection) -> dict[str, tuple[str, str]]:
         """Text and format of each type's definition, the first where there are several."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a bag knows of a topic and of a message, whatever its storage."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
@@ -43,15 +43,6 @@ class Topic:
         return shown(self.msgtype)
 
 
-def total(parts: Iterable[Mapping[Topic, int]]) -> dict[Topic, int]:
-    """Counts of several files taken together."""
-    counts: dict[Topic, int] = {}
-    for part in parts:
-        for topic, count in part.items():
-            counts[topic] = counts.get(topic, 0) + count
-    return counts
-
-
 class RawMessage(NamedTuple):
     """A serialized message: when it was recorded and, where the storage knows, when sent."""
 
@@ -76,24 +67,16 @@ class Storage(Protocol):
 
 
 class DataFile(Protocol):
-    """One file of a recording, which is open only while it is read."""
+    """One file of a recording, which is open only while it is read.
+
+    `metadata` is the text of the metadata.yaml that the file holds a copy of, or ''.
+    """
 
     counts: dict[Topic, int]
+    metadata: str
 
     def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
         """All messages of some topics."""
 
-
-class DataFiles:
-    """A Storage of one file, or of those that a recording was split into."""
-
-    def __init__(self, files: Collection[DataFile]) -> None:
-        self._files = files
-        self.counts = total(file.counts for file in files)
-
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
-        for file in self._files:
-            yield from file.messages(set(topics))
-
     def close(self) -> None:
-        """Do nothing: files are open only while they are read."""
+        """Remove what was made to read the file."""

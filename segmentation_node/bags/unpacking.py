@@ -11,6 +11,7 @@ import zstandard
 
 from segmentation_node.errors import BagError
 
+ZSTD_MAGIC: Final = b'\x28\xb5\x2f\xfd'
 #: Raised on damaged data.
 DAMAGED: Final = (zstandard.ZstdError, RuntimeError, EOFError)
 #: Of a whole compressed file: more than any recording shrinks, less than a bomb grows.

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -21,13 +22,16 @@ from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.processes import Child, DemoError, wait_for
-from segmentation_node.errors import ImageError
+from segmentation_node.demo.recording import repeated_stamp
+from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import image_size
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
 #: Seeds of the streets that make up the drive; each is rendered by a separate process.
 SEEDS: Final = (3, 11)
 STALL_PATIENCE_S: Final = 120.0
+#: Looked at before a bag is replayed: a camera that repeats its stamps does so from the beginning.
+FIRST_FRAMES: Final = 5
 
 #: Called at short intervals; raises DemoError if the demo cannot continue.
 Check = Callable[[], None]
@@ -57,9 +61,19 @@ def _skip_preparation(_check: Check) -> None:
 
 
 def bag_footage(path: Path, topic: str | None) -> Footage:
-    """Return the footage of a bag's camera; raises BagError if there is none, or several."""
-    with open_bag(path) as bag:
+    """Return the footage of a bag's camera.
+
+    Raises:
+        BagError: there is none, there are several, or it cannot be shown.
+    """
+    with open_bag(path, decode_video=True) as bag:
         camera = find_camera(bag, topic)
+        types = {t.shown_type for t in bag.topics if t.name == camera.name and bag.counts[t]}
+        if len(types) > 1:
+            raise BagError(
+                f'topic {camera.shown} of {path} has messages of {" and ".join(sorted(types))}, '
+                f'expected one type, since a node subscribes to one: let segment_bag segment it'
+            )
         title = f'{camera.name} of {path.name}'
         return Footage(
             title, path, camera, _truth(bag), _skip_preparation, _first_size_hw(bag, camera)
@@ -67,12 +81,19 @@ def bag_footage(path: Path, topic: str | None) -> Footage:
 
 
 def _first_size_hw(bag: Bag, camera: Topic) -> tuple[int, int] | None:
-    decode = messages.DECODERS[camera.msgtype]
-    with suppress(ImageError):
-        for message in bag.messages([camera.name]):
-            height, width = decode(messages.deserialize(message)).shape[:2]
-            return height, width
-    return None
+    size_hw: tuple[int, int] | None = None
+    stamps_ns = set[int]()
+    for raw in islice(bag.messages([camera.name]), FIRST_FRAMES):
+        message = messages.deserialize(raw)
+        stamp_ns = messages.stamp_ns_of(message)
+        if stamp_ns in stamps_ns:
+            raise repeated_stamp(camera, stamp_ns)
+        stamps_ns.add(stamp_ns)
+        if size_hw is None:
+            with suppress(ImageError):
+                height, width = messages.decode(message).shape[:2]
+                size_hw = height, width
+    return size_hw
 
 
 def _truth(bag: Bag) -> tuple[Topic, ...]:

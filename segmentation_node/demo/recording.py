@@ -14,9 +14,10 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, BagScores, scheme_beside, score_bag
+from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.contact_sheet import SheetRow
 from segmentation_node.demo.video import TimedPicture
-from segmentation_node.errors import SegmentationError
+from segmentation_node.errors import BagError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, Lut
 from segmentation_node.rendering import colorize
@@ -66,7 +67,7 @@ class Recording:
         """Yield the recorded overlays in order."""
         with open_bag(self.path) as bag:
             for stamp_ns, message, _ in _messages(bag, {OVERLAY_TOPIC}):
-                yield TimedPicture(stamp_ns / SECOND_NS, _decode(message))
+                yield TimedPicture(stamp_ns / SECOND_NS, messages.decode(message))
 
     @cached_property
     def rate_hz(self) -> float:
@@ -107,7 +108,7 @@ class Recording:
     def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
         """Decode a picture, or map labels by a look-up table and paint them in their colors."""
         if lut is None:
-            return _decode(message)
+            return messages.decode(message)
         return colorize(lut[messages.decode_labels(message)], self.scheme)
 
 
@@ -135,12 +136,27 @@ def _messages(bag: Bag, names: set[str]) -> Iterator[tuple[int, Any, str]]:
 
 
 def _sent_ns(bag: Bag, names: set[str]) -> dict[str, dict[int, int]]:
-    """Return, for each topic, send times by header stamp; both are in nanoseconds."""
+    """Return, for each topic, send times by header stamp; both are in nanoseconds.
+
+    Raises:
+        BagError: a header stamp repeats, so that it identifies no frame.
+    """
     sent_ns: dict[str, dict[int, int]] = {name: {} for name in names}
     for raw in bag.messages(names):
         stamp_ns = messages.stamp_ns_of(messages.deserialize(raw))
+        if stamp_ns in sent_ns[raw.topic.name]:
+            raise repeated_stamp(raw.topic, stamp_ns)
         sent_ns[raw.topic.name][stamp_ns] = raw.sent_ns
     return sent_ns
+
+
+def repeated_stamp(topic: Topic, stamp_ns: int) -> BagError:
+    """Error about a topic whose header stamps repeat."""
+    return BagError(
+        f'header stamp {stamp_ns} ns of {topic.shown} repeats, expected one for each frame, by '
+        f'which its mask is known: correct the stamps in the camera driver, or let segment_bag '
+        f'segment the bag'
+    )
 
 
 def _rate_hz(sent_ns: Mapping[int, int]) -> float:
@@ -148,7 +164,3 @@ def _rate_hz(sent_ns: Mapping[int, int]) -> float:
     if len(times_ns) < 2:
         return float('nan')
     return (len(times_ns) - 1) * SECOND_NS / max(1, max(times_ns) - min(times_ns))
-
-
-def _decode(message: Any) -> ImageRgb:
-    return messages.DECODERS[message.__msgtype__](message)

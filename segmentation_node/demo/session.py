@@ -165,7 +165,7 @@ class Session:
     def replay(self) -> Outcome:
         """Replay the bag in real time and wait until the node has processed it."""
         with open_bag(self._footage.bag) as bag:
-            sent = bag.counts[self._footage.camera]
+            sent = bag.count(self._footage.camera.name)
         replay = self._child('replay', self._replay_command(), self._profile)
         with tqdm(total=sent, desc='masks', unit='', disable=None) as progress:
 
@@ -219,6 +219,7 @@ class Session:
             sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
             '--topics', camera.name, '--wait-for-subscribers', camera.name,
             '--delay', str(MATCH_S), '--clock', '--quiet', '--log', str(self._sent),
+            '--decode-video',
             # Reliable regardless of the QoS of the recorded camera, so that no frame is lost.
             '--ros-args', '-p', f'qos_overrides.{camera.name}.publisher.reliability:=reliable',
         ]  # fmt: skip
@@ -249,7 +250,7 @@ def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
             yield message._replace(stamp_ns=time_ns, sent_ns=time_ns)
 
     with (
-        open_bag(footage.bag) as bag,
+        open_bag(footage.bag, decode_video=True) as bag,
         open_bag(masks) as recorded,
         BagWriter(output, overwrite=True) as writer,
     ):

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_frames import decodable
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.image_files import ImageRgb, read_image
@@ -32,11 +33,10 @@ def images_of_folders(folders: Sequence[Path], count: int) -> list[ImageRgb]:
 
 def images_of_bag(path: Path, topic: str | None, count: int) -> list[ImageRgb]:
     """Read up to `count` frames of a bag's camera; raises as `images_of_folders`."""
-    with open_bag(path) as bag:
-        camera = find_camera(bag, topic)
-        frames = spread(bag.messages([camera.name]), bag.counts[camera], count)
-        decode = messages.DECODERS[camera.msgtype]
-        return [decode(messages.deserialize(message)).copy() for message in frames]
+    with open_bag(path, decode_video=True) as bag:
+        name = find_camera(bag, topic).name
+        frames = spread(bag.messages([name]), bag.count(name), count)
+        return [messages.decode(decodable(message)).copy() for message in frames]
 
 
 def spread(items: Iterable[Item], total: int, count: int) -> Iterator[Item]:

@@ -35,7 +35,7 @@ from tqdm import tqdm
 
 from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.interrupt import stop_on_signal
-from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
+from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS, is_video
 from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
@@ -49,6 +49,8 @@ from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, SegmentationError, quoted
+from segmentation_node.paths import with_extra
+from segmentation_node.video import can_decode
 
 CLOCK_TOPIC: Final = '/clock'
 DEFAULT_CLOCK_HZ: Final = 40.0
@@ -109,6 +111,11 @@ def _parser() -> argparse.ArgumentParser:
         help='write when each message was sent: lines of topic, time in the bag, and time of day, '
         'in nanoseconds, with tabs between',
     )  # fmt: skip
+    parser.add_argument(
+        '--decode-video', action='store_true',
+        help='publish compressed video (CompressedVideo of Foxglove, FFMPEGPacket of '
+        'ffmpeg_image_transport) as sensor_msgs/msg/Image under its name; needs PyAV',
+    )  # fmt: skip
     add_quiet_option(parser)
     return parser
 
@@ -128,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(own)
     try:
         with (
-            open_bag(args.input, args.salvage) as bag,
+            open_bag(args.input, args.salvage, args.decode_video) as bag,
             stop_on_signal() as stop,
             ros_node(ros) as node,
         ):
@@ -213,7 +220,7 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
     for publisher in publishers.values():
         if not stop():
             publisher.wait_for_all_acked(ACKNOWLEDGED_WITHIN)
-    for reason, count in player.unfit.items():
+    for reason, count in (*player.unfit.items(), *bag.lost.items()):
         tell('replay_bag', f'warning: {count} messages were left out: {reason}')
     print(f'{player.published} messages published, at most {player.max_late_s * 1e3:.0f} ms late')
 
@@ -236,6 +243,9 @@ def playable(
     for topic in chosen:
         name = remap.get(topic.name, topic.name)
         kind = name_problem(topic.name, name) or message_class(topic)
+        if isinstance(kind, str) and is_video(topic):
+            kind += '; --decode-video publishes its frames as images'
+            kind += '' if can_decode() else f' (pip install {with_extra("demo")})'
         if not isinstance(kind, str) and types.setdefault(name, topic.msgtype) != topic.msgtype:
             kind = f'{shown(name)} is published with type {types[name]} already'
         if isinstance(kind, str):
@@ -429,6 +439,8 @@ def message_problem(message: RawMessage) -> str:
     """Why a message cannot be published, '' where it can."""
     if len(message.cdr) < MIN_CDR_BYTES:
         return f'{message.topic.shown} has messages of less than {MIN_CDR_BYTES} bytes'
+    if message.cdr[0]:
+        return f'{message.topic.shown} has messages that are no CDR, the format of ROS 2'
     if not 0 <= message.stamp_ns < MAX_STAMP_S * SECOND_NS:
         return f'{message.topic.shown} has stamps outside of 0 to 2^31 s, the time of ROS 2'
     return ''

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a camera topic: still images, or video that is decoded message by message."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from typing import Any, NamedTuple
+
+from segmentation_node.bags import messages
+from segmentation_node.bags.qos import RELIABLE
+from segmentation_node.bags.topic import RawMessage, Storage, Topic
+from segmentation_node.errors import ImageError, SegmentationError
+from segmentation_node.image_files import ImageRgb
+from segmentation_node.samples import Samples
+from segmentation_node.video import DecodedFrame, VideoDecoder
+
+
+class CameraFrame(NamedTuple):
+    """Frame of a message; `decode` gives (H, W, 3) uint8 RGB or raises ImageError."""
+
+    raw: RawMessage
+    header: Any
+    decode: Callable[[], ImageRgb]
+
+
+class CameraFrames:
+    """Decoder of one camera's messages, which are given to it in order.
+
+    `samples` scales still images of 16 bits.
+    """
+
+    def __init__(self, samples: Samples | None = None) -> None:
+        self._samples = samples
+        self._video: VideoDecoder[tuple[RawMessage, Any]] | None = None
+
+    def take(self, raw: RawMessage) -> list[CameraFrame]:
+        """Return the frames that are complete with a message; video may hold some back.
+
+        Raises:
+            MessageError: the message is no image.
+            ImageError: it is video, and PyAV is not installed.
+        """
+        message = decodable(raw)
+        header = messages.header_of(message)
+        codec = messages.video_codec(message)
+        if not codec and raw.topic.msgtype not in messages.VIDEOS:
+            return [CameraFrame(raw, header, partial(messages.decode, message, self._samples))]
+        if self._video is None:
+            self._video = VideoDecoder()
+        packet = message.data.tobytes()
+        # Without the message's bytes, which would be kept for as long as the frame is.
+        key = (raw._replace(cdr=b''), header)
+        return [_frame(found) for found in self._video.decode(codec, packet, key)]
+
+    def rest(self) -> list[CameraFrame]:
+        """Return the frames that were held back; the last message was given."""
+        return [_frame(found) for found in self._video.flush()] if self._video else []
+
+
+def decodable(raw: RawMessage) -> Any:
+    """Deserialize a camera message; raises MessageError where it is of another type."""
+    if not messages.is_image(raw.topic):
+        raise messages.MessageError(
+            f'message of {raw.topic.shown} at {raw.stamp_ns} ns is a {raw.topic.shown_type}, '
+            f'expected {" or ".join(messages.IMAGE_TYPES)} only: record the others under another '
+            f'name'
+        )
+    return messages.deserialize(raw)
+
+
+def _frame(found: DecodedFrame[tuple[RawMessage, Any]]) -> CameraFrame:
+    raw, header = found.key
+    return CameraFrame(raw, header, partial(_given, found.image_rgb))
+
+
+def _given(image: ImageRgb | ImageError) -> ImageRgb:
+    if isinstance(image, ImageError):
+        raise image
+    return image
+
+
+class DecodedVideo:
+    """Storage whose video topics are topics of sensor_msgs/Image, rgb8.
+
+    `lost` counts the messages that cannot be decoded, by reason; they are left out.
+    """
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.lost: Counter[str] = Counter()
+        self._shown = {
+            topic: _as_images(topic) if _is_video(storage, topic) else topic
+            for topic in storage.counts
+        }
+
+    @property
+    def counts(self) -> Mapping[Topic, int]:
+        counts: Counter[Topic] = Counter()
+        for topic, count in self._storage.counts.items():
+            counts[self._shown[topic]] += count
+        return counts
+
+    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+        wanted = [topic for topic, shown in self._shown.items() if shown in topics]
+        self.lost.clear()
+        cameras: dict[str, CameraFrames] = {}
+        for raw in self._storage.messages(wanted):
+            if self._shown[raw.topic] == raw.topic:
+                yield raw
+                continue
+            frames = cameras.setdefault(raw.topic.name, CameraFrames())
+            try:
+                found = frames.take(raw)
+            except SegmentationError as error:
+                self._lose(raw, error)
+            else:
+                yield from self._images(found)
+        for frames in cameras.values():
+            yield from self._images(frames.rest())
+
+    def close(self) -> None:
+        self._storage.close()
+
+    def _images(self, found: list[CameraFrame]) -> Iterator[RawMessage]:
+        for frame in found:
+            pixels = self._decoded(frame)
+            if pixels is not None:
+                cdr = messages.serialize(messages.image(pixels, 'rgb8', frame.header))
+                yield frame.raw._replace(topic=self._shown[frame.raw.topic], cdr=cdr)
+
+    def _decoded(self, frame: CameraFrame) -> ImageRgb | None:
+        try:
+            return frame.decode()
+        except ImageError as error:
+            self._lose(frame.raw, error)
+            return None
+
+    def _lose(self, raw: RawMessage, error: SegmentationError) -> None:
+        self.lost[f'{raw.topic.shown}: {error}'] += 1
+
+
+def _is_video(storage: Storage, topic: Topic) -> bool:
+    """Return whether a topic is video, which a CompressedImage says in its messages."""
+    if topic.msgtype == messages.COMPRESSED_IMAGE:
+        for raw in storage.messages([topic]):
+            with suppress(messages.MessageError):
+                return bool(messages.video_codec(decodable(raw)))
+    return messages.is_video(topic)
+
+
+def _as_images(topic: Topic) -> Topic:
+    image = messages.known_topic(topic.name, messages.IMAGE, RELIABLE)
+    return replace(image, qos=topic.qos)
