@@ -4,7 +4,7 @@
 from typing import Final
 
 from segmentation_node import topics
-from segmentation_node.bags.messages import DECODERS
+from segmentation_node.bags.messages import CAMERA_INFO, DECODERS
 from segmentation_node.bags.reader import MAX_LISTED, Bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import BagError
@@ -42,6 +42,12 @@ def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
         f'{bag.path} has no image topic, expected a {" or ".join(DECODERS)}; it has '
         f'{bag.listing()}: record the camera, too'
     )
+
+
+def calibrations_of(camera: Topic, bag: Bag) -> set[Topic]:
+    """The topic `camera_info` beside a camera; several where it was recorded in several ways."""
+    name = f'{_base(camera).rpartition("/")[0]}/{topics.CAMERA_INFO}'
+    return {t for t in bag.topics if t.name == name and t.msgtype == CAMERA_INFO}
 
 
 def _images(bag: Bag) -> list[Topic]:

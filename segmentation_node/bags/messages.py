@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 from rosbags.serde import SerdeError
-from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from segmentation_node.bags.bounds import shown
@@ -19,13 +19,25 @@ from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.codec import decode_compressed, decode_image, image_view
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
+LABEL_INFO: Final = 'vision_msgs/msg/LabelInfo'
+VISION_CLASS: Final = 'vision_msgs/msg/VisionClass'
 DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 SECOND_NS: Final = 1_000_000_000
+#: Interfaces that are not in the type store, as vision_msgs defines them.
+_MORE_TYPES: Final = MappingProxyType(
+    {
+        VISION_CLASS: 'uint16 class_id\nstring class_name\n',
+        LABEL_INFO: (
+            'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
+        ),
+    }
+)
 #: Stamps end before it: builtin_interfaces/Time counts seconds in 32 bits with sign.
 MAX_STAMP_S: Final = 2**31
 
@@ -47,7 +59,10 @@ class MessageError(BagError):
 @cache
 def typestore() -> Typestore:
     """Definitions of the common types; those used here are the same in every ROS 2."""
-    return get_typestore(Stores.ROS2_JAZZY)
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for name, definition in _MORE_TYPES.items():
+        store.register(get_types_from_msg(definition, name))
+    return store
 
 
 @cache
@@ -126,6 +141,13 @@ def camera_info(camera: Intrinsics, size_wh: tuple[int, int], header_: Any) -> A
 def string(text: str) -> Any:
     """std_msgs/String."""
     return typestore().types[STRING](text)
+
+
+def label_info(scheme: LabelScheme, min_confidence: float, header_: Any) -> Any:
+    """Ids and names of a scheme as vision_msgs/LabelInfo."""
+    types = typestore().types
+    classes = [types[VISION_CLASS](c.id, c.name) for c in scheme.classes]
+    return types[LABEL_INFO](header_, classes, min_confidence)
 
 
 #: What makes RGB of a message, by its type: the types a camera topic can have.

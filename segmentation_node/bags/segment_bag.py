@@ -3,7 +3,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +13,7 @@ from tqdm import tqdm
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera import calibrations_of, find_camera
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
     HelpFormatter,
@@ -30,7 +30,6 @@ from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import BagError, ImageError, SegmentationError
 from segmentation_node.image_files import ImageRgb
-from segmentation_node.labels import LabelScheme
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
@@ -50,6 +49,11 @@ class Report:
 
     segmented: int = 0
     malformed: list[str] = field(default_factory=list)
+
+    @property
+    def frames(self) -> int:
+        """All frames that were seen."""
+        return self.segmented + len(self.malformed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -76,8 +80,10 @@ def _parser() -> argparse.ArgumentParser:
         help='topics to write begin with this',
     )  # fmt: skip
     parser.add_argument(
-        '--limit', type=count, metavar='N', help='only the first N frames; all without it'
-    )
+        '--limit', type=count, metavar='N',
+        help='only the first N frames, with what the other topics have until the next one; all '
+        'without it',
+    )  # fmt: skip
     model = parser.add_argument_group('model')
     model.add_argument(
         '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
@@ -126,7 +132,8 @@ def _run(args: argparse.Namespace) -> int:
     with open_bag(args.input, args.salvage) as bag:
         camera = find_camera(bag, args.topic)
         outputs = [OUTPUTS[name] for name in args.outputs]
-        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha)
+        calibrations = calibrations_of(camera, bag)
+        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha, calibrations)
         sink.check_free(bag)
         segmenter = _load(args)
         frames = min(bag.counts[camera], args.limit or sys.maxsize)
@@ -168,10 +175,31 @@ def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
 class OutputTopics:
     """Topics that a segmented frame goes to, and how it becomes their messages."""
 
-    def __init__(self, namespace: str, outputs: Sequence[Output], overlay_alpha: float) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        outputs: Sequence[Output],
+        overlay_alpha: float,
+        calibrations: Collection[Topic] = (),
+    ) -> None:
+        """Name the topics.
+
+        Args:
+            namespace: what their names begin with.
+            outputs: pictures to write of each frame.
+            overlay_alpha: share of the colors in the overlay.
+            calibrations: topics whose messages are written as the calibration of the masks.
+        """
         self._overlay_alpha = overlay_alpha
-        self._info = messages.known_topic(
+        self._calibrations = calibrations
+        self._json = messages.known_topic(
             f'{namespace}/{topics.LABEL_INFO_JSON}', messages.STRING, LATCHED
+        )
+        self._info = messages.known_topic(
+            f'{namespace}/{topics.LABEL_INFO}', messages.LABEL_INFO, LATCHED
+        )
+        self._camera_info = messages.known_topic(
+            f'{namespace}/{topics.CAMERA_INFO}', messages.CAMERA_INFO, RELIABLE
         )
         self._topics = {
             messages.known_topic(
@@ -184,18 +212,30 @@ class OutputTopics:
 
     def check_free(self, bag: Bag) -> None:
         """Raise BagError where the bag has one of the topics already."""
-        taken = {topic.name for topic in bag.topics} & {
-            topic.name for topic in (self._info, *self._topics)
-        }
+        added = [self._json, self._info, *self._topics]
+        added += [self._camera_info] if self._calibrations else []
+        taken = {topic.name for topic in bag.topics} & {topic.name for topic in added}
         if taken:
             raise BagError(
                 f'{bag.path} already has {", ".join(sorted(taken))}; write beside them with '
                 f'another --namespace, or segment the bag they were made of'
             )
 
-    def write_scheme(self, scheme: LabelScheme, stamp_ns: int, out: BagWriter) -> None:
-        """Write what the ids mean."""
-        out.write(self._info, stamp_ns, messages.serialize(messages.string(scheme.to_json())))
+    def write_scheme(self, segmenter: 'Segmenter', stamp_ns: int, out: BagWriter) -> None:
+        """Write what the ids mean, in both forms."""
+        scheme = segmenter.scheme
+        header = messages.header(stamp_ns, '')
+        info = messages.label_info(scheme, segmenter.min_confidence, header)
+        for topic, message in (
+            (self._json, messages.string(scheme.to_json())),
+            (self._info, info),
+        ):
+            out.write(topic, stamp_ns, messages.serialize(message))
+
+    def write_calibration(self, message: RawMessage, out: BagWriter) -> None:
+        """Write a calibration again, unchanged, since a mask has the size of its image."""
+        if message.topic in self._calibrations:
+            out.write(self._camera_info, message.stamp_ns, message.cdr, message.sent_ns)
 
     def write(
         self,
@@ -249,7 +289,7 @@ def segment_bag(
         segmenter: called with one image at a time, so that results equal a direct evaluation.
         sink: what to write of a segmented frame.
         out: to be written; messages of the input stay as they are, byte by byte.
-        limit: number of frames to end after.
+        limit: number of frames; the copy ends where the next one begins.
         stop: asked before each message.
         done: told 1 after each frame.
     """
@@ -258,17 +298,16 @@ def segment_bag(
         out.add_topic(topic)
     first = True
     for message in bag.messages():
-        if stop():
+        if stop() or (message.topic == camera and report.frames == limit):
             break
         if first:
-            sink.write_scheme(segmenter.scheme, message.stamp_ns, out)
+            sink.write_scheme(segmenter, message.stamp_ns, out)
             first = False
         out.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
+        sink.write_calibration(message, out)
         if message.topic == camera:
             _segment_frame(message, segmenter, sink, out, report)
             done(1)
-            if report.segmented + len(report.malformed) == limit:
-                break
     return report
 
 
@@ -280,8 +319,7 @@ def _segment_frame(
         image_rgb = messages.DECODERS[message.topic.msgtype](image)
         sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
     except (messages.MessageError, ImageError) as error:
-        index = report.segmented + len(report.malformed)
-        report.malformed.append(f'frame {index} at {message.stamp_ns} ns: {error}')
+        report.malformed.append(f'frame {report.frames} at {message.stamp_ns} ns: {error}')
     else:
         report.segmented += 1
 
