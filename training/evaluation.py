@@ -15,14 +15,13 @@ from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import (
     UNCOUNTED,
-    Confusion,
     LabelImage,
     Scores,
     Target,
     mean_of,
     scored_classes,
-    truth_lut_of,
 )
+from segmentation_node.scoring import Comparison
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
@@ -118,10 +117,7 @@ def evaluate(
     """
 
     def found(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
-        try:
-            prediction = mode.predict(segmenter, frame.image_rgb)
-        except ImageError as error:
-            raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
+        prediction = mode.predict(segmenter, frame.image_rgb)
         return prediction.labels[0], prediction.confidence[0]
 
     judge = _Judge(frames.scheme, segmenter.scheme, label_scheme, tolerance, worst)
@@ -167,7 +163,10 @@ def _go_through(
 ) -> None:
     with tqdm(frames, 'evaluating', len(frames), unit='frame', disable=quiet or None) as progress:
         for frame in progress:
-            judge.add(frame, *found(frame))
+            try:
+                judge.add(frame, *found(frame))
+            except ImageError as error:
+                raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
             if not progress.disable:
                 progress.set_postfix_str(f'mIoU {judge.miou():.3f}', refresh=False)
 
@@ -183,55 +182,43 @@ class _Judge:
         tolerance: float,
         worst: int,
     ) -> None:
-        self._scheme = predicted if label_scheme is None else load_scheme(label_scheme)
-        self._truth_lut = truth_lut_of(truth, self._scheme)
-        self._predicted_lut = predicted.mapping_to(self._scheme)
+        given = None if label_scheme is None else load_scheme(label_scheme)
+        self._comparison = Comparison(truth, predicted, given)
         #: Truth that is void counts in the figures with void only.
-        self._scored_lut = self._truth_lut.copy()
-        scored = [c.id for c in scored_classes(self._scheme)]
-        self._scored_lut[~np.isin(self._truth_lut, scored)] = UNCOUNTED
-        self._confusion = Confusion()
+        self._scored_lut = self._comparison.truth_lut.copy()
+        scored = [c.id for c in scored_classes(self._comparison.scheme)]
+        self._scored_lut[~np.isin(self._scored_lut, scored)] = UNCOUNTED
         self._boundary = BoundaryCounts(tolerance)
         self._calibration = Calibration()
         self._has_confidence = True
         self._keep = worst
         self._worst: list[tuple[float, int, JudgedFrame]] = []
-        self._frames = 0
 
     def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None) -> None:
-        labels = np.asarray(self._predicted_lut[ids], np.uint8)
+        _, labels, confusion = self._comparison.add(frame.truth, ids)
         target = self._scored_lut[frame.truth]
-        own = Confusion()
-        own.add_target(self._truth_lut[frame.truth], labels)
-        self._confusion.counts += own.counts
         self._boundary.add(target, labels)
         if confidence is None:
             self._has_confidence = False
         else:
             self._calibration.add(target, labels, confidence)
-        self._frames += 1
-        scores = own.scores(self._scheme)
+        scores = confusion.scores(self._comparison.scheme)
         judged = JudgedFrame(
             frame.name, frame.image_rgb, target, labels, scores.miou(), scores.pixel_accuracy()
         )
         if self._keep and math.isfinite(judged.miou):
             # The number of the frame decides between equal ones, and keeps frames uncompared.
-            heapq.heappush(self._worst, (-judged.miou, -self._frames, judged))
+            heapq.heappush(self._worst, (-judged.miou, -self._comparison.frames, judged))
             if len(self._worst) > self._keep:
                 heapq.heappop(self._worst)
 
     def miou(self) -> float:
-        return self._confusion.scores(self._scheme).miou()
+        return self._comparison.miou()
 
     def evaluation(self, model: str, frames: Frames, mode: str, runs_on: str) -> Evaluation:
-        scores = self._confusion.scores(self._scheme)
-        if not self._frames or math.isnan(scores.miou()):
-            raise DatasetError(
-                f'{frames.source}: {self._frames} frames and no pixel whose truth is a class of '
-                f'{self._scheme.name} that is scored; check the labels and their scheme'
-            )
+        scores = self._comparison.scores(frames.source)
         return Evaluation(
-            model, frames.source, mode, runs_on, self._frames, scores, self._boundary,
+            model, frames.source, mode, runs_on, self._comparison.frames, scores, self._boundary,
             self._calibration if self._has_confidence else None,
             tuple(judged for *_, judged in sorted(self._worst, key=lambda kept: kept[:2])[::-1]),
         )  # fmt: skip
