@@ -30,8 +30,9 @@ from rosbags.rosbag2 import Reader, StoragePlugin
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import CAMERA
 from segmentation_node.bags.reader import open_bag
-from segmentation_node.bags.segment_bag import EXIT_MALFORMED, main
+from segmentation_node.bags.segment_bag import main
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.image_files import decode_file, encode_jpeg
 from segmentation_node.labels import load_scheme
 from segmentation_node.rendering import colorize, overlay
@@ -233,7 +234,7 @@ def test_malformed_frames_are_named_and_the_rest_is_done(
         bag.write(image_topic(), stamp_ns(2), image_cdr(2)[:100])
         bag.write(image_topic(), stamp_ns(3), image_cdr(3, picture(3, 48, 16)))
     before = raw(tmp_path / 'bag')
-    assert run(tmp_path / 'bag', '-o', tmp_path / 'out') == EXIT_MALFORMED
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out') == EXIT_INCOMPLETE
     captured = capsys.readouterr()
     assert '2 of 4 frames segmented, 2 malformed' in captured.out
     assert f'frame 1 at {stamp_ns(1)} ns: step is 7 bytes' in captured.err
@@ -256,7 +257,7 @@ def test_a_frame_of_no_cameras_shape_costs_itself_alone(
         bag.write(image_topic(), stamp_ns(0), image_cdr(0, np.zeros(shape, np.uint8)))
         bag.write(image_topic(), stamp_ns(1), image_cdr(1))
     options = ('--outputs', 'label_mask,overlay/compressed')
-    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == EXIT_MALFORMED
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == EXIT_INCOMPLETE
     assert says in capsys.readouterr().err
     for topic in (MASK, f'{OVERLAY}/compressed'):
         assert [stamp for stamp, _ in decoded(tmp_path / 'out', topic)] == [stamp_ns(1)]
@@ -340,7 +341,7 @@ def test_a_bad_model_costs_no_bag(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'says'),
     [
-        (['--outputs', 'label_mask,colour'], "'colour' is no output; there are label_mask"),
+        (['--outputs', 'label_mask,colour'], "unknown output 'colour'; there are label_mask"),
         (['--min-confidence', '2'], 'no number from 0 to 1'),
         (['--namespace', 'x'], 'no absolute topic name'),
         (['--precision', 'int3'], 'invalid choice'),

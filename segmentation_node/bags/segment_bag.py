@@ -4,9 +4,9 @@
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -20,40 +20,28 @@ from segmentation_node.bags.options import (
     add_input_options,
     add_output_options,
     count,
-    share,
     topic_name,
 )
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
-from segmentation_node.errors import BagError, ImageError, SegmentationError
+from segmentation_node.cli import (
+    DEFAULT_PICTURES,
+    EXIT_INCOMPLETE,
+    Report,
+    add_model_options,
+    load_segmenter,
+    picture_names,
+)
+from segmentation_node.errors import BagError, ImageError, RoomError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
-from segmentation_node.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
-
-DEFAULT_OUTPUTS: Final = f'{topics.LABEL_MASK},{topics.COLOR_MASK},{topics.OVERLAY}'
-#: Status of a run in which frames could not be read, though everything else was written.
-EXIT_MALFORMED: Final = 3
-
-
-@dataclass
-class Report:
-    """What became of the frames; `malformed` says which and why."""
-
-    segmented: int = 0
-    malformed: list[str] = field(default_factory=list)
-
-    @property
-    def frames(self) -> int:
-        """All frames that were seen."""
-        return self.segmented + len(self.malformed)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,7 +49,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='segment_bag',
         description='Segment every frame of the camera in a bag and write a bag that holds all '
         'there was, with the label, colour and overlay images beside it.',
-        epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_MALFORMED} done, but some '
+        epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_INCOMPLETE} done, but some '
         'frames were malformed and are named; 130 interrupted, the bag holds what was done',
         formatter_class=HelpFormatter,
     )
@@ -72,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
         help='camera topic, Image or CompressedImage; needed where the bag has several cameras',
     )  # fmt: skip
     parser.add_argument(
-        '--outputs', type=output_names, default=DEFAULT_OUTPUTS, metavar='NAME,NAME',
+        '--outputs', type=partial(picture_names, known=list(OUTPUTS)), default=DEFAULT_PICTURES,
+        metavar='NAME,NAME',
         help='what to write, with commas between, of ' + ', '.join(OUTPUTS),
     )  # fmt: skip
     parser.add_argument(
@@ -84,36 +73,8 @@ def _parser() -> argparse.ArgumentParser:
         help='only the first N frames, with what the other topics have until the next one; all '
         'without it',
     )  # fmt: skip
-    model = parser.add_argument_group('model')
-    model.add_argument(
-        '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
-    )
-    model.add_argument(
-        '--label-scheme', metavar='NAME', help="classes to publish; the checkpoint's without it"
-    )
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='what runs the model')
-    model.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
-    model.add_argument(
-        '--min-confidence', type=share, default=0.0, metavar='SHARE',
-        help='pixels of less confidence (0 to 1) become void',
-    )  # fmt: skip
-    parser.add_argument(
-        '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
-        help='how much of the colours shows in the overlay, 0 to 1',
-    )  # fmt: skip
+    add_model_options(parser)
     return parser
-
-
-def output_names(text: str) -> list[str]:
-    """Parse names of OUTPUTS with commas between."""
-    chosen = [name.strip() for name in text.split(',')]
-    unknown = [name for name in chosen if name not in OUTPUTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f'{", ".join(map(repr, unknown))} is no output; there are {", ".join(OUTPUTS)}'
-        )
-    return list(dict.fromkeys(chosen))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -135,7 +96,7 @@ def _run(args: argparse.Namespace) -> int:
         calibrations = calibrations_of(camera, bag)
         sink = OutputTopics(args.namespace, outputs, args.overlay_alpha, calibrations)
         sink.check_free(bag)
-        segmenter = _load(args)
+        segmenter = load_segmenter(args)
         frames = min(bag.counts[camera], args.limit or sys.maxsize)
         progress = tqdm(total=frames, unit='frame', disable=args.quiet or None)
         with (
@@ -147,29 +108,13 @@ def _run(args: argparse.Namespace) -> int:
                 bag, camera, segmenter, sink, out, args.limit, lambda: bool(stop), progress.update
             )
     _tell(report, frames, args.output, interrupted=bool(stop))
-    return stop.exit_status or (EXIT_MALFORMED if report.malformed else 0)
-
-
-def _load(args: argparse.Namespace) -> 'Segmenter':
-    # Imported late: it takes seconds that --help and wrong arguments need not wait for.
-    from segmentation_node.segmenter import Segmenter
-
-    return Segmenter(
-        args.model,
-        runtime=args.runtime,
-        device=args.device,
-        precision=args.precision,
-        label_scheme=args.label_scheme,
-        min_confidence=args.min_confidence,
-    )
+    return stop.exit_status or (EXIT_INCOMPLETE if report.malformed else 0)
 
 
 def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
     for line in report.malformed:
         tell('segment_bag', f'malformed: {line}')
-    start = 'interrupted: ' if interrupted else ''
-    malformed = f', {len(report.malformed)} malformed' if report.malformed else ''
-    print(f'{start}{report.segmented} of {frames} frames segmented{malformed}, in {output}')
+    print(report.summary(frames, 'frames', output, interrupted=interrupted))
 
 
 class OutputTopics:
@@ -250,11 +195,7 @@ class OutputTopics:
         Raises:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
         """
-        prediction = segmenter.segment([image_rgb])
-        rendered = Rendered(
-            image_rgb, prediction.labels[0], lambda: prediction.confidence_of(0), segmenter.scheme,
-            self._overlay_alpha,
-        )  # fmt: skip
+        rendered = segmenter.render(image_rgb, self._overlay_alpha)
         # All are made before the first is written: a frame has all its outputs or none.
         made = [
             (topic, messages.serialize(_message(output, rendered, header)))
@@ -298,7 +239,7 @@ def segment_bag(
         out.add_topic(topic)
     first = True
     for message in bag.messages():
-        if stop() or (message.topic == camera and report.frames == limit):
+        if stop() or (message.topic == camera and report.images == limit):
             break
         if first:
             sink.write_scheme(segmenter, message.stamp_ns, out)
@@ -318,8 +259,8 @@ def _segment_frame(
         image = messages.deserialize(message)
         image_rgb = messages.DECODERS[message.topic.msgtype](image)
         sink.write(image_rgb, segmenter, image.header, message.stamp_ns, out)
-    except (messages.MessageError, ImageError) as error:
-        report.malformed.append(f'frame {report.frames} at {message.stamp_ns} ns: {error}')
+    except (messages.MessageError, ImageError, RoomError) as error:
+        report.malformed.append(f'frame {report.images} at {message.stamp_ns} ns: {error}')
     else:
         report.segmented += 1
 
