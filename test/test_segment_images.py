@@ -237,9 +237,10 @@ def test_a_stop_between_two_images_leaves_whole_ones(tmp_path: Path) -> None:
 def test_the_command_with_a_signal(tmp_path: Path, tiny_checkpoint: Path) -> None:
     folder = write_pictures(tmp_path / 'in', [f'{i}.png' for i in range(300)], width=128)
     out = tmp_path / 'out'
+    script = 'import sys; from segmentation_node import entry; sys.exit(entry.segment_images())'
     process = subprocess.Popen(
-        [sys.executable, '-c', 'import sys; from segmentation_node.entry import segment_images as s; sys.exit(s())',
-         folder, '-o', out, '--model', tiny_checkpoint, '--device', 'cpu', '--precision', 'fp32'],
+        [sys.executable, '-c', script, folder, '-o', out, '--model', tiny_checkpoint,
+         '--device', 'cpu', '--precision', 'fp32'],
         stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     wait_for_file(out / 'overlay' / '2.jpg', process)
