@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from bag_making import picture, wait_for_file, write_pictures
 
-from segmentation_node.cli import EXIT_INCOMPLETE
+from segmentation_node.cli import EXIT_INCOMPLETE, load_segmenter
 from segmentation_node.image_files import encode_jpeg, encode_png, read_image, read_labels
 from segmentation_node.images import segment_images
 from segmentation_node.images.files import find_images
@@ -70,6 +70,16 @@ def test_pictures_are_those_of_the_segmenter(
     assert jpeg == encode_jpeg(overlay(image_rgb, colors, 0.25))
     described = json.loads((out / 'label_info.json').read_text(encoding='utf-8'))
     assert described == json.loads(segmenter.scheme.to_json())
+
+
+def test_options_reach_the_segmenter(tiny_checkpoint: Path, other_scheme: Path) -> None:
+    options = ['--model', tiny_checkpoint, '--label-scheme', other_scheme, '--precision', 'fp32']
+    options += ['--runtime', 'openvino', '--input-size', '64x32', '--min-confidence', '0.5']
+    args = segment_images._parser().parse_args(['in', '-o', 'out', *map(str, options)])
+    loaded = load_segmenter(args)
+    assert (loaded.input_size, loaded.min_confidence) == ((32, 64), 0.5)
+    assert (loaded.scheme.name, loaded.runtime) == ('driveable', 'openvino')
+    assert loaded.precision == 'fp32'
 
 
 def test_single_files_whatever_their_names(tmp_path: Path, run: Any) -> None:
@@ -168,7 +178,7 @@ def test_nothing_is_overwritten_or_mixed(tmp_path: Path, run: Any, capsys: Any) 
     (out / 'mine.txt').unlink()
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
     # What a killed run leaves is its own.
-    (out / 'label_mask' / '.a.png.new').write_bytes(b'half')
+    (out / 'label_mask' / '.segment_images.new').write_bytes(b'half')
     (out / 'label_mask' / 'b.png').write_bytes(b'old')
     assert run(folder, '-o', out, '--overwrite') == 0
     assert {name: (out / name).read_bytes() for name in files_below(out)} == before
@@ -191,7 +201,7 @@ def test_a_full_disk_leaves_whole_images(
     write = Path.write_bytes
 
     def write_some(path: Path, data: Any) -> int:
-        if path.name == '.b.jpg.new':
+        if path.parent.name == 'overlay' and (path.parent / 'a.jpg').exists():
             write(path, data[:10])
             raise OSError(28, 'No space left on device')
         return write(path, data)
@@ -202,6 +212,22 @@ def test_a_full_disk_leaves_whole_images(
     assert files_below(tmp_path / 'out') == {
         'label_info.json', 'label_mask/a.png', 'color_mask/a.png', 'overlay/a.jpg'
     }  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, run: Any, capsys: Any) -> None:
+    folder = write_pictures(tmp_path / 'in', ['a.png'])
+    (tmp_path / 'file').write_bytes(b'x')
+    assert run(folder, '-o', tmp_path / 'file') == 1
+    assert 'file is no folder; choose another --output' in capsys.readouterr().err
+    assert run(folder, '-o', tmp_path / 'file' / 'out') == 1
+    assert 'cannot be written (' in capsys.readouterr().err
+
+
+def test_names_may_be_as_long_as_can_be(tmp_path: Path, run: Any) -> None:
+    name = f'{251 * "a"}.png'
+    folder = write_pictures(tmp_path / 'in', [name])
+    assert run(folder, '-o', tmp_path / 'out') == 0
+    assert files_below(tmp_path / 'out' / 'label_mask') == {name}
 
 
 def test_photographs_are_turned_if_asked(tmp_path: Path, run: Any) -> None:

@@ -58,9 +58,8 @@ def find_images(
         suffixes: endings of the names, in lower case, that are taken from a folder.
 
     Raises:
-        DatasetError: an input does not exist, there is no image, or two images would have results
-            of one name.
-        OSError: a folder cannot be read.
+        DatasetError: an input does not exist, a folder cannot be read, there is no image, or two
+            images would have results of one name.
     """
     found = FoundFiles()
     for given in inputs:
@@ -91,11 +90,10 @@ def _files_below(folder: Path, hidden: list[Path]) -> Iterator[Path]:
     waiting, seen, count = [folder], set(), 0
     while waiting:
         folder = waiting.pop()
-        status = folder.stat()
-        if (status.st_dev, status.st_ino) in seen:
+        place, entries = _listing(folder)
+        if place in seen:
             continue  # a link that leads back
-        seen.add((status.st_dev, status.st_ino))
-        entries = sorted(folder.iterdir(), key=natural_key)
+        seen.add(place)
         count += len(entries)
         if count > MAX_FILES:
             raise DatasetError(
@@ -105,6 +103,17 @@ def _files_below(folder: Path, hidden: list[Path]) -> Iterator[Path]:
         hidden += [path for path in entries if path.name.startswith('.')]
         yield from (path for path in visible if not path.is_dir())
         waiting += [path for path in reversed(visible) if path.is_dir()]
+
+
+def _listing(folder: Path) -> tuple[tuple[int, int], list[Path]]:
+    """Identity of a folder, whatever links lead to it, and its entries."""
+    try:
+        status = folder.stat()
+        return (status.st_dev, status.st_ino), sorted(folder.iterdir(), key=natural_key)
+    except OSError as error:
+        raise DatasetError(
+            f'{folder} cannot be read ({error}); give it read permission'
+        ) from error
 
 
 def _check_keys(images: Iterable[ImageFile]) -> None:

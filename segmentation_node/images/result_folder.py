@@ -91,11 +91,16 @@ class ResultFolder:
         """Remove the results of an earlier run, and write what the ids mean.
 
         Raises:
-            OSError: the folder cannot be written.
+            DatasetError: the folder cannot be written.
         """
-        for path in self._planned | self._aside:
-            path.unlink(missing_ok=True)
-        self._write({self._info: scheme.to_json().encode()})
+        try:
+            for path in self._planned | self._aside:
+                path.unlink(missing_ok=True)
+            self._write({self._info: scheme.to_json().encode()})
+        except OSError as error:
+            raise DatasetError(
+                f'{self.path} cannot be written ({error}); choose another --output'
+            ) from error
 
     def write(self, key: str, rendered: Rendered) -> None:
         """Write the pictures of an image.
@@ -124,5 +129,5 @@ class ResultFolder:
 
 
 def _aside(path: Path) -> Path:
-    """Where a file is written before it takes its name."""
-    return path.with_name(f'.{path.name}.new')
+    """Path at which a file is written before it takes its name, however long that is."""
+    return path.with_name('.segment_images.new')

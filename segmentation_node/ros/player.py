@@ -19,7 +19,7 @@ from segmentation_node.bags.topic import RawMessage, Topic
 SLICE_S: Final = 0.05
 #: Serialized messages begin with their encoding, in 4 bytes.
 MIN_CDR_BYTES: Final = 4
-#: The least rate that keys can set, and what a key changes it by.
+#: Change of the rate by a key, and the least rate that keys can set.
 RATE_STEP: Final = 0.1
 
 Stop = Callable[[], bool]
@@ -59,13 +59,8 @@ class PlayClock:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a time."""
+        """Return whether the time is set."""
         return self._start is not None
-
-    @property
-    def is_paused(self) -> bool:
-        """Whether it stands still."""
-        return self._paused
 
     def now_ns(self) -> int | None:
         """Time of the bag now, None before it is set."""
