@@ -159,7 +159,7 @@ def test_results_of_one_name_are_refused(tmp_path: Path, run: Any, capsys: Any) 
     folder = write_pictures(tmp_path / 'in', ['a.png', 'a.jpg'])
     assert run(folder, '-o', tmp_path / 'out') == 1
     assert 'a.jpg and ' in (said := capsys.readouterr().err)
-    assert 'would have results of the same name, a; rename one' in said
+    assert f'results of the same name, a; give files of one kind, such as {folder}/*.png' in said
 
 
 def test_nothing_is_overwritten_or_mixed(tmp_path: Path, run: Any, capsys: Any) -> None:

@@ -123,7 +123,8 @@ def _check_keys(images: Iterable[ImageFile]) -> None:
         if other is not image.path:
             raise DatasetError(
                 f'{other} and {image.path} would have results of the same name, {image.key}; '
-                f'rename one of them, or give them one after the other, each with another --output'
+                f'give files of one kind, such as {image.path.parent}/*{image.path.suffix}, or '
+                f'rename one of them'
             )
 
 
