@@ -135,7 +135,9 @@ setup(
                 'make_scenes',
                 'replay_bag',
                 'score_bag',
+                'score_images',
                 'segment_bag',
+                'segment_images',
                 'segmentation_node',
             )
         ]

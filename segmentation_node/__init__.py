@@ -1,4 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Semantic segmentation of camera streams, with ROS 2 and without."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from segmentation_node.image_files import read_image
+    from segmentation_node.labels import load_scheme
+    from segmentation_node.segmenter import Segmenter
+
 __version__ = '0.1.0'
+__all__ = ['Segmenter', 'load_scheme', 'read_image']
+
+_MODULES = {'Segmenter': 'segmenter', 'load_scheme': 'labels', 'read_image': 'image_files'}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for; the commands import this package and need little of it."""
+    if name not in _MODULES:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module(f'{__name__}.{_MODULES[name]}'), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

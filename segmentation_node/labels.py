@@ -16,8 +16,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.errors import ForeignError, ImageError, SchemeError, counted, quoted
-from segmentation_node.foreign import read_yaml
+from segmentation_node.errors import (
+    ForeignError,
+    ImageError,
+    SchemeError,
+    counted,
+    one_line,
+    quoted,
+)
+from segmentation_node.foreign import parse_json, read_yaml
 from segmentation_node.paths import config_dir
 
 Lut = npt.NDArray[np.uint8]
@@ -26,6 +33,8 @@ Lut = npt.NDArray[np.uint8]
 IGNORE = 255
 #: As many as there are ids, 0 to 255.
 MAX_CLASSES = 256
+#: Of the description of a scheme.
+MAX_JSON_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -284,6 +293,42 @@ def load_scheme(name: str | Path) -> LabelScheme:
             f'0..255, the values of pixels that are not annotated'
         )
     return LabelScheme(path.stem, rows, str(content.get('description', '')), tuple(ignored))
+
+
+def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme:
+    """Return the scheme that `LabelScheme.to_json` described.
+
+    A description tells a scheme by its name; `given` is one of that name that is not installed.
+
+    Raises:
+        SchemeError: no description, or not of the scheme that is known here by that name.
+    """
+    try:
+        content = parse_json(text, max_bytes=MAX_JSON_BYTES)
+        name = content['scheme']
+        # A name alone: a description has no say in which files are read.
+        known = [given] if given is not None else []
+        known += [load_scheme(name)] if name in available_schemes() else []
+        scheme = next((scheme for scheme in known if scheme.name == name), None)
+        names = {row['id']: row['name'] for row in content['classes']}
+    except (ForeignError, KeyError, TypeError) as error:
+        reason = f'{type(error).__name__}: {one_line(error)}'
+        raise SchemeError(
+            f'it describes no label scheme ({reason}); expected JSON with scheme and classes, as '
+            f'the commands of this package write it'
+        ) from error
+    if scheme is None:
+        raise SchemeError(
+            f'it describes an unknown label scheme {quoted(name)}; there are '
+            f'{", ".join(available_schemes())}, or give the path of a .yaml file as the label '
+            f'scheme to score in'
+        )
+    if names != {c.id: c.name for c in scheme.classes}:
+        raise SchemeError(
+            f'it describes another {scheme.name} than is installed here; install the label '
+            f'scheme that it was made with'
+        )
+    return scheme
 
 
 def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:

@@ -2,7 +2,7 @@
 """Segmenter: the class that the node, the bag tools and the evaluation all call."""
 
 from collections.abc import Callable, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, cast
 
 import cv2
@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.checkpoint import find_checkpoint
-from segmentation_node.choices import DEFAULT_MODEL
+from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 from segmentation_node.decision import Decision
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.geometry import scale_into
 from segmentation_node.image_files import MAX_SIDE, ImageRgb, check_size
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.passing_thread import in_passing_thread
+from segmentation_node.rendering import Rendered
 from segmentation_node.runtimes import MeasuredRuntime, open_runtime
 
 if TYPE_CHECKING:
@@ -122,6 +123,23 @@ class Segmenter:
             ImageError: the batch has another shape or dtype, or its images are empty or too large.
         """
         return self._prediction(self._runtime.decide(_as_batch(images_rgb)))
+
+    def render(
+        self, image_rgb: ImageRgb, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
+    ) -> Rendered:
+        """Segment one image, (H, W, 3) uint8, and return its pictures, painted when asked for.
+
+        Args:
+            image_rgb: as for `segment`.
+            overlay_alpha: share of the colors in the overlay, in [0, 1].
+
+        Raises:
+            ImageError: as `segment`.
+        """
+        found = self.segment([image_rgb])
+        return Rendered(
+            image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme, overlay_alpha
+        )
 
     def prepare(self, image_hw: tuple[int, int]) -> None:
         """Prepare for images of one size, so that the first one takes no longer than the others.

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from io import StringIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +17,10 @@ from segmentation_node.bags import messages, score_bag, segment_bag
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.writer import check_output
+from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import BagError
 from segmentation_node.labels import load_scheme
+from segmentation_node.rendering import Rendered
 
 
 class Plain:
@@ -27,10 +28,12 @@ class Plain:
 
     scheme = load_scheme('cityscapes8')
 
-    def segment(self, images_rgb: list[npt.NDArray[np.uint8]]) -> Any:
-        labels = [np.ones(image.shape[:2], np.uint8) for image in images_rgb]
-        return SimpleNamespace(
-            labels=labels, confidence_of=lambda i: np.zeros_like(labels[i], np.float32)
+    min_confidence = 0.0
+
+    def render(self, image_rgb: npt.NDArray[np.uint8], overlay_alpha: float) -> Rendered:
+        labels = np.ones(image_rgb.shape[:2], np.uint8)
+        return Rendered(
+            image_rgb, labels, lambda: np.zeros_like(labels), self.scheme, overlay_alpha
         )
 
 
@@ -67,7 +70,7 @@ def probe(path: Path, output: Path, salvage: bool = False) -> str:
     """
     options = ['--salvage'] if salvage else []
     status, said = said_by(segment_bag.main, path, '-o', output, '--quiet', *options)
-    assert status in (0, 1, segment_bag.EXIT_MALFORMED)
+    assert status in (0, 1, EXIT_INCOMPLETE)
     scored, more = said_by(score_bag.main, path, '--quiet', *options)
     assert scored in (0, 1)
     shutil.rmtree(output, ignore_errors=True)

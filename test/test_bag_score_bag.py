@@ -154,12 +154,35 @@ def test_scheme_that_is_not_installed_is_given_as_a_file(
 def test_what_cannot_be_scored(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'no stamp of .*label_mask .1 frames'):
         score_bag(bag_with(tmp_path / 'apart', {0: [[3]]}, {1: [[1]]}))
-    with pytest.raises(BagError, match='they must be of one size'):
+    with pytest.raises(BagError, match='mask is 2 x 1 but its truth 1 x 1; they must be of one'):
         score_bag(bag_with(tmp_path / 'sizes', {0: [[3]]}, {0: [[1, 1]]}))
     with BagWriter(tmp_path / 'no_truth') as bag:
         write_labels(bag, MASK, 'cityscapes8', {0: [[1]]})
     with pytest.raises(BagError, match="no topic '/ground_truth/label_mask'; it has"):
         score_bag(tmp_path / 'no_truth')
+
+
+@pytest.mark.parametrize(
+    ('truth', 'mask', 'says'),
+    [
+        ([[3, 12]], [[1, 1]], 'the truth has ids 12, which label scheme camvid11 does not know'),
+        ([[3, 8]], [[1, 255]], 'the label mask has ids 255, which label scheme cityscapes8'),
+    ],
+)
+def test_ids_that_no_class_has_are_refused(
+    tmp_path: Path, truth: list[list[int]], mask: list[list[int]], says: str
+) -> None:
+    with pytest.raises(BagError, match=f'at {stamp_ns(1)} ns: {says}'):
+        score_bag(bag_with(tmp_path / 'bag', {0: [[3]], 1: truth}, {0: [[1]], 1: mask}))
+
+
+def test_truth_without_a_scored_pixel_is_no_score(tmp_path: Path, capsys: Any) -> None:
+    # 255 is what data sets write where nothing is annotated, 11 is "unlabelled".
+    path = bag_with(tmp_path / 'bag', {0: [[11, 255]]}, {0: [[1, 1]]})
+    assert main([str(path)]) == 1
+    captured = capsys.readouterr()
+    assert '1 frames and no pixel whose truth is a class of cityscapes8' in captured.err
+    assert 'nan' not in captured.out
 
 
 @pytest.mark.parametrize('option', ['--predicted', '--truth'])

@@ -30,8 +30,9 @@ from rosbags.rosbag2 import Reader, StoragePlugin
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import CAMERA
 from segmentation_node.bags.reader import open_bag
-from segmentation_node.bags.segment_bag import EXIT_MALFORMED, main
+from segmentation_node.bags.segment_bag import main
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.image_files import decode_file, encode_jpeg
 from segmentation_node.labels import load_scheme
 from segmentation_node.rendering import colorize, overlay
@@ -41,6 +42,7 @@ MASK = '/segmentation_node/label_mask'
 COLORS = '/segmentation_node/color_mask'
 OVERLAY = '/segmentation_node/overlay'
 INFO = '/segmentation_node/label_info_json'
+LABEL_INFO = '/segmentation_node/label_info'
 
 
 @pytest.fixture(scope='module')
@@ -98,7 +100,7 @@ def test_values_beyond_the_bits_that_were_said_are_malformed(
 ) -> None:
     bag = write_deep_bag(tmp_path / 'deep', 4096)
     options = ['--outputs', 'label_mask', '--bits-per-sample', 12]
-    assert run(bag, '-o', tmp_path / 'out', *options) == EXIT_MALFORMED
+    assert run(bag, '-o', tmp_path / 'out', *options) == EXIT_INCOMPLETE
     assert 'has value 4096, but its bits_per_sample are 12' in capsys.readouterr().err
 
 
@@ -140,7 +142,7 @@ def test_everything_is_kept_and_masks_come_beside_it(
     before = raw(path)
     assert run(path, '-o', tmp_path / output) == 0
     after = raw(tmp_path / output)
-    added = {MASK, COLORS, OVERLAY, INFO}
+    added = {MASK, COLORS, OVERLAY, INFO, LABEL_INFO}
     assert [message for message in after if message[0] not in added] == before
     assert {topic for topic, _, _ in after} == added | {'/image', '/notes'}
     for index, (stamp, mask) in enumerate(decoded(tmp_path / output, MASK)):
@@ -183,7 +185,54 @@ def test_what_the_ids_mean_is_latched_and_first(tmp_path: Path, run: Any) -> Non
             assert isinstance(connection.ext, ConnectionExtRosbag2)
             (qos,) = connection.ext.offered_qos_profiles
             latched = qos.durability.name == 'TRANSIENT_LOCAL'
-            assert latched == (connection.topic in (INFO, '/notes'))
+            assert latched == (connection.topic in (INFO, LABEL_INFO, '/notes'))
+
+
+def test_ids_and_names_are_there_as_vision_msgs_too(tmp_path: Path, run: Any) -> None:
+    path = write_camera_bag(tmp_path / 'bag', frames=1)
+    assert run(path, '-o', tmp_path / 'out', '--min-confidence', 0.25) == 0
+    # Read by the definition that is in the bag.
+    ((stamp, info),) = decoded(tmp_path / 'out', LABEL_INFO)
+    assert stamp == messages.stamp_ns_of(info) == stamp_ns(0)
+    classes = load_scheme('cityscapes8').classes
+    assert [(c.class_id, c.class_name) for c in info.class_map] == [
+        (c.id, c.name) for c in classes
+    ]
+    assert info.threshold == 0.25
+    with Reader(tmp_path / 'out') as bag:
+        (connection,) = [c for c in bag.connections if c.topic == LABEL_INFO]
+    assert connection.msgtype == 'vision_msgs/msg/LabelInfo'
+    assert '=\nMSG: vision_msgs/VisionClass\n' in connection.msgdef.data
+
+
+def camera_info_cdr(index: int) -> bytes:
+    intrinsics = messages.Intrinsics(500.0 + index, 500.0, 16.0, 12.0)
+    header = messages.header(stamp_ns(index), 'front')
+    return messages.serialize(messages.camera_info(intrinsics, (32, 24), header))
+
+
+@pytest.mark.parametrize('transport', ['', '/compressed'])
+def test_the_calibration_of_the_camera_is_that_of_the_masks(
+    tmp_path: Path, run: Any, transport: str
+) -> None:
+    camera, cdr = image_topic('/front/image'), image_cdr(0)
+    if transport:
+        camera = messages.known_topic('/front/image/compressed', messages.COMPRESSED_IMAGE, CAMERA)
+        header = messages.header(stamp_ns(0), 'front')
+        jpeg = messages.compressed_image(encode_jpeg(picture(0)), 'jpeg', header)
+        cdr = messages.serialize(jpeg)
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index in range(2):
+            for place in ('front', 'rear'):
+                info = messages.known_topic(f'/{place}/camera_info', messages.CAMERA_INFO, CAMERA)
+                bag.write(info, stamp_ns(index), camera_info_cdr(index + 9 * (place == 'rear')))
+            bag.write(camera, stamp_ns(index), cdr)
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out') == 0
+    written = [m for m in raw(tmp_path / 'out') if m[0] == '/segmentation_node/camera_info']
+    assert [(stamp, cdr) for _, stamp, cdr in written] == [
+        (stamp_ns(index), camera_info_cdr(index)) for index in range(2)
+    ]
+    assert run(tmp_path / 'out', '-o', tmp_path / 'again') == 1
 
 
 def test_compressed_cameras(tmp_path: Path, run: Any, segmenter: Segmenter) -> None:
@@ -230,7 +279,7 @@ def test_malformed_frames_are_named_and_the_rest_is_done(
         bag.write(image_topic(), stamp_ns(2), image_cdr(2)[:100])
         bag.write(image_topic(), stamp_ns(3), image_cdr(3, picture(3, 48, 16)))
     before = raw(tmp_path / 'bag')
-    assert run(tmp_path / 'bag', '-o', tmp_path / 'out') == EXIT_MALFORMED
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out') == EXIT_INCOMPLETE
     captured = capsys.readouterr()
     assert '2 of 4 frames segmented, 2 malformed' in captured.out
     assert f'frame 1 at {stamp_ns(1)} ns: step is 7 bytes' in captured.err
@@ -253,7 +302,7 @@ def test_a_frame_of_no_cameras_shape_costs_itself_alone(
         bag.write(image_topic(), stamp_ns(0), image_cdr(0, np.zeros(shape, np.uint8)))
         bag.write(image_topic(), stamp_ns(1), image_cdr(1))
     options = ('--outputs', 'label_mask,overlay/compressed')
-    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == EXIT_MALFORMED
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == EXIT_INCOMPLETE
     assert says in capsys.readouterr().err
     for topic in (MASK, f'{OVERLAY}/compressed'):
         assert [stamp for stamp, _ in decoded(tmp_path / 'out', topic)] == [stamp_ns(1)]
@@ -263,6 +312,23 @@ def test_only_the_first_frames(tmp_path: Path, run: Any) -> None:
     path = write_camera_bag(tmp_path / 'bag')
     assert run(path, '-o', tmp_path / 'out', '--limit', 2) == 0
     assert [stamp for stamp, _ in decoded(tmp_path / 'out', MASK)] == [stamp_ns(0), stamp_ns(1)]
+
+
+@pytest.mark.parametrize('limit', [1, 2, 3])
+def test_the_last_frame_keeps_what_other_topics_have_of_it(
+    tmp_path: Path, run: Any, limit: int
+) -> None:
+    truth = image_topic('/ground_truth/label_mask')
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index in range(2):
+            bag.write(image_topic(), stamp_ns(index), image_cdr(index))
+            bag.write(truth, stamp_ns(index), image_cdr(index))
+            bag.write(string_topic(), stamp_ns(index) + 5, string_cdr('x'))
+    before = raw(tmp_path / 'bag')
+    options = ('--limit', limit, '--topic', '/image')
+    assert run(tmp_path / 'bag', '-o', tmp_path / 'out', *options) == 0
+    added = [m for m in raw(tmp_path / 'out') if not m[0].startswith('/segmentation_node/')]
+    assert added == before[: 3 * limit]
 
 
 def test_a_bag_that_was_cut_short(tmp_path: Path, run: Any, capsys: Any) -> None:
@@ -320,7 +386,7 @@ def test_a_bad_model_costs_no_bag(tmp_path: Path, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ('arguments', 'says'),
     [
-        (['--outputs', 'label_mask,colour'], "'colour' is no output; there are label_mask"),
+        (['--outputs', 'label_mask,colour'], "unknown output 'colour'; there are label_mask"),
         (['--min-confidence', '2'], 'no number from 0 to 1'),
         (['--namespace', 'x'], 'no absolute topic name'),
         (['--precision', 'int3'], 'invalid choice'),

@@ -30,9 +30,9 @@ HEAVY = (
 
 #: Run bundled models, or answer before any network is needed.
 LIGHT = (
-    'checkpoint', 'choices', 'codec', 'decision', 'errors', 'frames', 'geometry', 'image_files',
-    'labels', 'metrics', 'outputs', 'paths', 'rendering', 'runtimes', 'segmenter', 'topics',
-    'transport',
+    'checkpoint', 'choices', 'cli', 'codec', 'decision', 'errors', 'frames', 'geometry',
+    'image_files', 'labels', 'metrics', 'outputs', 'paths', 'rendering', 'runtimes', 'scoring',
+    'segmenter', 'topics', 'transport',
 )  # fmt: skip
 #: In rooms that need none but for this.
 HOLDS_A_NETWORK = ('segmentation_node.benchmark.common_model',)
@@ -115,13 +115,35 @@ def test_only_the_ros_room_imports_ros() -> None:
 def test_what_runs_bundled_models_needs_no_torch() -> None:
     light = [f'segmentation_node.{name}' for name in LIGHT]
     rooms = tuple(
-        f'segmentation_node.{room}' for room in ('bags', 'benchmark', 'demo', 'scenes', 'web')
+        f'segmentation_node.{room}'
+        for room in ('bags', 'benchmark', 'demo', 'images', 'scenes', 'web')
     )
     light += [name for name in OUTSIDE if name.startswith(rooms) and name not in HOLDS_A_NETWORK]
     light += ['segmentation_node.runtimes.openvino_runtime', 'segmentation_node.ros.node']
     failed = import_without([*light, 'segmentation_node.graph'], HEAVY)
     assert 'is blocked here' in failed.pop('segmentation_node.graph')
     assert failed == {}
+
+
+def test_the_package_itself_imports_nothing_that_takes_time() -> None:
+    says = 'import segmentation_node, sys; print(*sys.modules)'
+    done = subprocess.run(
+        [sys.executable, '-c', says], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    imported = {name.partition('.')[0] for name in done.stdout.split()}
+    assert 'segmentation_node' in imported
+    assert not imported & {'cv2', 'numpy', 'openvino', 'yaml', *HEAVY}
+
+
+def test_what_the_package_offers_is_there() -> None:
+    from segmentation_node import Segmenter, load_scheme, read_image
+    from segmentation_node.image_files import read_image as read
+    from segmentation_node.labels import load_scheme as load
+    from segmentation_node.segmenter import Segmenter as Class
+
+    assert (Segmenter, load_scheme, read_image) == (Class, load, read)
+    assert {'Segmenter', 'load_scheme', 'read_image'} <= set(dir(segmentation_node))
+    assert not hasattr(segmentation_node, 'Segmentor')
 
 
 def test_no_function_imports_ros_either() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
+from segmentation_node import load_scheme, read_image
 from segmentation_node.errors import SettingError
 from segmentation_node.ros.launching.arguments import COMPARE, SEG
 from segmentation_node.ros.parameters import Parameters
@@ -103,13 +104,29 @@ def test_commands_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    'line', [words for words in shell_lines() if words[0].endswith('_bag')], ids=' '.join
+    'line',
+    [words for words in shell_lines() if words[0].endswith(('_bag', '_images'))],
+    ids=' '.join,
 )
-def test_bag_commands_know_their_options(line: list[str]) -> None:
-    module = importlib.import_module(
-        f'segmentation_node.{"ros" if line[0] == "replay_bag" else "bags"}.{line[0]}'
-    )
+def test_commands_know_their_options(line: list[str]) -> None:
+    room = 'ros' if line[0] == 'replay_bag' else line[0].rpartition('_')[2].rstrip('s') + 's'
+    module = importlib.import_module(f'segmentation_node.{room}.{line[0]}')
     module._parser().parse_args(line[1:])
+
+
+def test_the_example_in_python_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (example,) = re.findall(r'```python\n(.*?)```', README, re.DOTALL)
+    written = set(re.findall(r"'(\w+\.png)'", example))
+    (picture,) = set(re.findall(r"'(\w+\.jpg)'", example))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        Path(picture).write_bytes((ROOT / 'resource' / 'readme' / 'street.jpg').read_bytes())
+        exec(compile(example, 'README.md', 'exec'), {})  # noqa: S102 (our own page)
+        image, overlay = (read_image(Path(name)) for name in (picture, *written))
+    assert overlay.shape == image.shape
+    shares = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert list(shares) == [c.name for c in load_scheme('cityscapes8').classes]
+    assert sum(float(share.rstrip('%')) for share in shares.values()) == pytest.approx(100, abs=1)
 
 
 def test_launch_lines_use_arguments_that_exist() -> None:

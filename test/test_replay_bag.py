@@ -37,8 +37,9 @@ from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
-from segmentation_node.ros import replay_bag
-from segmentation_node.ros.replay_bag import main, publisher_qos
+from segmentation_node.ros import player, replay_bag
+from segmentation_node.ros.publisher_qos import MAX_DEPTH, recorded_qos
+from segmentation_node.ros.replay_bag import main
 
 RELIABLE = QoSProfile(depth=100, reliability=QoSReliabilityPolicy.RELIABLE)
 
@@ -184,12 +185,15 @@ def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
                 yield message
 
     fake_time = SimpleNamespace(monotonic=lambda: now_s, sleep=sleep, time_ns=time.time_ns)
-    monkeypatch.setattr(replay_bag, 'time', fake_time)
+    monkeypatch.setattr(player, 'time', fake_time)
     publisher: Any = SimpleNamespace(publish=lambda _: published_s.append(now_s))
     with open_bag(write_camera_bag(tmp_path / 'bag.mcap', frames=8)) as bag:
         slow = SlowBag(bag.path, bag._storage)
         publishers = {bag.topic('/image'): publisher}
-        replay_bag.Player(slow, publishers, 1.0, 0.5, lambda: False, quiet=True).play()
+        extent = replay_bag.play_extent(slow, 0.5, None, None)
+        now_s = 0.0
+        clock = player.PlayClock()
+        player.Player(slow, publishers, clock, extent, lambda: False, quiet=True).play()
     assert np.diff(published_s) == pytest.approx([0.1, 0.1])
 
 
@@ -310,7 +314,7 @@ def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: P
 def test_profiles_of_any_kind(tmp_path: Path, qos: str) -> None:
     with open_bag(mcap_bag(tmp_path / 'bag.mcap', qos=qos)) as bag:
         topic = bag.topic('/image')
-    assert 1 <= publisher_qos(topic).depth <= replay_bag.MAX_DEPTH
+    assert 1 <= recorded_qos(topic).depth <= MAX_DEPTH
     # rclpy would refuse, or take all the memory there is.
     assert topic.qos or topic.qos_is_damaged
 
@@ -359,7 +363,7 @@ def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: 
 def test_publishers_offer_what_was_recorded(
     offered: tuple[Qos, ...], expected: tuple[str, str, int]
 ) -> None:
-    qos = publisher_qos(Topic('/x', 'std_msgs/msg/String', qos=offered))
+    qos = recorded_qos(Topic('/x', 'std_msgs/msg/String', qos=offered))
     assert (qos.reliability.name, qos.durability.name, qos.depth) == expected
 
 

@@ -15,14 +15,13 @@ from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import (
     UNCOUNTED,
-    Confusion,
     LabelImage,
     Scores,
     Target,
     mean_of,
     scored_classes,
-    truth_lut_of,
 )
+from segmentation_node.scoring import Comparison
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
@@ -123,10 +122,7 @@ def evaluate(
     """
 
     def predict(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
-        try:
-            prediction = mode.predict(segmenter, frame.image_rgb)
-        except ImageError as error:
-            raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
+        prediction = mode.predict(segmenter, frame.image_rgb)
         return prediction.labels[0], prediction.confidence[0]
 
     scorer = _Scorer(frames.scheme, segmenter.scheme, label_scheme, tolerance, worst)
@@ -174,7 +170,10 @@ def _score_frames(
 ) -> None:
     with tqdm(frames, 'evaluating', len(frames), unit='frame', disable=quiet or None) as progress:
         for frame in progress:
-            scorer.add(frame, *predict(frame))
+            try:
+                scorer.add(frame, *predict(frame))
+            except ImageError as error:
+                raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
             if not progress.disable:
                 progress.set_postfix_str(f'mIoU {scorer.miou():.3f}', refresh=False)
 
@@ -190,55 +189,43 @@ class _Scorer:
         tolerance: float,
         worst: int,
     ) -> None:
-        self._scheme = predicted if label_scheme is None else load_scheme(label_scheme)
-        self._truth_lut = truth_lut_of(truth, self._scheme)
-        self._predicted_lut = predicted.mapping_to(self._scheme)
+        given = None if label_scheme is None else load_scheme(label_scheme)
+        self._comparison = Comparison(truth, predicted, given)
         #: Void truth is part of the figures "with void" only.
-        self._scored_lut = self._truth_lut.copy()
-        scored = [c.id for c in scored_classes(self._scheme)]
-        self._scored_lut[~np.isin(self._truth_lut, scored)] = UNCOUNTED
-        self._confusion = Confusion()
+        self._scored_lut = self._comparison.truth_lut.copy()
+        scored = [c.id for c in scored_classes(self._comparison.scheme)]
+        self._scored_lut[~np.isin(self._scored_lut, scored)] = UNCOUNTED
         self._boundary = BoundaryCounts(tolerance)
         self._calibration = Calibration()
         self._has_confidence = True
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
-        self._frames = 0
 
     def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None) -> None:
-        labels = np.asarray(self._predicted_lut[ids], np.uint8)
+        _, labels, confusion = self._comparison.add(frame.truth, ids)
         target = self._scored_lut[frame.truth]
-        confusion = Confusion()
-        confusion.add_target(self._truth_lut[frame.truth], labels)
-        self._confusion.counts += confusion.counts
         self._boundary.add(target, labels)
         if confidence is None:
             self._has_confidence = False
         else:
             self._calibration.add(target, labels, confidence)
-        self._frames += 1
-        scores = confusion.scores(self._scheme)
+        scores = confusion.scores(self._comparison.scheme)
         scored = ScoredFrame(
             frame.name, frame.image_rgb, target, labels, scores.miou(), scores.pixel_accuracy()
         )
         if self._keep and math.isfinite(scored.miou):
             # The frame number breaks ties, so that the heap never compares frames themselves.
-            heapq.heappush(self._worst, (-scored.miou, -self._frames, scored))
+            heapq.heappush(self._worst, (-scored.miou, -self._comparison.frames, scored))
             if len(self._worst) > self._keep:
                 heapq.heappop(self._worst)
 
     def miou(self) -> float:
-        return self._confusion.scores(self._scheme).miou()
+        return self._comparison.miou()
 
     def evaluation(self, model: str, frames: Frames, mode: str, runs_on: str) -> Evaluation:
-        scores = self._confusion.scores(self._scheme)
-        if not self._frames or math.isnan(scores.miou()):
-            raise DatasetError(
-                f'{frames.source}: {self._frames} frames without a pixel whose truth is a scored '
-                f'class of {self._scheme.name}; check the labels and their scheme'
-            )
+        scores = self._comparison.scores(frames.source)
         return Evaluation(
-            model, frames.source, mode, runs_on, self._frames, scores, self._boundary,
+            model, frames.source, mode, runs_on, self._comparison.frames, scores, self._boundary,
             self._calibration if self._has_confidence else None,
             tuple(frame for *_, frame in sorted(self._worst, key=lambda entry: entry[:2])[::-1]),
         )  # fmt: skip

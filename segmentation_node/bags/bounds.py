@@ -16,8 +16,6 @@ MAX_QUEUED_BYTES: Final = 2 << 30
 MAX_TEXT_BYTES: Final = 4 << 20
 MAX_METADATA_BYTES: Final = 8 << 20
 MAX_QOS_BYTES: Final = 64 << 10
-#: The description of a label scheme.
-MAX_JSON_BYTES: Final = 1 << 20
 MAX_TOPICS: Final = 10_000
 MAX_FILES: Final = 10_000
 #: Characters of a name in a message, and of a line on stderr.

@@ -123,6 +123,12 @@ _REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
 )  # fmt: skip
 
 
+def calibrations_of(camera: Topic, bag: Bag) -> set[Topic]:
+    """Return the topic `camera_info` beside a camera; several if recorded in several ways."""
+    name = f'{_base(camera).rpartition("/")[0]}/{topics.messages.CAMERA_INFO}'
+    return {t for t in bag.topics if t.name == name and t.msgtype == messages.CAMERA_INFO}
+
+
 def _images(bag: Bag) -> list[Topic]:
     """Topics with images, one of each name."""
     there = {topic.name: topic for topic in reversed(bag.topics)

@@ -20,6 +20,7 @@ from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.codec import decode_compressed, decode_image, image_view
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.image_files import ImageRgb
+from segmentation_node.labels import LabelScheme
 from segmentation_node.samples import Samples
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
@@ -28,8 +29,26 @@ FOXGLOVE_VIDEO: Final = 'foxglove_msgs/msg/CompressedVideo'
 FFMPEG_PACKET: Final = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
+LABEL_INFO: Final = 'vision_msgs/msg/LabelInfo'
+VISION_CLASS: Final = 'vision_msgs/msg/VisionClass'
 DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 SECOND_NS: Final = 1_000_000_000
+#: Interfaces that are not in the type store, as their packages define them.
+_MORE_TYPES: Final = MappingProxyType(
+    {
+        VISION_CLASS: 'uint16 class_id\nstring class_name\n',
+        LABEL_INFO: (
+            'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
+        ),
+        FOXGLOVE_VIDEO: (
+            'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format'
+        ),
+        FFMPEG_PACKET: (
+            'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\n'
+            'uint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data'
+        ),
+    }
+)
 #: Stamps end before it: builtin_interfaces/Time counts seconds in 32 bits with sign.
 MAX_STAMP_S: Final = 2**31
 
@@ -52,7 +71,7 @@ class MessageError(BagError):
 def typestore() -> Typestore:
     """Definitions of the common types; those used here are the same in every ROS 2."""
     store = get_typestore(Stores.ROS2_JAZZY)
-    for msgtype, definition in _VIDEO_DEFINITIONS.items():
+    for msgtype, definition in _MORE_TYPES.items():
         store.register(get_types_from_msg(definition, msgtype))
     return store
 
@@ -142,15 +161,13 @@ def string(text: str) -> Any:
     return typestore().types[STRING](text)
 
 
-#: Fields of the video types, which are not among the common interfaces.
-_VIDEO_DEFINITIONS: Final = MappingProxyType(
-    {
-        FOXGLOVE_VIDEO: 'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\n'
-        'string format',
-        FFMPEG_PACKET: 'std_msgs/Header header\nint32 width\nint32 height\nstring encoding\n'
-        'uint64 pts\nuint8 flags\nbool is_bigendian\nuint8[] data',
-    }
-)
+def label_info(scheme: LabelScheme, min_confidence: float, header_: Any) -> Any:
+    """Ids and names of a scheme as vision_msgs/LabelInfo."""
+    types = typestore().types
+    classes = [types[VISION_CLASS](c.id, c.name) for c in scheme.classes]
+    return types[LABEL_INFO](header_, classes, min_confidence)
+
+
 #: The field that names the codec of a video message, by its type.
 VIDEOS: Final[Mapping[str, str]] = MappingProxyType(
     {FOXGLOVE_VIDEO: 'format', FFMPEG_PACKET: 'encoding'}

@@ -56,7 +56,7 @@ def add_quiet_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
 
 
-def add_input_size_option(parser: argparse.ArgumentParser) -> None:
+def add_input_size_option(parser: argparse._ActionsContainer) -> None:
     """--input-size, (height, width) as the segmenter takes it, or None."""
     parser.add_argument(
         '--input-size', type=_size_hw, metavar='WxH',

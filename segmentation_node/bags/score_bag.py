@@ -4,7 +4,6 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -12,8 +11,8 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
-from segmentation_node.bags.bounds import MAX_JSON_BYTES, shown, tell
-from segmentation_node.bags.matching import Matching
+from segmentation_node.bags.bounds import shown, tell
+from segmentation_node.bags.matching import Matching, Pixels
 from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
@@ -21,27 +20,11 @@ from segmentation_node.bags.options import (
     topic_name,
 )
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.errors import BagError, ForeignError, SegmentationError, quoted
-from segmentation_node.foreign import parse_json
-from segmentation_node.labels import LabelScheme, available_schemes, load_scheme
-from segmentation_node.metrics import Confusion, Scores, truth_lut_of
+from segmentation_node.errors import BagError, ImageError, SchemeError, SegmentationError
+from segmentation_node.labels import LabelScheme, described_scheme, load_scheme
+from segmentation_node.scoring import Comparison, SetScores, table
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
-
-
-@dataclass(frozen=True)
-class BagScores:
-    """Scores of the frames that have truth and prediction of the same stamp.
-
-    `recorded_frames` of those scored have header stamps that repeat, and were matched by the time
-    at which they were recorded.
-    """
-
-    scores: Scores
-    scored_frames: int
-    truth_frames: int
-    predicted_frames: int
-    recorded_frames: int = 0
 
 
 def score_bag(
@@ -52,13 +35,11 @@ def score_bag(
     truth_path: str | Path | None = None,
     salvage: bool = False,
     quiet: bool = True,
-) -> BagScores:
+) -> SetScores:
     """Compare label masks with the truth of the same header stamp.
 
-    Frames whose header stamps repeat are matched by the time at which they were recorded.
-
-    The schemes are those of the `label_info_json` beside each topic. Truth that is not annotated
-    (void that no network learns, such as CamVid's "unlabelled") counts for nothing.
+    Frames whose header stamps repeat are matched by the time at which they were recorded. The
+    schemes are those of the `label_info_json` beside each topic.
 
     Args:
         path: bag with the label masks.
@@ -72,15 +53,14 @@ def score_bag(
     Raises:
         BagError: a topic or scheme is missing, no frame has both, or it is open which masks belong
             to which truth.
+        DatasetError: no pixel of the truth is of a class that is scored.
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
     """
     with open_bag(path, salvage) as bag, open_bag(truth_path or path, salvage) as truth_bag:
         given = None if label_scheme is None else load_scheme(label_scheme)
         predicted_scheme = scheme_beside(bag, predicted_topic, given)
         truth_scheme = scheme_beside(truth_bag, truth_topic, given)
-        scheme = given or predicted_scheme
-        truth_lut = truth_lut_of(truth_scheme, scheme)
-        predicted_lut = predicted_scheme.mapping_to(scheme)
+        comparison = Comparison(truth_scheme, predicted_scheme, given)
         matching = Matching([(bag, predicted_topic), (truth_bag, truth_topic)])
         predicted_frames, truth_frames = matching.counts
         if not len(matching):
@@ -89,24 +69,22 @@ def score_bag(
                 f'of {truth_topic} ({truth_frames} frames of {truth_path or path}); masks '
                 f'must keep the stamps of the camera images'
             )
-        confusion = Confusion()
         labels = messages.decode_labels
         pairs = matching.pixels([(bag, predicted_topic, labels), (truth_bag, truth_topic, labels)])
         progress = tqdm(pairs, 'scoring', len(matching), disable=quiet or None)
-        for _, (predicted, truth) in progress:
-            if predicted.shape != truth.shape:
-                raise BagError(
-                    f'a mask of {predicted_topic} is {predicted.shape}, its truth {truth.shape}; '
-                    f'they must be of one size'
-                )
-            confusion.add_target(truth_lut[truth], predicted_lut[predicted])
-    return BagScores(
-        confusion.scores(scheme),
-        len(matching),
-        truth_frames,
-        predicted_frames,
+        for time, (predicted, truth) in progress:
+            _compare(comparison, truth, predicted, f'{path} at {time.time_ns} ns')
+    return SetScores(
+        comparison.scores(str(path)), len(matching), truth_frames, predicted_frames,
         matching.recorded,
-    )
+    )  # fmt: skip
+
+
+def _compare(comparison: Comparison, truth: Pixels, predicted: Pixels, where: str) -> None:
+    try:
+        comparison.add(truth, predicted)
+    except ImageError as error:
+        raise BagError(f'{where}: {error}') from error
 
 
 def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> LabelScheme:
@@ -132,31 +110,9 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
             f'describes a label scheme: record it again'
         )
     try:
-        content = parse_json(messages.deserialize(raw).data, max_bytes=MAX_JSON_BYTES)
-        found = content['scheme']
-        # A name alone: a bag has no say in which files are read.
-        known = [given] if given is not None else []
-        known += [load_scheme(found)] if found in available_schemes() else []
-        scheme = next((scheme for scheme in known if scheme.name == found), None)
-        ids = {row['id']: row['name'] for row in content['classes']}
-    except (ForeignError, KeyError, TypeError) as error:
-        reason = shown(f'{type(error).__name__}: {error}', 300)
-        raise BagError(
-            f'{name} of {bag.path} describes no label scheme ({reason}); expected JSON with '
-            f'scheme and classes, as segment_bag and images_to_bag write it'
-        ) from error
-    if scheme is None:
-        raise BagError(
-            f'{name} of {bag.path}: unknown label scheme {quoted(found)}; there are '
-            f'{", ".join(available_schemes())}, or give the path of a .yaml file as the label '
-            f'scheme to score in'
-        )
-    if ids != {c.id: c.name for c in scheme.classes}:
-        raise BagError(
-            f'{name} of {bag.path} describes another {scheme.name} than is installed here; '
-            f'install the label scheme that the bag was made with'
-        )
-    return scheme
+        return described_scheme(messages.deserialize(raw).data, given)
+    except SchemeError as error:
+        raise BagError(f'{name} of {bag.path}: {error}') from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -198,24 +154,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     print(table(result))
     return 0
-
-
-def table(result: BagScores) -> str:
-    """Figures as text, in percent."""
-    iou = result.scores.class_iou()
-    width = max(map(len, (*iou, 'pixel accuracy')))
-    rows = {**iou, 'mIoU': result.scores.miou(), 'pixel accuracy': result.scores.pixel_accuracy()}
-    lines = [f'{name:{width}}  {100 * value:6.2f}' for name, value in rows.items()]
-    frames = (
-        f'{result.scored_frames} frames scored; {result.truth_frames} had truth, '
-        f'{result.predicted_frames} a mask'
-    )
-    if result.recorded_frames:
-        frames += (
-            f'\n{result.recorded_frames} of them matched by the time at which they were recorded, '
-            f'since their header stamps repeat'
-        )
-    return '\n'.join([f'IoU in % ({result.scores.scheme.name})', *lines, frames])
 
 
 if __name__ == '__main__':

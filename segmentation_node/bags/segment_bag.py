@@ -3,17 +3,18 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera import calibrations_of, find_camera
 from segmentation_node.bags.camera_frames import CameraFrame, CameraFrames
 from segmentation_node.bags.interrupt import stop_on_signal
 from segmentation_node.bags.options import (
@@ -22,46 +23,29 @@ from segmentation_node.bags.options import (
     add_input_options,
     add_output_options,
     count,
-    share,
     topic_name,
 )
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
-from segmentation_node.errors import BagError, ImageError, SegmentationError
+from segmentation_node.cli import (
+    DEFAULT_PICTURES,
+    EXIT_INCOMPLETE,
+    Report,
+    add_model_options,
+    load_segmenter,
+    picture_names,
+)
+from segmentation_node.errors import BagError, ImageError, RoomError, SegmentationError
 from segmentation_node.image_files import ImageRgb
-from segmentation_node.labels import LabelScheme
 from segmentation_node.memory import keep_freed_memory
 from segmentation_node.outputs import OUTPUTS, Output
 from segmentation_node.rendering import Rendered
-from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.samples import Samples
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
-
-DEFAULT_OUTPUTS: Final = f'{topics.LABEL_MASK},{topics.COLOR_MASK},{topics.OVERLAY}'
-#: Status of a run in which frames could not be read, though everything else was written.
-EXIT_MALFORMED: Final = 3
-
-
-@dataclass
-class Report:
-    """What became of the frames; `malformed` says which and why."""
-
-    segmented: int = 0
-    malformed: list[str] = field(default_factory=list)
-
-    @property
-    def done(self) -> int:
-        """Frames that are done with, segmented or malformed."""
-        return self.segmented + len(self.malformed)
-
-    def miss(self, message: RawMessage, error: SegmentationError) -> None:
-        """Note why the frame of a message could not be segmented."""
-        self.malformed.append(f'frame {self.done} at {message.stamp_ns} ns: {error}')
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -69,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='segment_bag',
         description='Segment every frame of the camera in a bag and write a bag that holds all '
         'there was, with the label, colour and overlay images beside it.',
-        epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_MALFORMED} done, but some '
+        epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_INCOMPLETE} done, but some '
         'frames were malformed and are named; 130 interrupted, the bag holds what was done',
         formatter_class=HelpFormatter,
     )
@@ -82,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
         'several cameras',
     )  # fmt: skip
     parser.add_argument(
-        '--outputs', type=output_names, default=DEFAULT_OUTPUTS, metavar='NAME,NAME',
+        '--outputs', type=partial(picture_names, known=list(OUTPUTS)), default=DEFAULT_PICTURES,
+        metavar='NAME,NAME',
         help='what to write, with commas between, of ' + ', '.join(OUTPUTS),
     )  # fmt: skip
     parser.add_argument(
@@ -90,38 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         help='topics to write begin with this',
     )  # fmt: skip
     parser.add_argument(
-        '--limit', type=count, metavar='N', help='only the first N frames; all without it'
-    )
-    model = parser.add_argument_group('model')
-    model.add_argument(
-        '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
-    )
-    model.add_argument(
-        '--label-scheme', metavar='NAME', help="classes to publish; the checkpoint's without it"
-    )
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='what runs the model')
-    model.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
-    model.add_argument(
-        '--min-confidence', type=share, default=0.0, metavar='SHARE',
-        help='pixels of less confidence (0 to 1) become void',
+        '--limit', type=count, metavar='N',
+        help='only the first N frames, with what the other topics have until the next one; all '
+        'without it',
     )  # fmt: skip
-    parser.add_argument(
-        '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
-        help='how much of the colours shows in the overlay, 0 to 1',
-    )  # fmt: skip
+    add_model_options(parser)
     return parser
-
-
-def output_names(text: str) -> list[str]:
-    """Parse names of OUTPUTS with commas between."""
-    chosen = [name.strip() for name in text.split(',')]
-    unknown = [name for name in chosen if name not in OUTPUTS]
-    if unknown:
-        raise argparse.ArgumentTypeError(
-            f'{", ".join(map(repr, unknown))} is no output; there are {", ".join(OUTPUTS)}'
-        )
-    return list(dict.fromkeys(chosen))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -140,9 +99,10 @@ def _run(args: argparse.Namespace) -> int:
     with open_bag(args.input, args.salvage) as bag:
         camera = find_camera(bag, args.topic)
         outputs = [OUTPUTS[name] for name in args.outputs]
-        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha)
+        calibrations = calibrations_of(camera, bag)
+        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha, calibrations)
         sink.check_free(bag)
-        segmenter = _load(args)
+        segmenter = load_segmenter(args)
         frames = min(bag.count(camera.name), args.limit or sys.maxsize)
         progress = tqdm(total=frames, unit='frame', disable=args.quiet or None)
         with (
@@ -157,38 +117,43 @@ def _run(args: argparse.Namespace) -> int:
             )  # fmt: skip
     samples.end()
     _tell(report, frames, args.output, interrupted=bool(stop))
-    return stop.exit_status or (EXIT_MALFORMED if report.malformed else 0)
-
-
-def _load(args: argparse.Namespace) -> 'Segmenter':
-    # Imported late: it takes seconds that --help and wrong arguments need not wait for.
-    from segmentation_node.segmenter import Segmenter
-
-    return Segmenter(
-        args.model,
-        runtime=args.runtime,
-        device=args.device,
-        precision=args.precision,
-        label_scheme=args.label_scheme,
-        min_confidence=args.min_confidence,
-    )
+    return stop.exit_status or (EXIT_INCOMPLETE if report.malformed else 0)
 
 
 def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
     for line in report.malformed:
         tell('segment_bag', f'malformed: {line}')
-    start = 'interrupted: ' if interrupted else ''
-    malformed = f', {len(report.malformed)} malformed' if report.malformed else ''
-    print(f'{start}{report.segmented} of {frames} frames segmented{malformed}, in {output}')
+    print(report.summary(frames, 'frames', output, interrupted=interrupted))
 
 
 class OutputTopics:
     """Topics that a segmented frame goes to, and how it becomes their messages."""
 
-    def __init__(self, namespace: str, outputs: Sequence[Output], overlay_alpha: float) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        outputs: Sequence[Output],
+        overlay_alpha: float,
+        calibrations: Collection[Topic] = (),
+    ) -> None:
+        """Name the topics.
+
+        Args:
+            namespace: what their names begin with.
+            outputs: pictures to write of each frame.
+            overlay_alpha: share of the colors in the overlay.
+            calibrations: topics whose messages are written as the calibration of the masks.
+        """
         self._overlay_alpha = overlay_alpha
-        self._info = messages.known_topic(
+        self._calibrations = calibrations
+        self._json = messages.known_topic(
             f'{namespace}/{topics.LABEL_INFO_JSON}', messages.STRING, LATCHED
+        )
+        self._info = messages.known_topic(
+            f'{namespace}/{topics.LABEL_INFO}', messages.LABEL_INFO, LATCHED
+        )
+        self._camera_info = messages.known_topic(
+            f'{namespace}/{topics.CAMERA_INFO}', messages.CAMERA_INFO, RELIABLE
         )
         self._topics = {
             messages.known_topic(
@@ -201,18 +166,30 @@ class OutputTopics:
 
     def check_free(self, bag: Bag) -> None:
         """Raise BagError where the bag has one of the topics already."""
-        taken = {topic.name for topic in bag.topics} & {
-            topic.name for topic in (self._info, *self._topics)
-        }
+        added = [self._json, self._info, *self._topics]
+        added += [self._camera_info] if self._calibrations else []
+        taken = {topic.name for topic in bag.topics} & {topic.name for topic in added}
         if taken:
             raise BagError(
                 f'{bag.path} already has {", ".join(sorted(taken))}; write beside them with '
                 f'another --namespace, or segment the bag they were made of'
             )
 
-    def write_scheme(self, scheme: LabelScheme, stamp_ns: int, out: BagWriter) -> None:
-        """Write what the ids mean."""
-        out.write(self._info, stamp_ns, messages.serialize(messages.string(scheme.to_json())))
+    def write_scheme(self, segmenter: 'Segmenter', stamp_ns: int, out: BagWriter) -> None:
+        """Write what the ids mean, in both forms."""
+        scheme = segmenter.scheme
+        header = messages.header(stamp_ns, '')
+        info = messages.label_info(scheme, segmenter.min_confidence, header)
+        for topic, message in (
+            (self._json, messages.string(scheme.to_json())),
+            (self._info, info),
+        ):
+            out.write(topic, stamp_ns, messages.serialize(message))
+
+    def write_calibration(self, message: RawMessage, out: BagWriter) -> None:
+        """Write a calibration again, unchanged, since a mask has the size of its image."""
+        if message.topic in self._calibrations:
+            out.write(self._camera_info, message.stamp_ns, message.cdr, message.sent_ns)
 
     def write(
         self,
@@ -227,11 +204,7 @@ class OutputTopics:
         Raises:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
         """
-        prediction = segmenter.segment([image_rgb])
-        rendered = Rendered(
-            image_rgb, prediction.labels[0], lambda: prediction.confidence_of(0), segmenter.scheme,
-            self._overlay_alpha,
-        )  # fmt: skip
+        rendered = segmenter.render(image_rgb, self._overlay_alpha)
         # All are made before the first is written: a frame has all its outputs or none.
         made = [
             (topic, messages.serialize(_message(output, rendered, header)))
@@ -267,7 +240,7 @@ def segment_bag(
         segmenter: called with one image at a time, so that results equal a direct evaluation.
         sink: what to write of a segmented frame.
         out: to be written; messages of the input stay as they are, byte by byte.
-        limit: number of frames to end after.
+        limit: number of frames; the copy ends where the next one begins.
         stop: asked before each message.
         done: told 1 after each frame.
         samples: scales frames of 16 bits; without it all 16 are significant.
@@ -278,26 +251,25 @@ def segment_bag(
         out.add_topic(topic)
     first = True
     for message in bag.messages():
-        if stop():
+        if stop() or (message.topic.name == camera.name and report.left(limit) == 0):
             break
         if first:
-            sink.write_scheme(segmenter.scheme, message.stamp_ns, out)
+            sink.write_scheme(segmenter, message.stamp_ns, out)
             first = False
         out.write(message.topic, message.stamp_ns, message.cdr, message.sent_ns)
+        sink.write_calibration(message, out)
         if message.topic.name == camera.name:
             try:
                 found = frames.take(message)
             except (messages.MessageError, ImageError) as error:
-                report.miss(message, error)
+                report.miss(message.stamp_ns, error)
                 done(1)
                 found = []
-            for frame in found:
+            for frame in islice(found, report.left(limit)):
                 _segment_frame(frame, segmenter, sink, out, report)
                 done(1)
-            if limit is not None and report.done >= limit:
-                break
     else:
-        for frame in frames.rest():
+        for frame in islice(frames.rest(), report.left(limit)):
             _segment_frame(frame, segmenter, sink, out, report)
             done(1)
     return report
@@ -308,8 +280,8 @@ def _segment_frame(
 ) -> None:
     try:
         sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
-    except ImageError as error:
-        report.miss(frame.raw, error)
+    except (ImageError, RoomError) as error:
+        report.miss(frame.raw.stamp_ns, error)
     else:
         report.segmented += 1
 

@@ -13,7 +13,7 @@ from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.bags.score_bag import TRUTH_TOPIC, BagScores, scheme_beside, score_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside, score_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.contact_sheet import SheetRow
 from segmentation_node.demo.video import TimedPicture
@@ -21,6 +21,7 @@ from segmentation_node.errors import BagError, SegmentationError
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, Lut
 from segmentation_node.rendering import colorize
+from segmentation_node.scoring import SetScores
 
 LABEL_TOPIC: Final = topics.resolved(topics.LABEL_MASK)
 OVERLAY_TOPIC: Final = topics.resolved(topics.OVERLAY)
@@ -59,7 +60,7 @@ class Recording:
         p50, p99 = np.percentile(latencies_ms or [np.nan], [50, 99]).tolist()
         return Flow(len(masks), _rate_hz(images), _rate_hz(masks), p50, p99)
 
-    def scores(self) -> BagScores | None:
+    def scores(self) -> SetScores | None:
         """Return the scores against the recorded truth; None if there is none."""
         return score_bag(self.path) if not self.no_truth_reason else None
 

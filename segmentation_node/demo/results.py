@@ -11,7 +11,6 @@ from typing import Final
 
 from tqdm import tqdm
 
-from segmentation_node.bags.score_bag import BagScores
 from segmentation_node.demo.contact_sheet import draw_contact_sheet
 from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.processes import DemoError
@@ -20,6 +19,7 @@ from segmentation_node.demo.video import write_video
 from segmentation_node.frames import FATES
 from segmentation_node.image_files import ImageRgb
 from segmentation_node.machine import describe
+from segmentation_node.scoring import SetScores
 
 ROWS: Final = 5
 NAME_WIDTH: Final = 24
@@ -64,7 +64,7 @@ class Outcome:
 
 
 def contact_sheet(
-    recording: Recording, title: str, scores: BagScores | None, rows: int = ROWS
+    recording: Recording, title: str, scores: SetScores | None, rows: int = ROWS
 ) -> ImageRgb:
     """Draw some frames of the recording; raises DemoError if no frame is complete."""
     drawn = recording.rows(rows)
@@ -85,7 +85,7 @@ def write_overlays(recording: Recording, path: Path) -> str:
     return write_video(pictures, path, recording.rate_hz)
 
 
-def table(outcome: Outcome, recording: Recording, scores: BagScores | None) -> str:
+def table(outcome: Outcome, recording: Recording, scores: SetScores | None) -> str:
     """Return the table of all figures as lines of text."""
     flow = recording.flow
     lines = [
@@ -122,7 +122,7 @@ def _fates(outcome: Outcome) -> Iterator[str]:
         yield _line('not seen', unknown, 'sent before the node had discovered the camera')
 
 
-def _scores(scores: BagScores) -> Iterator[str]:
+def _scores(scores: SetScores) -> Iterator[str]:
     iou = scores.scores.class_iou()
     for name, value in iou.items():
         yield _line(f'IoU {name}', '-' if math.isnan(value) else f'{100 * value:.1f} %')

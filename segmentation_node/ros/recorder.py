@@ -32,7 +32,8 @@ from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError
-from segmentation_node.ros.replay_bag import message_class, publisher_qos
+from segmentation_node.ros.publisher_qos import recorded_qos
+from segmentation_node.ros.replay_bag import message_class
 
 #: Messages that may wait while the disk is busy; seconds of a camera.
 DEPTH: Final = 60
@@ -78,7 +79,7 @@ class Recorder(Node):
             kind,
             topic.name,
             partial(self._on_message, topic, kind),
-            publisher_qos(topic),
+            recorded_qos(topic),
             raw=True,
         )
 

@@ -6,9 +6,10 @@ import re
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from decimal import Decimal
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,17 +22,11 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos import (
-    QoSDurabilityPolicy,
-    QoSHistoryPolicy,
-    QoSProfile,
-    QoSReliabilityPolicy,
-)
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.signals import SignalHandlerOptions
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rosgraph_msgs.msg import Clock
-from tqdm import tqdm
 
 from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.interrupt import stop_on_signal
@@ -47,26 +42,29 @@ from segmentation_node.bags.options import (
 )
 from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.bags.topic import RawMessage, Topic
-from segmentation_node.errors import BagError, SegmentationError, quoted
+from segmentation_node.bags.topic import Topic
+from segmentation_node.errors import BagError, SegmentationError, SettingError, quoted
 from segmentation_node.paths import with_extra
+from segmentation_node.ros.keyboard import DOWN, RIGHT, SPACE, UP, has_keyboard, keys
+from segmentation_node.ros.player import (
+    RATE_STEP,
+    SLICE_S,
+    Extent,
+    PlayClock,
+    Player,
+    Stop,
+    sleep_until,
+)
+from segmentation_node.ros.publisher_qos import MAX_DEPTH, read_overrides, recorded_qos
 from segmentation_node.video import can_decode
 
 CLOCK_TOPIC: Final = '/clock'
 DEFAULT_CLOCK_HZ: Final = 40.0
-#: How soon a signal is noticed while waiting.
-SLICE_S: Final = 0.05
 #: A subscriber that we see may not see us yet, and would miss the first message.
 SETTLE_S: Final = 0.3
 ACKNOWLEDGED_WITHIN: Final = Duration(seconds=2)
-#: Messages that a publisher keeps at most: a bag may ask for all the memory there is.
-MAX_DEPTH: Final = 1000
 #: A type of ROS 2 messages; package and name become those of a Python module and class.
 _MSGTYPE: Final = re.compile(r'([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)')
-#: Serialized messages begin with their encoding, in 4 bytes.
-MIN_CDR_BYTES: Final = 4
-
-Stop = Callable[[], bool]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,21 +88,31 @@ def _parser() -> argparse.ArgumentParser:
         help=f'publish the time of the bag on {CLOCK_TOPIC}, {DEFAULT_CLOCK_HZ:g} times a second '
         'unless told; for nodes with use_sim_time',
     )  # fmt: skip
-    parser.add_argument(
-        '--topics', nargs='+', metavar='TOPIC', default=[], help='only these; all without it'
-    )
+    _add_selection(parser)
     parser.add_argument(
         '-m', '--remap', nargs='+', type=remapping, metavar='OLD:=NEW', default=[],
         help='publish topic OLD as NEW; OLD may be a name that ROS 2 does not allow',
     )  # fmt: skip
     parser.add_argument(
         '-d', '--delay', type=not_negative, default=0.0, metavar='SECONDS',
-        help='wait before the first message',
+        help='wait before the first message, in each loop',
     )  # fmt: skip
     parser.add_argument(
         '--wait-for-subscribers', nargs='*', type=topic_name, metavar='TOPIC',
         help='begin when these topics, as published, have a subscriber each, or as many as times '
         'the topic is named; any topic where none is named',
+    )  # fmt: skip
+    parser.add_argument(
+        '--qos-profile-overrides-path', type=Path, metavar='FILE',
+        help='YAML file of QoS profiles by topic, instead of those that were recorded',
+    )  # fmt: skip
+    parser.add_argument(
+        '-p', '--start-paused', action='store_true', help='begin when SPACE is pressed'
+    )
+    parser.add_argument(
+        '--disable-keyboard-controls', action='store_true',
+        help='ignore keys: SPACE pauses and resumes, RIGHT publishes the next message while '
+        f'paused, UP and DOWN change the rate by {RATE_STEP:g}',
     )  # fmt: skip
     parser.add_argument(
         '--log', type=Path, metavar='FILE',
@@ -118,6 +126,63 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add_quiet_option(parser)
     return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        '--playback-duration', type=_duration_s, metavar='SECONDS',
+        help='play this much of the bag from the start offset on; to the end without it',
+    )  # fmt: skip
+    until = parser.add_mutually_exclusive_group()
+    until.add_argument(
+        '--playback-until-sec', type=_until_ns, dest='until_ns', metavar='SECONDS',
+        help='play to this time of the recording, in seconds since 1970; the later one counts '
+        'where --playback-duration is given, too',
+    )  # fmt: skip
+    until.add_argument(
+        '--playback-until-nsec', type=int, dest='until_ns', metavar='NANOSECONDS',
+        help='the same in nanoseconds',
+    )  # fmt: skip
+    parser.add_argument(
+        '--topics', nargs='+', metavar='TOPIC', default=[], help='only these; all without it'
+    )
+    parser.add_argument(
+        '-e', '--regex', type=_pattern, metavar='REGEX',
+        help='only topics whose whole names match, beside those of --topics',
+    )  # fmt: skip
+    parser.add_argument(
+        '--exclude-topics', nargs='+', metavar='TOPIC', default=[], help='none of these'
+    )
+    parser.add_argument(
+        '-x', '--exclude-regex', type=_pattern, metavar='REGEX',
+        help='no topic whose whole name matches',
+    )  # fmt: skip
+
+
+def _duration_s(text: str) -> float | None:
+    """Parse seconds above 0; negative ones are no limit, as `ros2 bag play` has it."""
+    return None if text.startswith('-') and positive(text[1:]) else positive(text)
+
+
+def _until_ns(text: str) -> int:
+    try:
+        if not abs(float(text)) < MAX_STAMP_S:
+            raise ValueError('out of range')
+        # Exactly: a float holds times of today to a quarter of a microsecond.
+        return round(Decimal(text) * SECOND_NS)
+    except (ValueError, ArithmeticError):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no time; expected seconds since 1970, below 2^31'
+        ) from None
+
+
+def _pattern(text: str) -> re.Pattern[str]:
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is no regular expression ({error}); expected one like /camera/.*'
+        ) from None
 
 
 def remapping(text: str) -> tuple[str, str]:
@@ -177,8 +242,19 @@ def ros_node(argv: Sequence[str]) -> Iterator[Node]:
 
 
 def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
+    controls = has_keyboard() and not args.disable_keyboard_controls
+    if args.start_paused and not controls:
+        raise SettingError(
+            '--start-paused waits for a key, but standard input is no terminal or its keys are '
+            'disabled; leave it out, or use --wait-for-subscribers'
+        )
+    overrides = {}
+    if args.qos_profile_overrides_path is not None:
+        overrides = read_overrides(args.qos_profile_overrides_path)
+    extent = play_extent(bag, args.start_offset, args.playback_duration, args.until_ns)
     remap = dict(args.remap)
-    topics, skipped = playable(bag, args.topics, remap)
+    selection = Selection(args.topics, args.regex, args.exclude_topics, args.exclude_regex)
+    topics, skipped = playable(selection.of(bag, without_clock=args.clock is not None), remap)
     for topic, reason in skipped.items():
         tell('replay_bag', f'warning: {topic.shown} is skipped: {reason}')
     if not topics:
@@ -191,7 +267,50 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
             f'--remap of {", ".join(map(shown, unknown))}, expected topics that are replayed: '
             f'{", ".join(topic.shown for topic in topics)}'
         )
+    _tell_qos(topics, overrides)
+    publishers = {
+        topic: node.create_publisher(
+            kind,
+            remap.get(topic.name, topic.name),
+            overrides.get(topic.name) or recorded_qos(topic),
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+        for topic, kind in topics.items()
+    }
+    if args.wait_for_subscribers is not None:
+        wait_for_subscribers(publishers.values(), args.wait_for_subscribers, stop)
+    clock = PlayClock(args.rate, paused=args.start_paused)
+    player = Player(bag, publishers, clock, extent, stop, args.quiet)
+    with (
+        _keyboard(clock, args.quiet) if controls else nullcontext(),
+        clock_publisher(node, args.clock, clock.now_ns),
+        _log(args.log) as player.log,
+    ):
+        sleep_until(time.monotonic() + args.delay, stop)
+        while player.play() and args.loop:
+            sleep_until(time.monotonic() + args.delay, stop)
+    for publisher in publishers.values():
+        if not stop():
+            publisher.wait_for_all_acked(ACKNOWLEDGED_WITHIN)
+    for reason, count in (*player.unfit.items(), *bag.lost.items()):
+        tell('replay_bag', f'warning: {count} messages were left out: {reason}')
+    if not (player.published or stop()):
+        raise BagError(
+            f'nothing to publish: the selected part of {bag.path} has no messages of the selected '
+            f'topics; choose another part or other topics, it has {bag.listing()}'
+        )
+    print(f'{player.published} messages published, at most {player.max_late_s * 1e3:.0f} ms late')
+
+
+def _tell_qos(topics: Collection[Topic], overrides: Mapping[str, QoSProfile]) -> None:
+    """Warn of QoS that is not published as the bag or the user says."""
+    for name in overrides.keys() - {topic.name for topic in topics}:
+        tell(
+            'replay_bag', f'warning: a QoS profile is given for {shown(name)}, which is not played'
+        )
     for topic in topics:
+        if topic.name in overrides:
+            continue
         if topic.qos_is_damaged:
             tell(
                 'replay_bag',
@@ -201,42 +320,104 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
         depth = max((qos.depth for qos in topic.qos), default=0)
         if depth > MAX_DEPTH:
             tell('replay_bag', f'warning: {topic.shown} has depth {depth}, cut to {MAX_DEPTH}')
-    publishers = {
-        topic: node.create_publisher(
-            kind,
-            remap.get(topic.name, topic.name),
-            publisher_qos(topic),
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-        )
-        for topic, kind in topics.items()
+
+
+@contextmanager
+def _keyboard(clock: PlayClock, quiet: bool) -> Iterator[None]:
+    """Control a clock by keys."""
+    actions = {
+        SPACE: clock.toggle,
+        RIGHT: clock.step,
+        UP: lambda: clock.change_rate(RATE_STEP),
+        DOWN: lambda: clock.change_rate(-RATE_STEP),
     }
-    if args.wait_for_subscribers is not None:
-        wait_for_subscribers(publishers.values(), args.wait_for_subscribers, stop)
-    sleep_until(time.monotonic() + args.delay, stop)
-    player = Player(bag, publishers, args.rate, args.start_offset, stop, args.quiet)
-    with clock_publisher(node, args.clock, player.now_ns), _log(args.log) as player.log:
-        while player.play() and args.loop:
-            pass
-    for publisher in publishers.values():
-        if not stop():
-            publisher.wait_for_all_acked(ACKNOWLEDGED_WITHIN)
-    for reason, count in (*player.unfit.items(), *bag.lost.items()):
-        tell('replay_bag', f'warning: {count} messages were left out: {reason}')
-    print(f'{player.published} messages published, at most {player.max_late_s * 1e3:.0f} ms late')
+    if not quiet:
+        tell(
+            'replay_bag',
+            'SPACE pauses and resumes, RIGHT publishes the next message while paused, '
+            'UP and DOWN change the rate',
+        )
+    with keys(actions):
+        yield
+
+
+def play_extent(
+    bag: Bag, start_offset_s: float, duration_s: float | None, until_ns: int | None
+) -> Extent:
+    """Return what to play of a bag.
+
+    Args:
+        bag: whose first message the offset counts from.
+        start_offset_s: left out at the beginning.
+        duration_s: from there on; None is to the end.
+        until_ns: last time to play, negative or None is the end; with a duration, the later end
+            counts.
+
+    Raises:
+        BagError: the end is before the beginning.
+    """
+    start_ns = bag.start_ns
+    begin_ns = start_ns + round(start_offset_s * SECOND_NS)
+    ends_ns = [] if duration_s is None else [begin_ns + round(duration_s * SECOND_NS)]
+    ends_ns += [until_ns] if until_ns is not None and until_ns >= 0 else []
+    end_ns = max(ends_ns, default=None)
+    if end_ns is not None and end_ns < begin_ns:
+        raise BagError(
+            f'{bag.path} begins at {start_ns} ns, with the start offset at {begin_ns} ns, and is '
+            f'to be played until {end_ns} ns: nothing; choose a later end'
+        )
+    # From 0 where nothing is left out: the first message may not have the earliest stamp.
+    return Extent(begin_ns if start_offset_s else 0, end_ns)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Topics to play, by name or by a pattern of the whole name; what is excluded is out."""
+
+    topics: Collection[str] = ()
+    regex: re.Pattern[str] | None = None
+    exclude_topics: Collection[str] = ()
+    exclude_regex: re.Pattern[str] | None = None
+
+    def of(self, bag: Bag, *, without_clock: bool = False) -> list[Topic]:
+        """Return the selected topics of a bag.
+
+        Args:
+            bag: to select from.
+            without_clock: leave out the recorded time, beside which another is published.
+
+        Raises:
+            BagError: a topic that is named is not in the bag, or no topic is left.
+        """
+        for name in (*self.topics, *self.exclude_topics):
+            bag.topic(name)
+        found = [
+            topic
+            for topic in bag.topics
+            if self._has(topic.name) and not (without_clock and topic.name == CLOCK_TOPIC)
+        ]
+        if not found:
+            raise BagError(
+                f'{bag.path} has no topic that is selected; it has {bag.listing()}: choose others '
+                f'by --topics, --regex, --exclude-topics and --exclude-regex'
+            )
+        return found
+
+    def _has(self, name: str) -> bool:
+        if name in self.exclude_topics or _matches(self.exclude_regex, name):
+            return False
+        everything = not self.topics and self.regex is None
+        return everything or name in self.topics or _matches(self.regex, name)
+
+
+def _matches(pattern: re.Pattern[str] | None, name: str) -> bool:
+    return pattern is not None and pattern.fullmatch(name) is not None
 
 
 def playable(
-    bag: Bag, wanted: Sequence[str], remap: Mapping[str, str] = MappingProxyType({})
+    chosen: Iterable[Topic], remap: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[dict[Topic, Any], dict[Topic, str]]:
-    """The wanted topics (all where none are named) with their message classes, and what hinders.
-
-    Raises:
-        BagError: a wanted topic is not in the bag.
-    """
-    names = set(wanted)
-    for name in names:
-        bag.topic(name)
-    chosen = [topic for topic in bag.topics if not names or topic.name in names]
+    """Return the chosen topics with their message classes, and those that cannot be played."""
     topics: dict[Topic, Any] = {}
     skipped: dict[Topic, str] = {}
     types: dict[str, str] = {}
@@ -294,37 +475,6 @@ def message_class(topic: Topic) -> Any:
         return f'type {topic.shown_type} is not installed ({reason})'
 
 
-def publisher_qos(topic: Topic) -> QoSProfile:
-    """What the recorded publishers offered, the most where several offered different things.
-
-    A deeper queue than MAX_DEPTH is cut to it. Deadline, lifespan and liveliness were promises
-    about the live system and are not made again.
-    """
-    offered = topic.qos or (RELIABLE,)
-    reliable = any(qos.reliability != 'best_effort' for qos in offered)
-    latched = any(qos.latched for qos in offered)
-    keep_all = all(qos.history == 'keep_all' for qos in offered)
-    return QoSProfile(
-        history=QoSHistoryPolicy.KEEP_ALL if keep_all else QoSHistoryPolicy.KEEP_LAST,
-        depth=min(max(qos.depth for qos in offered) or RELIABLE.depth, MAX_DEPTH),
-        reliability=(
-            QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
-        ),
-        durability=(
-            QoSDurabilityPolicy.TRANSIENT_LOCAL if latched else QoSDurabilityPolicy.VOLATILE
-        ),
-    )
-
-
-def sleep_until(deadline_s: float, stop: Stop) -> None:
-    """Sleep until a time of the monotonic clock, or until asked to stop."""
-    while not stop():
-        left_s = deadline_s - time.monotonic()
-        if left_s <= 0:
-            return
-        time.sleep(min(left_s, SLICE_S))
-
-
 def wait_for_subscribers(
     publishers: Iterable[Publisher], names: Sequence[str], stop: Stop
 ) -> None:
@@ -355,95 +505,6 @@ def wait_for_subscribers(
     while not stop() and not there():
         time.sleep(SLICE_S)
     sleep_until(time.monotonic() + SETTLE_S, stop)
-
-
-class Player:
-    """Publishes the messages of a bag when they are due."""
-
-    def __init__(
-        self,
-        bag: Bag,
-        publishers: Mapping[Topic, Publisher],
-        rate: float,
-        start_offset_s: float,
-        stop: Stop,
-        quiet: bool,
-    ) -> None:
-        self.published = 0
-        self.max_late_s = 0.0
-        #: Messages that cannot be published, by reason.
-        self.unfit: Counter[str] = Counter()
-        #: Where to write when messages were sent; None to keep no record.
-        self.log: TextIO | None = None
-        self._bag = bag
-        self._publishers = publishers
-        self._rate = rate
-        # From 0 where nothing is left out: the first message may not have the earliest stamp.
-        offset_ns = round(start_offset_s * SECOND_NS)
-        self._begin_ns = bag.start_ns + offset_ns if offset_ns else 0
-        self._stop = stop
-        self._quiet = quiet
-        #: Time of the bag and of the monotonic clock where they were first known together.
-        self._start: tuple[int, float] | None = None
-
-    def now_ns(self) -> int | None:
-        """Time of the bag now, None before its first message is known."""
-        if self._start is None:
-            return None
-        start_ns, started_s = self._start
-        return start_ns + round((time.monotonic() - started_s) * self._rate * SECOND_NS)
-
-    def play(self) -> bool:
-        """Play to the end; False where it was stopped before or nothing was published."""
-        published_before = self.published
-        names = {topic.name for topic in self._publishers}
-        total = sum(self._bag.counts[topic] for topic in self._publishers)
-        self._start = None
-        with tqdm(total=total, unit='msg', disable=self._quiet or None) as progress:
-            for message in self._bag.messages(names):
-                if message.topic in self._publishers:
-                    reason = message_problem(message)
-                    if reason:
-                        self.unfit[reason] += 1
-                    else:
-                        self._publish(message)
-                    progress.update()
-                if self._stop():
-                    return False
-        return self.published > published_before
-
-    def _publish(self, message: RawMessage) -> None:
-        if message.stamp_ns < self._begin_ns:
-            if not any(qos.latched for qos in message.topic.qos):
-                return
-            due_s = time.monotonic()
-        else:
-            # Not before: to read what is left out takes its time.
-            if self._start is None:
-                self._start = self._begin_ns or message.stamp_ns, time.monotonic()
-            start_ns, started_s = self._start
-            # Each deadline counts from the start: being late once delays nothing that follows.
-            due_s = started_s + max(0, message.stamp_ns - start_ns) / SECOND_NS / self._rate
-            sleep_until(due_s, self._stop)
-        if self._stop():
-            return
-        sent_ns = time.time_ns()
-        self._publishers[message.topic].publish(message.cdr)
-        self.published += 1
-        if self.log is not None:
-            self.log.write(f'{message.topic.shown}\t{message.stamp_ns}\t{sent_ns}\n')
-        self.max_late_s = max(self.max_late_s, time.monotonic() - due_s)
-
-
-def message_problem(message: RawMessage) -> str:
-    """Why a message cannot be published, '' where it can."""
-    if len(message.cdr) < MIN_CDR_BYTES:
-        return f'{message.topic.shown} has messages of less than {MIN_CDR_BYTES} bytes'
-    if message.cdr[0]:
-        return f'{message.topic.shown} has messages that are no CDR, the format of ROS 2'
-    if not 0 <= message.stamp_ns < MAX_STAMP_S * SECOND_NS:
-        return f'{message.topic.shown} has stamps outside of 0 to 2^31 s, the time of ROS 2'
-    return ''
 
 
 @contextmanager
