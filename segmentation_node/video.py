@@ -127,7 +127,9 @@ class VideoDecoder(Generic[Key]):
     def _frame(self, frame: Any, damaged: bool) -> DecodedFrame[Key] | None:
         if frame.pts not in self._waiting:
             return None  # given up already
-        if frame.key_frame and not frame.is_corrupt and not damaged:
+        if frame.is_corrupt:
+            self._broken = 'it is damaged'
+        elif frame.key_frame and not damaged:
             self._broken = ''
         if self._broken:
             return self._lost(frame.pts)
