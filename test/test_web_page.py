@@ -227,7 +227,7 @@ def test_everything_can_be_done_by_keyboard(
     settled(page)
     tab_to(page, 'Mean IoU over the epochs')
     page.keyboard.press('ArrowDown')
-    page.get_by_role('heading', name='Loss in validation over the epochs').wait_for()
+    page.get_by_role('heading', name='Mean Dice over the epochs').wait_for()
     page.reload()
     page.get_by_role('button', name='Segment the picture').wait_for()
     settled(page)
