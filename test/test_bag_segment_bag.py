@@ -83,7 +83,8 @@ def test_frames_of_12_bits_are_labelled_as_their_8_bit_images(
     with AnyReader([tmp_path / 'out']) as out:
         [mask] = [c for c in out.connections if c.topic == MASK]
         for _, _, data in out.messages([mask]):
-            assert np.array_equal(out.deserialize(data, mask.msgtype).data, expected.ravel())
+            message: Any = out.deserialize(data, mask.msgtype)
+            assert np.array_equal(message.data, expected.ravel())
     assert 'bits_per_sample' not in caplog.text
 
 

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -374,7 +375,11 @@ class _GuardedRequest(BaseHTTPRequestHandler):
             self.server.behind + self.path, content or None, method=self.command,
             headers={'Content-Type': 'application/json'},
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        try:
+            answer: Any = urllib.request.urlopen(request, timeout=30)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            answer = error
+        with answer:
             self._answer(answer.status, answer.read(), 'application/json')
 
     def do_POST(self) -> None:
