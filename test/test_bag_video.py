@@ -106,6 +106,7 @@ def test_a_video_is_shown_as_images(tmp_path: Path, msgtype: str) -> None:
                 assert image.encoding == 'rgb8'
                 rgb = messages.decode(image).astype(int)
                 assert np.abs(rgb - frame(index)).max() < 8
+            list(bag.messages(set()))
             assert sum(bag.lost.values()) == 2
     assert len(images_of_bag(path, None, 9)) == 3
 

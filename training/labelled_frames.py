@@ -116,6 +116,9 @@ class BagFrames:
                 names.append(self._confidence_topic)
             streams = [*((bag, name) for name in names), (truth_bag, truth_topic)]
             self._matching = Matching(streams)
+            lost = sum(bag.lost.values())
+        if lost:
+            self.source += f', {lost} frames of video not decodable'
         if not len(self._matching):
             topics_found = ', '.join(
                 f'{name} ({count} frames)'

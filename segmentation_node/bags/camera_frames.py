@@ -84,7 +84,8 @@ def _given(image: ImageRgb | ImageError) -> ImageRgb:
 class DecodedVideo:
     """Storage whose video topics are topics of sensor_msgs/Image, rgb8.
 
-    `lost` counts the messages that cannot be decoded, by reason; they are left out.
+    `lost` counts the messages that could not be decoded when video was last read, by reason; they
+    are left out.
     """
 
     def __init__(self, storage: Storage) -> None:
@@ -104,7 +105,8 @@ class DecodedVideo:
 
     def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
         wanted = [topic for topic, shown in self._shown.items() if shown in topics]
-        self.lost.clear()
+        if any(self._shown[topic] != topic for topic in wanted):
+            self.lost.clear()
         cameras: dict[str, CameraFrames] = {}
         for raw in self._storage.messages(wanted):
             if self._shown[raw.topic] == raw.topic:
