@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from segmentation_node.errors import DatasetError, ImageError
-from segmentation_node.labels import IGNORE, LabelScheme
+from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import Confusion, LabelImage, Scores, Target, truth_lut_of
 
 
@@ -49,9 +49,8 @@ class Comparison:
                 f'the label mask is {_wh(predicted)} but its truth {_wh(truth)}; they must be of '
                 f'one size'
             )
-        # Data sets write 255 for pixels that are not annotated, whatever their scheme.
-        _check_ids('truth', self._truth, truth, {IGNORE})
-        _check_ids('label mask', self._predicted, predicted, set())
+        self._truth.check_ids(truth)
+        self._predicted.check_ids(predicted)
         frame = ComparedFrame(self.truth_lut[truth], self._predicted_lut[predicted], Confusion())
         frame.confusion.add_target(frame.target, frame.labels)
         self.confusion.counts += frame.confusion.counts
@@ -76,16 +75,6 @@ class Comparison:
 def _wh(labels: LabelImage) -> str:
     height, width = labels.shape
     return f'{width} x {height}'
-
-
-def _check_ids(what: str, scheme: LabelScheme, labels: LabelImage, allowed: set[int]) -> None:
-    unknown = [i for i in scheme.unknown_ids(labels) if i not in allowed]
-    if unknown:
-        more = f' and {len(unknown) - 10} more' if len(unknown) > 10 else ''
-        raise ImageError(
-            f'the {what} has ids {", ".join(map(str, unknown[:10]))}{more}, which label scheme '
-            f'{scheme.name} does not know; give the scheme that it was made with'
-        )
 
 
 @dataclass(frozen=True)

@@ -165,8 +165,12 @@ def test_what_cannot_be_scored(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('truth', 'mask', 'says'),
     [
-        ([[3, 12]], [[1, 1]], 'the truth has ids 12, which label scheme camvid11 does not know'),
-        ([[3, 8]], [[1, 255]], 'the label mask has ids 255, which label scheme cityscapes8'),
+        (
+            [[3, 12]],
+            [[1, 1]],
+            r'labels with values that label scheme camvid11 lacks: 12 \(1 pixels\)',
+        ),
+        ([[3, 8]], [[1, 255]], 'labels with values that label scheme cityscapes8 lacks: 255'),
     ],
 )
 def test_ids_that_no_class_has_are_refused(
@@ -177,8 +181,8 @@ def test_ids_that_no_class_has_are_refused(
 
 
 def test_truth_without_a_scored_pixel_is_no_score(tmp_path: Path, capsys: Any) -> None:
-    # 255 is what data sets write where nothing is annotated, 11 is "unlabelled".
-    path = bag_with(tmp_path / 'bag', {0: [[11, 255]]}, {0: [[1, 1]]})
+    # 11 is "unlabelled", which means not annotated.
+    path = bag_with(tmp_path / 'bag', {0: [[11, 11]]}, {0: [[1, 1]]})
     assert main([str(path)]) == 1
     captured = capsys.readouterr()
     assert '1 frames and no pixel whose truth is a class of cityscapes8' in captured.err

@@ -16,11 +16,12 @@ import pytest
 from bag_making import picture, wait_for_file, write_pictures
 
 from segmentation_node.cli import EXIT_INCOMPLETE, load_segmenter
-from segmentation_node.image_files import encode_jpeg, encode_png, read_image, read_labels
+from segmentation_node.image_files import encode_jpeg, encode_png, read_image
 from segmentation_node.images import segment_images
 from segmentation_node.images.files import find_images
 from segmentation_node.images.result_folder import ResultFolder
 from segmentation_node.images.segment_images import main
+from segmentation_node.label_files import read_labels
 from segmentation_node.labels import load_scheme
 from segmentation_node.rendering import Rendered, colorize, overlay
 from segmentation_node.segmenter import Segmenter

@@ -10,8 +10,8 @@ from typing import Final
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.sources import natural_key
 from segmentation_node.errors import DatasetError, ImageError
+from segmentation_node.image_files import IMAGE_SUFFIXES
 
-IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
 #: Of pictures, too, which cannot be read: whoever gives a folder of them is told so.
 OTHER_IMAGE_SUFFIXES: Final = (
     '.avif', '.bmp', '.cr2', '.dng', '.exr', '.gif', '.heic', '.heif', '.jp2', '.jxl', '.nef',

@@ -16,9 +16,9 @@ from segmentation_node.bags.options import HelpFormatter, add_quiet_option
 from segmentation_node.bags.sources import LABEL_SUFFIXES
 from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import DatasetError, ImageError, SchemeError, SegmentationError
-from segmentation_node.image_files import decode_label_file
 from segmentation_node.images.files import FoundFiles, find_images, listed, read_bounded
 from segmentation_node.images.result_folder import LABEL_INFO_FILE
+from segmentation_node.label_files import decode_labels
 from segmentation_node.labels import MAX_JSON_BYTES, LabelScheme, described_scheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from segmentation_node.scoring import Comparison, SetScores, table
@@ -119,22 +119,22 @@ def score_images(
             f'folders'
         )
     for name in tqdm(common, 'scoring', unit='image', disable=quiet or None):
-        _compare(comparison, truth.files[name], predicted.files[name])
+        labels = [_read(found.files[name], found.scheme) for found in (truth, predicted)]
+        _compare(comparison, *labels, f'{predicted.files[name]} and {truth.files[name]}')
     scores = comparison.scores(str(truth.source))
     return SetScores(scores, len(common), len(truth.files), len(predicted.files))
 
 
-def _compare(comparison: Comparison, truth: Path, predicted: Path) -> None:
-    labels = [_read(path) for path in (truth, predicted)]
+def _compare(comparison: Comparison, truth: LabelImage, predicted: LabelImage, where: str) -> None:
     try:
-        comparison.add(*labels)
+        comparison.add(truth, predicted)
     except ImageError as error:
-        raise DatasetError(f'{predicted} and {truth}: {error}') from error
+        raise DatasetError(f'{where}: {error}') from error
 
 
-def _read(path: Path) -> LabelImage:
+def _read(path: Path, scheme: LabelScheme) -> LabelImage:
     try:
-        return decode_label_file(read_bounded(path))
+        return decode_labels(read_bounded(path), scheme)
     except (ImageError, OSError) as error:
         raise DatasetError(f'{path}: {error}') from error
 

@@ -12,7 +12,12 @@ from tqdm import tqdm
 
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.interrupt import stop_on_signal
-from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_bits_option,
+    add_quiet_option,
+    count,
+)
 from segmentation_node.cli import (
     DEFAULT_PICTURES,
     EXIT_INCOMPLETE,
@@ -26,6 +31,7 @@ from segmentation_node.image_files import decode_file
 from segmentation_node.images.files import ImageFile, find_images, read_bounded
 from segmentation_node.images.result_folder import LABEL_INFO_FILE, PICTURES, ResultFolder
 from segmentation_node.memory import keep_freed_memory
+from segmentation_node.samples import Samples
 
 if TYPE_CHECKING:
     from segmentation_node.rendering import Rendered
@@ -65,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--limit', type=count, metavar='N', help='only the first N images; all without it'
     )
+    add_bits_option(parser)
     add_model_options(parser)
     add_quiet_option(parser)
     return parser
@@ -88,11 +95,13 @@ def _run(args: argparse.Namespace) -> int:
     folder.check(args.overwrite, args.inputs)
     found.tell_left_out('segment_images', 'an image')
     segmenter = load_segmenter(args)
-    render = partial(_rendered, segmenter, args.upright, args.overlay_alpha)
+    samples = Samples(args.bits_per_sample)
+    render = partial(_rendered, segmenter, args.upright, samples, args.overlay_alpha)
     folder.begin(segmenter.scheme)
     progress = tqdm(total=len(images), unit='image', disable=args.quiet or None)
     with stop_on_signal() as stop, progress:
         report = segment_images(images, render, folder, lambda: bool(stop), progress.update)
+    samples.end()
     for line in report.malformed:
         tell('segment_images', f'malformed: {line}')
     print(report.summary(len(images), 'images', args.output, interrupted=bool(stop)))
@@ -100,9 +109,9 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _rendered(
-    segmenter: 'Segmenter', upright: bool, overlay_alpha: float, path: Path
+    segmenter: 'Segmenter', upright: bool, samples: Samples, overlay_alpha: float, path: Path
 ) -> 'Rendered':
-    image_rgb = decode_file(read_bounded(path), upright=upright)
+    image_rgb = decode_file(read_bounded(path), upright=upright, samples=samples)
     return segmenter.render(image_rgb, overlay_alpha)
 
 
