@@ -46,10 +46,14 @@ LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 OF_THE_VENV = ('apsw', 'lz4', 'mcap', 'openvino', 'rosbags', 'tqdm', 'zstandard', *HEAVY)
 
 
-def settings(models: dict[str, str] | None = None, namespace: str = '/', **given: str) -> Settings:
+def settings(models: dict[str, str] | None = None, /, **given: str) -> Settings:
     """Settings of a launch file's arguments, the others at their defaults."""
     defaults = {argument.name: argument.default for argument in SEG}
-    return Settings.of({**defaults, **given}, models or {topics.NODE_NAME: ''}, namespace)
+    return Settings.of(
+        {**defaults, **given},
+        models or {topics.NODE_NAME: ''},
+        f'/{given.get("namespace", "").strip("/")}',
+    )
 
 
 def default(name: str) -> Any:
@@ -359,7 +363,7 @@ class Launch:
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Any]:
     """Start a launch; the processes that are left at the end are killed."""
-    launches = []
+    launches: list[Launch] = []
 
     def start(*words: str, **kwargs: Any) -> Launch:
         launches.append(Launch(tmp_path / f'log{len(launches)}', *words, **kwargs))

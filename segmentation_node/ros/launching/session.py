@@ -244,7 +244,7 @@ class Session:
         ]
 
 
-class _Reported(Event):
+class _Reported(Event):  # type: ignore[misc]  # launch is not typed
     """A node's status in the diagnostics."""
 
     name = f'{PACKAGE}.Reported'
