@@ -66,7 +66,7 @@ def said_by(main: Callable[[list[str]], int], *arguments: object) -> tuple[int, 
 def probe(path: Path, output: Path, salvage: bool = False) -> str:
     """'read' or 'refused'; raises whatever else the reader or a command raises.
 
-    `segment_bag._load` must give back a `Plain`.
+    `segment_bag.load_segmenter` must give back a `Plain`.
     """
     options = ['--salvage'] if salvage else []
     status, said = said_by(segment_bag.main, path, '-o', output, '--quiet', *options)

@@ -15,6 +15,7 @@ from segmentation_node.bags.qos import CAMERA, LATCHED
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import BagError
 from segmentation_node.export.images import images_of_bag
 from segmentation_node.image_files import encode_png
@@ -26,7 +27,7 @@ ROS2: Channel = (messages.IMAGE, 'ros2msg', 'cdr')
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_bag, '_load', lambda _: Plain())
+    monkeypatch.setattr(segment_bag, 'load_segmenter', lambda _: Plain())
 
 
 def mcap(path: Path, *channels: Channel, schemas: tuple[bytes, ...] = (), **metadata: str) -> Path:
@@ -105,7 +106,7 @@ def test_messages_of_no_image_under_the_name_are_named(
         bag.write(string_topic('/image'), stamp_ns(0), string_cdr('x'))
         bag.write(image_topic(), stamp_ns(1), image_cdr(1))
     status, said, masks = segmented(path, *wanted)
-    assert (status, masks) == (segment_bag.EXIT_MALFORMED, 1)
+    assert (status, masks) == (EXIT_INCOMPLETE, 1)
     assert f'message of /image at {stamp_ns(0)} ns is a std_msgs/msg/String, expected' in said
 
 

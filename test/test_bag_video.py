@@ -2,7 +2,6 @@
 """Bags of compressed video are segmented, scored and shown as bags of images are."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,8 +18,10 @@ from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import BagError
 from segmentation_node.export.images import images_of_bag
+from segmentation_node.rendering import Rendered
 
 MASK = '/segmentation_node/label_mask'
 VIDEOS = [
@@ -33,16 +34,15 @@ VIDEOS = [
 class Brightness(Plain):
     """Labels each image with the number of its frame."""
 
-    def segment(self, images_rgb: list[npt.NDArray[np.uint8]]) -> Any:
-        prediction = super().segment(images_rgb)
-        for labels, image in zip(prediction.labels, images_rgb, strict=True):
-            labels[:] = np.round((image.mean() - 20) / 20)
-        return prediction
+    def render(self, image_rgb: npt.NDArray[np.uint8], overlay_alpha: float) -> Rendered:
+        rendered = super().render(image_rgb, overlay_alpha)
+        rendered.label_mask[:] = np.round((image_rgb.mean() - 20) / 20)
+        return rendered
 
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segment_bag, '_load', lambda _: Brightness())
+    monkeypatch.setattr(segment_bag, 'load_segmenter', lambda _: Brightness())
 
 
 def segmented(path: Path, *options: object) -> tuple[int, str, list[tuple[int, int, int]]]:
@@ -50,7 +50,7 @@ def segmented(path: Path, *options: object) -> tuple[int, str, list[tuple[int, i
     out = path.parent / 'out.mcap'
     arguments = (path, '-o', out, '--quiet', '--outputs', 'label_mask', '--overwrite', *options)
     status, said = said_by(segment_bag.main, *arguments)
-    if status not in (0, segment_bag.EXIT_MALFORMED):
+    if status not in (0, EXIT_INCOMPLETE):
         return status, said, []
     with open_bag(path) as before, open_bag(out) as after:
         kept = [m.cdr for m in after.messages({TOPIC})]
@@ -86,7 +86,7 @@ def test_frames_that_wait_for_others_have_their_own_masks(tmp_path: Path) -> Non
 
 def test_frames_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     status, said, masks = segmented(video_bag(tmp_path / 'bag.mcap', video(6)[1:]))
-    assert status == segment_bag.EXIT_MALFORMED
+    assert status == EXIT_INCOMPLETE
     assert [label for _, _, label in masks] == [3, 4, 5]
     assert '3 of 5 frames segmented, 2 malformed' in said
     assert f'frame 0 at {stamp_ns(0)} ns: a h264 frame cannot be decoded' in said

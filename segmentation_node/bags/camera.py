@@ -125,7 +125,7 @@ _REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
 
 def calibrations_of(camera: Topic, bag: Bag) -> set[Topic]:
     """Return the topic `camera_info` beside a camera; several if recorded in several ways."""
-    name = f'{_base(camera).rpartition("/")[0]}/{topics.messages.CAMERA_INFO}'
+    name = f'{_base(camera).rpartition("/")[0]}/{topics.CAMERA_INFO}'
     return {t for t in bag.topics if t.name == name and t.msgtype == messages.CAMERA_INFO}
 
 

@@ -119,8 +119,12 @@ def score_images(
             f'folders'
         )
     for name in tqdm(common, 'scoring', unit='image', disable=quiet or None):
-        labels = [_read(found.files[name], found.scheme) for found in (truth, predicted)]
-        _compare(comparison, *labels, f'{predicted.files[name]} and {truth.files[name]}')
+        _compare(
+            comparison,
+            _read(truth.files[name], truth.scheme),
+            _read(predicted.files[name], predicted.scheme),
+            f'{predicted.files[name]} and {truth.files[name]}',
+        )
     scores = comparison.scores(str(truth.source))
     return SetScores(scores, len(common), len(truth.files), len(predicted.files))
 

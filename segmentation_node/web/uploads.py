@@ -56,7 +56,7 @@ class Upload:
             raise ProblemError('damaged-image', str(error)) from error
         return cls(data, name, width * height)
 
-    def decode(self, samples: Samples) -> ImageRgb:
+    def decode(self, samples: Samples | None = None) -> ImageRgb:
         """Upright pixels, (H, W, 3) uint8 RGB; raises ProblemError."""
         try:
             return decode_file(self.data, upright=True, samples=samples)
