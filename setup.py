@@ -50,7 +50,6 @@ setup(
         *shared('launch'),
         *shared('config'),
         *shared('resource/models'),
-        *shared('resource/samples'),
     ],
     zip_safe=False,
     python_requires='>=3.10,<3.15',

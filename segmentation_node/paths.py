@@ -42,11 +42,6 @@ def config_dir() -> Path:
     return share_dir() / 'config'
 
 
-def samples_dir() -> Path:
-    """Folder with the real frames that the page offers."""
-    return share_dir() / 'resource' / 'samples'
-
-
 def bundled_models_dir() -> Path:
     """Return the folder that contains one checkpoint folder per bundled model."""
     return share_dir() / 'resource' / 'models'

@@ -176,10 +176,6 @@ def test_everything_can_be_done_by_keyboard(
     # Upload
     tab_to(page, 'a rendered street')
     page.keyboard.press('ArrowRight')
-    page.get_by_text('A highway in California').wait_for()
-    settled(page)
-    tab_to(page, 'a real road')
-    page.keyboard.press('ArrowRight')
     page.get_by_text('Choose a picture file above').wait_for()
     settled(page)
     tab_to(page, 'Upload')

@@ -13,7 +13,7 @@ import streamlit as st
 from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE, ImageRgb
 from segmentation_node.web.page.markup import figure, note
 from segmentation_node.web.page.parts import choice
-from segmentation_node.web.page.samples import FRAMES, STREETS, Sample, real_frame, street
+from segmentation_node.web.page.samples import STREETS, Sample, street
 from segmentation_node.web.page.texts import Words
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
@@ -21,7 +21,7 @@ from segmentation_node.web.uploads import Upload
 
 #: A larger picture is scaled down: it takes long, and the networks have learned from smaller ones.
 MAX_SHOWN_PIXELS: Final = 2**21
-SOURCES: Final = ('sample', 'real', 'upload')
+SOURCES: Final = ('sample', 'upload')
 #: What the page takes; the service gets the picture scaled down.
 LIMITS: Final = Settings(
     {}, max_upload_bytes=PAGE_UPLOAD_MB * 2**20, max_pixels=MAX_PIXELS, max_side=MAX_SIDE
@@ -42,12 +42,10 @@ class Picture:
     Attributes:
         image_rgb: (H, W, 3) uint8 RGB.
         sample: with the truth, where it is known.
-        credit: who made it, where others did.
     """
 
     image_rgb: ImageRgb
     sample: Sample | None = None
-    credit: str = ''
 
     @cached_property
     def digest(self) -> str:
@@ -63,23 +61,15 @@ def choose_picture(words: Words) -> Picture | None:
     source = choice(words, words('picture_from'), 'from', SOURCES, texts)
     if source == 'upload':
         picture = _uploaded(words)
-    elif source == 'real':
-        index = _numbered(words, 'real', len(FRAMES))
-        picture = Picture(real_frame(index), credit=words('real_credit'))
     else:
-        found = street(_numbered(words, 'sample', len(STREETS)))
+        numbers = [str(n + 1) for n in range(len(STREETS))]
+        texts = [words('sample_name', number=number) for number in numbers]
+        chosen = choice(words, words('sample'), 'sample', numbers, texts)
+        found = street(int(chosen) - 1)
         picture = Picture(found.image_rgb, found)
     if picture is not None:
-        caption = ' '.join(filter(None, (words('original'), picture.credit)))
-        st.html(figure(picture.image_rgb, words('original_alt'), caption))
+        st.html(figure(picture.image_rgb, words('original_alt'), words('original')))
     return picture
-
-
-def _numbered(words: Words, kind: str, count: int) -> int:
-    """Let one of several samples be chosen; returns its index from 0."""
-    numbers = [str(n + 1) for n in range(count)]
-    texts = [words(f'{kind}_name', number=number) for number in numbers]
-    return int(choice(words, words(kind), kind, numbers, texts)) - 1
 
 
 def _uploaded(words: Words) -> Picture | None:

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to try the models on: rendered streets with their truth, and real frames."""
+"""Pictures to try the models on: rendered streets with their truth."""
 
 from typing import Final, NamedTuple
 
 import streamlit as st
 
-from segmentation_node.image_files import ImageRgb, read_image
+from segmentation_node.image_files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.paths import samples_dir
 from segmentation_node.rendering import LabelImage
 from segmentation_node.scenes.render import SCHEME, Renderer
 from segmentation_node.scenes.street import Street
@@ -15,8 +14,6 @@ from segmentation_node.scenes.street import Street
 #: Seeds and times of the rendered streets to choose from; no training run has seen them.
 STREETS: Final = ((9, 1.0), (21, 4.0), (33, 2.0), (47, 6.0))
 STREET_WH: Final = (960, 480)
-#: Real frames whose license allows to pass them on; see resource/samples.
-FRAMES: Final = ('highway_1.jpg', 'highway_2.jpg')
 
 
 class Sample(NamedTuple):
@@ -36,12 +33,6 @@ def street(index: int) -> Sample:
     seed, time_s = STREETS[index]
     frame = Renderer(*STREET_WH).render(Street(seed), time_s)
     return Sample(frame.image_rgb, frame.label_ids)
-
-
-@st.cache_data(max_entries=len(FRAMES), show_spinner=False)
-def real_frame(index: int) -> ImageRgb:
-    """Read one of FRAMES, (H, W, 3) uint8 RGB."""
-    return read_image(samples_dir() / FRAMES[index])
 
 
 @st.cache_resource
