@@ -151,7 +151,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def _tiff(data: bytes) -> StoredLabels:
-    tags = dict(_tiff_tags(data))
+    try:
+        tags = dict(_tiff_tags(data))
+    except struct.error as error:
+        raise ImageError('TIFF image is cut short: its list of tags ends early') from error
     bits, meaning, samples = (
         tags.get(tag, (0, default))[1]
         for tag, default in ((_BITS_TAG, 1), (_MEANING_TAG, -1), (_SAMPLES_TAG, 1))
