@@ -66,8 +66,8 @@ class Comparison:
         scores = self.confusion.scores(self.scheme)
         if math.isnan(scores.miou()):
             raise DatasetError(
-                f'{source}: {self.frames} frames and no pixel whose truth is a class of '
-                f'{self.scheme.name} that is scored; check the labels and their scheme'
+                f'{source}: {self.frames} frames without a pixel whose truth is a scored class of '
+                f'{self.scheme.name}; check the labels and their scheme'
             )
         return scores
 

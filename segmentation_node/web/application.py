@@ -87,6 +87,9 @@ def make_application(settings: Settings, live: Live | None = None) -> FastAPI:
     app.add_middleware(Measured, metrics=metrics)
     app.add_middleware(SecurityHeaders)
     schemas = app.openapi()['components']['schemas']
+    for name, schema in schemas.items():
+        if name.startswith('Body_'):  # FastAPI's name of a form; other fields are refused
+            schema['additionalProperties'] = False
     schemas[problems.ProblemDetails.__name__] = problems.ProblemDetails.model_json_schema()
     return app
 
