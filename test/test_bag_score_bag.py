@@ -185,7 +185,7 @@ def test_truth_without_a_scored_pixel_is_no_score(tmp_path: Path, capsys: Any) -
     path = bag_with(tmp_path / 'bag', {0: [[11, 11]]}, {0: [[1, 1]]})
     assert main([str(path)]) == 1
     captured = capsys.readouterr()
-    assert '1 frames without a pixel whose truth is a scored class cityscapes8' in captured.err
+    assert '1 frames without a pixel whose truth is a scored class of cityscapes8' in captured.err
     assert 'nan' not in captured.out
 
 
