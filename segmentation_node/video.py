@@ -41,7 +41,7 @@ Key = TypeVar('Key')
 
 
 class DecodedFrame(NamedTuple, Generic[Key]):
-    """What a packet became: (H, W, 3) uint8 RGB, or the reason why it cannot be decoded."""
+    """Result of a packet: (H, W, 3) uint8 RGB, or the reason why it cannot be decoded."""
 
     key: Key
     image_rgb: ImageRgb | ImageError

@@ -23,7 +23,7 @@ Decode: TypeAlias = Callable[[Any], Pixels]
 
 
 class FrameTime(NamedTuple):
-    """What tells a frame: its header stamp, or when it was recorded where stamps repeat."""
+    """Identity of a frame: its header stamp, or the time of recording if stamps repeat."""
 
     recorded: bool
     time_ns: int
@@ -112,7 +112,7 @@ class Matching:
 
 
 def _images(bag: Bag, name: str) -> Iterator[tuple[int, Any]]:
-    """When each message was recorded, and the message; raises BagError on other types."""
+    """Yield the time of recording and each message; raises BagError on other types."""
     for raw in bag.messages({name}):
         yield raw.stamp_ns, decodable(raw)
 

@@ -47,7 +47,7 @@ class ClassShare(LegendEntry):
 
 
 class Timings(BaseModel):
-    """Where the time went, in milliseconds, to a tenth."""
+    """Times of the stages, in milliseconds, to a tenth."""
 
     decode_ms: float = Field(description='from the file to pixels')
     wait_ms: float = Field(description='for the model to be loaded, and for its turn')

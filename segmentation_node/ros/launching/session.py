@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a launch file starts, in which order, and how it ends.
+"""Processes of a launch file, the order in which they start, and how they end.
 
 All is checked before the first process starts: launch forgets the processes of an action list
 that fails halfway, and they would outlive it. Later processes start by events of earlier ones,

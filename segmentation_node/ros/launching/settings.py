@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the arguments of a launch file come to, checked before anything is started."""
+"""Settings made of the arguments of a launch file, checked before anything is started."""
 
 import json
 import re
