@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameter files that do not mention this node, of which ROS says nothing."""
+"""Sections of ROS parameter files, and files that have none for a node, which ROS ignores."""
 
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from segmentation_node.errors import ForeignError, printable, quoted
 from segmentation_node.foreign import read_yaml
 
-_PARAMETERS: Final = 'ros__parameters'
+#: Key under which the parameters of a node stand.
+PARAMETERS: Final = 'ros__parameters'
 _MAX_LISTED: Final = 5
 
 
@@ -23,11 +24,11 @@ def unheard_files(args: Sequence[str], node_name: str) -> list[str]:
     warnings = []
     for path in _files(args):
         try:
-            sections = list(_sections(read_yaml(path), ''))
+            sections = [section for section, _ in sections_of(read_yaml(path))]
         except ForeignError as error:
             warnings.append(f'whether it has parameters for {node_name} was not checked: {error}')
             continue
-        if sections and not any(_matches(section, node_name) for section in sections):
+        if sections and not any(matches(section, node_name) for section in sections):
             some = ', '.join(quoted(section) for section in sections[:_MAX_LISTED])
             warnings.append(
                 f'{printable(str(path), 300)} has no parameters for {node_name}, only for {some}: '
@@ -46,18 +47,18 @@ def _files(args: Sequence[str]) -> Iterator[Path]:
             yield Path(value)
 
 
-def _sections(content: object, prefix: str) -> Iterator[str]:
-    """Return the node names that a file has parameters for; namespaces may be nested."""
+def sections_of(content: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield patterns of node names and their content; namespaces may be nested."""
     if not isinstance(content, dict):
         return
     for key, inner in content.items():
-        if key == _PARAMETERS:
-            yield prefix or '/'
+        if key == PARAMETERS:
+            yield prefix or '/', inner
         else:
-            yield from _sections(inner, f'{prefix}/{str(key).strip("/")}')
+            yield from sections_of(inner, f'{prefix}/{str(key).strip("/")}')
 
 
-def _matches(section: str, node_name: str) -> bool:
+def matches(section: str, node_name: str) -> bool:
     """Return whether a section, in which * is a name and ** any number of them, means a node."""
     pattern = ''.join(
         r'(/\w+)*' if part == '**' else '/' + r'\w+'.join(map(re.escape, part.split('*')))

@@ -2,24 +2,22 @@
 """Settings made of the arguments of a launch file, checked before anything is started."""
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final
 
 from segmentation_node.errors import SettingError, quoted
 from segmentation_node.foreign import read_yaml
 from segmentation_node.paths import config_dir
 from segmentation_node.ros.launching.arguments import as_bool, parameter_values
+from segmentation_node.ros.parameter_files import PARAMETERS, matches, sections_of
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import CAMERA_INFO, COMPRESSED_SUFFIX, IMAGE
 
 #: Rate of /clock while a bag is played: no latency can be measured finer than its ticks.
 CLOCK_HZ: Final = 200
-#: Key of a parameter file under which the parameters of a node stand.
-_PARAMETERS: Final = 'ros__parameters'
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class NodeSettings:
         ROS gives precedence to the section that comes last, over all files, and a section stays
         where it came first. Hence the values stand in every section that the node has.
         """
-        values = {'ros__parameters': {**self.values, **more}}
+        values = {PARAMETERS: {**self.values, **more}}
         # As JSON, which is YAML in which no text can be taken for a number.
         sections = dict.fromkeys(('/**', self.full_name, *self.sections), values)
         return json.dumps(sections, ensure_ascii=False)
@@ -121,38 +119,23 @@ class Settings:
 def _node(
     name: str, namespace: str, given: Mapping[str, str], params_file: Path | None
 ) -> NodeSettings:
-    types = get_type_hints(Parameters)
+    defaults = asdict(Parameters())
     values = parameter_values(given)
     full_name = f'{namespace.rstrip("/")}/{name}'
     sections = [
         (pattern, content)
-        for pattern, content in _sections(read_yaml(params_file) if params_file else {})
-        if _matches(pattern, full_name)
+        for pattern, content in sections_of(read_yaml(params_file) if params_file else {})
+        if isinstance(content, dict) and matches(pattern, full_name)
     ]
     of_file = {
         key: value
         for _, content in sections
         for key, value in content.items()
         # The node itself refuses values of other types, and other names.
-        if key in types and type(value) is type(getattr(Parameters(), key))
+        if key in defaults and type(value) is type(defaults[key])
     }
     parameters = Parameters(**{**of_file, **values})
     return NodeSettings(full_name, values, parameters, tuple(dict(sections)))
-
-
-def _sections(content: Any, prefix: str = '') -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Sections of a parameter file: pattern of node names, and parameters."""
-    for key, value in content.items() if isinstance(content, dict) else ():
-        if key == _PARAMETERS and isinstance(value, dict):
-            yield prefix, value
-        else:
-            yield from _sections(value, f'{prefix}/{str(key).strip("/")}')
-
-
-def _matches(pattern: str, full_name: str) -> bool:
-    """Return whether a section is for a node: ** is any number of names, * is one."""
-    expression = re.escape(pattern).replace(r'/\*\*', '(/[^/]+)*').replace(r'\*', '[^/]+')
-    return re.fullmatch(expression, full_name) is not None
 
 
 def _remappings(
