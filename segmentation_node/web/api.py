@@ -32,7 +32,7 @@ from segmentation_node.web.answers import (
     pictures,
 )
 from segmentation_node.web.clients import scope_client
-from segmentation_node.web.page.runs import loss_in_words
+from segmentation_node.web.loss_names import loss_in_words
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.problems import ProblemError, described
 from segmentation_node.web.shelf import Model

@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import httpx
 
-from segmentation_node.errors import SegmentationError, printable
+from segmentation_node.errors import SegmentationError
+from segmentation_node.web.loss_names import loss_in_words
 from segmentation_node.web.page.charts import Curve
 from segmentation_node.web.page.mlflow_access import kind_of, mlflow_client
 
@@ -33,9 +34,6 @@ CURVES: Final = ('mIoU', 'Dice', 'pixel_acc', *LOSSES, 'imgs_per_sec', 'train_ti
 SCORES: Final = MappingProxyType({'mIoU': 'miou', 'Dice': 'dice', 'pixel_acc': 'pixel_accuracy'})
 #: What the name of a class's figure begins with.
 CLASS_IOU: Final = 'IoU/'
-#: Fields of an experiment that change the values of a loss of the same kind, with the values
-#: with which they do not.
-LOSS_FIELDS: Final = MappingProxyType({'hardest': 1.0, 'class_balance': 0.0})
 #: Tag of a run inside another one: a trial of a search.
 PARENT_TAG: Final = 'mlflow.parentRunId'
 TIMEOUT_S: Final = 10.0
@@ -129,21 +127,6 @@ def by_loss(found: Sequence[Run]) -> list[list[Run]]:
     for index, run in enumerate(found):
         kinds.setdefault(run.loss or f'unknown {index}', []).append(run)
     return list(kinds.values())
-
-
-def loss_in_words(kind: object, fields: object) -> str:
-    """A kind of loss with the fields of the experiment that change its values.
-
-    Empty where it is not known, or where others wrote something that is neither name nor number.
-    """
-    if not isinstance(kind, str) or not isinstance(fields, Mapping):
-        return ''
-    try:
-        values = {name: float(fields.get(name, usual)) for name, usual in LOSS_FIELDS.items()}
-    except (TypeError, ValueError):
-        return ''
-    said = [f'{name} {value:g}' for name, value in values.items() if value != LOSS_FIELDS[name]]
-    return printable(f'{kind} ({", ".join(said)})' if said else kind)
 
 
 def mlflow_uri() -> str | None:
