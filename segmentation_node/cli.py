@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 from segmentation_node import topics
 from segmentation_node.bags.options import add_input_size_option, share
 from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
-from segmentation_node.errors import SegmentationError
 from segmentation_node.runtimes import RUNTIMES
 
 if TYPE_CHECKING:
@@ -35,9 +34,9 @@ class Report:
         """Return how many more images a limit admits; None is no limit."""
         return None if limit is None else limit - self.images
 
-    def miss(self, stamp_ns: int, error: SegmentationError) -> None:
-        """Note why the frame of a message could not be segmented."""
-        self.malformed.append(f'frame {self.images} at {stamp_ns} ns: {error}')
+    def miss(self, what: object, error: Exception) -> None:
+        """Note why an image could not be segmented."""
+        self.malformed.append(f'{what}: {error}')
 
     def summary(self, total: int, unit: str, place: object, *, interrupted: bool) -> str:
         """One line: how many of all images were segmented, and where they are."""

@@ -64,6 +64,15 @@ def add_input_size_option(parser: argparse._ActionsContainer) -> None:
     )  # fmt: skip
 
 
+def add_scored_scheme_option(parser: argparse.ArgumentParser) -> None:
+    """--label-scheme of commands that score."""
+    parser.add_argument(
+        '--label-scheme', metavar='NAME|FILE',
+        help='scheme to score in, where truth and masks have only coarser classes in common; '
+        'that of the masks without it',
+    )  # fmt: skip
+
+
 def add_bits_option(parser: argparse.ArgumentParser) -> None:
     """--bits-per-sample."""
     parser.add_argument(

@@ -17,6 +17,7 @@ from segmentation_node.bags.options import (
     HelpFormatter,
     add_input_options,
     add_quiet_option,
+    add_scored_scheme_option,
     topic_name,
 )
 from segmentation_node.bags.reader import Bag, open_bag
@@ -132,11 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; the same without it'
     )
-    parser.add_argument(
-        '--label-scheme', metavar='NAME|FILE',
-        help='scheme to score in, where truth and masks have only coarser classes in common; '
-        'that of the masks without it',
-    )  # fmt: skip
+    add_scored_scheme_option(parser)
     add_quiet_option(parser)
     return parser
 

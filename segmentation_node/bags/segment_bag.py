@@ -262,7 +262,7 @@ def segment_bag(
             try:
                 found = frames.take(message)
             except (messages.MessageError, ImageError) as error:
-                report.miss(message.stamp_ns, error)
+                _miss(report, message, error)
                 done(1)
                 found = []
             for frame in islice(found, report.left(limit)):
@@ -275,13 +275,17 @@ def segment_bag(
     return report
 
 
+def _miss(report: Report, message: RawMessage, error: SegmentationError) -> None:
+    report.miss(f'frame {report.images} at {message.stamp_ns} ns', error)
+
+
 def _segment_frame(
     frame: CameraFrame, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
 ) -> None:
     try:
         sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
     except (ImageError, RoomError) as error:
-        report.miss(frame.raw.stamp_ns, error)
+        _miss(report, frame.raw, error)
     else:
         report.segmented += 1
 

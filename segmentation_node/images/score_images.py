@@ -12,7 +12,11 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.options import HelpFormatter, add_quiet_option
+from segmentation_node.bags.options import (
+    HelpFormatter,
+    add_quiet_option,
+    add_scored_scheme_option,
+)
 from segmentation_node.bags.sources import LABEL_SUFFIXES
 from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import DatasetError, ImageError, SchemeError, SegmentationError
@@ -171,11 +175,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--predicted-scheme', metavar='NAME|FILE', help='the same for the label masks'
     )
-    parser.add_argument(
-        '--label-scheme', metavar='NAME|FILE',
-        help='scheme to score in, where truth and masks have only coarser classes in common; '
-        'that of the masks without it',
-    )  # fmt: skip
+    add_scored_scheme_option(parser)
     add_quiet_option(parser)
     return parser
 

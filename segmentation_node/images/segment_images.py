@@ -141,7 +141,7 @@ def segment_images(
         try:
             rendered = render(image.path)
         except (ImageError, RoomError, OSError) as error:
-            report.malformed.append(f'{image.path}: {error}')
+            report.miss(image.path, error)
         else:
             _write(image, rendered, folder, report)
         done(1)
@@ -152,7 +152,7 @@ def _write(image: ImageFile, rendered: 'Rendered', folder: ResultFolder, report:
     try:
         folder.write(image.key, rendered)
     except ImageError as error:
-        report.malformed.append(f'{image.path}: {error}')
+        report.miss(image.path, error)
     except OSError as error:
         raise DatasetError(
             f'cannot write the pictures of {image.path} to {folder.path} ({error}); those of '
