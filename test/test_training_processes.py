@@ -106,6 +106,6 @@ def test_mistake_is_told_once(place: Path) -> None:
     done = command(place, 'wrong', *TWO, 'val={streets val: {set: streets, split: val, count: 1}}')
     assert done.returncode == 1
     assert done.stderr == (
-        'error: validation set streets val has 1 images for 2 processes; give it more, or fewer '
-        'devices\n'
+        'error: validation set streets val has 1 images for 2 processes; expected at least one '
+        'image per process: add images or use fewer devices\n'
     )

@@ -515,7 +515,7 @@ def test_state_with_code_in_it_is_not_run_by_the_library_either(
     """Besides our own check, Lightning also loads only tensors and plain values."""
     kept = state(deeplab)
     torch.save(kept | {'epoch': 0, 'x': Evil(tmp_path / 'made')}, tmp_path / 'state.ckpt')
-    monkeypatch.setattr('training.train._epochs_of', lambda _: 1)
+    monkeypatch.setattr('training.train._completed_epochs', lambda _: 1)
     with pytest.raises(pickle.UnpicklingError, match='weights_only'):
         main([str(config), str(tmp_path)])
     assert not (tmp_path / 'made').exists()
@@ -558,7 +558,7 @@ def test_validation_without_labels_is_named(
     blank = {'layout': 'folders', 'root': str(tmp_path / 'blank'), 'scheme': 'camvid11'}
     overrides = [f'datasets.blank={flow(blank)}', 'val={v: {set: blank, split: val}}']
     assert small(config, tmp_path / 'run', *overrides) == 1
-    assert "validation set 'v' has no pixel of a class" in capsys.readouterr().err
+    assert "validation set 'v' has no pixel of a scored class" in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_made_is_named(

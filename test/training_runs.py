@@ -130,9 +130,18 @@ def fill_disk_before_the_second_state() -> None:
 def fill_disk_before_the_second_figures() -> None:
     from training.tracking import Run
 
-    def action(_: Any, epoch: int, *__: Any) -> None:
-        if epoch == 1:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    log = Run.log
+
+    def limited(run: Run, epoch: int, figures: Any) -> None:
+        if epoch == 0:
+            log(run, epoch, figures)
+            return
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            size = run._metrics_file.stat().st_size
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, 1500))
+            log(run, epoch, figures)
+        finally:  # the command's output, a file, too, is longer than the figures
             resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))
 
-    _call_before(Run, 'log', action)
+    setattr(Run, 'log', limited)  # noqa: B010 (patched in this process only)
