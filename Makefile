@@ -56,7 +56,7 @@ benchmark: $(STAMPS)/benchmark  ## Measure how fast all of it is here; benchmark
 	@$(BIN)/benchmark $(ARGS)
 
 test: $(STAMPS)/test  ## Run all tests (ARGS="-k name" for some of them)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 faults: $(STAMPS)/test  ## Send faults of all kinds at real processes; faults_output/ (ARGS=--quick)
 	$(BIN)/python test/faults.py $(ARGS)

@@ -118,6 +118,7 @@ setup(
             'onnxruntime',
             'playwright',  # drives a Chromium of the system
             'pytest',
+            'pytest-xdist',  # a process per core, a whole file each
             'ruff',
             'schemathesis>=4',
             'types-PyYAML',
