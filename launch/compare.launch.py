@@ -8,7 +8,7 @@ once both are active.
 from launch import LaunchDescription
 
 from segmentation_node.ros.launching.arguments import COMPARE
-from segmentation_node.ros.launching.session import description
+from segmentation_node.ros.launching.startup import description
 
 
 def generate_launch_description() -> LaunchDescription:

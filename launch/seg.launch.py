@@ -4,7 +4,7 @@
 from launch import LaunchDescription
 
 from segmentation_node.ros.launching.arguments import SEG
-from segmentation_node.ros.launching.session import description
+from segmentation_node.ros.launching.startup import description
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -5,7 +5,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from segmentation_node.image_files import read_image
+    from segmentation_node.images.files import read_image
     from segmentation_node.labels import load_scheme
     from segmentation_node.segmenter import Segmenter
 

@@ -20,9 +20,7 @@ import numpy as np
 import yaml
 
 from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
-from segmentation_node.foreign import read_json, read_yaml
-from segmentation_node.geometry import Preprocessing
-from segmentation_node.image_files import MAX_SIDE
+from segmentation_node.images.files import MAX_SIDE
 from segmentation_node.labels import (
     LabelScheme,
     Lut,
@@ -30,7 +28,7 @@ from segmentation_node.labels import (
     load_scheme,
     scheme_of_class_names,
 )
-from segmentation_node.models.families import (
+from segmentation_node.networks.families import (
     BYTES_PER_PIXEL,
     FAMILIES,
     class_names,
@@ -39,11 +37,13 @@ from segmentation_node.models.families import (
     is_binary,
     network_class,
 )
+from segmentation_node.networks.preprocessing import Preprocessing
 from segmentation_node.paths import bundled_models_dir
+from segmentation_node.untrusted import read_json, read_yaml
 
 if TYPE_CHECKING:  # torch takes seconds, and who runs a compiled network needs none of it
-    from segmentation_node.graph import SegmentationGraph
-    from segmentation_node.models.network import Network
+    from segmentation_node.networks.graph import SegmentationGraph
+    from segmentation_node.networks.network import Network
 
 SPEC_FILE = 'segmentation.yaml'
 #: Of the images that networks are given.
@@ -166,7 +166,7 @@ class Checkpoint:
         """The pixels-in labels-out graph; `size_hw` replaces the checkpoint's own input size."""
         import torch
 
-        from segmentation_node.graph import SegmentationGraph
+        from segmentation_node.networks.graph import SegmentationGraph
 
         ids = torch.from_numpy(self.channel_ids)
         return SegmentationGraph(self.network, self.preprocessing(size_hw), ids).eval()

@@ -24,8 +24,8 @@ from segmentation_node.errors import (
     one_line,
     quoted,
 )
-from segmentation_node.foreign import parse_json, read_yaml
 from segmentation_node.paths import config_dir
+from segmentation_node.untrusted import parse_json, read_yaml
 
 Lut = npt.NDArray[np.uint8]
 

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.checkpoint import find_checkpoint
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
-from segmentation_node.decision import Decision
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.geometry import scale_into
-from segmentation_node.image_files import MAX_SIDE, ImageRgb, check_size
+from segmentation_node.images.files import MAX_SIDE, ImageRgb, check_size
+from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.passing_thread import in_passing_thread
-from segmentation_node.rendering import Rendered
+from segmentation_node.networks.postprocessing import Decision
+from segmentation_node.networks.preprocessing import scale_into
 from segmentation_node.runtimes import MeasuredRuntime, open_runtime
+from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
+from segmentation_node.runtimes.passing_thread import in_passing_thread
 
 if TYPE_CHECKING:
     import torch

@@ -22,7 +22,7 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.qos import CAMERA, LATCHED, Qos
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
-from segmentation_node.image_files import encode_jpeg, encode_png
+from segmentation_node.images.files import encode_jpeg, encode_png
 
 START_NS = 1_600_000_000_000_000_000
 PERIOD_NS = 100_000_000

@@ -19,8 +19,8 @@ from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.writer import check_output
 from segmentation_node.cli import EXIT_INCOMPLETE
 from segmentation_node.errors import BagError
+from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import load_scheme
-from segmentation_node.rendering import Rendered
 
 
 class Plain:

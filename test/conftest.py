@@ -9,7 +9,7 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
-    from segmentation_node.models.mask2former import Mask2Former
+    from segmentation_node.networks.mask2former import Mask2Former
 
 #: Libraries that may be missing where the tests run, with what installs each. A ROS installation
 #: has none of the extras, and its own Python, which colcon uses, not even what pip installs.
@@ -96,7 +96,7 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from segmentation_node.checkpoint import Spec, save_checkpoint
-    from segmentation_node.models.smp import DeepLabV3Plus
+    from segmentation_node.networks.smp import DeepLabV3Plus
 
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp('tiny_deeplabv3plus')
@@ -136,7 +136,7 @@ def tiny_mask2former(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from segmentation_node.checkpoint import Spec, save_checkpoint
     from segmentation_node.labels import load_scheme
-    from segmentation_node.models.mask2former import Mask2Former
+    from segmentation_node.networks.mask2former import Mask2Former
 
     torch.manual_seed(0)
     stages = ['stage1', 'stage2', 'stage3', 'stage4']

@@ -40,10 +40,10 @@ from ros_process import (
 )
 
 from segmentation_node.checkpoint import load_checkpoint
-from segmentation_node.demo.processes import Child
-from segmentation_node.image_files import encode_jpeg, encode_png
-from segmentation_node.machine import describe
-from segmentation_node.transport import SHARED_MEMORY
+from segmentation_node.images.files import encode_jpeg, encode_png
+from segmentation_node.processes import Child
+from segmentation_node.ros.transport import SHARED_MEMORY
+from segmentation_node.runtimes.machine import describe
 
 HERE: Final = Path(__file__).parent
 MODEL: Final = 'deeplabv3plus'

@@ -32,7 +32,7 @@ from web_load import damaged, memory_mb
 from web_raw import Answer, connect, read_answer, upload
 from web_service import PATIENCE_S, ServiceProcess
 
-from segmentation_node.image_files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 

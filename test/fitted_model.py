@@ -8,10 +8,10 @@ import torch
 from training_data import street
 
 from segmentation_node.checkpoint import Spec, save_checkpoint
-from segmentation_node.geometry import Preprocessing
-from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import load_scheme
-from segmentation_node.models.smp import DeepLabV3Plus
+from segmentation_node.networks.graph import SegmentationGraph
+from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.networks.smp import DeepLabV3Plus
 
 
 def write_fitted_model(folder: Path) -> Path:

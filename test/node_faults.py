@@ -17,7 +17,7 @@ from rcl_interfaces.srv import SetParameters
 from rclpy.parameter import Parameter
 from ros_process import Camera, image_message, isolated_environment, pixels_of
 
-from segmentation_node.codec import ENCODINGS
+from segmentation_node.images.encodings import ENCODINGS
 from segmentation_node.segmenter import Segmenter
 
 #: Transitions that each state offers, by their numbers; shutting down is left out.

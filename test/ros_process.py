@@ -24,9 +24,9 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
-from segmentation_node.demo.domain import environment_of, unused_domain  # noqa: E402
-from segmentation_node.demo.processes import Child  # noqa: E402
-from segmentation_node.transport import large_frames_environment  # noqa: E402
+from segmentation_node.processes import Child  # noqa: E402
+from segmentation_node.ros.domain import environment_of, unused_domain  # noqa: E402
+from segmentation_node.ros.transport import large_frames_environment  # noqa: E402
 
 #: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
 PATIENCE_S = 240.0

@@ -26,8 +26,8 @@ import numpy as np
 from ros_process import NodeProcess, Probe, image_message, isolated_environment
 from sensor_msgs.msg import Image
 
-from segmentation_node.demo.processes import Child
-from segmentation_node.image_files import encode_png
+from segmentation_node.images.files import encode_png
+from segmentation_node.processes import Child
 
 SAMPLE_S: Final = 5.0
 #: Until everything was used once.
@@ -111,7 +111,7 @@ class _Events:
     def __init__(self, probe: Probe, picture: Path, rate_hz: float, scratch: Path) -> None:
         self._probe, self._log = probe, scratch / 'camera.txt'
         self._command = [
-            sys.executable, '-m', 'segmentation_node.ros.benchmark.camera', str(picture),
+            sys.executable, '-m', 'segmentation_node.benchmark.image_publisher', str(picture),
             '--topic', f'/{NAMESPACE}/image', '--rate-hz', str(rate_hz),
         ]  # fmt: skip
         self._child: Child | None = None

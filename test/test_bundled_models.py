@@ -8,10 +8,10 @@ import pytest
 from safetensors import safe_open
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models
-from segmentation_node.choices import DEFAULT_MODEL
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
 from segmentation_node.paths import bundled_models_dir
+from segmentation_node.runtimes.choices import DEFAULT_MODEL
 from segmentation_node.scenes.render import Frame, Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter

@@ -31,10 +31,10 @@ from segmentation_node.checkpoint import (
     save_checkpoint,
 )
 from segmentation_node.errors import CheckpointError, quoted
-from segmentation_node.geometry import Preprocessing
 from segmentation_node.labels import load_scheme
-from segmentation_node.models.mask2former import Mask2Former
-from segmentation_node.models.smp import DeepLabV3Plus
+from segmentation_node.networks.mask2former import Mask2Former
+from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.networks.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter
 
 CITYSCAPES_NAMES = [

@@ -9,9 +9,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import segmentation_node
+from repository import ROOT
 
-ROOT = Path(segmentation_node.__file__).parent.parent
+import segmentation_node
 
 #: Packages of ROS 2; whoever imports one of these cannot be imported where there is no ROS.
 ROS = (
@@ -100,7 +100,7 @@ def imports_of(path: Path) -> set[str]:
 
 
 def test_the_walk_finds_the_modules() -> None:
-    assert {'segmentation_node.labels', 'segmentation_node.models.smp'} <= set(OUTSIDE)
+    assert {'segmentation_node.labels', 'segmentation_node.networks.smp'} <= set(OUTSIDE)
     assert 'segmentation_node.ros.node' in modules('segmentation_node')
     assert 'segmentation_node.ros.node' not in OUTSIDE
 
@@ -120,8 +120,8 @@ def test_what_runs_bundled_models_needs_no_torch() -> None:
     )
     light += [name for name in OUTSIDE if name.startswith(rooms) and name not in HOLDS_A_NETWORK]
     light += ['segmentation_node.runtimes.openvino_runtime', 'segmentation_node.ros.node']
-    failed = import_without([*light, 'segmentation_node.graph'], HEAVY)
-    assert 'is blocked here' in failed.pop('segmentation_node.graph')
+    failed = import_without([*light, 'segmentation_node.networks.graph'], HEAVY)
+    assert 'is blocked here' in failed.pop('segmentation_node.networks.graph')
     assert failed == {}
 
 
@@ -137,7 +137,7 @@ def test_the_package_itself_imports_nothing_that_takes_time() -> None:
 
 def test_what_the_package_offers_is_there() -> None:
     from segmentation_node import Segmenter, load_scheme, read_image
-    from segmentation_node.image_files import read_image as read
+    from segmentation_node.images.files import read_image as read
     from segmentation_node.labels import load_scheme as load
     from segmentation_node.segmenter import Segmenter as Class
 

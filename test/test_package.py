@@ -19,14 +19,14 @@ from unittest import mock
 
 import pytest
 import yaml
+from repository import ROOT
 from test_imports import imports_of
 
 import segmentation_node
 from segmentation_node import topics
 from segmentation_node.labels import load_scheme
-from segmentation_node.transport import local_environment
+from segmentation_node.ros.transport import local_environment
 
-ROOT = Path(__file__).resolve().parent.parent
 PARAMETER_FILES = sorted((ROOT / 'config').glob('*.yaml'))
 PROFILE = ROOT / 'config' / 'transport_fastdds.xml'
 LARGE_FRAME_BYTES = 2048 * 1024 * 3

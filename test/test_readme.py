@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from repository import ROOT
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
@@ -18,7 +19,6 @@ from segmentation_node.ros.launching.arguments import COMPARE, SEG
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.ros.reference import topic_rows, with_tables
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / 'README.md').read_text(encoding='utf-8')
 PAGES = [ROOT / 'README.md', ROOT / 'training' / 'README.md']
 

@@ -11,10 +11,10 @@ import torch
 
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import CheckpointError, ImageError, SchemeError, SettingError
-from segmentation_node.geometry import Preprocessing
-from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import load_scheme
-from segmentation_node.models.smp import DeepLabV3Plus
+from segmentation_node.networks.graph import SegmentationGraph
+from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.networks.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter
 
 Image = npt.NDArray[np.uint8]

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from segmentation_node.image_files import encode_png
+from segmentation_node.images.files import encode_png
 
 Image = npt.NDArray[np.uint8]
 

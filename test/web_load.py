@@ -30,8 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from web_service import PATIENCE_S, ServiceProcess
 
-from segmentation_node.image_files import encode_jpeg, encode_png
-from segmentation_node.memory import keep_freed_memory
+from segmentation_node.images.files import encode_jpeg, encode_png
+from segmentation_node.runtimes.memory import keep_freed_memory
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter

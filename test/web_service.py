@@ -17,7 +17,7 @@ import httpx
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.label_files import decode_label_file
+from segmentation_node.images.label_files import decode_label_file
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live import Live

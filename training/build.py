@@ -16,10 +16,10 @@ from transformers import AutoConfig, Mask2FormerConfig
 from segmentation_node.checkpoint import load_checkpoint
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.labels import LabelScheme
-from segmentation_node.models import network_class
-from segmentation_node.models.mask2former import Mask2Former
-from segmentation_node.models.network import Network
-from segmentation_node.models.smp import SmpNetwork
+from segmentation_node.networks import network_class
+from segmentation_node.networks.mask2former import Mask2Former
+from segmentation_node.networks.network import Network
+from segmentation_node.networks.smp import SmpNetwork
 from training.config import Experiment
 from training.pretrained import efficientnet_lite
 

@@ -20,7 +20,7 @@ from pydantic import (
 from typing_extensions import Self
 
 from segmentation_node.errors import SettingError
-from segmentation_node.geometry import IMAGENET_MEAN, IMAGENET_STD
+from segmentation_node.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CATALOGUE = Path(__file__).with_name('datasets.yaml')
 #: Fields that do not affect the result; they may change when a run is resumed.
@@ -92,7 +92,7 @@ class Experiment(_Strict):
     """Complete description of a training run.
 
     Attributes:
-        family: one of `segmentation_node.models.FAMILIES`.
+        family: one of `segmentation_node.networks.FAMILIES`.
         label_scheme: name or file of the label scheme to learn.
         network: configuration for the model's library; class counts follow from the scheme.
         train: data sets to train on; their shares add up to the batch size over all processes.

@@ -12,13 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import DatasetError, ImageError
-from segmentation_node.image_files import (
-    IMAGE_SUFFIXES,
-    ImageRgb,
-    decode_file,
-    visible_files,
-)
-from segmentation_node.label_files import decode_labels
+from segmentation_node.images.files import IMAGE_SUFFIXES, ImageRgb, decode_file, visible_files
+from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use

@@ -18,18 +18,12 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node import topics
-from segmentation_node.bags.options import (
-    HelpFormatter,
-    add_quiet_option,
-    count,
-    share,
-    topic_name,
-)
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
-from segmentation_node.choices import PRECISIONS
+from segmentation_node.cli import HelpFormatter, add_quiet_option, count, share, topic_name
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.labels import load_scheme
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
 from training.config import Experiment, Use, catalogue, load_experiment

@@ -11,7 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from segmentation_node.errors import DatasetError, ImageError, SettingError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import (
     UNCOUNTED,

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segmentation_node.demo.lettering import BOLD, GRAY, shortened, width, write
-from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.images.lettering import BOLD, GRAY, shortened, width, write
+from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import UNCOUNTED, LabelImage, Scores, Target
-from segmentation_node.rendering import colorize
 from training.evaluation import ScoredFrame
 
 #: Column of the predictions that are not a scored class.

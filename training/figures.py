@@ -11,7 +11,7 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.images.files import ImageRgb, encode_png
 from segmentation_node.labels import IGNORE, LabelScheme
 
 #: Width of a picture in the grid.

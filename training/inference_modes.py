@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from segmentation_node.errors import SettingError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.segmenter import Prediction, Segmenter
 
 #: Limit of the memory use; larger scales are not worth it.

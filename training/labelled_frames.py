@@ -14,7 +14,7 @@ from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
 from segmentation_node.errors import BagError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import LabelImage
 from training.datasets import LabelledFiles

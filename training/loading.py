@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from segmentation_node.bags.options import count
+from segmentation_node.cli import count
 from segmentation_node.errors import SegmentationError
 from segmentation_node.labels import load_scheme
 from training.batches import Crops, Data

@@ -11,9 +11,9 @@ from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
 from segmentation_node.labels import IGNORE
-from segmentation_node.models.mask2former import Mask2Former
-from segmentation_node.models.network import Network
-from segmentation_node.models.smp import SmpNetwork
+from segmentation_node.networks.mask2former import Mask2Former
+from segmentation_node.networks.network import Network
+from segmentation_node.networks.smp import SmpNetwork
 from training.config import Experiment
 from training.prepare import PreparedImages
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from segmentation_node.errors import DatasetError, SegmentationError, one_line
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use, load_experiment

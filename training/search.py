@@ -27,7 +27,7 @@ from optuna.storages import RDBStorage
 from optuna.trial import Trial, TrialState
 from sqlalchemy.exc import SQLAlchemyError
 
-from segmentation_node.bags.options import count
+from segmentation_node.cli import count
 from segmentation_node.errors import DatasetError, SegmentationError, SettingError, one_line
 from segmentation_node.labels import load_scheme
 from training import provenance

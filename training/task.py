@@ -18,11 +18,11 @@ from torch import Tensor
 
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
-from segmentation_node.geometry import Preprocessing
-from segmentation_node.graph import SegmentationGraph
 from segmentation_node.labels import IGNORE, LabelScheme
 from segmentation_node.metrics import Confusion, Scores
-from segmentation_node.models.network import Network
+from segmentation_node.networks.graph import SegmentationGraph
+from segmentation_node.networks.network import Network
+from segmentation_node.networks.preprocessing import Preprocessing
 from training.build import parameter_groups
 from training.config import Experiment
 from training.losses import Objective

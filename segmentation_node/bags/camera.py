@@ -9,8 +9,8 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.reader import MAX_LISTED, Bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import BagError
+from segmentation_node.images.video import can_decode
 from segmentation_node.paths import with_extra
-from segmentation_node.video import can_decode
 
 #: Pictures that image_transport offers beside the raw one, in the order in which they are taken.
 _TRANSPORTS: Final = (

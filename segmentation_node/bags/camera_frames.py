@@ -12,9 +12,9 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.topic import RawMessage, Storage, Topic
 from segmentation_node.errors import ImageError, SegmentationError
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.samples import Samples
-from segmentation_node.video import DecodedFrame, VideoDecoder
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.video import DecodedFrame, VideoDecoder
 
 
 class CameraFrame(NamedTuple):

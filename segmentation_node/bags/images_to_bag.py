@@ -13,16 +13,7 @@ from tqdm import tqdm
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.interrupt import stop_on_signal
-from segmentation_node.bags.options import (
-    HelpFormatter,
-    add_bits_option,
-    add_output_options,
-    count,
-    rate_hz,
-    stamp_s,
-    topic_name,
-)
+from segmentation_node.bags.options import add_output_options, stamp_s
 from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
 from segmentation_node.bags.sources import (
     Source,
@@ -33,12 +24,14 @@ from segmentation_node.bags.sources import (
 )
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter, check_output
-from segmentation_node.codec import compressed_format, encode_png
+from segmentation_node.cli import HelpFormatter, add_bits_option, count, rate_hz, topic_name
 from segmentation_node.errors import BagError, ImageError, SegmentationError
-from segmentation_node.image_files import codec_name, decode_file, image_size
-from segmentation_node.label_files import decode_labels
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.encodings import compressed_format, encode_png
+from segmentation_node.images.files import codec_name, decode_file, image_size
+from segmentation_node.images.label_files import decode_labels
+from segmentation_node.interrupt import stop_on_signal
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.samples import Samples
 
 #: Stamp of the first frame unless chosen: the same files make the same bag at any time.
 START_NS: Final = 1_600_000_000 * messages.SECOND_NS

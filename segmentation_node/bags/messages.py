@@ -17,11 +17,11 @@ from rosbags.typesys.store import Typestore
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import RawMessage, Topic
-from segmentation_node.codec import decode_compressed, decode_image, image_view
 from segmentation_node.errors import BagError, ImageError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.encodings import decode_compressed, decode_image, image_view
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
-from segmentation_node.samples import Samples
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'

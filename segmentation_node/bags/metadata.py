@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 from segmentation_node.bags.bounds import MAX_FILES, MAX_METADATA_BYTES, shown
 from segmentation_node.bags.topic import METADATA_FILE
 from segmentation_node.errors import BagError, ForeignError, quoted
-from segmentation_node.foreign import parse_yaml, read_yaml
+from segmentation_node.untrusted import parse_yaml, read_yaml
 
 #: Values of compression_mode; "storage" is MCAP's own.
 COMPRESSION_MODES: Final = ('', 'none', 'storage', 'file', 'message')

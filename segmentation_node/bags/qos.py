@@ -9,7 +9,7 @@ import yaml
 
 from segmentation_node.bags.bounds import MAX_QOS_BYTES
 from segmentation_node.errors import ForeignError, quoted
-from segmentation_node.foreign import parse_yaml
+from segmentation_node.untrusted import parse_yaml
 
 #: What rmw calls infinite, in seconds and nanoseconds.
 INFINITE: Final = (9223372036, 854775807)

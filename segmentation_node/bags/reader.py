@@ -22,7 +22,7 @@ from segmentation_node.bags.data_files import (
 from segmentation_node.bags.metadata import read_metadata
 from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Topic
 from segmentation_node.errors import BagError, quoted
-from segmentation_node.video import can_decode
+from segmentation_node.images.video import can_decode
 
 #: Topics that a message names.
 MAX_LISTED: Final = 30

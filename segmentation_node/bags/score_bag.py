@@ -13,14 +13,14 @@ from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.matching import Matching, Pixels
-from segmentation_node.bags.options import (
+from segmentation_node.bags.options import add_input_options
+from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.cli import (
     HelpFormatter,
-    add_input_options,
     add_quiet_option,
     add_scored_scheme_option,
     topic_name,
 )
-from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.errors import BagError, ImageError, SchemeError, SegmentationError
 from segmentation_node.labels import LabelScheme, described_scheme, load_scheme
 from segmentation_node.scoring import Comparison, SetScores, table

@@ -16,15 +16,7 @@ from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.camera import calibrations_of, find_camera
 from segmentation_node.bags.camera_frames import CameraFrame, CameraFrames
-from segmentation_node.bags.interrupt import stop_on_signal
-from segmentation_node.bags.options import (
-    HelpFormatter,
-    add_bits_option,
-    add_input_options,
-    add_output_options,
-    count,
-    topic_name,
-)
+from segmentation_node.bags.options import add_input_options, add_output_options
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
@@ -32,17 +24,22 @@ from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.cli import (
     DEFAULT_PICTURES,
     EXIT_INCOMPLETE,
+    HelpFormatter,
     Report,
+    add_bits_option,
     add_model_options,
+    count,
     load_segmenter,
     picture_names,
+    topic_name,
 )
 from segmentation_node.errors import BagError, ImageError, RoomError, SegmentationError
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.memory import keep_freed_memory
-from segmentation_node.outputs import OUTPUTS, Output
-from segmentation_node.rendering import Rendered
-from segmentation_node.samples import Samples
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.rendering import Rendered
+from segmentation_node.interrupt import stop_on_signal
+from segmentation_node.pipeline.outputs import OUTPUTS, Output
+from segmentation_node.runtimes.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
 from segmentation_node.errors import BagError, ForeignError
-from segmentation_node.foreign import read_json
-from segmentation_node.image_files import IMAGE_SUFFIXES, visible_files
+from segmentation_node.images.files import IMAGE_SUFFIXES, visible_files
+from segmentation_node.untrusted import read_json
 
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')

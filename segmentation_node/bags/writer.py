@@ -27,7 +27,7 @@ from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.sqlite_file import RESERVE_BYTES, SqliteFile
 from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
 from segmentation_node.errors import BagError, ForeignError
-from segmentation_node.foreign import read_yaml
+from segmentation_node.untrusted import read_yaml
 
 #: How long a message may wait to be handed to the operating system; the check takes a period.
 FLUSH_AFTER_S: Final = 0.5

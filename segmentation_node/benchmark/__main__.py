@@ -9,15 +9,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmentation_node.bags.options import HelpFormatter, count, positive, rate_hz
-from segmentation_node.benchmark.frames import size_text
 from segmentation_node.benchmark.report import lines, write_pages
-from segmentation_node.benchmark.session import BOTH, FULL, MODELS, OVERLOAD, PARTS, Session
+from segmentation_node.benchmark.run import BOTH, FULL, MODELS, OVERLOAD, PARTS, Session
 from segmentation_node.benchmark.streams import DEFAULT, TRANSPORTS
-from segmentation_node.choices import PRECISIONS
-from segmentation_node.demo.processes import end_on_signals
+from segmentation_node.benchmark.test_images import size_text
+from segmentation_node.cli import HelpFormatter, count, positive, rate_hz
 from segmentation_node.errors import SegmentationError
+from segmentation_node.processes import end_on_signals
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.scenes.make_scenes import scene_size_wh
 
 

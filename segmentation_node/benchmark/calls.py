@@ -7,12 +7,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
-from segmentation_node.benchmark.frames import Frames
-from segmentation_node.benchmark.results import Absent, Calls
+from segmentation_node.benchmark.measurements import Absent, Calls
+from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.timing import alternating
+from segmentation_node.benchmark.variant_process import NETWORK, SEGMENT
 from segmentation_node.benchmark.variants import AUTO, Variant
-from segmentation_node.benchmark.worker import NETWORK, SEGMENT
-from segmentation_node.demo.processes import Child, DemoError, wait_for
+from segmentation_node.processes import Child, DemoError, wait_for
 
 #: Timeout that allows for a download from the hub, the compilation of a graph, and slow frames.
 PATIENCE_S: Final = 900.0
@@ -28,7 +28,7 @@ class Worker:
     def __init__(self, variant: Variant, device: str, log: Path) -> None:
         self.variant = variant
         command = [
-            sys.executable, '-m', 'segmentation_node.benchmark.worker',
+            sys.executable, '-m', 'segmentation_node.benchmark.variant_process',
             variant.model, variant.runtime, variant.precision, device,
         ]  # fmt: skip
         name = f'worker_{"_".join(variant.key)}'.replace('/', '_')

@@ -14,10 +14,10 @@ import torch
 
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.errors import SettingError
-from segmentation_node.geometry import DIVISOR
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import LabelImage
+from segmentation_node.networks.preprocessing import DIVISOR
 
 #: File with the preprocessing settings of a hub checkpoint.
 _PROCESSOR_FILE: Final = 'preprocessor_config.json'

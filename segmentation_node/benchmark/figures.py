@@ -8,10 +8,10 @@ from functools import cached_property
 from itertools import chain
 from typing import Final
 
-from segmentation_node.benchmark.results import Calls, Key, Mask, Quality, Results, Stream
+from segmentation_node.benchmark.measurements import Calls, Key, Mask, Quality, Results, Stream
 from segmentation_node.benchmark.timing import Spread, percentiles, rate_hz, spread
+from segmentation_node.benchmark.variant_process import SEGMENT
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.benchmark.worker import SEGMENT
 
 #: Minimum agreement with torch fp32 at which labels count as equal.
 EQUAL: Final = 0.99

@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from segmentation_node.benchmark.figures import Figures
-from segmentation_node.benchmark.results import Key, Stream
+from segmentation_node.benchmark.measurements import Key, Stream
 from segmentation_node.benchmark.timing import three_digits
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.demo.lettering import BOLD, GRAY, INK, Color, shortened, width, write
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.lettering import BOLD, GRAY, INK, Color, shortened, width, write
 
 MARGIN: Final = 32
 PANEL_WH: Final = (820, 330)

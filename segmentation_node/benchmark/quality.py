@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from segmentation_node.benchmark.calls import WorkerPool
-from segmentation_node.benchmark.frames import Frames
-from segmentation_node.benchmark.results import Quality
+from segmentation_node.benchmark.measurements import Quality
+from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.variants import reference_of
-from segmentation_node.label_files import read_labels
+from segmentation_node.images.label_files import read_labels
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import Confusion, truth_lut_of
 

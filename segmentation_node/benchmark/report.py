@@ -11,13 +11,13 @@ from typing import Final
 
 from segmentation_node import markdown
 from segmentation_node.benchmark.figures import EQUAL, Figures, StreamFigures
+from segmentation_node.benchmark.measurements import Key, Results, read_results
 from segmentation_node.benchmark.plot import draw_plot
-from segmentation_node.benchmark.results import Key, Results, read_results
 from segmentation_node.benchmark.timing import NO_NUMBER, Spread, three_digits
+from segmentation_node.benchmark.variant_process import NETWORK
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.benchmark.worker import NETWORK
 from segmentation_node.errors import SegmentationError
-from segmentation_node.image_files import encode_png
+from segmentation_node.images.files import encode_png
 
 #: Name of the markers in README.md.
 CHAPTER: Final = 'speed'

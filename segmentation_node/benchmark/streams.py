@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node import topics
-from segmentation_node.benchmark.frames import Frames
-from segmentation_node.benchmark.results import Mask, Stream
+from segmentation_node.benchmark.measurements import Mask, Stream
+from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.variants import Variant
-from segmentation_node.demo.domain import environment_of, unused_domain
-from segmentation_node.demo.processes import Child, DemoError, wait_for
-from segmentation_node.transport import local_environment
+from segmentation_node.processes import Child, DemoError, wait_for
+from segmentation_node.ros.domain import environment_of, unused_domain
+from segmentation_node.ros.transport import local_environment
 
 #: Start-up timeout that allows for a download from the hub and the compilation of a graph.
 START_PATIENCE_S: Final = 900.0
@@ -69,7 +69,7 @@ def node_commands(setup: Setup) -> list[list[str]]:
     # JSON strings are valid YAML strings, so a path is never parsed as another type.
     values = {'model': json.dumps(model), 'device': device}
     if setup.variant.is_common:
-        start = ['-m', 'segmentation_node.ros.benchmark.common_node']
+        start = ['-m', 'segmentation_node.benchmark.common_node']
     else:
         start = ['-c', 'from segmentation_node.ros.node import main; main()']
         values |= {'runtime': setup.variant.runtime, 'precision': setup.variant.precision}
@@ -137,7 +137,7 @@ class Run:
     def _camera_command(self) -> list[str]:
         names = [f'/{camera_name(i)}/{topics.IMAGE}' for i in range(self._setup.cameras)]
         return [
-            sys.executable, '-m', 'segmentation_node.ros.benchmark.camera',
+            sys.executable, '-m', 'segmentation_node.benchmark.image_publisher',
             *map(str, self._setup.frames.images), '--rate-hz', str(self._setup.rate_hz),
             *(word for name in names for word in ('--topic', name)),
         ]  # fmt: skip
@@ -145,7 +145,7 @@ class Run:
     def _subscriber_command(self) -> list[str]:
         label_masks, *others = (output_topics(self._setup, output) for output in OUTPUTS)
         return [
-            sys.executable, '-m', 'segmentation_node.ros.benchmark.subscriber', str(self._times),
+            sys.executable, '-m', 'segmentation_node.benchmark.mask_subscriber', str(self._times),
             *(word for name in label_masks for word in ('--label-mask', name)),
             *(word for names in others for name in names for word in ('--other', name)),
         ]  # fmt: skip

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from segmentation_node.choices import PRECISIONS
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.runtimes.choices import PRECISIONS
 
 #: Runtime name of the baseline: the model's library used as in its examples, see common_model.
 COMMON: Final = 'common'

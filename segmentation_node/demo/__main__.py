@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from segmentation_node.bags.options import HelpFormatter, count, rate_hz, topic_name
-from segmentation_node.choices import DEFAULT_MODEL
-from segmentation_node.demo.domain import DOMAINS, unused_domain
+from segmentation_node.cli import HelpFormatter, count, rate_hz, topic_name
 from segmentation_node.demo.footage import Footage, bag_footage, images_footage, scenes_footage
-from segmentation_node.demo.processes import DemoError, end_on_signals
 from segmentation_node.demo.results import Outcome, contact_sheet, table, write_overlays
 from segmentation_node.demo.session import Session
 from segmentation_node.errors import SegmentationError
-from segmentation_node.image_files import encode_png
+from segmentation_node.images.files import encode_png
+from segmentation_node.processes import DemoError, end_on_signals
+from segmentation_node.ros.domain import DOMAINS, unused_domain
+from segmentation_node.runtimes.choices import DEFAULT_MODEL
 from segmentation_node.scenes.make_scenes import scene_size_wh
 
 STAGES: Final = 5

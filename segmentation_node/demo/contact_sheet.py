@@ -9,8 +9,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.demo.lettering import BOLD, GRAY, INK, shortened, width, write
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.lettering import BOLD, GRAY, INK, shortened, width, write
 from segmentation_node.labels import LabelClass, LabelScheme
 
 MARGIN: Final = 28

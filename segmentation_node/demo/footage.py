@@ -21,10 +21,10 @@ from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.bags.topic import Topic
-from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import repeated_stamp
 from segmentation_node.errors import BagError, ImageError
-from segmentation_node.image_files import image_size
+from segmentation_node.images.files import image_size
+from segmentation_node.processes import Child, DemoError, wait_for
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
 #: Seeds of the streets that make up the drive; each is rendered by a separate process.

@@ -11,7 +11,7 @@ from segmentation_node import topics
 from segmentation_node.demo.recording import Recording
 from segmentation_node.demo.results import contact_sheet
 from segmentation_node.errors import SegmentationError
-from segmentation_node.image_files import encode_jpeg
+from segmentation_node.images.files import encode_jpeg
 
 ROWS: Final = 4
 TITLE: Final = 'Results of the node on a street'

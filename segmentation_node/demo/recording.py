@@ -16,11 +16,11 @@ from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside, score_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.contact_sheet import SheetRow
-from segmentation_node.demo.video import TimedPicture
+from segmentation_node.demo.video_file import TimedPicture
 from segmentation_node.errors import BagError, SegmentationError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme, Lut
-from segmentation_node.rendering import colorize
 from segmentation_node.scoring import SetScores
 
 LABEL_TOPIC: Final = topics.resolved(topics.LABEL_MASK)

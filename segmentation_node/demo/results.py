@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from segmentation_node.demo.contact_sheet import draw_contact_sheet
 from segmentation_node.demo.footage import Footage
-from segmentation_node.demo.processes import DemoError
 from segmentation_node.demo.recording import Recording
-from segmentation_node.demo.video import write_video
-from segmentation_node.frames import FATES
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.machine import describe
+from segmentation_node.demo.video_file import write_video
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.pipeline.frames import FATES
+from segmentation_node.processes import DemoError
+from segmentation_node.runtimes.machine import describe
 from segmentation_node.scoring import SetScores
 
 ROWS: Final = 5

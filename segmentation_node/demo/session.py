@@ -19,12 +19,12 @@ from segmentation_node.bags.qos import LATCHED
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
-from segmentation_node.demo.domain import environment_of
 from segmentation_node.demo.footage import Footage
-from segmentation_node.demo.processes import Child, DemoError, wait_for
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
 from segmentation_node.demo.results import Outcome
-from segmentation_node.transport import local_environment
+from segmentation_node.processes import Child, DemoError, wait_for
+from segmentation_node.ros.domain import environment_of
+from segmentation_node.ros.transport import local_environment
 
 LABEL_INFO_TOPIC: Final = topics.resolved(topics.LABEL_INFO_JSON)
 
@@ -126,7 +126,7 @@ class Session:
             Topic(LABEL_INFO_TOPIC, messages.STRING, qos=(LATCHED,)),
             Topic(topics.DIAGNOSTICS, messages.DIAGNOSTIC_ARRAY),
         ]
-        command = [sys.executable, '-m', 'segmentation_node.ros.recorder', str(self._masks)]
+        command = [sys.executable, '-m', 'segmentation_node.demo.recorder', str(self._masks)]
         for topic in recorded:
             command += ['--topic', topic.name, topic.msgtype, _qos_name(topic)]
         return command
@@ -216,7 +216,7 @@ class Session:
     def _replay_command(self) -> list[str]:
         camera = self._footage.camera
         return [
-            sys.executable, '-m', 'segmentation_node.ros.replay_bag', str(self._footage.bag),
+            sys.executable, '-m', 'segmentation_node.bags.replay_bag', str(self._footage.bag),
             '--topics', camera.name, '--wait-for-subscribers', camera.name,
             '--delay', str(MATCH_S), '--clock', '--quiet', '--log', str(self._sent),
             '--decode-video',

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from segmentation_node.bags.options import HelpFormatter, add_quiet_option, count
-from segmentation_node.choices import DEFAULT_MODEL
+from segmentation_node.cli import HelpFormatter, add_quiet_option, count
 from segmentation_node.errors import SegmentationError
+from segmentation_node.runtimes.choices import DEFAULT_MODEL
 from segmentation_node.runtimes.graph_files import AGREEMENT, FILES, MAX_MIOU_LOSS
 
 
@@ -75,9 +75,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     # Imported here because it takes seconds, which --help and argument errors need not wait for.
-    from segmentation_node.benchmark.frames import labeled_frames
+    from segmentation_node.benchmark.test_images import labeled_frames
+    from segmentation_node.export.calibration_images import (
+        images_of_bag,
+        images_of_folders,
+    )
     from segmentation_node.export.exporting import PRECISIONS, Request, export_model
-    from segmentation_node.export.images import images_of_bag, images_of_folders
 
     if args.images is not None:
         images = images_of_folders(args.images, args.count)

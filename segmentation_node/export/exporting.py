@@ -13,14 +13,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from segmentation_node.benchmark.frames import Frames, covering
+from segmentation_node.benchmark.test_images import Frames, covering
 from segmentation_node.checkpoint import Checkpoint, find_checkpoint
-from segmentation_node.decision import decide
 from segmentation_node.errors import ExportError, SettingError
 from segmentation_node.export.judging import Judge, Judgment, share
-from segmentation_node.image_files import ImageRgb, encode_png, read_image
-from segmentation_node.label_files import read_labels
+from segmentation_node.images.files import ImageRgb, encode_png, read_image
+from segmentation_node.images.label_files import read_labels
 from segmentation_node.metrics import truth_lut_of
+from segmentation_node.networks.postprocessing import decide
 from segmentation_node.runtimes.graph_files import (
     AGREEMENT,
     FILES,

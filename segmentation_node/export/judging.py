@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import Confusion, Target
-from segmentation_node.rendering import colorize
 
 Labels = npt.NDArray[np.uint8]
 #: (H, W, 3) uint8 RGB to (H, W) uint8 label ids.

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import SettingError
-from segmentation_node.runtimes.unreported import unreported
+from segmentation_node.runtimes.openvino_telemetry import unreported
 
 Pixels = npt.NDArray[np.float32]
 #: Returns the share of equal labels for an image index and its class scores, (1, C, h, w).

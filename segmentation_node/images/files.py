@@ -1,151 +1,320 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files below folders: which there are, and what their results are called."""
+"""JPEG, PNG, TIFF and WebP data to arrays and back, safe against whatever the data is.
 
-import stat
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+Sizes are read from the headers before anything is decoded, and data that is cut short is told
+from data that is whole even where the decoder would fill the gap and carry on.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final, TypeAlias
 
-from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.sources import natural_key
-from segmentation_node.errors import DatasetError, ImageError
-from segmentation_node.image_files import IMAGE_SUFFIXES
+import cv2
+import numpy as np
+import numpy.typing as npt
 
-#: Of pictures, too, which cannot be read: whoever gives a folder of them is told so.
-OTHER_IMAGE_SUFFIXES: Final = (
-    '.avif', '.bmp', '.cr2', '.dng', '.exr', '.gif', '.heic', '.heif', '.jp2', '.jxl', '.nef',
-    '.pbm', '.pgm', '.pnm', '.ppm', '.raw', '.svg', '.tga',
-)  # fmt: skip
-#: An uncompressed image of 16 bits and as many pixels as are read at most fits.
-MAX_FILE_BYTES: Final = 512 << 20
-MAX_FILES: Final = 1_000_000
-#: Files that a message names.
-MAX_LISTED: Final = 5
+from segmentation_node.errors import ImageError
+from segmentation_node.images.bit_depth import Samples
+
+ImageRgb: TypeAlias = npt.NDArray[np.uint8]
+
+#: Larger images are refused always: 8 K cameras fit, a forged header does not exhaust the memory.
+MAX_PIXELS: Final = 2**26
+#: Of files that `decode_file` reads, in lower case.
+IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
+#: Pixels on a side of the box that images are scaled into.
+MAX_SIDE: Final = 2**14
+#: Tiles of a TIFF may be larger than a small image, up to this.
+MAX_TILE_PIXELS: Final = 2**22
+
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Raise ImageError unless an image has at least one pixel and not too many."""
+    if width < 1 or height < 1:
+        raise ImageError(
+            f'an image of {width} x {height} pixels; width and height must be at least 1: '
+            f'check that the camera delivers frames'
+        )
+    if width * height > max_pixels:
+        raise ImageError(
+            f'an image of {width} x {height} has more than {max_pixels} pixels; '
+            f'scale it down before it comes here'
+        )
+
+
+def decode_file(
+    data: bytes,
+    *,
+    upright: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    samples: Samples | None = None,
+) -> ImageRgb:
+    """Read the content of a JPEG, PNG, TIFF or WebP file.
+
+    Args:
+        data: the whole file.
+        upright: turn the picture as its orientation tag says, as a photograph wants to be seen.
+            Without it the tag is left alone, as image_transport does: turned, the picture would
+            no longer fit the camera's calibration and its label images.
+        max_pixels: images of more are refused before they are decoded.
+        samples: scales 16 bits to 8; without it all 16 are significant.
+
+    Returns:
+        (H, W, 3) uint8 RGB; gray is repeated, alpha is dropped.
+
+    Raises:
+        ImageError: empty, of another codec, too large, corrupt, cut short, or neither of 8 nor
+            of 16 bits per sample.
+    """
+    check_size(*image_size(data), max_pixels)
+    orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
+    bgr = decode_pixels(data, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | orientation)
+    return np.asarray(cv2.cvtColor(to_bytes(bgr, samples), cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.NDArray[np.uint8]:
+    """Pixels of 8 or 16 bits per sample as uint8; raises ImageError on all others."""
+    if pixels.dtype == np.uint16:
+        return (samples or Samples()).to_bytes(pixels)
+    if pixels.dtype != np.uint8:
+        raise ImageError(
+            f'an image file with samples of type {pixels.dtype}; expected 8 or 16 bits without '
+            f'sign: choose the camera image, not depth or heights'
+        )
+    return pixels
+
+
+def read_image(path: Path) -> ImageRgb:
+    """(H, W, 3) uint8 RGB of an image file; raises ImageError naming the file."""
+    try:
+        return decode_file(path.read_bytes())
+    except ImageError as error:
+        raise ImageError(f'{path}: {error}') from error
+
+
+def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """Files of a folder with one of some suffixes, in no order, without hidden ones.
+
+    macOS leaves a hidden `._NAME` beside each file on a foreign disk. A link that leads nowhere is
+    listed, so that whoever reads it names it.
+    """
+    return [
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in suffixes and not path.name.startswith('.') and not path.is_dir()
+    ]
+
+
+def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any]:
+    """Pixels of an image file whose size was checked, as OpenCV's imdecode gives them."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageError(f'compressed image cannot be decoded: {error.err}') from error
+    if image is None:
+        raise ImageError(
+            f'compressed image of {len(data)} bytes is corrupt; check the publisher or the file'
+        )
+    return np.asarray(image)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of an image file as stored, from its header; raises ImageError."""
+    return _codec_of(data).size_wh(data)
+
+
+def codec_name(data: bytes) -> str:
+    """'jpeg', 'png', 'tiff' or 'webp', told by the first bytes; raises ImageError on the rest."""
+    return _codec_of(data).name
 
 
 @dataclass(frozen=True)
-class ImageFile:
-    """A file, and the path without suffix of what belongs to it, below any folder of results."""
-
-    path: Path
-    key: str
-
-
-@dataclass
-class FoundFiles:
-    """Files in the order of their names; `hidden` and `others` are left out."""
-
-    images: list[ImageFile] = field(default_factory=list)
-    hidden: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-
-    def tell_left_out(self, program: str, kind: str) -> None:
-        """Name on stderr what is left out of a folder of images of a kind."""
-        for what, paths in (('hidden', self.hidden), (f'not {kind}', self.others)):
-            if paths:
-                tell(program, f'left out {listed(paths)}: {what}')
+class _Codec:
+    name: str
+    #: Checks that nothing is missing and reads width and height, without decoding.
+    size_wh: Callable[[bytes], tuple[int, int]]
 
 
-def find_images(
-    inputs: Sequence[Path], suffixes: Collection[str] = IMAGE_SUFFIXES + OTHER_IMAGE_SUFFIXES
-) -> FoundFiles:
-    """Find image files.
-
-    Args:
-        inputs: files, which are taken whatever their names, and folders, with all folders below
-            them.
-        suffixes: endings of the names, in lower case, that are taken from a folder.
-
-    Raises:
-        DatasetError: an input does not exist, a folder cannot be read, there is no image, or two
-            images would have results of one name.
-    """
-    found = FoundFiles()
-    for given in inputs:
-        if given.is_dir():
-            for path in _files_below(given, found.hidden):
-                if path.suffix.lower() in suffixes:
-                    key = path.relative_to(given).with_suffix('').as_posix()
-                    found.images.append(ImageFile(path, key))
-                else:
-                    found.others.append(path)
-        elif given.exists():
-            found.images.append(ImageFile(given, given.stem))
-        else:
-            raise DatasetError(f'{given} does not exist; give image files, or a folder of them')
-    if not found.images:
-        left_out = found.others + found.hidden
-        there_are = f'; there are {listed(left_out)}' if left_out else ''
-        raise DatasetError(
-            f'{_names(inputs)}: no image found, expected files that end in '
-            f'{", ".join(s for s in IMAGE_SUFFIXES if s in suffixes)}{there_are}'
-        )
-    _check_keys(found.images)
-    return found
-
-
-def _files_below(folder: Path, hidden: list[Path]) -> Iterator[Path]:
-    """Files in a folder and below, each folder once, in natural order."""
-    waiting, seen, count = [folder], set(), 0
-    while waiting:
-        folder = waiting.pop()
-        place, entries = _listing(folder)
-        if place in seen:
-            continue  # a link that leads back
-        seen.add(place)
-        count += len(entries)
-        if count > MAX_FILES:
-            raise DatasetError(
-                f'{folder}: more than {MAX_FILES} files; give fewer folders at once'
-            )
-        visible = [path for path in entries if not path.name.startswith('.')]
-        hidden += [path for path in entries if path.name.startswith('.')]
-        yield from (path for path in visible if not path.is_dir())
-        waiting += [path for path in reversed(visible) if path.is_dir()]
-
-
-def _listing(folder: Path) -> tuple[tuple[int, int], list[Path]]:
-    """Identity of a folder, whatever links lead to it, and its entries."""
-    try:
-        status = folder.stat()
-        return (status.st_dev, status.st_ino), sorted(folder.iterdir(), key=natural_key)
-    except OSError as error:
-        raise DatasetError(
-            f'{folder} cannot be read ({error}); give it read permission'
-        ) from error
-
-
-def _check_keys(images: Iterable[ImageFile]) -> None:
-    taken: dict[str, Path] = {}
-    for image in images:
-        other = taken.setdefault(image.key, image.path)
-        if other is not image.path:
-            raise DatasetError(
-                f'{other} and {image.path} would have results of the same name, {image.key}; '
-                f'give files of one kind, such as {image.path.parent}/*{image.path.suffix}, or '
-                f'rename one of them'
-            )
-
-
-def read_bounded(path: Path) -> bytes:
-    """Content of a file; raises ImageError where it is no regular file, or too large."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError('it is no regular file; give an image file')
-    if status.st_size > MAX_FILE_BYTES:
+def _codec_of(data: bytes) -> _Codec:
+    for magic, codec in _CODECS.items():
+        if data.startswith(magic):
+            return codec
+    if data.startswith(b'RIFF') and data[8:12] == b'WEBP':
+        return _WEBP
+    if is_heic(data):
         raise ImageError(
-            f'it has {status.st_size} bytes, expected at most {MAX_FILE_BYTES}; scale it down'
+            'the image is HEIC, as iPhones store photographs; expected JPEG, PNG, TIFF or WebP '
+            'data: export it as a JPEG'
         )
-    return path.read_bytes()
+    raise ImageError(
+        f'compressed image of {len(data)} bytes starts with {data[:8]!r}; '
+        f'expected JPEG, PNG, TIFF or WebP data'
+    )
 
 
-def listed(paths: Sequence[Path]) -> str:
-    """Number of files and the names of the first of them."""
-    return f'{len(paths)} file{"s" if len(paths) != 1 else ""} ({_names(paths)})'
+def is_heic(data: bytes) -> bool:
+    """Return whether data is that of a HEIC or HEIF photograph (ISO/IEC 23008-12)."""
+    if data[4:8] != b'ftyp':
+        return False
+    # The size of the box bounds its list of brands; AVIF has those of HEIF in its own.
+    end = min(int.from_bytes(data[:4], 'big'), 64)
+    brands = {data[at : at + 4] for at in (8, *range(16, end, 4))}
+    return bool(brands & _HEIC_BRANDS) and b'avif' not in brands
 
 
-def _names(paths: Sequence[Path]) -> str:
-    more = len(paths) - MAX_LISTED
-    names = ', '.join(map(str, paths[:MAX_LISTED]))
-    return names + (f' and {more} more' if more > 0 else '')
+def _cut_short(what: str, data: bytes) -> ImageError:
+    return ImageError(
+        f'{what} image is cut short after {len(data)} bytes; check the network or the disk it '
+        f'came from'
+    )
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Size from the frame header.
+
+    The end marker must be there: the decoder would paint the missing rest grey and only warn.
+    """
+    size = None
+    for marker, start, end in _jpeg_segments(data):
+        # Start-of-frame markers, of which C4, C8 and CC are none.
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and end - start >= 5:
+            height, width = struct.unpack_from('>HH', data, start + 1)
+            size = (width, height)
+        if marker == 0xDA and size is not None:
+            if data.find(b'\xff\xd9', end) < 0:
+                raise _cut_short('JPEG', data)
+            return size
+    raise _cut_short('JPEG', data)
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker, start and end of each segment's content up to the first scan."""
+    at = 2
+    while at + 4 <= len(data):
+        marker, length = struct.unpack_from('>HH', data, at)
+        if marker == 0xFFFF:  # a fill byte
+            at += 1
+            continue
+        if marker < 0xFF00 or length < 2:
+            raise ImageError(f'JPEG image is corrupt at byte {at}: no marker where one must be')
+        end = at + 2 + length
+        if end > len(data):
+            return
+        yield marker & 0xFF, at + 4, end
+        at = end
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    """Size from the first chunk; every chunk must be there and as its checksum says."""
+    at, size = 8, None
+    content = memoryview(data)
+    while at + 12 <= len(data):
+        length, kind = struct.unpack_from('>I4s', data, at)
+        if at + 12 + length > len(data):
+            break
+        (crc,) = struct.unpack_from('>I', data, at + 8 + length)
+        if zlib.crc32(content[at + 4 : at + 8 + length]) != crc:
+            raise ImageError(f'PNG image is corrupt: checksum of its chunk at byte {at} is wrong')
+        if size is None:
+            if kind != b'IHDR' or length != 13:
+                raise ImageError(f'PNG image starts with chunk {kind!r}, expected IHDR')
+            size = struct.unpack_from('>II', data, at + 8)
+        if kind == b'IEND':
+            return size[0], size[1]
+        at += 12 + length
+    raise _cut_short('PNG', data)
+
+
+def _tiff_size(data: bytes) -> tuple[int, int]:
+    """Size from the tags of the first directory."""
+    order = '<' if data.startswith(b'II') else '>'
+    try:
+        (at,) = struct.unpack_from(order + 'I', data, 4)
+        (count,) = struct.unpack_from(order + 'H', data, at)
+        size: dict[int, int] = {}
+        for entry in range(at + 2, at + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(order + 'HH', data, entry)
+            if tag in (256, 257, 322, 323):  # width and height, of the image and of a tile
+                number = order + ('I' if kind == 4 else 'H')
+                (size[tag],) = struct.unpack_from(number, data, entry + 8)
+        width, height = size[256], size[257]
+    except (struct.error, KeyError):
+        raise _cut_short('TIFF', data) from None
+    # Tiles may stand out beyond the image; the decoder makes room for a whole one.
+    if size.get(322, 0) * size.get(323, 0) > max(width * height, MAX_TILE_PIXELS):
+        raise ImageError(
+            f'TIFF image of {width} x {height} is cut into tiles of {size[322]} x {size[323]}; '
+            f'store it with tiles no larger than itself'
+        )
+    return width, height
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    """Size from the first chunk, which says how the picture is stored."""
+    try:
+        length, _, kind = struct.unpack_from('<I4s4s', data, 4)
+        if len(data) < length + 8:
+            raise _cut_short('WebP', data)
+        if kind == b'VP8X':
+            word, high = struct.unpack_from('<IH', data, 24)
+            return (word & 0xFFFFFF) + 1, (word >> 24 | high << 8) + 1
+        if kind == b'VP8L':
+            (word,) = struct.unpack_from('<I', data, 21)
+            return (word & 0x3FFF) + 1, (word >> 14 & 0x3FFF) + 1
+        if kind == b'VP8 ':
+            width, height = struct.unpack_from('<HH', data, 26)
+            return width & 0x3FFF, height & 0x3FFF
+    except struct.error:
+        raise _cut_short('WebP', data) from None
+    raise ImageError(f'WebP image starts with chunk {kind!r}, expected VP8, VP8L or VP8X')
+
+
+_CODECS: Final = MappingProxyType(
+    {
+        b'\xff\xd8': _Codec('jpeg', _jpeg_size),
+        b'\x89PNG\r\n\x1a\n': _Codec('png', _png_size),
+        b'II*\0': _Codec('tiff', _tiff_size),
+        b'MM\0*': _Codec('tiff', _tiff_size),
+    }
+)
+_HEIC_BRANDS: Final = frozenset({b'heic', b'heix', b'heim', b'heis', b'mif1', b'msf1'})
+#: Its length stands amid its magic.
+_WEBP: Final = _Codec('webp', _webp_size)
+
+
+def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+    """Compress (H, W) labels or (H, W, 3) RGB, uint8, without loss."""
+    # Level 1: masks shrink hardly less than at level 9, in a fraction of the time.
+    return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+
+
+def encode_jpeg(image_rgb: ImageRgb, quality: int = 90) -> bytes:
+    """Compress an (H, W, 3) uint8 RGB picture with loss; never for labels."""
+    return _encode('.jpg', image_rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def _encode(suffix: str, image: npt.NDArray[np.uint8], settings: list[int]) -> bytes:
+    is_labels = image.ndim == 2
+    is_rgb = image.ndim == 3 and image.shape[2] == 3
+    if image.dtype != np.uint8 or image.size == 0 or not (is_labels or is_rgb):
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape}, {image.dtype}; '
+            f'expected (H, W) or (H, W, 3) uint8'
+        )
+    try:
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if is_rgb else image
+        encoded, data = cv2.imencode(suffix, bgr, settings)
+    except cv2.error as error:
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape} as {suffix}: {error.err}'
+        ) from error
+    if not encoded:  # as for a JPEG wider than its format can say; the data is empty then
+        raise ImageError(
+            f'cannot compress an image of shape {image.shape} as {suffix}; it is too wide or too '
+            f'high for the format'
+        )
+    return bytes(data)

@@ -36,7 +36,7 @@ from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from segmentation_node.errors import SettingError
-from segmentation_node.transport import reliable_camera
+from segmentation_node.ros.transport import reliable_camera
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError

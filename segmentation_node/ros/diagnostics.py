@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from segmentation_node.activity import activities
 from segmentation_node.errors import printable
-from segmentation_node.frames import Accounts
+from segmentation_node.pipeline.frames import Accounts
+from segmentation_node.pipeline.worker import Timings, Worker
 from segmentation_node.ros.losses import RECENT_S, Losses
-from segmentation_node.ros.worker import Timings, Worker
-from segmentation_node.transport import reliable_camera
+from segmentation_node.ros.transport import reliable_camera
+from segmentation_node.runtimes.activity import activities
 
 #: Without a frame for this long the stream counts as silent.
 SILENCE_S = 5.0

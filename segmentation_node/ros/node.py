@@ -26,17 +26,16 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from segmentation_node import topics
-from segmentation_node.activity import doing
-from segmentation_node.codec import ImageRgb, decode_compressed, decode_image
 from segmentation_node.errors import SegmentationError, SettingError, one_line, printable
-from segmentation_node.frames import Frame, RateLimit
-from segmentation_node.memory import keep_freed_memory
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.encodings import ImageRgb, decode_compressed, decode_image
+from segmentation_node.pipeline.frames import Frame, RateLimit
+from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.camera_subscription import CameraSubscription
 from segmentation_node.ros.diagnostics import Health
 from segmentation_node.ros.executor import GroupsExecutor
 from segmentation_node.ros.logging import forward_log
-from segmentation_node.ros.messages import pick_converter
-from segmentation_node.ros.outputs import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
+from segmentation_node.ros.mask_messages import pick_converter
 from segmentation_node.ros.parameter_files import unheard_files
 from segmentation_node.ros.parameters import (
     RELOADS,
@@ -46,14 +45,15 @@ from segmentation_node.ros.parameters import (
     declare_parameters,
     undeclared,
 )
+from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
 from segmentation_node.ros.services import answer_always
-from segmentation_node.ros.worker import Worker
-from segmentation_node.samples import Samples
-from segmentation_node.transport import (
+from segmentation_node.ros.transport import (
     enable_large_frames,
     reliable_camera,
     remove_dead_segments,
 )
+from segmentation_node.runtimes.activity import doing
+from segmentation_node.runtimes.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter

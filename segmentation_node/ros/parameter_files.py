@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from segmentation_node.errors import ForeignError, printable, quoted
-from segmentation_node.foreign import read_yaml
+from segmentation_node.untrusted import read_yaml
 
 #: Key under which the parameters of a node stand.
 PARAMETERS: Final = 'ros__parameters'

@@ -12,12 +12,12 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segmentation_node.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 from segmentation_node.errors import SettingError, quoted
-from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE
+from segmentation_node.images.bit_depth import FULL_BITS, LEAST_BITS
+from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
-from segmentation_node.samples import FULL_BITS, LEAST_BITS
+from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 
 IMAGE_TRANSPORTS = ('raw', 'compressed')
 #: Unknown names that are told of, and characters of one that is compared with the known ones.

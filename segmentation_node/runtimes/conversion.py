@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import torch
 
-from segmentation_node.models.network import Network
-from segmentation_node.runtimes.unreported import unreported
+from segmentation_node.networks.network import Network
+from segmentation_node.runtimes.openvino_telemetry import unreported
 
 INPUT: Final = 'pixels'
 OUTPUT: Final = 'class_scores'

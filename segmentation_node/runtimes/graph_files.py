@@ -24,7 +24,6 @@ from typing import Final
 
 import yaml
 
-from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import (
     CheckpointError,
@@ -33,8 +32,9 @@ from segmentation_node.errors import (
     one_line,
     quoted,
 )
-from segmentation_node.foreign import read_yaml
+from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.cache import Cache
+from segmentation_node.untrusted import read_yaml
 
 GRAPHS_DIR: Final = 'graphs'
 #: Files of a graph by format; runtimes open the first one.

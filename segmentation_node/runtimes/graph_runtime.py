@@ -11,11 +11,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decision, Scores, decide
-from segmentation_node.geometry import Geometry
-from segmentation_node.memory import check_room
+from segmentation_node.networks.postprocessing import Decision, Scores, decide
+from segmentation_node.networks.preprocessing import Geometry
+from segmentation_node.runtimes.activity import doing
+from segmentation_node.runtimes.memory import check_room
 from segmentation_node.runtimes.recent import Recent
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]

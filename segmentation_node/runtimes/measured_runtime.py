@@ -15,13 +15,13 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.activity import doing
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decision
 from segmentation_node.errors import SegmentationError, one_line
-from segmentation_node.machine import cpu_identity
+from segmentation_node.networks.postprocessing import Decision
+from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.cache import Cache
 from segmentation_node.runtimes.graph_files import KINDS, graph_digest
+from segmentation_node.runtimes.machine import cpu_identity
 from segmentation_node.runtimes.runtime import Candidate, Runtime
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]

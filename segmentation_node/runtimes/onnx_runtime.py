@@ -10,9 +10,9 @@ import openvino  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Scores
 from segmentation_node.errors import SettingError, one_line
-from segmentation_node.geometry import Geometry
+from segmentation_node.networks.postprocessing import Scores
+from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.graph_files import load_graph
 from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime

@@ -11,9 +11,9 @@ from types import MappingProxyType
 from typing import Final
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError
 from segmentation_node.paths import with_extra
+from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.runtimes.graph_files import exported_info
 from segmentation_node.runtimes.measured_runtime import MeasuredRuntime
 from segmentation_node.runtimes.runtime import Candidate, Runtime

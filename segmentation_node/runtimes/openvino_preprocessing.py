@@ -12,7 +12,7 @@ from openvino.utils.decorators import (  # type: ignore[import-untyped]
     custom_preprocess_function,
 )
 
-from segmentation_node.geometry import Geometry, Preprocessing
+from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 
 
 def with_preprocessing(model: Any, geometry: Geometry, preprocessing: Preprocessing) -> Any:

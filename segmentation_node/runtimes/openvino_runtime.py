@@ -10,10 +10,9 @@ import numpy as np
 import openvino  # type: ignore[import-untyped]
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Scores
 from segmentation_node.errors import CheckpointError, SettingError, one_line
-from segmentation_node.geometry import Geometry
-from segmentation_node.machine import cpu_identity, multiplies_bf16_matrices
+from segmentation_node.networks.postprocessing import Scores
+from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.cache import Cache
 from segmentation_node.runtimes.graph_files import (
     Graph,
@@ -22,6 +21,7 @@ from segmentation_node.runtimes.graph_files import (
     load_graph,
 )
 from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.machine import cpu_identity, multiplies_bf16_matrices
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.decision import Decision
+from segmentation_node.networks.postprocessing import Decision
 
 
 class Runtime(Protocol):

@@ -11,12 +11,12 @@ import numpy.typing as npt
 import torch
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.decision import Decided, Decision, check_finite, decide
 from segmentation_node.errors import SettingError, one_line
-from segmentation_node.geometry import Geometry
-from segmentation_node.graph import SegmentationGraph
-from segmentation_node.memory import check_room
-from segmentation_node.passing_thread import in_passing_thread
+from segmentation_node.networks.graph import SegmentationGraph
+from segmentation_node.networks.postprocessing import Decided, Decision, check_finite, decide
+from segmentation_node.networks.preprocessing import Geometry
+from segmentation_node.runtimes.memory import check_room
+from segmentation_node.runtimes.passing_thread import in_passing_thread
 from segmentation_node.runtimes.recent import Recent
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}

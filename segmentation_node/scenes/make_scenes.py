@@ -8,7 +8,7 @@ from pathlib import Path
 
 import cv2
 
-from segmentation_node.bags.options import size_wh
+from segmentation_node.cli import size_wh
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.scenes.render import Renderer, check_size
 from segmentation_node.scenes.street import Street

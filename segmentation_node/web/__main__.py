@@ -17,9 +17,9 @@ from typing import Final
 
 import httpx
 
-from segmentation_node.bags.options import HelpFormatter
-from segmentation_node.demo.processes import Child, DemoError, end_on_signals, wait_for
-from segmentation_node.web.page import client
+from segmentation_node.cli import HelpFormatter
+from segmentation_node.processes import Child, DemoError, end_on_signals, wait_for
+from segmentation_node.web.page import service_client
 from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.settings import HOST, PAGE_PORT, PORT
 
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     (
                         'page',
                         streamlit_command(args.host, args.page_port),
-                        {client.URL_VARIABLE: service},
+                        {service_client.URL_VARIABLE: service},
                     ),
                 )
             ]

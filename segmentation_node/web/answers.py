@@ -12,9 +12,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from segmentation_node import topics
-from segmentation_node.image_files import ImageRgb, encode_png
+from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.images.rendering import LabelImage, Rendered
 from segmentation_node.labels import LabelScheme
-from segmentation_node.rendering import LabelImage, Rendered
 from segmentation_node.web.batching import Segmented
 
 OutputName: TypeAlias = Literal['label', 'color', 'overlay', 'confidence']

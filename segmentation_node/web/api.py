@@ -20,8 +20,8 @@ from fastapi import (
 from pydantic import BaseModel, Field
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
-from segmentation_node.choices import DEFAULT_OVERLAY_ALPHA
 from segmentation_node.labels import available_schemes, load_scheme
+from segmentation_node.runtimes.choices import DEFAULT_OVERLAY_ALPHA
 from segmentation_node.web.answers import (
     LegendEntry,
     OutputName,

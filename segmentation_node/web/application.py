@@ -17,8 +17,8 @@ from segmentation_node.web.api import make_router
 from segmentation_node.web.docs import make_docs_router
 from segmentation_node.web.live import Live, make_live_router
 from segmentation_node.web.monitoring import Measured, Metrics
-from segmentation_node.web.parameters import refuse_unknown
 from segmentation_node.web.predictor import Predictor
+from segmentation_node.web.query_fields import refuse_unknown
 from segmentation_node.web.security_headers import SecurityHeaders
 from segmentation_node.web.settings import Settings
 from segmentation_node.web.shelf import READY

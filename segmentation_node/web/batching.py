@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from segmentation_node.errors import CheckpointError
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.rendering import LabelImage
 from segmentation_node.labels import LabelScheme
-from segmentation_node.rendering import LabelImage
 from segmentation_node.web.settings import Settings
 from segmentation_node.web.shelf import READY, Model, Shelf
 

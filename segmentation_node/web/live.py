@@ -144,7 +144,7 @@ def _join_ros() -> Graph:
             'rclpy, the Python library of ROS 2, is not installed where the service runs; '
             'install the package with its extra "ros", or source a ROS installation',
         )
-    graph: Graph = import_module('segmentation_node.ros.live').LiveGraph()
+    graph: Graph = import_module('segmentation_node.web.live_subscriber').LiveGraph()
     return graph
 
 

@@ -12,8 +12,8 @@ from functools import partial
 from typing import TypeVar
 
 from segmentation_node.errors import CheckpointError, ImageError
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.samples import Samples
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.web.answers import Prediction, Wish, model_answer
 from segmentation_node.web.batching import Batcher, Segmented
 from segmentation_node.web.capacity import Capacity

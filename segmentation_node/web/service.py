@@ -20,7 +20,8 @@ from typing import Any, Final
 import cv2
 import uvicorn
 
-from segmentation_node.bags.options import (
+from segmentation_node.checkpoint import bundled_models
+from segmentation_node.cli import (
     HelpFormatter,
     add_bits_option,
     add_input_size_option,
@@ -28,11 +29,10 @@ from segmentation_node.bags.options import (
     positive,
     share,
 )
-from segmentation_node.checkpoint import bundled_models
-from segmentation_node.choices import PRECISIONS
 from segmentation_node.errors import SettingError, quoted
-from segmentation_node.memory import keep_freed_memory
 from segmentation_node.runtimes import RUNTIMES
+from segmentation_node.runtimes.choices import PRECISIONS
+from segmentation_node.runtimes.memory import keep_freed_memory
 from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig

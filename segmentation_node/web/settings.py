@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from segmentation_node.samples import FULL_BITS
+from segmentation_node.images.bit_depth import FULL_BITS
 from segmentation_node.web.pace import Pace
 
 #: Where service and page listen unless told otherwise: for this machine alone.

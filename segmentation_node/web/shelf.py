@@ -13,9 +13,9 @@ from typing import Final
 import numpy as np
 
 from segmentation_node.errors import SegmentationError
-from segmentation_node.image_files import ImageRgb
-from segmentation_node.passing_thread import in_passing_thread
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes import TORCH_RUNTIMES
+from segmentation_node.runtimes.passing_thread import in_passing_thread
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 

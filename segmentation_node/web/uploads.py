@@ -4,7 +4,8 @@
 from dataclasses import dataclass
 
 from segmentation_node.errors import ImageError
-from segmentation_node.image_files import (
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.files import (
     ImageRgb,
     check_size,
     codec_name,
@@ -12,7 +13,6 @@ from segmentation_node.image_files import (
     image_size,
     is_heic,
 )
-from segmentation_node.samples import Samples
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import ImageError
-from segmentation_node.image_files import ImageRgb, decode_file, encode_jpeg, encode_png
+from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
 from training.report.records import Record
 

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any, Final, get_type_hints
 
 from segmentation_node.errors import ForeignError, SettingError, quoted
-from segmentation_node.foreign import parse_yaml
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import NODE_NAME
+from segmentation_node.untrusted import parse_yaml
 
 #: Names that launch itself reads, whatever the launch file.
 OF_LAUNCH: Final = frozenset(

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from segmentation_node.foreign import read_yaml
 from segmentation_node.ros.launching.settings import Settings
 from segmentation_node.topics import COMPRESSED_SUFFIX, IMAGE, NODE_NAME
+from segmentation_node.untrusted import read_yaml
 
 
 def with_topics(path: Path, settings: Settings) -> str:

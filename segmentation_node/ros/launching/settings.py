@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from segmentation_node.errors import SettingError, quoted
-from segmentation_node.foreign import read_yaml
 from segmentation_node.paths import config_dir
 from segmentation_node.ros.launching.arguments import as_bool, parameter_values
 from segmentation_node.ros.parameter_files import PARAMETERS, matches, sections_of
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import CAMERA_INFO, COMPRESSED_SUFFIX, IMAGE
+from segmentation_node.untrusted import read_yaml
 
 #: Rate of /clock while a bag is played: no latency can be measured finer than its ticks.
 CLOCK_HZ: Final = 200

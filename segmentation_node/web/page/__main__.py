@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from segmentation_node.bags.options import HelpFormatter
+from segmentation_node.cli import HelpFormatter
 from segmentation_node.web.settings import HOST, PAGE_PORT, PAGE_UPLOAD_MB
 
 SCRIPT: Final = Path(__file__).with_name('main.py')

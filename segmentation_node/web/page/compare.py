@@ -8,10 +8,10 @@ from typing import Final
 
 import streamlit as st
 
-from segmentation_node.image_files import encode_png
-from segmentation_node.web.page.client import Answer, ServiceError, known_models, predict
+from segmentation_node.images.files import encode_png
 from segmentation_node.web.page.picture import Picture, choose_picture
 from segmentation_node.web.page.results import show_results
+from segmentation_node.web.page.service_client import Answer, ServiceError, known_models, predict
 from segmentation_node.web.page.texts import Words
 
 POLL_S: Final = 0.5

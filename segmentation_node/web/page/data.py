@@ -6,7 +6,7 @@ import streamlit as st
 from segmentation_node.web.page.markup import figure, note, swatch, table
 from segmentation_node.web.page.parts import largest, shares
 from segmentation_node.web.page.patterns import patterned
-from segmentation_node.web.page.samples import categories, street
+from segmentation_node.web.page.sample_pictures import categories, street
 from segmentation_node.web.page.texts import Words
 
 

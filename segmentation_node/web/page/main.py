@@ -10,7 +10,7 @@ from typing import Final
 
 import streamlit as st
 
-from segmentation_node.web.page import client, compare, data, scores
+from segmentation_node.web.page import compare, data, scores, service_client
 from segmentation_node.web.page.markup import STYLE
 from segmentation_node.web.page.parts import choice
 from segmentation_node.web.page.texts import LANGUAGES, Words
@@ -41,7 +41,7 @@ def main() -> None:
     st.write(words('lead'))
     view = choice(words, words('view'), 'view', list(VIEWS), [words(f'view_{v}') for v in VIEWS])
     VIEWS[view](words)
-    st.markdown(f'[{words("live_link")}]({client.public_url()}/live?lang={language})')
+    st.markdown(f'[{words("live_link")}]({service_client.public_url()}/live?lang={language})')
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.image_files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.page.patterns import ink_on, pattern_of
 

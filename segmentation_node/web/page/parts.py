@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import streamlit as st
 
-from segmentation_node.rendering import LabelImage
+from segmentation_node.images.rendering import LabelImage
 from segmentation_node.web.page.texts import Words
 
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.image_files import ImageRgb
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.rendering import LabelImage, colorize
 from segmentation_node.labels import LabelScheme
-from segmentation_node.rendering import LabelImage, colorize
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 #: Pixels after which a pattern repeats.

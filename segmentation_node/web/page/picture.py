@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import streamlit as st
 
-from segmentation_node.image_files import MAX_PIXELS, MAX_SIDE, ImageRgb
+from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE, ImageRgb
 from segmentation_node.web.page.markup import figure, note
 from segmentation_node.web.page.parts import choice
-from segmentation_node.web.page.samples import STREETS, Sample, street
+from segmentation_node.web.page.sample_pictures import STREETS, Sample, street
 from segmentation_node.web.page.texts import Words
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings

@@ -9,10 +9,10 @@ import streamlit as st
 
 from segmentation_node.web.page import runs
 from segmentation_node.web.page.charts import curve_chart
-from segmentation_node.web.page.client import ServiceError, known_models
 from segmentation_node.web.page.markup import ABSENT, table
 from segmentation_node.web.page.parts import choice
 from segmentation_node.web.page.runs import Run, RunsError
+from segmentation_node.web.page.service_client import ServiceError, known_models
 from segmentation_node.web.page.texts import Words
 
 #: What can be chosen; the first are curves.

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Segments and scores the images of a folder."""

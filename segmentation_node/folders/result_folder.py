@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Folder of results: a folder for each kind of picture, and what the label ids mean."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node import topics
+from segmentation_node.errors import DatasetError
+from segmentation_node.folders.image_folder import ImageFile, listed
+from segmentation_node.images.files import encode_png
+from segmentation_node.images.rendering import Rendered
+from segmentation_node.labels import LabelScheme
+from segmentation_node.pipeline.outputs import OUTPUTS
+
+PICTURES: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY, topics.CONFIDENCE)
+LABEL_INFO_FILE: Final = 'label_info.json'
+_SUFFIXES: Final = MappingProxyType({'png': '.png', 'jpeg': '.jpg'})
+
+
+class _Format(NamedTuple):
+    suffix: str
+    encode: Callable[[npt.NDArray[np.uint8]], bytes]
+
+
+#: Compressed as on the topics; what has no compressed topic is stored without loss.
+_FORMATS: Final = MappingProxyType(
+    {name: _Format('.png', encode_png) for name in PICTURES}
+    | {o.topic: _Format(_SUFFIXES[o.codec], o.encode) for o in OUTPUTS.values() if o.encode}
+)
+
+
+class ResultFolder:
+    """The folder that some images' results go to, `NAME/KEY.png` for each kind of picture.
+
+    A file is there as a whole or not at all, and an image has all of its pictures or none.
+    """
+
+    def __init__(self, path: Path, names: Sequence[str], images: Sequence[ImageFile]) -> None:
+        """Plan what goes where; touches nothing.
+
+        Args:
+            path: the folder.
+            names: which of PICTURES to write.
+            images: what they will be pictures of.
+        """
+        self.path = path
+        self._names = names
+        self._info = path / LABEL_INFO_FILE
+        self._planned = {self._info, *(self._file(n, i.key) for n in names for i in images)}
+        #: What a killed run may leave.
+        self._aside = {_aside(path) for path in self._planned}
+
+    def check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
+        """Raise DatasetError unless results may be written; touches nothing.
+
+        Args:
+            overwrite: allow the planned files to be there; others never may.
+            inputs: what is read, and so is not written to.
+        """
+        output = self.path.resolve()
+        for source in inputs:
+            folder = source.resolve()
+            if source.is_dir() and (output == folder or folder in output.parents):
+                raise DatasetError(
+                    f'{self.path} is in the folder that is read, {source}; choose an --output '
+                    f'outside of it'
+                )
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise DatasetError(f'{self.path} is no folder; choose another --output')
+        there = [path for path in sorted(self.path.rglob('*')) if not path.is_dir()]
+        if there and not overwrite:
+            raise DatasetError(
+                f'{self.path} holds {listed(there)}; choose another --output, or allow --overwrite'
+            )
+        foreign = [path for path in there if path not in self._planned | self._aside]
+        if foreign:
+            raise DatasetError(
+                f'{self.path} holds {listed(foreign)} that this run does not write, beside which '
+                f'its results would be mistaken; choose another --output, or remove them'
+            )
+
+    def begin(self, scheme: LabelScheme) -> None:
+        """Remove the results of an earlier run, and write what the ids mean.
+
+        Raises:
+            DatasetError: the folder cannot be written.
+        """
+        try:
+            for path in self._planned | self._aside:
+                path.unlink(missing_ok=True)
+            self._write({self._info: scheme.to_json().encode()})
+        except OSError as error:
+            raise DatasetError(
+                f'{self.path} cannot be written ({error}); choose another --output'
+            ) from error
+
+    def write(self, key: str, rendered: Rendered) -> None:
+        """Write the pictures of an image.
+
+        Raises:
+            ImageError: one cannot be compressed; none is written.
+            OSError: the disk is full; none is written.
+        """
+        self._write(
+            {self._file(n, key): _FORMATS[n].encode(getattr(rendered, n)) for n in self._names}
+        )
+
+    def _file(self, name: str, key: str) -> Path:
+        return self.path / name / (key + _FORMATS[name].suffix)
+
+    def _write(self, contents: Mapping[Path, bytes]) -> None:
+        with ExitStack() as undo:
+            for path, content in contents.items():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                undo.callback(_aside(path).unlink, missing_ok=True)
+                _aside(path).write_bytes(content)
+            for path in contents:
+                undo.callback(path.unlink, missing_ok=True)
+                _aside(path).replace(path)
+            undo.pop_all()
+
+
+def _aside(path: Path) -> Path:
+    """Path at which a file is written before it takes its name, however long that is."""
+    return path.with_name('.segment_images.new')

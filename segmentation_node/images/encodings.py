@@ -1,0 +1,388 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Image messages to RGB arrays, without ROS.
+
+The functions look at message fields only, so that they serve the messages of rclpy as well as
+those read from a bag. Whatever bytes come in, the answer is an image or an ImageError.
+"""
+
+import difflib
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node.errors import ImageError, quoted
+from segmentation_node.images.bit_depth import Samples
+from segmentation_node.images.files import (
+    MAX_PIXELS,
+    ImageRgb,
+    check_size,
+    codec_name,
+    decode_file,
+    decode_pixels,
+    encode_jpeg,
+    encode_png,
+    image_size,
+    to_bytes,
+)
+
+__all__ = [
+    'ENCODINGS',
+    'MAX_PIXELS',
+    'CompressedMessage',
+    'Convert',
+    'ImageMessage',
+    'ImageRgb',
+    'compressed_format',
+    'convert_with_opencv',
+    'decode_compressed',
+    'decode_image',
+    'encode_jpeg',
+    'encode_png',
+    'image_view',
+]
+
+#: Characters of a name that is compared with the known ones.
+MAX_NAME: Final = 64
+
+Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+
+
+class ImageMessage(Protocol):
+    """The fields of sensor_msgs/Image that describe its pixels."""
+
+    height: int
+    width: int
+    encoding: str
+    is_bigendian: int
+    step: int
+    data: Any
+
+
+class CompressedMessage(Protocol):
+    """The fields of sensor_msgs/CompressedImage that describe its pixels."""
+
+    format: str
+    data: Any
+
+
+#: Turns a checked message and its pixels, (H, W) or (H, W, C) in native byte order, into RGB.
+Convert: TypeAlias = Callable[[ImageMessage, Pixels], ImageRgb]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """How the pixels of one encoding lie in memory, and which OpenCV code makes RGB of them.
+
+    `rows` is the number of data rows of `step` bytes per two image rows: 2 but for formats with
+    a plane of colour behind the plane of light. `even_wh` are the divisors of width and height.
+    """
+
+    channels: int
+    bits: int = 8
+    to_rgb: int | None = None
+    rows: int = 2
+    even_wh: tuple[int, int] = (1, 1)
+
+
+def _bayer(bits: int) -> dict[str, Encoding]:
+    # OpenCV names a pattern after its second row and column, ROS after its first.
+    codes = {
+        'rggb': cv2.COLOR_BayerBG2RGB,
+        'bggr': cv2.COLOR_BayerRG2RGB,
+        'gbrg': cv2.COLOR_BayerGR2RGB,
+        'grbg': cv2.COLOR_BayerGB2RGB,
+    }
+    return {f'bayer_{name}{bits}': Encoding(1, bits, code) for name, code in codes.items()}
+
+
+_GRAY = cv2.COLOR_GRAY2RGB
+_BGR = cv2.COLOR_BGR2RGB
+_RGBA = cv2.COLOR_RGBA2RGB
+_BGRA = cv2.COLOR_BGRA2RGB
+_UYVY = Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY, even_wh=(2, 1))
+_YUYV = Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2, even_wh=(2, 1))
+
+#: Read in place: one pass over the message's own memory, none for rgb8.
+DIRECT: Final = MappingProxyType(
+    {
+        'rgb8': Encoding(3),
+        'bgr8': Encoding(3, 8, _BGR),
+        'rgba8': Encoding(4, 8, _RGBA),
+        'bgra8': Encoding(4, 8, _BGRA),
+        'mono8': Encoding(1, 8, _GRAY),
+    }
+)
+#: Converted; names and meaning from sensor_msgs/image_encodings.hpp. The types without a
+#: colour order (8UC3, 16UC3, ...) come from OpenCV programs and have its order, BGR.
+CONVERTED: Final = MappingProxyType(
+    {
+        '8UC1': Encoding(1, 8, _GRAY),
+        '8UC3': Encoding(3, 8, _BGR),
+        '8UC4': Encoding(4, 8, _BGRA),
+        'mono16': Encoding(1, 16, _GRAY),
+        '16UC1': Encoding(1, 16, _GRAY),
+        'rgb16': Encoding(3, 16),
+        'bgr16': Encoding(3, 16, _BGR),
+        '16UC3': Encoding(3, 16, _BGR),
+        'rgba16': Encoding(4, 16, _RGBA),
+        'bgra16': Encoding(4, 16, _BGRA),
+        '16UC4': Encoding(4, 16, _BGRA),
+        **_bayer(8),
+        **_bayer(16),
+        'uyvy': _UYVY,
+        'yuv422': _UYVY,
+        'yuyv': _YUYV,
+        'yuv422_yuy2': _YUYV,
+        'nv12': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, rows=3, even_wh=(2, 2)),
+        'nv21': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV21, rows=3, even_wh=(2, 2)),
+        'nv24': Encoding(1, 8, cv2.COLOR_YUV2RGB_NV12, rows=6),
+    }
+)
+ENCODINGS: Final = MappingProxyType({**DIRECT, **CONVERTED})
+#: Names of sensor_msgs for numbers that are no colors: depth, disparity, flow, heights.
+_NUMBERS: Final = re.compile(r'(8|16|32|64)[USF]C[0-9]*')
+#: The `format` of a CompressedImage as image_transport writes it: the encoding of the raw image,
+#: the codec, and what the image was converted to before it was encoded, if it was.
+_FORMAT: Final = re.compile(r'\s*(\w+)\s*;\s*\w+ compressed\s*(\w*)')
+_MOSAIC: Final = 'bayer_'
+#: Pixels on a side; OpenCV leaves smaller mosaics black.
+MIN_MOSAIC: Final = 3
+
+
+def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
+    """Make RGB of a message's pixels, as cv_bridge does.
+
+    Args:
+        msg: its encoding must be one of ENCODINGS of 8 bits.
+        pixels: as `image_view` gives them.
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    if msg.encoding == 'nv24':
+        return _nv24_to_rgb(pixels, msg.height)
+    return np.asarray(_to_rgb(pixels, ENCODINGS[msg.encoding]), np.uint8)
+
+
+def _to_rgb(pixels: Pixels, encoding: Encoding) -> npt.NDArray[Any]:
+    return pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
+
+
+def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
+    """Colour for every pixel: an NV12 image of twice the size, of which every 2nd pixel is kept.
+
+    OpenCV has no code for NV24; so its own arithmetic does it.
+    """
+    width = pixels.shape[1]
+    light = np.repeat(np.repeat(pixels[:height], 2, axis=0), 2, axis=1)
+    doubled = np.concatenate([light, pixels[height:].reshape(height, 2 * width)])
+    rgb = cv2.cvtColor(doubled, cv2.COLOR_YUV2RGB_NV12)
+    return np.ascontiguousarray(rgb[::2, ::2], np.uint8)
+
+
+def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Look at a message's pixels without copying them, row padding cut off.
+
+    Images of more than `max_pixels` are refused.
+
+    Returns:
+        (H, W) or (H, W, C) uint8 or native uint16; for nv12, nv21 and nv24 the (rows, W)
+        planes.
+
+    Raises:
+        ImageError: the fields contradict each other or the encoding is unknown.
+    """
+    encoding = _known_encoding(msg)
+    width, height, step = int(msg.width), int(msg.height), int(msg.step)
+    check_size(width, height, max_pixels)
+    if width % encoding.even_wh[0] or height % encoding.even_wh[1]:
+        raise ImageError(
+            f'a {msg.encoding} image of {width} x {height}: width and height must be multiples '
+            f'of {encoding.even_wh[0]} and {encoding.even_wh[1]}; correct the camera driver'
+        )
+    if msg.encoding.startswith(_MOSAIC):
+        _check_mosaic(width, height)
+    row_bytes = width * encoding.channels * encoding.bits // 8
+    if step < row_bytes:
+        raise ImageError(
+            f'step is {step} bytes, but a row of {width} {msg.encoding} pixels takes at least '
+            f'{row_bytes}; the publisher must set step to width * bytes per pixel'
+        )
+    rows = height * encoding.rows // 2
+    data = _as_bytes(msg.data)
+    if data.size < rows * step:
+        raise ImageError(
+            f'data has {data.size} bytes, but {rows} rows of {step} bytes take {rows * step}; '
+            f'the message was cut short or its height or step is wrong'
+        )
+    if msg.encoding == 'nv24':
+        return _nv24_planes(data, width, height, step)
+    content = data[: rows * step].reshape(rows, step)[:, :row_bytes]
+    pixels: Pixels = content
+    if encoding.bits == 16:
+        pixels = _as_native_uint16(content, bool(msg.is_bigendian))
+    if encoding.channels == 1:
+        return pixels
+    return pixels.reshape(rows, width, encoding.channels)
+
+
+def _check_mosaic(width: int, height: int) -> None:
+    if min(width, height) < MIN_MOSAIC:
+        raise ImageError(
+            f'a Bayer image of {width} x {height}; colors can be made of {MIN_MOSAIC} x '
+            f'{MIN_MOSAIC} pixels or more: check that the camera delivers frames'
+        )
+
+
+def _nv24_planes(data: npt.NDArray[np.uint8], width: int, height: int, step: int) -> Pixels:
+    """Light and, with twice its step, colour, as (3 * height, W)."""
+    light = data[: height * step].reshape(height, step)[:, :width]
+    color = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
+    return np.concatenate([light, color.reshape(2 * height, width)])
+
+
+def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.NDArray[np.uint16]:
+    words = np.ascontiguousarray(rows).view(np.uint16)
+    return words.byteswap() if is_bigendian != (sys.byteorder == 'big') else words
+
+
+def decode_image(
+    msg: ImageMessage,
+    convert: Convert = convert_with_opencv,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    samples: Samples | None = None,
+) -> ImageRgb:
+    """Read an image message.
+
+    Args:
+        msg: any object with the fields of sensor_msgs/Image; `data` is anything with a buffer.
+        convert: makes RGB of the encodings of 8 bits that take more than an exchange of channels.
+        max_pixels: images of more are refused before anything is converted.
+        samples: scales 16 bits to 8; without it all 16 are significant.
+
+    Returns:
+        (H, W, 3) uint8 RGB. An rgb8 image is the message's own memory: valid while it is, not
+        to be written to, and not contiguous where its rows are padded.
+
+    Raises:
+        ImageError: no valid image; says which value, what was expected and what to do.
+    """
+    pixels = image_view(msg, max_pixels)
+    encoding = ENCODINGS[msg.encoding]
+    try:
+        if encoding.bits == 16:
+            return to_bytes(_to_rgb(pixels, encoding), samples)
+        if msg.encoding not in DIRECT:
+            return convert(msg, pixels)
+        rgb = _to_rgb(pixels, encoding)
+    except cv2.error as error:
+        raise ImageError(
+            f'cannot convert a {msg.width} x {msg.height} {msg.encoding} image to RGB '
+            f'({error.err}); publish rgb8, bgr8 or mono8'
+        ) from error
+    return np.asarray(rgb, np.uint8)
+
+
+def _known_encoding(msg: ImageMessage) -> Encoding:
+    if msg.encoding in ENCODINGS:
+        return ENCODINGS[msg.encoding]
+    if _NUMBERS.fullmatch(msg.encoding):
+        raise ImageError(
+            f'image encoding {quoted(msg.encoding)} holds numbers without a color, such as depth; '
+            f'expected one of {", ".join(ENCODINGS)}: choose the color topic of the camera'
+        )
+    near = difflib.get_close_matches(msg.encoding.lower()[:MAX_NAME], ENCODINGS, 1)
+    meant = f'did you mean {near[0]}? ' if near else ''
+    raise ImageError(
+        f'unknown image encoding {quoted(msg.encoding)}; {meant}there are '
+        f'{", ".join(ENCODINGS)}: publish one of these (image_proc converts camera formats)'
+    )
+
+
+def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
+    try:
+        # frombuffer looks into bytes, array, memoryview and ndarray alike; only an empty buffer
+        # is beyond it.
+        return np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
+    except (TypeError, ValueError, BufferError) as error:
+        raise ImageError(
+            f'image data is a {type(data).__name__} that is no buffer of bytes ({error}); '
+            f'give bytes, array("B") or a contiguous uint8 array'
+        ) from error
+
+
+def decode_compressed(
+    msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS, samples: Samples | None = None
+) -> ImageRgb:
+    """Read a compressed image message: JPEG, PNG, TIFF or WebP, whatever its `format` says.
+
+    `format` matters for what the publisher handed to its encoder, which takes BGR or gray: RGB
+    comes back with its channels exchanged, and the mosaic of a Bayer camera looks gray. Images of
+    more than `max_pixels` are refused before they are decoded; `samples` scales 16 bits to 8.
+
+    Returns:
+        (H, W, 3) uint8 RGB, as `decode_file`.
+
+    Raises:
+        ImageError: empty, of another codec, too large, corrupt, or cut short.
+    """
+    data = bytes(_as_bytes(msg.data))
+    encoded = _encoded_as(msg.format, data)
+    if encoded.startswith(_MOSAIC):
+        return _decode_mosaic(data, encoded, max_pixels, samples)
+    rgb = decode_file(data, max_pixels=max_pixels, samples=samples)
+    if not encoded.startswith('rgb'):
+        return rgb
+    return np.asarray(cv2.cvtColor(rgb, _BGR), np.uint8)
+
+
+def _encoded_as(format_: str, data: bytes) -> str:
+    """Encoding of the pixels that a publisher handed to its encoder; empty where unknown."""
+    found = _FORMAT.match(format_)
+    if not found:
+        return ''
+    raw, converted = found.groups()
+    # A codec that takes every encoding gets the raw image as it is; the others get no colors so.
+    unconverted = raw.startswith(_MOSAIC) or codec_name(data) == 'tiff'
+    return converted or (raw if unconverted else '')
+
+
+def _decode_mosaic(
+    data: bytes, encoding: str, max_pixels: int, samples: Samples | None
+) -> ImageRgb:
+    if encoding not in ENCODINGS:
+        known = ', '.join(name for name in ENCODINGS if name.startswith(_MOSAIC))
+        raise ImageError(
+            f'a compressed image of unknown encoding {quoted(encoding)}; expected one of {known}, '
+            f'or colors: publish the debayered image (image_proc)'
+        )
+    check_size(*image_size(data), max_pixels)
+    pixels = decode_pixels(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels.ndim == 3:
+        return decode_file(data, max_pixels=max_pixels, samples=samples)  # colors after all
+    _check_mosaic(pixels.shape[1], pixels.shape[0])
+    try:
+        return to_bytes(_to_rgb(pixels, ENCODINGS[encoding]), samples)
+    except cv2.error as error:
+        raise ImageError(
+            f'a compressed {encoding} image cannot be debayered ({error.err}); publish the '
+            f'debayered image (image_proc)'
+        ) from error
+
+
+def compressed_format(encoding: str, codec: str) -> str:
+    """The `format` of a CompressedImage as image_transport writes it.
+
+    Args:
+        encoding: of the raw image: 'mono8', 'rgb8' or 'bgr8'.
+        codec: 'jpeg', 'png' or 'tiff'.
+    """
+    return f'{encoding}; {codec} compressed ' + ('' if encoding == 'mono8' else 'bgr8')

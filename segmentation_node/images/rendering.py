@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of labels: color masks and overlays."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from segmentation_node import topics
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.labels import LabelScheme
+
+LabelImage: TypeAlias = npt.NDArray[np.uint8]
+#: Returns the memory, (H, W, 3) uint8, for the picture of a topic with a size (height, width).
+Canvas: TypeAlias = Callable[[str, tuple[int, int]], ImageRgb]
+
+
+def new_canvas(_topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+    """Allocate memory for a picture."""
+    return np.empty((*size_hw, 3), np.uint8)
+
+
+def colorize(labels: LabelImage, scheme: LabelScheme, out: ImageRgb | None = None) -> ImageRgb:
+    """Paint (H, W) uint8 label ids in their scheme's colors, (H, W, 3) uint8 RGB.
+
+    `out` is C-contiguous memory for the result.
+    """
+    # applyColorMap takes a single pass: a quarter of the time of repeating the labels three times
+    # for cv2.LUT, and far less than palette[labels].
+    return np.asarray(cv2.applyColorMap(labels, scheme.palette[:, None], out), np.uint8)
+
+
+def overlay(
+    image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float, out: ImageRgb | None = None
+) -> ImageRgb:
+    """Blend a color mask over its image, both (H, W, 3) uint8; `alpha` is the mask's weight.
+
+    `out` is C-contiguous memory for the result.
+    """
+    return np.asarray(cv2.addWeighted(color_rgb, alpha, image_rgb, 1 - alpha, 0, out), np.uint8)
+
+
+@dataclass
+class Rendered:
+    """Segmented image and its pictures, each painted once, on first access.
+
+    `image_rgb` is (H, W, 3); `label_mask` and the result of `measure` are (H, W); all are uint8.
+    """
+
+    image_rgb: ImageRgb
+    label_mask: LabelImage
+    measure: Callable[[], LabelImage]
+    scheme: LabelScheme
+    overlay_alpha: float
+    canvas: Canvas = new_canvas
+
+    @cached_property
+    def confidence(self) -> LabelImage:
+        """Confidence of the network, (H, W) uint8; 255 is certain."""
+        return self.measure()
+
+    @cached_property
+    def color_mask(self) -> ImageRgb:
+        """Labels painted in their colors, (H, W, 3) uint8 RGB."""
+        return colorize(self.label_mask, self.scheme, self._canvas(topics.COLOR_MASK))
+
+    @cached_property
+    def overlay(self) -> ImageRgb:
+        """Color mask blended over the image, (H, W, 3) uint8 RGB."""
+        return overlay(
+            self.image_rgb, self.color_mask, self.overlay_alpha, self._canvas(topics.OVERLAY)
+        )
+
+    def _canvas(self, topic: str) -> ImageRgb:
+        height, width = self.label_mask.shape
+        return self.canvas(topic, (height, width))

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays and label schemes as messages."""
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header, String
+
+from segmentation_node.images.encodings import Convert, ImageMessage, Pixels, convert_with_opencv
+from segmentation_node.images.files import ImageRgb
+from segmentation_node.labels import LabelScheme
+
+try:
+    from vision_msgs.msg import LabelInfo, VisionClass
+except ImportError:  # optional: not on PyPI; label_info_json says the same
+    LabelInfo = None
+
+__all__ = [
+    'ImageBuffer', 'LabelInfo', 'compressed_message', 'label_info', 'label_info_json',
+    'pick_converter',
+]  # fmt: skip
+
+
+class ImageBuffer:
+    """An Image message whose memory is used for one picture after the other.
+
+    Publishing copies it, so that it may be painted anew as soon as it is published.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        self._message = Image(encoding=encoding)
+        self._pixels = np.empty(0, np.uint8)
+
+    def canvas(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+        """The message's own memory as (H, W) or (H, W, C) uint8, to be painted in."""
+        if self._pixels.shape != shape:
+            message = Image(encoding=self._message.encoding)
+            message.height, message.width = shape[:2]
+            message.step = math.prod(shape[1:])
+            # Filling the message's own array; assigning to it checks byte by byte.
+            message.data.frombytes(bytes(math.prod(shape)))
+            self._message = message
+            self._pixels = np.frombuffer(message.data, np.uint8).reshape(shape)
+        return self._pixels
+
+    def message(self, pixels: npt.NDArray[np.uint8], header: Header) -> Image:
+        """The message with a picture, copied unless painted in place, and a header verbatim."""
+        canvas = self.canvas(pixels.shape)
+        if not np.may_share_memory(canvas, pixels):
+            np.copyto(canvas, pixels)
+        self._message.header = header
+        return self._message
+
+
+def compressed_message(data: bytes, format_: str, header: Header) -> CompressedImage:
+    """Compressed bytes as a CompressedImage that carries `header` verbatim."""
+    message = CompressedImage(header=header, format=format_)
+    message.data.frombytes(data)
+    return message
+
+
+def label_info_json(scheme: LabelScheme) -> String:
+    """The scheme as JSON text."""
+    return String(data=scheme.to_json())
+
+
+def label_info(scheme: LabelScheme, min_confidence: float, header: Header) -> Any:
+    """The scheme as vision_msgs/LabelInfo; only where vision_msgs is installed."""
+    classes = [VisionClass(class_id=c.id, class_name=c.name) for c in scheme.classes]
+    return LabelInfo(header=header, class_map=classes, threshold=min_confidence)
+
+
+def pick_converter() -> tuple[str, Convert]:
+    """What makes RGB of camera formats here, with its name: cv_bridge where it works.
+
+    cv_bridge's conversions are compiled against the distribution's NumPy and fail to import
+    beside another major version (ros-perception/vision_opencv #535); OpenCV does the same ones.
+    """
+    try:
+        import cv_bridge
+        import cv_bridge.boost.cv_bridge_boost  # noqa: F401 (fails beside a foreign NumPy)
+    except (ImportError, AttributeError):
+        return 'OpenCV', convert_with_opencv
+    bridge = cv_bridge.CvBridge()
+
+    def convert(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
+        try:
+            return np.asarray(bridge.imgmsg_to_cv2(msg, 'rgb8'), np.uint8)
+        except cv_bridge.CvBridgeError:
+            # It lacks some encodings, such as nv24.
+            return convert_with_opencv(msg, pixels)
+
+    return 'cv_bridge', convert

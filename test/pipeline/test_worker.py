@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stages overlap as far as they may, every frame meets its fate, and the worker lives on."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from ros_process import DOMAIN_ID, PATIENCE_S, image_message  # isort: skip
+
+import rclpy
+
+from segmentation_node.errors import ImageError
+from segmentation_node.images.encodings import decode_image
+from segmentation_node.labels import load_scheme
+from segmentation_node.pipeline import frames, worker
+from segmentation_node.pipeline.frames import FATES, Accounts, Frame
+from segmentation_node.pipeline.worker import Worker
+from segmentation_node.ros.publishers import CameraOutputs
+from segmentation_node.segmenter import Prediction
+
+
+class Gate:
+    """Gate in a stage's thread, which records its work and waits while the gate is shut."""
+
+    def __init__(self) -> None:
+        self.came: list[Any] = []
+        self._changed = threading.Condition()
+        self._open = True
+
+    def shut(self) -> None:
+        """Let nobody pass from now on."""
+        self._open = False
+
+    def open(self) -> None:
+        """Let everybody pass."""
+        with self._changed:
+            self._open = True
+            self._changed.notify_all()
+
+    def enter(self, what: Any) -> None:
+        """Note something, then wait."""
+        with self._changed:
+            self.came.append(what)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._open)
+
+    def wait_for(self, *came: Any) -> None:
+        """Return when just these have come since the start."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.came) >= len(came), PATIENCE_S)
+            assert self.came == list(came)
+
+
+class Bench:
+    """A worker with the publishers of a real node; its stages pass through gates.
+
+    An image is all of one number, which names its frame, and so are the labels of it.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.context = rclpy.Context()
+        self.context.init(domain_id=DOMAIN_ID)
+        self.node = rclpy.create_node('bench', context=self.context)
+        self.accounts = Accounts()
+        self.reports: list[str] = []
+        self.decoding, self.inferring, self.publishing = Gate(), Gate(), Gate()
+        self.outputs = {camera: CameraOutputs(self.node, camera) for camera in 'ab'}
+        for outputs in self.outputs.values():
+            monkeypatch.setattr(outputs, 'wanted', lambda: ['label_mask'])
+            monkeypatch.setattr(outputs, 'publish', self._publish)
+        segmenter: Any = SimpleNamespace(
+            segment=self._segment, scheme=load_scheme('cityscapes8'), offloads=False
+        )
+        self.worker = Worker(
+            segmenter=segmenter,
+            overlay_alpha=0.5,
+            outputs=self.outputs,
+            accounts=self.accounts,
+            decode=self._decode,
+            latency_ms=lambda _message: 0.0,
+            report=self.reports.append,
+            is_up=self.context.ok,
+        )
+        self.segmenter: Any = segmenter
+
+    def _decode(self, message: Any) -> Any:
+        image_rgb = decode_image(message)
+        self.decoding.enter(int(image_rgb[0, 0, 0]))
+        return image_rgb
+
+    def _segment(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> Any:
+        self.inferring.enter([int(image[0, 0, 0]) for image in images_rgb])
+        labels = np.stack([image[..., 0] for image in images_rgb])
+        return Prediction(labels, lambda index: labels[index])
+
+    def _publish(self, _wanted: Any, rendered: Any, _header: Any) -> None:
+        number = int(rendered.label_mask[0, 0])
+        assert (rendered.image_rgb == number).all()
+        assert (rendered.confidence == number).all()
+        self.publishing.enter(number)
+
+    def put(self, number: int, camera: str = 'a', size: int = 4, encoding: str = 'rgb8') -> None:
+        """Let a frame arrive."""
+        message = image_message(np.full((size, 6, 3), number, np.uint8), encoding)
+        self.accounts.arrive()
+        self.worker.slots.put(Frame(camera, message))
+
+    def fates(self) -> dict[str, int]:
+        """Return the number of frames by fate so far, without zeros."""
+        counts = self.accounts.snapshot()
+        assert counts['received'] == sum(counts[fate] for fate in FATES)
+        return {fate: counts[fate] for fate in FATES if counts[fate]}
+
+    def forget(self) -> None:
+        """Forget what came so far."""
+        for gate in (self.decoding, self.inferring, self.publishing):
+            gate.came.clear()
+
+    def settled(self) -> dict[str, int]:
+        """Fates when every frame has met its own."""
+        in_thread(self.accounts.wait_until_settled).result(PATIENCE_S)
+        assert self.worker.failure is None
+        return self.fates()
+
+
+def in_thread(call: Callable[[], Any]) -> 'Future[Any]':
+    """Result of a call that may take until something else happens."""
+    result: Future[Any] = Future()
+    threading.Thread(target=lambda: result.set_result(call()), daemon=True).start()
+    return result
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    bench = Bench(monkeypatch)
+    bench.worker.start()
+    yield bench
+    for gate in (bench.decoding, bench.inferring, bench.publishing):
+        gate.open()
+    assert bench.worker.stop(PATIENCE_S)
+    bench.context.try_shutdown()
+
+
+@pytest.fixture
+def offloading(bench: Bench) -> Bench:
+    """Whose network leaves the CPU free; the decoder has taken notice of it."""
+    bench.segmenter.offloads = True
+    bench.put(0)
+    assert bench.settled() == {'published': 1}
+    bench.forget()
+    return bench
+
+
+@pytest.fixture
+def pair(offloading: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    """Whose cameras a and b send, and are waited for."""
+    monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 3600.0)
+    monkeypatch.setattr(worker, 'COMPANY_S', PATIENCE_S)
+    for camera in 'ba':
+        offloading.put(0, camera)
+    assert offloading.settled() == {'published': 3}
+    offloading.forget()
+    return offloading
+
+
+def test_the_network_runs_while_masks_are_published(bench: Bench) -> None:
+    bench.publishing.shut()
+    bench.put(1)
+    bench.publishing.wait_for(1)
+    bench.put(2)
+    bench.inferring.wait_for([1], [2])
+    bench.publishing.open()
+    assert bench.settled() == {'published': 2}
+    bench.publishing.wait_for(1, 2)
+
+
+def test_the_network_waits_rather_than_have_masks_pile_up(bench: Bench) -> None:
+    bench.publishing.shut()
+    bench.put(1)
+    bench.publishing.wait_for(1)
+    bench.put(2)
+    bench.inferring.wait_for([1], [2])
+    for number in range(3, 9):
+        bench.put(number)
+    assert bench.fates() == {'superseded': 5}
+    bench.publishing.open()
+    assert bench.settled() == {'published': 3, 'superseded': 5}
+    bench.publishing.wait_for(1, 2, 8)
+
+
+def test_on_a_cpu_a_frame_is_decoded_when_the_network_is_free(bench: Bench) -> None:
+    bench.inferring.shut()
+    bench.put(1)
+    bench.inferring.wait_for([1])
+    bench.put(2)
+    bench.put(3)
+    assert bench.fates() == {'superseded': 1}
+    assert bench.decoding.came == [1]
+    bench.inferring.open()
+    assert bench.settled() == {'published': 2, 'superseded': 1}
+    bench.decoding.wait_for(1, 3)
+
+
+def test_beside_a_gpu_the_newest_frames_are_decoded_meanwhile(offloading: Bench) -> None:
+    bench = offloading
+    bench.inferring.shut()
+    bench.put(1)
+    bench.inferring.wait_for([1])
+    bench.put(2)
+    bench.decoding.wait_for(1, 2)
+    bench.put(3)
+    bench.decoding.wait_for(1, 2, 3)
+    bench.inferring.open()
+    assert bench.settled() == {'published': 3, 'superseded': 1}
+    bench.publishing.wait_for(1, 3)
+
+
+def test_frames_of_several_cameras_go_together(pair: Bench) -> None:
+    pair.put(1, 'a')
+    pair.put(2, 'b')
+    assert pair.settled() == {'published': 5}
+    pair.inferring.wait_for([1, 2])
+    pair.publishing.wait_for(1, 2)
+    assert pair.worker.timings.batch.percentiles(100) == [2.0]
+
+
+def test_on_a_cpu_frames_go_one_by_one_and_wait_for_no_other_camera(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 3600.0)
+    monkeypatch.setattr(worker, 'COMPANY_S', 3600.0)
+    bench.inferring.shut()
+    bench.put(1, 'a')
+    bench.inferring.wait_for([1])
+    bench.put(2, 'b')
+    bench.put(3, 'a')
+    bench.inferring.open()
+    assert bench.settled() == {'published': 3}
+    bench.inferring.wait_for([1], [2], [3])
+
+
+def test_frames_of_different_sizes_go_one_by_one(pair: Bench) -> None:
+    pair.put(1, 'a')
+    pair.put(2, 'b', size=5)
+    assert pair.settled() == {'published': 5}
+    pair.inferring.wait_for([1], [2])
+
+
+def test_a_malformed_frame_does_no_harm_to_those_of_other_cameras(pair: Bench) -> None:
+    pair.put(1, 'a', encoding='rgb9')
+    pair.put(2, 'b')
+    pair.decoding.wait_for(2)
+    pair.put(3, 'a')
+    assert pair.settled() == {'published': 5, 'malformed': 1}
+    pair.inferring.wait_for([2, 3])
+    assert 'rgb9' in pair.reports[0]
+
+
+def test_a_batch_that_fails_is_counted_frame_by_frame(
+    pair: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(_: object) -> None:
+        raise RuntimeError('out of memory')
+
+    monkeypatch.setattr(pair.segmenter, 'segment', run_out)
+    pair.put(1, 'a')
+    pair.put(2, 'b')
+    assert pair.settled() == {'published': 3, 'failed': 2}
+
+
+def test_draining_lets_every_frame_in_work_finish(bench: Bench) -> None:
+    bench.publishing.shut()
+    bench.put(1)
+    bench.publishing.wait_for(1)
+    bench.inferring.shut()
+    bench.put(2)
+    bench.inferring.wait_for([1], [2])
+    bench.put(3)
+    drained = in_thread(bench.worker.drain)
+    bench.publishing.open()
+    bench.publishing.wait_for(1)
+    assert not drained.done()
+    bench.inferring.open()
+    drained.result(PATIENCE_S)
+    assert bench.fates() == {'published': 2, 'not_wanted': 1}
+    bench.put(4)
+    assert bench.settled() == {'published': 3, 'not_wanted': 1}
+
+
+def test_stopping_lets_every_frame_in_work_finish(bench: Bench) -> None:
+    bench.publishing.shut()
+    bench.put(1)
+    bench.publishing.wait_for(1)
+    bench.inferring.shut()
+    bench.put(2)
+    bench.inferring.wait_for([1], [2])
+    bench.put(3)
+    assert not bench.worker.stop(0.0)
+    assert bench.fates() == {'not_wanted': 1}
+    bench.inferring.open()
+    bench.publishing.open()
+    assert bench.worker.stop(PATIENCE_S)
+    assert bench.fates() == {'published': 2, 'not_wanted': 1}
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+@pytest.mark.parametrize('stage', ['decode', 'infer', 'publish'])
+def test_a_bug_in_any_thread_is_kept_and_holds_nobody_up(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    def broken(*_: object) -> None:
+        raise TypeError('a bug')
+
+    places: dict[str, tuple[Any, str]] = {
+        'decode': (bench.worker, '_decode'),
+        'infer': (bench.segmenter, 'segment'),
+        'publish': (bench.outputs['a'], 'publish'),
+    }
+    target, name = places[stage]
+    monkeypatch.setattr(target, name, broken)
+    bench.put(1)
+    in_thread(bench.accounts.wait_until_settled).result(PATIENCE_S)
+    in_thread(bench.worker.drain).result(PATIENCE_S)
+    assert bench.worker.stop(PATIENCE_S)
+    assert isinstance(bench.worker.failure, TypeError)
+    bench.put(2)
+    assert bench.fates() == {'not_wanted': 1}
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_bug_in_publishing_frees_a_network_that_waits(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        bench.publishing.enter('broken')
+        raise TypeError('a bug')
+
+    monkeypatch.setattr(bench.outputs['a'], 'publish', broken)
+    bench.publishing.shut()
+    bench.put(1)
+    bench.publishing.wait_for('broken')
+    bench.put(2)
+    bench.inferring.wait_for([1], [2])
+    bench.publishing.open()
+    assert bench.worker.stop(PATIENCE_S)
+    assert isinstance(bench.worker.failure, TypeError)
+    assert bench.fates() == {'failed': 1}
+
+
+def test_a_frame_that_waited_when_ros_went_down_is_lost_in_peace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()  # the real outputs
+    bench.context.shutdown()
+    bench.put(1)
+    assert bench.settled() == {'failed': 1}
+
+
+def test_masks_that_wait_when_ros_goes_down_are_lost_in_peace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outputs = bench.outputs['a']
+    monkeypatch.undo()  # the real outputs
+    monkeypatch.setattr(outputs, 'wanted', lambda: list(outputs._publishers)[:1])
+    bench.inferring.shut()
+    bench.put(1)
+    bench.inferring.wait_for([1])
+    bench.context.shutdown()
+    bench.inferring.open()
+    assert bench.settled() == {'failed': 1}
+
+
+@pytest.mark.parametrize('error', [RuntimeError('no memory'), MemoryError(), cv2.error('lost')])
+@pytest.mark.parametrize('place', ['decode', 'infer'])
+def test_what_decoder_and_network_raise_costs_its_frame_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
+) -> None:
+    def refuse(_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as broken:
+        if place == 'decode':
+            broken.setattr(bench.worker, '_decode', refuse)
+        else:
+            broken.setattr(bench.segmenter, 'segment', refuse)
+        bench.put(1)
+        assert bench.settled() == {'failed': 1}
+    assert type(error).__name__ in bench.reports[0]
+    bench.put(2)
+    assert bench.settled() == {'failed': 1, 'published': 1}
+
+
+def test_a_picture_that_cannot_be_compressed_costs_its_frame_alone(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise ImageError('too wide for JPEG')
+
+    with monkeypatch.context() as broken:
+        broken.setattr(bench.outputs['a'], 'publish', refuse)
+        bench.put(1)
+        assert bench.settled() == {'failed': 1}
+    assert 'too wide for JPEG' in bench.reports[0]
+    bench.put(2)
+    assert bench.settled() == {'failed': 1, 'published': 1}

@@ -1,0 +1,8 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the source tree is."""
+
+from pathlib import Path
+from typing import Final
+
+ROOT: Final = Path(__file__).resolve().parents[1]
+TESTS: Final = ROOT / 'test'

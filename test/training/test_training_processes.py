@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tests of training in two processes with the real command: the result is that of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import training_runs as runs
+from mlflow import MlflowClient
+from repository import ROOT
+from training_data import write_cityscapes, write_experiment, write_folders
+
+#: Without batch statistics, which would differ between the processes.
+NETWORK = {
+    'encoder_name': 'tu-convnext_atto', 'decoder_use_norm': False,
+    'decoder_channels': [16, 8, 8, 8, 8],
+}  # fmt: skip
+TWO = ('devices=2', 'strategy=ddp')
+#: Learning rate too small to change a weight.
+STILL = ('learning_rate=1e-30', 'epochs=1')
+
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the runs, with their experiment."""
+    root = tmp_path_factory.mktemp('place')
+    write_folders(root / 'streets', 'val', 5, first=90)
+    write_cityscapes(root / 'towns', 'train', 6)
+    write_experiment(
+        root / 'experiment.yaml', root, family='unet', network=NETWORK,
+        train=[{'set': 'towns', 'split': 'train', 'share': 4}],
+    )  # fmt: skip
+    return root
+
+
+def command(place: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}
+    return subprocess.run(
+        [sys.executable, '-m', 'training.train', 'experiment.yaml', f'runs/{name}', *overrides],
+        capture_output=True, text=True, timeout=240, check=False, cwd=place, env=environment,
+    )  # fmt: skip
+
+
+def rows(folder: Path) -> list[dict[str, Any]]:
+    lines = (folder / 'metrics.jsonl').read_text(encoding='utf-8').splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def confusion(folder: Path) -> Any:
+    return json.loads((folder / 'artifacts' / 'confusion.json').read_text(encoding='utf-8'))
+
+
+def test_the_same_weights_score_the_same(place: Path) -> None:
+    done = command(place, 'still_two', *TWO, *STILL)
+    assert done.returncode == 0, done.stderr
+    assert runs.run(['experiment.yaml', 'runs/still_one', *STILL], place)[0] == 0
+    one, two = place / 'runs' / 'still_one', place / 'runs' / 'still_two'
+    assert confusion(one) == confusion(two)
+    assert sum(map(sum, confusion(one)['counts'])) == 5 * 61 * 96  # each image once
+    for key in ('mIoU', 'Dice', 'pixel_acc'):
+        assert rows(one)[0][key] == rows(two)[0][key]
+    for key in ('val_loss', 'train_loss'):
+        assert rows(one)[0][key] == pytest.approx(rows(two)[0][key], rel=1e-5)
+    assert rows(two)[0]['imgs_per_sec'] > 0  # although it has only three images
+
+
+def test_training_comes_to_the_same(place: Path) -> None:
+    """Gradients are summed in another order, so weights agree to a tenth of a step."""
+    done = command(place, 'two', *TWO)
+    assert done.returncode == 0, done.stderr
+    assert runs.run(['experiment.yaml', 'runs/one'], place)[0] == 0
+    one, two = place / 'runs' / 'one', place / 'runs' / 'two'
+    for ours, theirs in zip(rows(one), rows(two), strict=True):
+        assert ours['train_loss'] == pytest.approx(theirs['train_loss'], rel=1e-4)
+        assert ours['val_loss'] == pytest.approx(theirs['val_loss'], rel=1e-3)
+        assert ours['mIoU'] == pytest.approx(theirs['mIoU'], abs=2e-3)
+    states = [torch.load(f / 'state.ckpt', weights_only=True)['state_dict'] for f in (one, two)]
+    for name, tensor in states[0].items():
+        assert torch.allclose(tensor, states[1][name], atol=1e-4), name
+    assert_single_output(place, done)
+
+
+def assert_single_output(place: Path, done: subprocess.CompletedProcess[str]) -> None:
+    """Check that nothing is printed, written or sent twice."""
+    said = done.stdout.splitlines()
+    assert [line[:12] for line in said] == ['epoch 1 of 2', 'epoch 2 of 2', 'best mIoU 0.']
+    assert done.stderr == ''
+    folder = place / 'runs' / 'two'
+    assert [row['epoch'] for row in rows(folder)] == [0, 1]
+    assert {p.name for p in folder.iterdir()} == {
+        'artifacts', 'checkpoint', 'experiment.yaml', 'metrics.jsonl', 'run.json', 'state.ckpt',
+    }  # fmt: skip
+    store = MlflowClient(f'sqlite:///{place}/runs/mlflow.db')
+    study = store.get_experiment_by_name('segmentation')
+    assert study is not None
+    names = [run.info.run_name for run in store.search_runs([study.experiment_id])]
+    assert names.count('two') == 1
+
+
+def test_mistake_is_told_once(place: Path) -> None:
+    done = command(place, 'wrong', *TWO, 'val={streets val: {set: streets, split: val, count: 1}}')
+    assert done.returncode == 1
+    assert done.stderr == (
+        'error: validation set streets val has 1 images for 2 processes; expected at least one '
+        'image per process: add images or use fewer devices\n'
+    )

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The live view: what viewers get, and that nothing is done when nobody looks."""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
+
+import httpx
+from web_service import PATIENCE_S, blocks, serving
+
+from segmentation_node.images.files import decode_file, encode_jpeg
+from segmentation_node.web import live as live_module
+from segmentation_node.web.live import Live
+from segmentation_node.web.live_page import live_page
+from segmentation_node.web.page.texts import LANGUAGES
+from segmentation_node.web.settings import Settings
+
+JPEG = encode_jpeg(blocks())
+
+
+class StubGraph:
+    """One camera, or others; notes who looks."""
+
+    def __init__(self, names: Sequence[str] = ('/car/segmentation_node',)) -> None:
+        self.names = list(names)
+        self.takers: list[Callable[[Any], None]] = []
+        self.changed = threading.Condition()
+
+    def close(self) -> None:
+        assert not self.takers
+
+    def cameras(self) -> list[str]:
+        return self.names
+
+    @contextmanager
+    def overlays(self, camera: str, take: Callable[[Any], None]) -> Iterator[None]:
+        with self.changed:
+            self.takers.append(take)
+            self.changed.notify_all()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.takers.remove(take)
+                self.changed.notify_all()
+
+    def statuses(self, take: Callable[[Any], None]) -> Any:
+        return self.overlays('', take)
+
+    def wait_for_viewers(self, count: int) -> list[Callable[[Any], None]]:
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.takers) == count, PATIENCE_S)
+            return list(self.takers)
+
+
+@pytest.fixture
+def graph() -> StubGraph:
+    return StubGraph()
+
+
+@pytest.fixture
+def client(graph: StubGraph) -> Iterator[httpx.Client]:
+    with serving(Settings({'unet': 'unet'}), Live(lambda: graph)) as client:
+        yield client
+
+
+def pictures(answer: httpx.Response) -> Iterator[bytes]:
+    """The pictures of an MJPEG stream."""
+    data = b''
+    for chunk in answer.iter_raw():
+        data += chunk
+        while (end := data.find(b'\r\n--picture\r\n', 1)) >= 0:
+            yield data[:end].partition(b'\r\n\r\n')[2]
+            data = data[end + 2 :]
+
+
+def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    """The events of a stream."""
+    for line in answer.iter_lines():
+        if line.startswith('data: '):
+            yield json.loads(line[6:])
+
+
+CAMERA = {'camera': '/car/segmentation_node'}
+
+
+def test_a_viewer_gets_pictures_until_it_leaves(client: httpx.Client, graph: StubGraph) -> None:
+    assert client.get('/live/cameras').json() == {'cameras': ['/car/segmentation_node']}
+    with client.stream('GET', '/live/stream', params=CAMERA) as answer:
+        assert answer.headers['content-type'].startswith('multipart/x-mixed-replace')
+        [take] = graph.wait_for_viewers(1)
+        found = pictures(answer)
+        for number in (b'1', b'2'):
+            take(JPEG + number)
+            assert next(found) == JPEG + number
+    graph.wait_for_viewers(0)
+
+
+def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubGraph) -> None:
+    with client.stream('GET', '/live/events') as answer:
+        [take] = graph.wait_for_viewers(1)
+        take([{'name': '/car/segmentation_node', 'received': '7'}])
+        told = next(event for event in events(answer) if event['nodes'])
+    assert told['cameras'] == ['/car/segmentation_node']
+    assert told['nodes'][0]['received'] == '7'
+    graph.wait_for_viewers(0)
+
+
+def test_cameras_are_told_of_while_no_node_says_anything(client: httpx.Client) -> None:
+    with client.stream('GET', '/live/events') as answer:
+        assert next(events(answer)) == {'cameras': ['/car/segmentation_node'], 'nodes': None}
+
+
+def test_only_cameras_that_there_are_can_be_looked_at(
+    client: httpx.Client, graph: StubGraph
+) -> None:
+    answer = client.get('/live/stream', params={'camera': '/rosout'})
+    assert answer.status_code == 404
+    assert '/car/segmentation_node' in answer.json()['detail']
+    assert not graph.takers
+
+
+def test_viewers_are_bounded(
+    client: httpx.Client, graph: StubGraph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live_module, 'MAX_VIEWERS', 1)
+    with client.stream('GET', '/live/stream', params=CAMERA):
+        graph.wait_for_viewers(1)
+        assert client.get('/live/events').status_code == 503
+    graph.wait_for_viewers(0)
+
+
+def test_a_stream_does_not_hold_up_the_end_of_the_service(graph: StubGraph) -> None:
+    live = Live(lambda: graph)
+    with (
+        serving(Settings({'unet': 'unet'}), live) as client,
+        client.stream('GET', '/live/stream', params=CAMERA) as answer,
+    ):
+        graph.wait_for_viewers(1)
+        live.closing = True  # as on SIGTERM
+        assert list(pictures(answer)) == []  # the service ends the stream
+
+
+def test_without_ros_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_module, 'find_spec', lambda _name: None)
+    with serving(Settings({'unet': 'unet'})) as client:
+        answer = client.get('/live/cameras')
+        assert answer.status_code == 503
+        assert 'rclpy' in answer.json()['detail']
+
+
+@pytest.mark.parametrize('language', LANGUAGES)
+def test_the_page_has_its_words(language: str, client: httpx.Client) -> None:
+    page = client.get('/live', params={'lang': language}).text
+    assert page == live_page(language)
+    assert f'<html lang="{language}">' in page
+    assert '$' not in page
+
+
+@pytest.mark.parametrize('language', LANGUAGES)
+def test_the_page_runs_its_own_script_and_no_other(language: str, client: httpx.Client) -> None:
+    answer = client.get('/live', params={'lang': language})
+    [policy] = answer.headers.get_list('content-security-policy')
+    sources = {name: values for name, *values in map(str.split, policy.split(';'))}
+    for tag in ('script', 'style'):
+        [text] = re.findall(f'<{tag}>(.*?)</{tag}>', answer.text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert sources[f'{tag}-src'] == [f"'sha256-{digest}'"]
+    assert sources['connect-src'] == ["'self'"]
+    assert sources['img-src'] == ["'self'", 'data:']
+    assert sources['default-src'] == sources['frame-ancestors'] == ["'none'"]
+    # Attributes with code in them would not be run.
+    assert not re.search(r'<[^>]+ (style|on\w+)=', answer.text)
+
+
+@pytest.mark.skipif(find_spec('rclpy') is None, reason='ROS 2 is not installed')
+def test_a_live_node_is_shown_and_left_alone_when_nobody_looks(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    from ros_process import NodeProcess, Probe, image_message, isolated_environment
+
+    arguments = ('-p', f'model:={tiny_checkpoint}')
+    os.environ.update(isolated_environment())
+    with (
+        NodeProcess(tmp_path / 'log', *arguments, namespace='live'),
+        serving(Settings({'unet': 'unet'})) as client,
+    ):
+        probe = Probe('live')
+        try:
+            probe.wait_until_active()
+            frame = image_message(blocks())
+            camera = probe.publisher()
+            probe.wait_for(
+                'the camera in the view',
+                lambda: client.get('/live/cameras').json()['cameras'] == [probe.target],
+            )
+            camera.publish(frame)
+            probe.wait_for(
+                'a frame that nobody wants',
+                lambda: probe.diagnostics and probe.diagnostics[-1]['not_wanted'] == '1',
+            )
+            seen: list[Any] = []
+
+            def look() -> None:
+                wanted = {'camera': probe.target}
+                with client.stream('GET', '/live/stream', params=wanted) as answer:
+                    seen.append(decode_file(next(pictures(answer))))
+                with client.stream('GET', '/live/events') as answer:
+                    seen.append(next(event for event in events(answer) if event['nodes']))
+
+            viewer = threading.Thread(target=look)
+            viewer.start()
+
+            def shown() -> bool:
+                if not seen:
+                    camera.publish(frame)
+                return len(seen) == 2
+
+            probe.wait_for('a picture and an event', shown)
+            viewer.join()
+            picture, told = seen
+            assert picture.shape == (64, 96, 3)
+            assert np.abs(picture.astype(int) - blocks()).mean() > 1  # colours lie over it
+            [node] = told['nodes']
+            assert node['name'] == probe.target
+            assert int(node['published']) >= 1
+            topic = f'{probe.target}/overlay/compressed'
+            probe.wait_for('nobody subscribed', lambda: not probe.node.count_subscribers(topic))
+            before = probe.settled()
+            camera.publish(frame)
+            probe.wait_for(
+                'one more frame that nobody wants',
+                lambda: int(probe.diagnostics[-1]['not_wanted']) == before['not_wanted'] + 1,
+            )
+            assert probe.settled()['published'] == before['published']
+        finally:
+            probe.close()
