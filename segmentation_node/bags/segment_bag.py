@@ -212,7 +212,7 @@ class OutputTopics:
 
 
 def _message(output: Output, rendered: Rendered, header: Any) -> Any:
-    pixels = output.pixels(rendered)
+    pixels = output.render(rendered)
     if output.encode is None:
         return messages.image(pixels, output.encoding, header)
     return messages.compressed_image(output.encode(pixels), output.format, header)

@@ -16,10 +16,15 @@ from segmentation_node.images.rendering import Rendered
 
 @dataclass(frozen=True)
 class Output:
-    """One picture of a segmented image; `topic` is its attribute in Rendered, too."""
+    """One picture of a segmented image.
+
+    `render` returns it as (H, W) or (H, W, 3) uint8; `encode`, where the picture is published
+    compressed, compresses it with `codec`.
+    """
 
     topic: str
     encoding: str
+    render: Callable[[Rendered], npt.NDArray[np.uint8]]
     codec: str = ''
     encode: Callable[[npt.NDArray[np.uint8]], bytes] | None = None
 
@@ -33,24 +38,35 @@ class Output:
         """The `format` of the compressed picture."""
         return compressed_format(self.encoding, self.codec)
 
-    def pixels(self, rendered: Rendered) -> npt.NDArray[np.uint8]:
-        """The picture, (H, W) or (H, W, 3) uint8."""
-        picture: npt.NDArray[np.uint8] = getattr(rendered, self.topic)
-        return picture
+
+def _label_mask(rendered: Rendered) -> npt.NDArray[np.uint8]:
+    return rendered.label_mask
 
 
-#: Labels and colours as PNG, since JPEG would make classes up.
+def _color_mask(rendered: Rendered) -> npt.NDArray[np.uint8]:
+    return rendered.color_mask
+
+
+def _overlay(rendered: Rendered) -> npt.NDArray[np.uint8]:
+    return rendered.overlay
+
+
+def _confidence(rendered: Rendered) -> npt.NDArray[np.uint8]:
+    return rendered.confidence
+
+
+#: Labels and colors are compressed as PNG, because JPEG would alter classes.
 OUTPUTS: Final = MappingProxyType(
     {
         output.name: output
         for output in (
-            Output(topics.LABEL_MASK, 'mono8'),
-            Output(topics.COLOR_MASK, 'rgb8'),
-            Output(topics.OVERLAY, 'rgb8'),
-            Output(topics.CONFIDENCE, 'mono8'),
-            Output(topics.LABEL_MASK, 'mono8', 'png', encode_png),
-            Output(topics.COLOR_MASK, 'rgb8', 'png', encode_png),
-            Output(topics.OVERLAY, 'rgb8', 'jpeg', encode_jpeg),
+            Output(topics.LABEL_MASK, 'mono8', _label_mask),
+            Output(topics.COLOR_MASK, 'rgb8', _color_mask),
+            Output(topics.OVERLAY, 'rgb8', _overlay),
+            Output(topics.CONFIDENCE, 'mono8', _confidence),
+            Output(topics.LABEL_MASK, 'mono8', _label_mask, 'png', encode_png),
+            Output(topics.COLOR_MASK, 'rgb8', _color_mask, 'png', encode_png),
+            Output(topics.OVERLAY, 'rgb8', _overlay, 'jpeg', encode_jpeg),
         )
     }
 )

@@ -11,11 +11,11 @@ on a CPU that would gain nothing and make them older, so a frame is decoded when
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import cv2
 
@@ -24,7 +24,6 @@ from segmentation_node.images.encodings import ImageRgb
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.pipeline.frames import Accounts, Frame, HandOff, Slots, Window
 from segmentation_node.pipeline.outputs import Output
-from segmentation_node.ros.publishers import CameraOutputs
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
@@ -39,6 +38,26 @@ COMPANY_S: Final = 0.005
 #: What costs frames and is no bug: beside what is wrong with an image, what cv_bridge, OpenCV and
 #: torch raise where memory runs out or a device is lost.
 _TROUBLES: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
+
+
+class ShutDown(Exception):  # noqa: N818 (an end, not an error)
+    """The middleware was shut down: nothing can be published any more."""
+
+
+class MaskPublisher(Protocol):
+    """Publishes the pictures of one camera; all methods may raise `ShutDown`."""
+
+    def wanted(self) -> list[Output]:
+        """Return the outputs that have a subscriber now."""
+        ...
+
+    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+        """Return memory to paint a picture of a topic in; valid until the next image's."""
+        ...
+
+    def publish(self, outputs: list[Output], rendered: Rendered, header: Any) -> None:
+        """Publish outputs of one image with the header of its camera message."""
+        ...
 
 
 class Timings:
@@ -85,24 +104,22 @@ class Worker:
         *,
         segmenter: 'Segmenter',
         overlay_alpha: float,
-        outputs: dict[str, CameraOutputs],
+        publishers: Mapping[str, MaskPublisher],
         accounts: Accounts,
         decode: Callable[[object], ImageRgb],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
-        is_up: Callable[[], bool],
     ) -> None:
         """Prepare.
 
         Args:
             segmenter: what to run.
             overlay_alpha: share of the colour mask in the overlay.
-            outputs: publishers by camera.
+            publishers: by camera.
             accounts: where every frame's fate is written.
             decode: camera message to (H, W, 3) uint8 RGB; raises ImageError.
             latency_ms: age of a message's stamp now.
             report: takes the text of a problem with one frame.
-            is_up: whether there still is a ROS to publish to.
         """
         self.segmenter = segmenter
         self.overlay_alpha = overlay_alpha
@@ -114,9 +131,8 @@ class Worker:
         #: When the last mask was published, in seconds of the monotonic clock.
         self.published_s = -math.inf
         self._image_hw: dict[str, tuple[int, int]] = {}
-        self._outputs, self._accounts = outputs, accounts
+        self._publishers, self._accounts = publishers, accounts
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
-        self._is_up = is_up
         # Daemons: a network cannot be interrupted, and the process must not wait for one.
         self._threads = [
             threading.Thread(target=self._run, args=(work, end), name=name, daemon=True)
@@ -179,14 +195,12 @@ class Worker:
         begun_s = time.monotonic()
         self.timings.stages['wait'].add(1000 * (begun_s - frame.arrived_s))
         try:
-            wanted = self._outputs[frame.camera].wanted()
+            wanted = self._publishers[frame.camera].wanted()
             if not wanted:
                 self._accounts.settle('not_wanted')
                 return
-        except RuntimeError:  # of rclpy, as all its errors are
-            if self._is_up():
-                raise
-            self._accounts.settle('failed')  # ROS went down
+        except ShutDown:
+            self._accounts.settle('failed')
             return
         try:
             with self.timings.stage('decode'):
@@ -202,7 +216,7 @@ class Worker:
                 self._segment(batch)
 
     def _batch_limit(self) -> int:
-        return len(self._outputs) if self.segmenter.offloads else 1
+        return len(self._publishers) if self.segmenter.offloads else 1
 
     def _segment(self, batch: list[Decoded]) -> None:
         """Send frames of one size through the network together and hand them on."""
@@ -219,7 +233,7 @@ class Worker:
         rendered = [
             Rendered(
                 decoded.image_rgb, found.labels[index], partial(found.confidence_of, index),
-                segmenter.scheme, alpha, self._outputs[decoded.camera].canvas,
+                segmenter.scheme, alpha, self._publishers[decoded.camera].canvas,
             )
             for index, decoded in enumerate(batch)
         ]  # fmt: skip
@@ -235,15 +249,13 @@ class Worker:
         message, timings = decoded.frame.message, self.timings
         try:
             with timings.stage('publish'):
-                self._outputs[decoded.camera].publish(decoded.wanted, rendered, message.header)
+                self._publishers[decoded.camera].publish(decoded.wanted, rendered, message.header)
         except ImageError as error:
             self._report(f'cannot publish a frame: {error}')
             self._accounts.settle('failed')
             return
-        except RuntimeError:  # of rclpy, as all its errors are
-            if self._is_up():
-                raise
-            self._accounts.settle('failed')  # ROS went down
+        except ShutDown:
+            self._accounts.settle('failed')
             return
         now_s = self.published_s = time.monotonic()
         timings.stages['total'].add(1000 * (now_s - decoded.begun_s))

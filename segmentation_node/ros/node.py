@@ -45,7 +45,7 @@ from segmentation_node.ros.parameters import (
     declare_parameters,
     undeclared,
 )
-from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, CameraOutputs, LabelInfoOutput
+from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, CameraPublishers, LabelInfoOutput
 from segmentation_node.ros.services import answer_always
 from segmentation_node.ros.transport import (
     enable_large_frames,
@@ -126,7 +126,7 @@ class SegmentationNode(LifecycleNode):
             self.get_logger().warning(warning)
         self._samples = Samples(self._values.bits_per_sample)
         self._worker: Worker | None = None
-        self._outputs: dict[str, CameraOutputs] = {}
+        self._outputs: dict[str, CameraPublishers] = {}
         self._label_info: LabelInfoOutput | None = None
         self._cameras: list[CameraSubscription] = []
         self._camera_infos: list[Subscription] = []
@@ -168,19 +168,18 @@ class SegmentationNode(LifecycleNode):
         decode: Callable[..., ImageRgb] = partial(decode_image, convert=convert)
         if values.image_transport == 'compressed':
             decode = decode_compressed
-        self._outputs = {camera: CameraOutputs(self, camera) for camera in values.cameras}
+        self._outputs = {camera: CameraPublishers(self, camera) for camera in values.cameras}
         self._label_info = LabelInfoOutput(self)
         worker = Worker(
             segmenter=segmenter,
             overlay_alpha=values.overlay_alpha,
-            outputs=self._outputs,
+            publishers=self._outputs,
             accounts=self.health.accounts,
             decode=lambda image: decode(
                 image, max_pixels=self._values.max_image_pixels, samples=self._samples
             ),
             latency_ms=self._latency_ms,
             report=self._report_frame,
-            is_up=self.context.ok,
         )
         worker.start()
         self._worker = worker

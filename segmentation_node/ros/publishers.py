@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the node publishes per camera, painted only as far as somebody subscribes."""
+"""Publishers of the node: pictures of each camera, and the description of the labels."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rclpy.node import Node
@@ -15,6 +17,7 @@ from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
+from segmentation_node.pipeline.worker import ShutDown
 from segmentation_node.ros import mask_messages
 
 #: Reliable, so that it matches every subscription; one message, so that none gets old.
@@ -28,12 +31,12 @@ LATCHED_QOS = QoSProfile(
 DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
-class CameraOutputs:
-    """The publishers of one camera's pictures; those publish for one thread at a time.
+class CameraPublishers:
+    """Publishers of one camera's pictures, for one thread at a time.
 
-    Colours are painted in the memory of their messages; label ids and confidence are copied to
-    theirs, 1 byte a pixel each. What happens beyond is ROS's own: rclpy copies a message to C,
-    Fast DDS copies that to its history and from there to the memory shared with subscribers.
+    Colors are painted in the memory of their messages; label ids and confidence, one byte per
+    pixel each, are copied. Then rclpy copies a message to C, and Fast DDS copies that to its
+    history and from there to the memory shared with subscribers.
     """
 
     def __init__(self, node: Node, camera: str) -> None:
@@ -47,6 +50,7 @@ class CameraOutputs:
             )
             for output in OUTPUTS.values()
         }
+        self._context = node.context
         self._buffers = {
             output.topic: mask_messages.ImageBuffer(output.encoding)
             for output in OUTPUTS.values()
@@ -61,20 +65,35 @@ class CameraOutputs:
         return str(self._publishers[OUTPUTS['label_mask']].topic_name)
 
     def wanted(self) -> list[Output]:
-        """The outputs that have a subscriber now."""
-        return [o for o, p in self._publishers.items() if p.get_subscription_count()]
+        """Return the outputs that have a subscriber now; raises ShutDown."""
+        with self._until_shut_down():
+            return [o for o, p in self._publishers.items() if p.get_subscription_count()]
 
     def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
-        """Memory to paint a picture of a topic in; it holds until the next image's."""
+        """Return memory to paint a picture of a topic in; valid until the next image's."""
         return self._buffers[topic].canvas((*size_hw, 3))
 
     def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
-        """Publish some outputs of one image, each with the header of its camera message."""
+        """Publish outputs of one image with the header of its camera message.
+
+        Raises ImageError, and ShutDown.
+        """
         for output in outputs:
-            self._publishers[output].publish(self._message(output, rendered, header))
+            message = self._message(output, rendered, header)
+            with self._until_shut_down():
+                self._publishers[output].publish(message)
+
+    @contextmanager
+    def _until_shut_down(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError as error:  # the base of all errors of rclpy
+            if self._context.ok():
+                raise
+            raise ShutDown from error
 
     def _message(self, output: Output, rendered: Rendered, header: Header) -> Any:
-        pixels = output.pixels(rendered)
+        pixels = output.render(rendered)
         if output.encode is None:
             return self._buffers[output.topic].message(pixels, header)
         return mask_messages.compressed_message(output.encode(pixels), output.format, header)

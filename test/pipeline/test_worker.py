@@ -12,18 +12,17 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from ros_process import DOMAIN_ID, PATIENCE_S, image_message  # isort: skip
-
-import rclpy
-
 from segmentation_node.errors import ImageError
 from segmentation_node.images.encodings import decode_image
 from segmentation_node.labels import load_scheme
 from segmentation_node.pipeline import frames, worker
 from segmentation_node.pipeline.frames import FATES, Accounts, Frame
-from segmentation_node.pipeline.worker import Worker
-from segmentation_node.ros.publishers import CameraOutputs
+from segmentation_node.pipeline.outputs import OUTPUTS, Output
+from segmentation_node.pipeline.worker import ShutDown, Worker
 from segmentation_node.segmenter import Prediction
+
+#: A test that waits longer than this has failed.
+PATIENCE_S = 240.0
 
 
 class Gate:
@@ -58,35 +57,41 @@ class Gate:
             assert self.came == list(came)
 
 
+class Publisher:
+    """A camera's publisher with a subscriber of the label mask."""
+
+    def __init__(self, publish: Callable[..., None]) -> None:
+        self.publish = publish
+
+    def wanted(self) -> list[Output]:
+        return [OUTPUTS['label_mask']]
+
+    def canvas(self, _topic: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+        return np.empty((*size_hw, 3), np.uint8)
+
+
 class Bench:
-    """A worker with the publishers of a real node; its stages pass through gates.
+    """A worker whose stages pass through gates.
 
     An image is all of one number, which names its frame, and so are the labels of it.
     """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.context = rclpy.Context()
-        self.context.init(domain_id=DOMAIN_ID)
-        self.node = rclpy.create_node('bench', context=self.context)
+    def __init__(self) -> None:
         self.accounts = Accounts()
         self.reports: list[str] = []
         self.decoding, self.inferring, self.publishing = Gate(), Gate(), Gate()
-        self.outputs = {camera: CameraOutputs(self.node, camera) for camera in 'ab'}
-        for outputs in self.outputs.values():
-            monkeypatch.setattr(outputs, 'wanted', lambda: ['label_mask'])
-            monkeypatch.setattr(outputs, 'publish', self._publish)
+        self.publishers = {camera: Publisher(self._publish) for camera in 'ab'}
         segmenter: Any = SimpleNamespace(
             segment=self._segment, scheme=load_scheme('cityscapes8'), offloads=False
         )
         self.worker = Worker(
             segmenter=segmenter,
             overlay_alpha=0.5,
-            outputs=self.outputs,
+            publishers=self.publishers,
             accounts=self.accounts,
             decode=self._decode,
             latency_ms=lambda _message: 0.0,
             report=self.reports.append,
-            is_up=self.context.ok,
         )
         self.segmenter: Any = segmenter
 
@@ -108,7 +113,11 @@ class Bench:
 
     def put(self, number: int, camera: str = 'a', size: int = 4, encoding: str = 'rgb8') -> None:
         """Let a frame arrive."""
-        message = image_message(np.full((size, 6, 3), number, np.uint8), encoding)
+        pixels = np.full((size, 6, 3), number, np.uint8)
+        message = SimpleNamespace(
+            height=size, width=6, step=18, encoding=encoding, is_bigendian=0,
+            data=pixels.tobytes(), header=None,
+        )  # fmt: skip
         self.accounts.arrive()
         self.worker.slots.put(Frame(camera, message))
 
@@ -138,14 +147,13 @@ def in_thread(call: Callable[[], Any]) -> 'Future[Any]':
 
 
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    bench = Bench(monkeypatch)
+def bench() -> Iterator[Bench]:
+    bench = Bench()
     bench.worker.start()
     yield bench
     for gate in (bench.decoding, bench.inferring, bench.publishing):
         gate.open()
     assert bench.worker.stop(PATIENCE_S)
-    bench.context.try_shutdown()
 
 
 @pytest.fixture
@@ -321,7 +329,7 @@ def test_a_bug_in_any_thread_is_kept_and_holds_nobody_up(
     places: dict[str, tuple[Any, str]] = {
         'decode': (bench.worker, '_decode'),
         'infer': (bench.segmenter, 'segment'),
-        'publish': (bench.outputs['a'], 'publish'),
+        'publish': (bench.publishers['a'], 'publish'),
     }
     target, name = places[stage]
     monkeypatch.setattr(target, name, broken)
@@ -342,7 +350,7 @@ def test_a_bug_in_publishing_frees_a_network_that_waits(
         bench.publishing.enter('broken')
         raise TypeError('a bug')
 
-    monkeypatch.setattr(bench.outputs['a'], 'publish', broken)
+    monkeypatch.setattr(bench.publishers['a'], 'publish', broken)
     bench.publishing.shut()
     bench.put(1)
     bench.publishing.wait_for('broken')
@@ -354,27 +362,23 @@ def test_a_bug_in_publishing_frees_a_network_that_waits(
     assert bench.fates() == {'failed': 1}
 
 
-def test_a_frame_that_waited_when_ros_went_down_is_lost_in_peace(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize('method', ['wanted', 'publish'])
+def test_frames_that_a_shutdown_meets_fail_in_peace(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    monkeypatch.undo()  # the real outputs
-    bench.context.shutdown()
-    bench.put(1)
-    assert bench.settled() == {'failed': 1}
+    def ended(*_: object) -> Any:
+        raise ShutDown
 
-
-def test_masks_that_wait_when_ros_goes_down_are_lost_in_peace(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    outputs = bench.outputs['a']
-    monkeypatch.undo()  # the real outputs
-    monkeypatch.setattr(outputs, 'wanted', lambda: list(outputs._publishers)[:1])
     bench.inferring.shut()
     bench.put(1)
     bench.inferring.wait_for([1])
-    bench.context.shutdown()
+    monkeypatch.setattr(bench.publishers['a'], method, ended)
+    bench.put(2)
     bench.inferring.open()
-    assert bench.settled() == {'failed': 1}
+    assert bench.settled() == (
+        {'published': 1, 'failed': 1} if method == 'wanted' else {'failed': 2}
+    )
+    assert bench.reports == []
 
 
 @pytest.mark.parametrize('error', [RuntimeError('no memory'), MemoryError(), cv2.error('lost')])
@@ -404,7 +408,7 @@ def test_a_picture_that_cannot_be_compressed_costs_its_frame_alone(
         raise ImageError('too wide for JPEG')
 
     with monkeypatch.context() as broken:
-        broken.setattr(bench.outputs['a'], 'publish', refuse)
+        broken.setattr(bench.publishers['a'], 'publish', refuse)
         bench.put(1)
         assert bench.settled() == {'failed': 1}
     assert 'too wide for JPEG' in bench.reports[0]
