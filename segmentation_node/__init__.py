@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __version__ = '0.1.0'
 __all__ = ['Segmenter', 'load_scheme', 'read_image']
 
-_MODULES = {'Segmenter': 'segmenter', 'load_scheme': 'labels', 'read_image': 'image_files'}
+_MODULES = {'Segmenter': 'segmenter', 'load_scheme': 'labels', 'read_image': 'images.files'}
 
 
 def __getattr__(name: str) -> Any:
