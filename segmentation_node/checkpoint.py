@@ -2,9 +2,9 @@
 """Checkpoints: finding, loading and writing them.
 
 A checkpoint is a folder in the model library's own format (`config.json`, `model.safetensors`)
-plus `segmentation.yaml`, which knows everything else: model family, label scheme, preprocessing
-and provenance. A folder straight from a hub has no `segmentation.yaml`; there the library's
-configuration tells the family and the class names tell the scheme.
+plus `segmentation.yaml`, which contains the rest: model family, label scheme, preprocessing and
+provenance. A folder from a hub has no `segmentation.yaml`: the library's configuration names the
+family, and the class names identify the scheme.
 """
 
 import copy
@@ -41,27 +41,27 @@ from segmentation_node.networks.preprocessing import Preprocessing
 from segmentation_node.paths import bundled_models_dir
 from segmentation_node.untrusted import read_json, read_yaml
 
-if TYPE_CHECKING:  # torch takes seconds, and who runs a compiled network needs none of it
+if TYPE_CHECKING:  # importing torch takes seconds, and graph files run without it
     from segmentation_node.networks.graph import SegmentationGraph
     from segmentation_node.networks.network import Network
 
 SPEC_FILE = 'segmentation.yaml'
-#: Of the images that networks are given.
+#: Channels of the images that networks take: RGB.
 IMAGE_CHANNELS: Final = 3
-#: The second lists the parts of weights that were saved in several.
+#: The index lists the parts of weights that are saved in several files.
 WEIGHTS_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')
-#: Nothing else is fetched from a hub: neither pickles nor code.
+#: The only files downloaded from a hub: no pickles and no code.
 HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', '*.yaml',
              'preprocessor_config.json', 'README.md']  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Spec:
-    """Content of `segmentation.yaml`; what is not the library's to know.
+    """Content of `segmentation.yaml`: everything that the library's configuration lacks.
 
-    `label_scheme` is the name of a scheme, or of a scheme file that lies beside.
+    `label_scheme` is the name of a scheme, or of a scheme file in the same folder.
     """
 
     family: str
@@ -71,7 +71,7 @@ class Spec:
 
     @classmethod
     def read(cls, path: Path) -> 'Spec':
-        """Read and check; raises CheckpointError naming what is wrong."""
+        """Read and validate a file; raises CheckpointError."""
         try:
             content = read_yaml(path)
         except ForeignError as error:
@@ -87,7 +87,7 @@ class Spec:
         if Path(content['label_scheme']).name != content['label_scheme']:
             raise CheckpointError(
                 f'{path} has label_scheme {quoted(content["label_scheme"])}; expected the name of '
-                f'a scheme, or of a file beside it: a checkpoint reads nothing elsewhere'
+                f'a scheme, or of a file in the same folder'
             )
         if content['family'] not in FAMILIES:
             raise CheckpointError(
@@ -108,9 +108,10 @@ class Spec:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model with all that is needed to run it; its weights are read when they are asked for.
+    """Model with everything needed to run it; the weights are loaded on request.
 
-    `name` is what was asked for; `channel_ids` is the published id of each channel, (C,) uint8.
+    `name` is the model as the user named it; `channel_ids` are the published ids of the network's
+    channels, (C,) uint8.
     """
 
     name: str
@@ -119,9 +120,16 @@ class Checkpoint:
     scheme: LabelScheme
     channel_ids: Lut
 
+    def load_network(self) -> 'Network':
+        """Return the network, in fp32 on the CPU; loaded once.
+
+        Raises:
+            CheckpointError: the weights are damaged, or do not fit the configuration.
+        """
+        return self._network
+
     @cached_property
-    def network(self) -> 'Network':
-        """The network in fp32 on the CPU; raises CheckpointError where the weights do not fit."""
+    def _network(self) -> 'Network':
         network = network_class(self.spec.family).load(self.folder)
         if network.channels() != len(self.channel_ids):
             raise CheckpointError(
@@ -131,15 +139,15 @@ class Checkpoint:
             )
         if not_finite := network.not_finite():
             raise CheckpointError(
-                f'{self.folder}: {len(not_finite)} tensors of the weights have values that are no '
-                f'finite numbers ({not_finite[0]}, ...): the training diverged, or the file was '
+                f'{self.folder}: {len(not_finite)} tensors of the weights have values that are '
+                f'not finite ({not_finite[0]}, ...): the training diverged, or the file was '
                 f'damaged; take an earlier checkpoint'
             )
         return network.eval()
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the files that the network is made of."""
+        """SHA-256 of the files that define the network."""
         digest = hashlib.sha256()
         for path in sorted(self.folder.iterdir()):
             if path.suffix in ('.json', '.safetensors'):
@@ -151,25 +159,25 @@ class Checkpoint:
 
     @property
     def bytes_per_pixel(self) -> int:
-        """Memory that the network takes on a CPU, at most, by pixels of its input."""
+        """Maximum memory of the network on a CPU, in bytes per pixel of its input."""
         return BYTES_PER_PIXEL[self.spec.family]
 
     def preprocessing(self, size_hw: tuple[int, int] | None = None) -> Preprocessing:
-        """What the network expects of its pixels; `size_hw` replaces its own input size."""
+        """Return the preprocessing of the network; `size_hw` replaces its input size."""
         return (
             self.spec.preprocessing
             if size_hw is None
             else replace(self.spec.preprocessing, size_hw=size_hw)
         )
 
-    def graph(self, size_hw: tuple[int, int] | None = None) -> 'SegmentationGraph':
-        """The pixels-in labels-out graph; `size_hw` replaces the checkpoint's own input size."""
+    def load_graph(self, size_hw: tuple[int, int] | None = None) -> 'SegmentationGraph':
+        """Return the graph from pixels to labels; `size_hw` replaces its input size."""
         import torch
 
         from segmentation_node.networks.graph import SegmentationGraph
 
         ids = torch.from_numpy(self.channel_ids)
-        return SegmentationGraph(self.network, self.preprocessing(size_hw), ids).eval()
+        return SegmentationGraph(self.load_network(), self.preprocessing(size_hw), ids).eval()
 
 
 def _check_fields(
@@ -178,7 +186,7 @@ def _check_fields(
     known = [f.name for f in fields(of)]
     if not isinstance(content, dict):
         raise CheckpointError(
-            f'{path} holds {quoted(content)}, expected fields: {", ".join(known)}'
+            f'{path} contains {quoted(content)}, expected fields: {", ".join(known)}'
         )
     unknown = ', '.join(sorted(map(str, set(content) - set(known))))
     if unknown:
@@ -189,7 +197,7 @@ def _check_fields(
 
 
 def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:
-    """Preprocessing from lists as read from a file; raises CheckpointError on other values."""
+    """Convert lists, as read from a file, to Preprocessing; raises CheckpointError."""
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in content.items()}
     for key, value in values.items():
         if key == 'size_hw':
@@ -204,7 +212,7 @@ def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:
 
 
 def _are(kinds: tuple[type, ...], value: object, count: int, *, above_zero: bool = True) -> bool:
-    """Whether `value` is a tuple of `count` finite numbers of some kinds."""
+    """Return whether `value` is a tuple of `count` finite numbers of the given types."""
     if not isinstance(value, tuple) or len(value) != count:
         return False
     low = 0 if above_zero else -math.inf
@@ -212,15 +220,15 @@ def _are(kinds: tuple[type, ...], value: object, count: int, *, above_zero: bool
 
 
 def bundled_models() -> list[str]:
-    """Names of the checkpoints that come with the package."""
+    """Return the names of the checkpoints that are installed with the package."""
     return sorted(path.parent.name for path in bundled_models_dir().glob(f'*/{SPEC_FILE}'))
 
 
 def locate(model: str) -> Path:
-    """Folder of a checkpoint given as a bundled name, a folder, or a hub id.
+    """Return the folder of a checkpoint given as a bundled name, a folder, or a hub id.
 
     Raises:
-        CheckpointError: it is none of these, or the hub cannot be reached.
+        CheckpointError: no such checkpoint, or the hub cannot be reached.
     """
     if model in bundled_models():
         return bundled_models_dir() / model
@@ -232,10 +240,10 @@ def locate(model: str) -> Path:
     except (OSError, RuntimeError) as error:  # no such user, no permission, a name too long
         raise CheckpointError(
             f'model {quoted(model)} cannot be looked up ({one_line(error)}); give a bundled name, '
-            f'a folder that may be read, or a hub id'
+            f'a readable folder, or a hub id'
         ) from error
     if is_file:
-        raise CheckpointError(f'model {quoted(model)} is a file; give the folder that holds it')
+        raise CheckpointError(f'model {quoted(model)} is a file; give the folder that contains it')
     if HUB_ID.fullmatch(model):
         return _download(model)
     bundled = ', '.join(bundled_models()) or 'there are none here'
@@ -246,21 +254,21 @@ def locate(model: str) -> Path:
 
 
 def load_checkpoint(model: str) -> Checkpoint:
-    """Load a model by bundled name, folder or hub id, with its network.
+    """Load a model by bundled name, folder or hub id, including its weights.
 
     Raises:
-        CheckpointError: missing, damaged, or parts that do not belong together.
+        CheckpointError: the checkpoint is missing or damaged, or its files contradict each other.
     """
     checkpoint = find_checkpoint(model)
-    checkpoint.network  # noqa: B018 (read now, so that damaged weights are told now)
+    checkpoint.load_network()
     return checkpoint
 
 
 def find_checkpoint(model: str) -> Checkpoint:
-    """Look a model up by bundled name, folder or hub id, and read all but its weights.
+    """Find a model by bundled name, folder or hub id, and read everything but its weights.
 
     Raises:
-        CheckpointError: missing, or parts that do not belong together.
+        CheckpointError: the checkpoint is missing, or its files contradict each other.
     """
     folder = locate(model)
     config = _read_config(folder)
@@ -308,39 +316,38 @@ def _scheme_of_names(
 def _scheme_of_spec(folder: Path, spec: Spec, names: list[str] | None) -> tuple[LabelScheme, Lut]:
     beside = folder / spec.label_scheme
     scheme = load_scheme(beside if beside.is_file() else spec.label_scheme)
-    # Where the network names the scheme's own classes, their order is the network's.
+    # If the network names the classes of the scheme, its channels are in the order of its names.
     by_name = None if names is None else scheme.ids_of_names(names)
     return scheme, scheme.channel_ids if by_name is None else by_name
 
 
 def _binary_ids(scheme: LabelScheme) -> Lut:
-    """Published ids of "not it" and "it" for a network that finds one class, (2,) uint8.
+    """Return the published ids of background and foreground of a binary network, (2,) uint8.
 
-    What it finds is the only class of a scheme that is learned and not void. Of two such classes
-    it is the second one, as in the order of channels.
+    The foreground is the only learned class that is not void, or the second of two such classes.
 
     Raises:
-        SchemeError: the scheme has other classes.
+        SchemeError: the scheme has more classes.
     """
     classes = [c.id for c in scheme.learned if not c.void]
     rest = [c.id for c in scheme.learned if c.void] or [scheme.void_id]
     match [classes, rest]:
-        case [[found], [other]]:
-            return np.array([other, found], np.uint8)
+        case [[foreground], [background]]:
+            return np.array([background, foreground], np.uint8)
         case [[first, second], _] if not any(c.void for c in scheme.learned):
             return np.array([first, second], np.uint8)
     raise SchemeError(
-        f'the network tells one class from the rest, but label scheme {scheme.name} has '
+        f'the network distinguishes one class from the rest, but label scheme {scheme.name} has '
         f'{len(scheme.learned)} learned classes; expected one beside void, or two: correct '
         f'"label_scheme" in {SPEC_FILE}'
     )
 
 
 def save_checkpoint(folder: Path, network: 'Network', spec: Spec, card: str) -> None:
-    """Write a checkpoint folder, floating point weights as fp16, with its model card."""
+    """Write a checkpoint folder with its model card; floating-point weights become fp16."""
     folder.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(network).half().save(folder)
-    for path in folder.glob('*.safetensors'):  # the library lets nobody else read them
+    for path in folder.glob('*.safetensors'):  # the library makes them private
         path.chmod((folder / 'config.json').stat().st_mode)
     spec.write(folder / SPEC_FILE)
     (folder / 'README.md').write_text(card, encoding='utf-8')
@@ -350,7 +357,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
     path = folder / 'config.json'
     if not path.is_file():
         raise CheckpointError(
-            f'{folder} has no config.json; a checkpoint folder holds config.json, '
+            f'{folder} has no config.json; a checkpoint folder contains config.json, '
             f'model.safetensors and {SPEC_FILE}'
         )
     try:
@@ -359,17 +366,17 @@ def _read_config(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f'{error}; download or save the checkpoint anew') from error
     if not isinstance(config, dict):
         raise CheckpointError(
-            f'{path} holds {quoted(config)}, expected a JSON object; download or save the '
+            f'{path} contains {quoted(config)}, expected a JSON object; download or save the '
             f'checkpoint anew'
         )
     return config
 
 
 def _preprocessing_of_hub(folder: Path) -> Preprocessing:
-    """Normalization of the library's processor; its fixed square input size is left out.
+    """Return the normalization of the library's processor, without its fixed input size.
 
-    The hub's Cityscapes processors squash every image into a 384 x 384 square although the
-    networks were trained on the true aspect ratio.
+    The hub's Cityscapes processors distort every image to a 384 x 384 square, although the
+    networks were trained on the original aspect ratio.
     """
     path = folder / 'preprocessor_config.json'
     if not path.is_file():
@@ -377,7 +384,7 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
     try:
         content = read_json(path)
         if content.get('do_flip_channel_order'):
-            raise ValueError('it exchanges red and blue, which is not supported')
+            raise ValueError('it swaps red and blue, which is not supported')
         mean, std = [0.0] * 3, [1.0] * 3
         if content.get('do_normalize', True):
             mean, std = (_for_rgb(content[key]) for key in ('image_mean', 'image_std'))
@@ -396,7 +403,7 @@ def _preprocessing_of_hub(folder: Path) -> Preprocessing:
 
 
 def _for_rgb(value: Any) -> list[float]:
-    """Return what a processor has for each color, or for all of them, as a list."""
+    """Return a value per color, or one value for all colors, as a list of three."""
     return [float(v) for v in value] if isinstance(value, list) else [float(value)] * 3
 
 
@@ -407,7 +414,7 @@ def _download(hub_id: str) -> Path:
         return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=HUB_FILES))
     except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
         raise CheckpointError(
-            f'there is no folder {hub_id!r} and it cannot be fetched from the hub '
+            f'there is no folder {hub_id!r} and it cannot be downloaded from the hub '
             f'({type(error).__name__}: {one_line(error)}); check the spelling and the network, or '
-            f'download the model elsewhere and give the path of its folder'
+            f'download the model on another machine and give the path of its folder'
         ) from error

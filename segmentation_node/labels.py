@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Label schemes: which classes exist, under which published ids, names and colours.
+"""Label schemes: the classes, with their published ids, names and colors.
 
 One YAML file per scheme in `config/labels/`, one row per class; every look-up table of the
 package derives from these rows.
+
+A pixel's class is coded in four ways, which are converted only here:
+
+- file value: the value in a label file or message, such as a Cityscapes labelId
+- published id: the scheme's id of the class, the value in a published label mask
+- channel: the index of the class among the network's outputs, in the order of the scheme's rows
+- target: the channel as training and scoring see it, or IGNORE for pixels that do not count
 """
 
 import json
@@ -29,11 +36,11 @@ from segmentation_node.untrusted import parse_json, read_yaml
 
 Lut = npt.NDArray[np.uint8]
 
-#: Target value of pixels that say nothing in training and scoring. Not a published id.
+#: Target value of pixels that training and scoring ignore. Not a published id.
 IGNORE = 255
-#: As many as there are ids, 0 to 255.
+#: Number of ids, 0 to 255.
 MAX_CLASSES = 256
-#: Of the description of a scheme.
+#: Size limit of the JSON description of a scheme.
 MAX_JSON_BYTES = 2**20
 
 
@@ -41,9 +48,9 @@ MAX_JSON_BYTES = 2**20
 class LabelClass:
     """One class of a scheme: a row of its YAML file.
 
-    `label_ids` are the Cityscapes labelIds that fall into the class, `category` is the
-    Cityscapes category. A class that is not `learned` has no channel in a network; one that
-    is not `scored` is left out of the official figures although it is not void.
+    `label_ids` are the Cityscapes labelIds that map to the class, `category` is the Cityscapes
+    category. A class that is not `learned` has no network channel; a class that is not `scored`
+    is excluded from the official scores although it is not void.
     """
 
     id: int
@@ -69,8 +76,8 @@ class LabelClass:
         label_ids = row.get('label_ids', ())
         flags = (row[key] for key in ('void', 'learned', 'scored', 'countable') if key in row)
         if not _is_byte(row['id']) or not _is_list_of(row['color'], _is_byte, 3):
-            raise SchemeError(f'{shown}: id and the 3 colours must be integers in 0..255')
-        # YAML reads a bare no, on or 5 as something else than text.
+            raise SchemeError(f'{shown}: id and the 3 colors must be integers in 0..255')
+        # YAML does not read a bare no, on or 5 as text.
         if not isinstance(row['name'], str) or not isinstance(row['category'], str):
             raise SchemeError(f'{shown}: name and category must be text; put it in quotes')
         if not _is_list_of(label_ids, _is_byte) or not all(isinstance(f, bool) for f in flags):
@@ -93,9 +100,9 @@ def _is_list_of(value: object, check: Callable[[object], bool], length: int | No
 
 @dataclass(frozen=True)
 class LabelScheme:
-    """A set of classes; ids are what is published, channels are what a network puts out.
+    """Set of classes; label masks contain their ids, and networks have a channel for each.
 
-    `ignored` are the values of label files that are no class and say nothing about their pixel.
+    `ignored` are values in label files that mean "not annotated".
     """
 
     name: str
@@ -132,12 +139,12 @@ class LabelScheme:
 
     @cached_property
     def void_id(self) -> int:
-        """Published id of pixels that belong to no class of interest."""
+        """Published id of the void class, for pixels without a class of interest."""
         return next(c.id for c in self.classes if c.void)
 
     @cached_property
     def learned(self) -> tuple[LabelClass, ...]:
-        """The classes that have a network channel, in channel order."""
+        """Classes that have a network channel, in channel order."""
         return tuple(c for c in self.classes if c.learned)
 
     @cached_property
@@ -147,14 +154,14 @@ class LabelScheme:
 
     @cached_property
     def palette(self) -> Lut:
-        """Colour of each published id, (256, 3) uint8 RGB; ids of no class are black."""
+        """Color of each published id, (256, 3) uint8 RGB; ids without a class are black."""
         palette = np.zeros((256, 3), np.uint8)
         for c in self.classes:
             palette[c.id] = c.color
         return palette
 
     def id_of(self, name: str) -> int:
-        """Published id of a class; raises SchemeError with the names that exist."""
+        """Return the published id of a class; raises SchemeError with the names that exist."""
         if name not in self._by_name:
             raise SchemeError(
                 f'label scheme {self.name} has no class {name!r}; it has '
@@ -163,9 +170,10 @@ class LabelScheme:
         return self._by_name[name].id
 
     def ids_of_names(self, names: Sequence[str]) -> Lut | None:
-        """Published ids of a network's channels by its class names, (C,) uint8, in their order.
+        """Return the published ids of a network's channels, (C,) uint8, from its class names.
 
-        Case and punctuation do not count. None unless these are just the learned classes.
+        Case and punctuation do not matter. Returns None unless the names are exactly the learned
+        classes.
         """
         plain = [_plain(name) for name in names]
         id_of_plain = {_plain(c.name): c.id for c in self.learned}
@@ -174,13 +182,13 @@ class LabelScheme:
         return np.array([id_of_plain[name] for name in plain], np.uint8)
 
     def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> dict[int, int]:
-        """Return pixels of `labels` by their value, of values that this scheme does not have."""
+        """Return the pixel count in `labels` of each value that this scheme lacks."""
         pixels = np.bincount(labels.ravel(), minlength=256)
         pixels[[*(c.id for c in self.classes), *self.ignored]] = 0
         return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
 
     def check_ids(self, labels: npt.NDArray[np.uint8]) -> None:
-        """Raise ImageError where `labels`, uint8, have values that this scheme does not have."""
+        """Raise ImageError if `labels`, uint8, contain values that this scheme lacks."""
         if unknown := self.unknown_ids(labels):
             raise ImageError(
                 f'labels with values that label scheme {self.name} lacks: {counted(unknown)}; '
@@ -190,10 +198,10 @@ class LabelScheme:
             )
 
     def mapping_to(self, target: 'LabelScheme') -> Lut:
-        """Look-up table from this scheme's published ids to those of `target`, (256,) uint8.
+        """Return a look-up table from published ids to those of `target`, (256,) uint8.
 
-        A class goes where its Cityscapes labelIds lie, else to the class of the same name, else
-        to the only class of its category. Ids of no class become void.
+        A class maps to the class that contains its Cityscapes labelIds, else to the class of the
+        same name, else to the only class of its category. Ids without a class map to void.
 
         Raises:
             SchemeError: a class has no unambiguous counterpart in `target`.
@@ -204,10 +212,10 @@ class LabelScheme:
         return lut
 
     def channels_from(self, source: 'LabelScheme') -> Lut:
-        """Look-up table from ids of `source` to this scheme's channels, (256,) uint8.
+        """Return a look-up table from ids of `source` to this scheme's channels, (256,) uint8.
 
-        What has no channel here is IGNORE, and so is void that `source` never taught a network:
-        there "void" means "not annotated" and says nothing about the pixel.
+        Ids without a channel here map to IGNORE. So does void if it is not a learned class of
+        `source`, where it means "not annotated".
         """
         channel_of_id = np.full(256, IGNORE, np.uint8)
         channel_of_id[self.channel_ids] = np.arange(len(self.learned))
@@ -217,7 +225,7 @@ class LabelScheme:
         return lut
 
     def to_json(self) -> str:
-        """Scheme, ids, names and colours as one JSON object, as published with the masks."""
+        """Return the JSON object that is published with the masks: name, ids, names, colors."""
         return json.dumps(
             {
                 'scheme': self.name,
@@ -250,15 +258,15 @@ def _counterpart(c: LabelClass, source: LabelScheme, target: LabelScheme) -> int
 
 
 def available_schemes() -> list[str]:
-    """Names of the schemes in `config/labels/`."""
+    """Return the names of the schemes in `config/labels/`."""
     return sorted(path.stem for path in (config_dir() / 'labels').glob('*.yaml'))
 
 
 def load_scheme(name: str | Path) -> LabelScheme:
-    """Load a scheme by its name in `config/labels/` or from a YAML file of one's own.
+    """Load a scheme by its name in `config/labels/`, or from a YAML file.
 
     Raises:
-        SchemeError: no such scheme, or the file is not a valid one.
+        SchemeError: no such scheme, or an invalid file.
     """
     path = Path(name)
     if path.suffix not in ('.yaml', '.yml'):
@@ -296,17 +304,18 @@ def load_scheme(name: str | Path) -> LabelScheme:
 
 
 def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme:
-    """Return the scheme that `LabelScheme.to_json` described.
+    """Return the scheme that a description by `LabelScheme.to_json` names.
 
-    A description tells a scheme by its name; `given` is one of that name that is not installed.
+    `given` is an additional scheme, which need not be installed.
 
     Raises:
-        SchemeError: no description, or not of the scheme that is known here by that name.
+        SchemeError: the text is not a description, the scheme is unknown, or its classes differ
+            from those of the scheme of that name.
     """
     try:
         content = parse_json(text, max_bytes=MAX_JSON_BYTES)
         name = content['scheme']
-        # A name alone: a description has no say in which files are read.
+        # Looked up by name only: a description must not choose which files are read.
         known = [given] if given is not None else []
         known += [load_scheme(name)] if name in available_schemes() else []
         scheme = next((scheme for scheme in known if scheme.name == name), None)
@@ -314,8 +323,8 @@ def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme
     except (ForeignError, KeyError, TypeError) as error:
         reason = f'{type(error).__name__}: {one_line(error)}'
         raise SchemeError(
-            f'it describes no label scheme ({reason}); expected JSON with scheme and classes, as '
-            f'the commands of this package write it'
+            f'it is not a description of a label scheme ({reason}); expected JSON with scheme and '
+            f'classes, as the commands of this package write it'
         ) from error
     if scheme is None:
         raise SchemeError(
@@ -325,20 +334,20 @@ def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme
         )
     if names != {c.id: c.name for c in scheme.classes}:
         raise SchemeError(
-            f'it describes another {scheme.name} than is installed here; install the label '
-            f'scheme that it was made with'
+            f'it describes a {scheme.name} whose classes differ from the installed one; install '
+            f'the label scheme that the labels were written with'
         )
     return scheme
 
 
 def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:
-    """Recognise a scheme by a network's class names, in the network's channel order.
+    """Find the scheme whose learned classes have the class names of a network.
 
     Returns:
         The scheme, and the published id of each channel, (C,) uint8.
 
     Raises:
-        SchemeError: no scheme has these learned classes.
+        SchemeError: no scheme has exactly these learned classes.
     """
     for scheme in map(load_scheme, available_schemes()):
         channel_ids = scheme.ids_of_names(names)

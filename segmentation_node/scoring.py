@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a set of label images, which score_bag, score_images and training print alike."""
+"""Comparison of label images with ground truth, shared by score_bag, score_images and training."""
 
 import math
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from segmentation_node.metrics import Confusion, LabelImage, Scores, Target, tru
 
 
 class ComparedFrame(NamedTuple):
-    """One frame in the scheme that is scored in; `target` and `labels` are (H, W)."""
+    """One frame in the scored scheme; `target` and `labels` are (H, W)."""
 
     target: Target
     labels: LabelImage
@@ -19,13 +19,13 @@ class ComparedFrame(NamedTuple):
 
 
 class Comparison:
-    """Label images of one scheme, compared with truth of another scheme in a third.
+    """Comparison of label images with ground truth; each may have its own scheme.
 
-    `scheme` is the one that is scored in. Truth that is not annotated (void that no network
-    learns, such as CamVid's "unlabelled") does not count.
+    Both are converted to `scheme`, the scored scheme. Pixels that are not annotated (void that is
+    not learned, for example CamVid's "unlabelled") do not count.
 
     Raises:
-        SchemeError: the schemes cannot be compared; another one may be coarse enough.
+        SchemeError: the schemes cannot be compared in `scheme`; a coarser one may work.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class Comparison:
         """Count one frame, two (H, W) uint8 label images.
 
         Raises:
-            ImageError: they differ in size, or have ids that their schemes do not know.
+            ImageError: they differ in size, or contain ids that their schemes do not contain.
         """
         if truth.shape != predicted.shape:
             raise ImageError(
-                f'the label mask is {_wh(predicted)} but its truth {_wh(truth)}; they must be of '
-                f'one size'
+                f'the label mask is {_wh(predicted)} but its truth is {_wh(truth)}; both must '
+                f'have the same size'
             )
         self._truth.check_ids(truth)
         self._predicted.check_ids(predicted)
@@ -58,11 +58,11 @@ class Comparison:
         return frame
 
     def miou(self) -> float:
-        """Mean IoU so far, NaN where nothing was counted."""
+        """Return the mean IoU so far; NaN if no pixel was counted."""
         return self.confusion.scores(self.scheme).miou()
 
     def scores(self, source: str) -> Scores:
-        """Scores of all frames; raises DatasetError, naming the source, where nothing counts."""
+        """Return the scores of all frames; raises DatasetError if no pixel was counted."""
         scores = self.confusion.scores(self.scheme)
         if math.isnan(scores.miou()):
             raise DatasetError(
@@ -79,10 +79,10 @@ def _wh(labels: LabelImage) -> str:
 
 @dataclass(frozen=True)
 class SetScores:
-    """Scores of the frames that have both truth and prediction, and how many frames there are.
+    """Scores of the frames that have both truth and prediction, and the numbers of frames.
 
-    `recorded_frames` of the scored ones were matched by the time at which they were recorded,
-    since their header stamps repeat.
+    `recorded_frames` of the scored frames were matched by recording time, because their header
+    stamps repeat.
     """
 
     scores: Scores
@@ -93,18 +93,18 @@ class SetScores:
 
 
 def table(result: SetScores) -> str:
-    """Figures as text, in percent."""
+    """Format the scores as a text table, in percent."""
     iou = result.scores.class_iou()
     width = max(map(len, (*iou, 'pixel accuracy')))
     rows = {**iou, 'mIoU': result.scores.miou(), 'pixel accuracy': result.scores.pixel_accuracy()}
     lines = [f'{name:{width}}  {100 * value:6.2f}' for name, value in rows.items()]
     frames = (
         f'{result.scored_frames} frames scored; {result.truth_frames} had truth, '
-        f'{result.predicted_frames} a mask'
+        f'{result.predicted_frames} had a mask'
     )
     if result.recorded_frames:
         frames += (
-            f'\n{result.recorded_frames} of them matched by the time at which they were recorded, '
-            f'since their header stamps repeat'
+            f'\n{result.recorded_frames} of them were matched by recording time, because their '
+            f'header stamps repeat'
         )
     return '\n'.join([f'IoU in % ({result.scores.scheme.name})', *lines, frames])

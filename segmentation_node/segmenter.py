@@ -3,7 +3,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, cast
 
 import cv2
 import numpy as np
@@ -14,16 +13,11 @@ from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.images.files import MAX_SIDE, ImageRgb, check_size
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.networks.postprocessing import Decision
+from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.networks.preprocessing import scale_into
-from segmentation_node.runtimes import MeasuredRuntime, open_runtime
+from segmentation_node.runtimes import MeasuredRuntime, Runtime, open_runtime
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 from segmentation_node.runtimes.passing_thread import in_passing_thread
-
-if TYPE_CHECKING:
-    import torch
-
-    from segmentation_node.runtimes.torch_runtime import TorchRuntime
 
 LabelImages = npt.NDArray[np.uint8]
 
@@ -90,7 +84,8 @@ class Segmenter:
         if not 0 <= min_confidence <= 1:
             raise SettingError(f'min_confidence {min_confidence} must lie in [0, 1]')
         self.checkpoint = find_checkpoint(model)
-        self._runtime = open_runtime(
+        #: What runs the network.
+        self.engine: Runtime = open_runtime(
             runtime,
             self.checkpoint,
             device=device,
@@ -122,7 +117,7 @@ class Segmenter:
         Raises:
             ImageError: the batch has another shape or dtype, or its images are empty or too large.
         """
-        return self._prediction(self._runtime.decide(_as_batch(images_rgb)))
+        return self.publish(self.engine.run(as_batch(images_rgb)))
 
     def render(
         self, image_rgb: ImageRgb, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
@@ -151,44 +146,22 @@ class Segmenter:
         """
         check_size(image_hw[1], image_hw[0])
         in_passing_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
-        if isinstance(self._runtime, MeasuredRuntime):
-            self._runtime.wait()
+        if isinstance(self.engine, MeasuredRuntime):
+            self.engine.wait()
 
     def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
         """Run the network as `segment` does, without postprocessing, to measure its latency."""
-        self._runtime.forward(_as_batch(images_rgb))
-
-    def class_scores(
-        self, images_rgb: Sequence[ImageRgb] | ImageRgb, scale: float | None = None
-    ) -> 'torch.Tensor':
-        """Return the class scores, which can be summed over several views of an image.
-
-        Args:
-            images_rgb: as for `segment`.
-            scale: network pixels per image pixel; None uses the scale of `segment`.
-
-        Returns:
-            (B, C, H, W) float32 on the device, 0 or greater, one channel per learned class.
-
-        Raises:
-            ImageError: as `segment`.
-            SettingError: the runtime is not torch.
-        """
-        return self._torch().class_scores(_as_batch(images_rgb), scale)
-
-    def decide(self, scores: 'torch.Tensor') -> Prediction:
-        """Convert (B, C, H, W) class scores, as from `class_scores`, to labels and confidence."""
-        return self._prediction(self._torch().decide_scores(scores))
+        self.engine.forward(as_batch(images_rgb))
 
     @property
     def runtime(self) -> str:
         """Name of the runtime."""
-        return self._runtime.name
+        return self.engine.name
 
     @property
     def device(self) -> str:
         """Device that the network runs on: 'cpu', 'cuda:0', ..."""
-        return self._runtime.device
+        return self.engine.device
 
     @property
     def offloads(self) -> bool:
@@ -202,23 +175,16 @@ class Segmenter:
     @property
     def precision(self) -> str:
         """Numerical precision of the network."""
-        return self._runtime.precision
+        return self.engine.precision
 
     def scale(self, image_hw: tuple[int, int]) -> float:
         """Return the scale at which `segment` runs an image, in network pixels per image pixel."""
         return scale_into(self.input_size, image_hw)
 
-    def _torch(self) -> 'TorchRuntime':
-        if self.runtime != 'torch':
-            raise SettingError(
-                f'runtime {self.runtime!r} returns labels only, not class scores at any scale; '
-                f'use runtime torch'
-            )
-        return cast('TorchRuntime', self._runtime)
-
-    def _prediction(self, decisions: list[Decision]) -> Prediction:
-        labels = _stacked([d.labels for d in decisions])
-        prediction = Prediction(labels, lambda index: decisions[index].confidence)
+    def publish(self, segmentations: Sequence[Segmentation]) -> Prediction:
+        """Convert segmentations of the engine to the published scheme; applies min_confidence."""
+        labels = _stacked([each.labels for each in segmentations])
+        prediction = Prediction(labels, lambda index: segmentations[index].confidence)
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
             prediction.labels = np.asarray(published, np.uint8).reshape(labels.shape)
@@ -233,7 +199,8 @@ def _stacked(images: list[LabelImages]) -> LabelImages:
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
-def _as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
+def as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
+    """Return images as one C-contiguous batch, (B, H, W, 3) uint8; raises as `segment`."""
     if isinstance(images_rgb, np.ndarray):
         batch = images_rgb
     else:

@@ -169,7 +169,7 @@ def test_own_folder(tiny_checkpoint: Path) -> None:
     assert (loaded.name, loaded.folder) == (str(tiny_checkpoint), tiny_checkpoint)
     assert loaded.scheme.name == 'cityscapes8'
     assert loaded.channel_ids.tolist() == list(range(8))
-    assert not loaded.network.training
+    assert not loaded.load_network().training
 
 
 def test_home_is_expanded(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_home_is_expanded(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 def test_bundled_model(name: str) -> None:
     loaded = load_checkpoint(name)
     assert loaded.spec.provenance['metrics']
-    assert loaded.network.channels() == len(loaded.scheme.learned)
+    assert loaded.load_network().channels() == len(loaded.scheme.learned)
 
 
 def test_download_of_the_hub(hub_folder: Path) -> None:
@@ -197,7 +197,7 @@ def test_download_of_the_hub(hub_folder: Path) -> None:
 def assert_weights_are_of(loaded: Checkpoint, folder: Path) -> None:
     """Every tensor of the file must have found its place in the network."""
     stored = load_file(folder / 'model.safetensors')
-    held = {t.float().sum().item() for t in loaded.network.state_dict().values()}
+    held = {t.float().sum().item() for t in loaded.load_network().state_dict().values()}
     lost = [k for k, v in stored.items() if v.is_floating_point() and v.sum().item() not in held]
     assert lost == []
 
@@ -217,7 +217,7 @@ def test_download_of_the_hub_segments(hub_folder: Path) -> None:
 def test_loading_leaves_nothing_to_chance_and_nothing_on_the_log(
     hub_folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = (load_checkpoint(str(hub_folder)).network.eval() for _ in range(2))
+    first, second = (load_checkpoint(str(hub_folder)).load_network().eval() for _ in range(2))
     pixels = torch.randn(1, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(first(pixels), second(pixels))
@@ -243,7 +243,7 @@ def test_weights_in_several_files(tiny_mask2former: Path, tmp_path: Path) -> Non
     network.model.save_pretrained(tmp_path, max_shard_size='100KB')
     assert len(list(tmp_path.glob('*.safetensors'))) > 1
     shutil.copy(tiny_mask2former / SPEC_FILE, tmp_path)
-    loaded = load_checkpoint(str(tmp_path)).network
+    loaded = load_checkpoint(str(tmp_path)).load_network()
     assert all(
         torch.equal(a, b)
         for a, b in zip(loaded.state_dict().values(), network.state_dict().values(), strict=True)
@@ -288,9 +288,9 @@ def test_saving_stores_half_precision_and_leaves_the_network_alone(tmp_path: Pat
 def test_input_size_can_be_replaced(deeplab: Path) -> None:
     change_spec(deeplab, preprocessing={'mean': [0.5, 0.5, 0.5], 'size_hw': [64, 128]})
     checkpoint = load_checkpoint(str(deeplab))
-    assert checkpoint.graph().size_hw == (64, 128)
-    assert checkpoint.graph((32, 32)).size_hw == (32, 32)
-    assert checkpoint.graph((32, 32)).shift.flatten().tolist() == [127.5] * 3
+    assert checkpoint.load_graph().size_hw == (64, 128)
+    assert checkpoint.load_graph((32, 32)).size_hw == (32, 32)
+    assert checkpoint.load_graph((32, 32)).shift.flatten().tolist() == [127.5] * 3
 
 
 # What does not load, each with its own answer.
@@ -448,7 +448,7 @@ def test_names_and_weights_of_different_numbers(hub: Path) -> None:
 @pytest.mark.parametrize('elsewhere', ['../scheme.yaml', '/etc/hostname', 'a/b'])
 def test_a_scheme_elsewhere(deeplab: Path, elsewhere: str) -> None:
     change_spec(deeplab, label_scheme=elsewhere)
-    refused(deeplab, f'label_scheme {elsewhere!r}', 'a checkpoint reads nothing elsewhere')
+    refused(deeplab, f'label_scheme {elsewhere!r}', 'of a file in the same folder')
 
 
 @pytest.mark.parametrize('names', [[], ['cat', 'dog']])
@@ -478,7 +478,7 @@ def test_scheme_of_another_type(deeplab: Path) -> None:
     [
         ({'familly': 'unet'}, 'unknown fields familly; there are family, label_scheme'),
         ({'preprocessing': {'average': 3}}, 'unknown fields average; there are mean, std'),
-        ({'preprocessing': 3}, 'holds 3, expected fields: mean, std, size_hw'),
+        ({'preprocessing': 3}, 'contains 3, expected fields: mean, std, size_hw'),
         ({'preprocessing': {'mean': [1, 2]}}, 'mean [1, 2]; expected three numbers'),
         ({'preprocessing': {'mean': 'grey'}}, "mean 'grey'; expected three numbers"),
         ({'preprocessing': {'std': [1, 0, 1]}}, 'std [1, 0, 1]; expected three numbers'),
@@ -496,8 +496,8 @@ def test_spec_with_a_wrong_field(deeplab: Path, changes: dict[str, Any], says: s
 @pytest.mark.parametrize(
     ('text', 'says'),
     [
-        ('', 'holds None, expected fields: family, label_scheme'),
-        ('- a', "holds ['a'], expected fields"),
+        ('', 'contains None, expected fields: family, label_scheme'),
+        ('- a', "contains ['a'], expected fields"),
         ('family: unet', 'lacks label_scheme'),
         ('family: [', 'cannot be read'),
         ('family: 2020-02-30', 'cannot be read'),
@@ -548,7 +548,7 @@ from segmentation_node.checkpoint import load_checkpoint
 from segmentation_node.errors import CheckpointError, quoted
 try:
     loaded = load_checkpoint(sys.argv[1])
-    print(loaded.name, loaded.scheme.name, loaded.network.channels(), loaded.folder)
+    print(loaded.name, loaded.scheme.name, loaded.load_network().channels(), loaded.folder)
 except CheckpointError as error:
     print('refused:', error)
 """
@@ -691,7 +691,7 @@ def test_a_single_logit_for_other_classes_is_refused(
 ) -> None:
     folder = smp_folder(tmp_path, rows, classes=1)
     learned = sum(row.get('learned', True) for row in rows)
-    refused(folder, 'tells one class from the rest', f'own has {learned} learned classes')
+    refused(folder, 'distinguishes one class from the rest', f'own has {learned} learned classes')
 
 
 @pytest.mark.parametrize('channels', [1, 4])

@@ -163,7 +163,7 @@ def test_input_size_is_where_the_network_looks(nineteen: Path, tmp_path: Path) -
     )
     assert small.shape == plain.shape
     assert (small != plain).any()
-    network = load_checkpoint(str(nineteen)).network
+    network = load_checkpoint(str(nineteen)).load_network()
     spec = Spec('deeplabv3plus', 'cityscapes19', Preprocessing(size_hw=(32, 48)))
     save_checkpoint(tmp_path, network, spec, '# Tiny\n')
     assert (

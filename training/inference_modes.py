@@ -16,6 +16,7 @@ import torch
 
 from segmentation_node.errors import SettingError
 from segmentation_node.images.files import ImageRgb
+from segmentation_node.runtimes.torch_runtime import TorchRuntime
 from segmentation_node.segmenter import Prediction, Segmenter
 
 #: Limit of the memory use; larger scales are not worth it.
@@ -73,26 +74,39 @@ class InferenceMode:
         """Segment one (H, W, 3) uint8 RGB image; returns labels and confidence, (1, H, W)."""
         if self.window_hw is None and self.scales == (1.0,) and not self.flip:
             return segmenter.segment([image_rgb])
-        base = segmenter.scale((image_rgb.shape[0], image_rgb.shape[1]))
+        engine = segmenter.engine
+        if not isinstance(engine, TorchRuntime):
+            raise SettingError(
+                f'runtime {engine.name!r} returns labels only, not class scores, which inference '
+                f'mode {self.name!r} averages; use runtime torch'
+            )
+        scale = segmenter.scale((image_rgb.shape[0], image_rgb.shape[1]))
         with torch.inference_mode():
-            views = [
-                self._scores(segmenter, image_rgb, base * scale, mirrored)
-                for scale, mirrored in product(self.scales, (False, True)[: 1 + self.flip])
-            ]
-            return segmenter.decide(sum(views[1:], views[0]) / len(views))
+            return segmenter.publish(engine.postprocess(self.scores(engine, image_rgb, scale)))
 
-    def _scores(
-        self, segmenter: Segmenter, image_rgb: ImageRgb, scale: float, mirrored: bool
+    def scores(self, engine: TorchRuntime, image_rgb: ImageRgb, base: float) -> torch.Tensor:
+        """Return the class scores of an image, (1, C, H, W) float32, averaged over its views.
+
+        `base` is the checkpoint's scale, in network pixels per image pixel.
+        """
+        views = [
+            self._view_scores(engine, image_rgb, base * scale, mirrored)
+            for scale, mirrored in product(self.scales, (False, True)[: 1 + self.flip])
+        ]
+        return sum(views[1:], views[0]) / len(views)
+
+    def _view_scores(
+        self, engine: TorchRuntime, image_rgb: ImageRgb, scale: float, mirrored: bool
     ) -> torch.Tensor:
         """Return the class scores of one view, (1, C, H, W), flipped back if it is mirrored."""
         if mirrored:
             image_rgb = np.ascontiguousarray(image_rgb[:, ::-1])
-        scores = self._windowed(segmenter, image_rgb, scale)
+        scores = self._windowed(engine, image_rgb, scale)
         return scores.flip(3) if mirrored else scores
 
-    def _windowed(self, segmenter: Segmenter, image_rgb: ImageRgb, scale: float) -> torch.Tensor:
+    def _windowed(self, engine: TorchRuntime, image_rgb: ImageRgb, scale: float) -> torch.Tensor:
         if self.window_hw is None:
-            return segmenter.class_scores([image_rgb], scale)
+            return engine.class_scores(image_rgb[None], scale)
         height, width = image_rgb.shape[:2]
         # The window has the same size in network pixels at every scale.
         sides = [max(1, round(side / scale)) for side in self.window_hw]
@@ -104,7 +118,7 @@ class InferenceMode:
         counts = np.zeros((height, width), np.float32)
         for row, column in product(rows, columns):
             window = np.ascontiguousarray(image_rgb[row, column])
-            scores = segmenter.class_scores([window], scale)
+            scores = engine.class_scores(window[None], scale)
             if total is None:
                 total = scores.new_zeros(1, scores.shape[1], height, width)
             total[:, :, row, column] += scores

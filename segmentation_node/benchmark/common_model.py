@@ -62,7 +62,7 @@ class _Smp:
     """Model of segmentation_models_pytorch, where `model(x)` upsamples its own logits."""
 
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
-        network: Any = checkpoint.network
+        network: Any = checkpoint.load_network()
         preprocessing = checkpoint.spec.preprocessing
         self._model = network.model.to(device).eval()
         self._box_hw = preprocessing.size_hw
@@ -105,7 +105,7 @@ class _Mask2Former:
     def __init__(self, checkpoint: Checkpoint, device: torch.device) -> None:
         from transformers import Mask2FormerImageProcessor
 
-        network: Any = checkpoint.network
+        network: Any = checkpoint.load_network()
         self._model = network.model.to(device).eval()
         self._device = device
         if (checkpoint.folder / _PROCESSOR_FILE).is_file():

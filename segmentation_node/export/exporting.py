@@ -20,7 +20,7 @@ from segmentation_node.export.judging import Judge, Judgment, share
 from segmentation_node.images.files import ImageRgb, encode_png, read_image
 from segmentation_node.images.label_files import read_labels
 from segmentation_node.metrics import truth_lut_of
-from segmentation_node.networks.postprocessing import decide
+from segmentation_node.networks.postprocessing import postprocess
 from segmentation_node.runtimes.graph_files import (
     AGREEMENT,
     FILES,
@@ -226,7 +226,7 @@ class _Work:
     def _openvino(self) -> Any:
         from segmentation_node.runtimes.conversion import to_openvino
 
-        return to_openvino(self.checkpoint.network)
+        return to_openvino(self.checkpoint.load_network())
 
     def _write_openvino(self, model: Any, folder: Path) -> None:
         import openvino  # type: ignore[import-untyped]
@@ -236,7 +236,7 @@ class _Work:
     def _write_onnx(self, folder: Path) -> None:
         from segmentation_node.runtimes.conversion import to_onnx
 
-        to_onnx(self.checkpoint.network, folder / FILES['onnx'][0])
+        to_onnx(self.checkpoint.load_network(), folder / FILES['onnx'][0])
 
     def _quantized(self, *, careful: bool) -> Any:
         from segmentation_node.export.quantization import quantize, quantize_carefully
@@ -250,7 +250,7 @@ class _Work:
 
         def agreeing(index: int, scores: Any) -> float:
             geometry = self._graph.geometry(judge.images[index].shape[:2])
-            return share(judge.expected[index], decide(scores[0], geometry, ids).labels)
+            return share(judge.expected[index], postprocess(scores[0], geometry, ids).labels)
 
         return quantize_carefully(
             self._openvino, calibrated, [self._pixels(image) for image in judge.images],
@@ -259,7 +259,7 @@ class _Work:
 
     @cached_property
     def _graph(self) -> Any:
-        return self.checkpoint.graph()
+        return self.checkpoint.load_graph()
 
     def _pixels(self, image_rgb: ImageRgb) -> Any:
         """Prepare an image for the network, (1, 3, h, w) float32."""

@@ -34,15 +34,15 @@ class SegmentationGraph(nn.Module):
         self.ids_are_channels = channel_ids.tolist() == list(range(len(channel_ids)))
 
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
-        return self.decide(self.class_scores(images_rgb))
+        return self.choose_class(self.class_scores(images_rgb))
 
-    def decided(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_checked(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the outputs of `forward`, and whether each image has finite scores, (B,) bool."""
         scores = self.class_scores(images_rgb)
-        return (*self.decide(scores), scores.isfinite().flatten(1).all(1))
+        return (*self.choose_class(scores), scores.isfinite().flatten(1).all(1))
 
     def class_scores(self, images_rgb: Tensor, scale: float | None = None) -> Tensor:
-        """Compute scores (B, C, H, W) float, the input of `decide`, from (B, H, W, 3) uint8 RGB.
+        """Compute the class scores of the image, (B, C, H, W) float, from (B, H, W, 3) uint8 RGB.
 
         `scale` is in network pixels per image pixel; None fits the image into the checkpoint's
         box.
@@ -79,7 +79,7 @@ class SegmentationGraph(nn.Module):
 
     def postprocess(self, scores: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Convert (B, C, h, w) scores to label ids and confidence at the size of the image."""
-        return self.decide(self.upsample(scores, geometry))
+        return self.choose_class(self.upsample(scores, geometry))
 
     def upsample(self, scores: Tensor, geometry: Geometry) -> Tensor:
         """Upsample (B, C, h, w) scores of the network to (B, C, H, W) scores of the image."""
@@ -87,7 +87,7 @@ class SegmentationGraph(nn.Module):
         scores = F.interpolate(scores, geometry.padded_hw, mode='bilinear', align_corners=False)
         return scores[:, :, :h, :w]
 
-    def decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+    def choose_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Convert (B, C, H, W) scores, 0 or greater, to label ids and confidence.
 
         Both results are (B, H, W) uint8.

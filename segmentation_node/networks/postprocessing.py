@@ -4,7 +4,7 @@
 Bilinear interpolation is a convex combination: if the four scores around a pixel have the same
 best class, so does every score between them. Only pixels between scores that disagree, about ten
 percent, need interpolation; the rest is copied. The labels equal those of
-`SegmentationGraph.decide` on the scores of all pixels, but on a CPU this is five to ten times
+`SegmentationGraph.choose_class` on the scores of all pixels; on a CPU this is five to ten times
 faster.
 """
 
@@ -26,7 +26,7 @@ Bytes = npt.NDArray[np.uint8]
 _CHUNK_PIXELS = 2**15
 
 
-class Decision(Protocol):
+class Segmentation(Protocol):
     """Labels of one image, and their confidence, which is computed on first access.
 
     Both may be read later and from another thread: no memory of the runtime is referenced.
@@ -44,14 +44,14 @@ class Decision(Protocol):
 
 
 @dataclass(frozen=True)
-class Decided:
-    """Decision computed on the device, whose memory is faster than that of the CPU."""
+class DeviceSegmentation:
+    """Segmentation computed on the device, whose memory is faster than that of the CPU."""
 
     labels: Bytes
     confidence: Bytes
 
 
-def decide(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Decision:
+def postprocess(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Segmentation:
     """Choose the class of every pixel of one image.
 
     Args:
@@ -69,7 +69,7 @@ def decide(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Decision:
 
 
 class _Pixels:
-    """Decision computed pixel by pixel, for scores at full resolution or off the pixel grid."""
+    """Segmentation computed per pixel, for scores at full resolution or off the pixel grid."""
 
     def __init__(self, scores: Scores, geometry: Geometry, channel_ids: Bytes) -> None:
         h, w = geometry.image_hw
@@ -88,7 +88,7 @@ class _Pixels:
 
 
 class _Cells:
-    """Decision computed cell by cell; a cell is the square of pixels between four scores.
+    """Segmentation computed per cell; a cell is the square of pixels between four scores.
 
     There is one score every `stride` pixels. The frame of all cells, (h + 1) x (w + 1), extends
     half a cell beyond the image on each side, where the outermost scores are repeated, as is usual

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runtimes: run a network on the pixels of a batch and return a decision for each image."""
+"""Runtimes: run a network on the pixels of a batch and return a segmentation for each image."""
 
 from segmentation_node.runtimes.measured_runtime import MeasuredRuntime
 from segmentation_node.runtimes.opening import RUNTIMES, TORCH_RUNTIMES, open_runtime

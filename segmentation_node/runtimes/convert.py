@@ -33,7 +33,7 @@ def main() -> int:
 
 
 def _convert(folder: str, format_: str, output: Path) -> None:
-    network = load_checkpoint(folder).network
+    network = load_checkpoint(folder).load_network()
     from segmentation_node.runtimes.conversion import to_onnx, to_openvino
 
     path = output / FILES[format_][0]

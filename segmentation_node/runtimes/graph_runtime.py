@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.networks.postprocessing import Decision, Scores, decide
+from segmentation_node.networks.postprocessing import Scores, Segmentation, postprocess
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.memory import check_room
@@ -53,10 +53,12 @@ class GraphRuntime(ABC):
     def _compile(self, geometry: Geometry) -> Forward:
         """Return a function that runs the graph on images of one size."""
 
-    def decide(self, images_rgb: Bytes) -> list[Decision]:
+    def run(self, images_rgb: Bytes) -> list[Segmentation]:
         geometry, forward = self._compiled_for(images_rgb)
         ids = self._checkpoint.channel_ids
-        return [decide(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb]
+        return [
+            postprocess(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb
+        ]
 
     def forward(self, images_rgb: Bytes) -> None:
         geometry, forward = self._compiled_for(images_rgb)

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SegmentationError, one_line
-from segmentation_node.networks.postprocessing import Decision
+from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.cache import Cache
 from segmentation_node.runtimes.graph_files import KINDS, graph_digest
@@ -100,10 +100,10 @@ class MeasuredRuntime:
     def precision(self) -> str:
         return self._current.precision
 
-    def decide(self, images_rgb: Bytes) -> list[Decision]:
+    def run(self, images_rgb: Bytes) -> list[Segmentation]:
         runtime = self._for(images_rgb)
         with self._turn:
-            return runtime.decide(images_rgb)
+            return runtime.run(images_rgb)
 
     def forward(self, images_rgb: Bytes) -> None:
         runtime = self._for(images_rgb)
@@ -212,8 +212,8 @@ class MeasuredRuntime:
             for candidate in left:
                 with self._turn:
                     started_s = time.perf_counter()
-                    for decision in self._opened[candidate].decide(image_rgb):
-                        decision.labels  # noqa: B018 (computed on access)
+                    for segmentation in self._opened[candidate].run(image_rgb):
+                        segmentation.labels  # noqa: B018 (computed on access)
                     took_ms = 1e3 * (time.perf_counter() - started_s)
                 best[candidate] = min(best[candidate], took_ms)
             left = [c for c in left if best[c] <= _MAX_SLOWDOWN * min(best.values())]

@@ -36,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class OpenVinoRuntime(GraphRuntime):
-    """Runs the graph up to its class scores in OpenVINO; `decision` computes the labels.
+    """Runs the graph up to its class scores in OpenVINO; `postprocess` computes the labels.
 
     `threads` limits the threads of the network; with 0, OpenVINO chooses.
     """

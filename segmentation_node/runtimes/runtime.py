@@ -7,7 +7,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.networks.postprocessing import Decision
+from segmentation_node.networks.postprocessing import Segmentation
 
 
 class Runtime(Protocol):
@@ -25,8 +25,8 @@ class Runtime(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def decide(self, images_rgb: npt.NDArray[np.uint8]) -> list[Decision]:
-        """Segment (B, H, W, 3) uint8 RGB, C-contiguous; return a decision for each image.
+    def run(self, images_rgb: npt.NDArray[np.uint8]) -> list[Segmentation]:
+        """Segment (B, H, W, 3) uint8 RGB, C-contiguous; return a segmentation for each image.
 
         Raises:
             ImageError: padding would make an image too large.
@@ -35,7 +35,7 @@ class Runtime(Protocol):
         ...
 
     def forward(self, images_rgb: npt.NDArray[np.uint8]) -> None:
-        """Run the network on the input of `decide`, wait for it, and discard its results."""
+        """Run the network on the input of `run`, wait for it, and discard its results."""
         ...
 
 

@@ -13,7 +13,12 @@ import torch
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.networks.graph import SegmentationGraph
-from segmentation_node.networks.postprocessing import Decided, Decision, check_finite, decide
+from segmentation_node.networks.postprocessing import (
+    DeviceSegmentation,
+    Segmentation,
+    check_finite,
+    postprocess,
+)
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.memory import check_room
 from segmentation_node.runtimes.passing_thread import in_passing_thread
@@ -62,22 +67,22 @@ class TorchRuntime:
             run = self._compiled(self._graph.coarse_scores)
             self._executor = _OnCpu(run, checkpoint.channel_ids)
         else:
-            self._executor = _OnGpu(self._compiled(self._graph.decided), self._device)
+            self._executor = _OnGpu(self._compiled(self._graph.forward_checked), self._device)
 
     def _load_graph(
         self, checkpoint: Checkpoint, input_size: tuple[int, int] | None
     ) -> SegmentationGraph:
-        graph = checkpoint.graph(input_size).to(self._device)
+        graph = checkpoint.load_graph(input_size).to(self._device)
         graph.to(memory_format=torch.channels_last)
         return graph
 
     def _compiled(self, run: Run) -> Run:
         return run
 
-    def decide(self, images_rgb: Bytes) -> list[Decision]:
+    def run(self, images_rgb: Bytes) -> list[Segmentation]:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
-            return self._executor.decide(images_rgb, geometry)
+            return self._executor.run(images_rgb, geometry)
 
     def forward(self, images_rgb: Bytes) -> None:
         geometry = self._geometry(images_rgb, None)
@@ -88,17 +93,17 @@ class TorchRuntime:
         """Compute scores (B, C, H, W) float32, 0 or greater, on the device, from RGB images.
 
         `images_rgb` is (B, H, W, 3) uint8. `scale` is in network pixels per image pixel; None uses
-        the scale of `decide`.
+        the scale of `run`.
         """
         self._geometry(images_rgb, scale)
         with torch.inference_mode(), self._autocast():
             batch = torch.from_numpy(images_rgb).to(self._device)
             return self._graph.class_scores(batch, scale)
 
-    def decide_scores(self, scores: torch.Tensor) -> list[Decision]:
-        """Convert (B, C, H, W) scores, for example a sum over several views, to decisions."""
+    def postprocess(self, scores: torch.Tensor) -> list[Segmentation]:
+        """Convert (B, C, H, W) scores, for example a sum over several views, to segmentations."""
         with torch.inference_mode():
-            return _decided(self._graph.decide(scores))
+            return _split_by_image(self._graph.choose_class(scores))
 
     def _geometry(self, images_rgb: Bytes, scale: float | None) -> Geometry:
         geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
@@ -138,14 +143,14 @@ class CompiledTorchRuntime(TorchRuntime):
 
 
 class _OnCpu:
-    """Runs the network up to its scores; `decision` then computes labels faster than torch."""
+    """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
 
     def __init__(self, run: Run, channel_ids: Bytes) -> None:
         self._run, self._ids = run, channel_ids
 
-    def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
+    def run(self, images_rgb: Bytes, geometry: Geometry) -> list[Segmentation]:
         batch_scores = self.forward(images_rgb, geometry)
-        return [decide(scores, geometry, self._ids) for scores in batch_scores.numpy()]
+        return [postprocess(scores, geometry, self._ids) for scores in batch_scores.numpy()]
 
     def forward(self, images_rgb: Bytes, geometry: Geometry) -> torch.Tensor:
         scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
@@ -164,10 +169,10 @@ class _OnGpu:
         self._memory = torch.cuda.graph_pool_handle()
         self._captured: Recent[tuple[int, ...], Run] = Recent(_CAPTURED)
 
-    def decide(self, images_rgb: Bytes, geometry: Geometry) -> list[Decision]:
+    def run(self, images_rgb: Bytes, geometry: Geometry) -> list[Segmentation]:
         del geometry
         with torch.cuda.device(self._device):
-            return _decided(self._graph_for(images_rgb)(torch.from_numpy(images_rgb)))
+            return _split_by_image(self._graph_for(images_rgb)(torch.from_numpy(images_rgb)))
 
     def forward(self, images_rgb: Bytes, geometry: Geometry) -> None:
         del geometry
@@ -219,7 +224,7 @@ def _fastest_convolutions() -> Iterator[None]:
         torch.backends.cudnn.benchmark = before
 
 
-def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
+def _split_by_image(parts: Sequence[torch.Tensor]) -> list[Segmentation]:
     """Copy labels and confidence of a batch from the device and split them by image.
 
     `parts` are labels and confidence, (B, H, W) uint8 each, and optionally whether the scores of
@@ -235,7 +240,7 @@ def _decided(parts: Sequence[torch.Tensor]) -> list[Decision]:
     labels, confidence, *finite = (host.numpy() for host in copies)
     for each in finite:
         check_finite(each)
-    return [Decided(*pair) for pair in zip(labels, confidence, strict=True)]
+    return [DeviceSegmentation(*pair) for pair in zip(labels, confidence, strict=True)]
 
 
 def _pick_device(device: str) -> torch.device:

@@ -264,10 +264,10 @@ def test_what_describes_a_scheme_is_text(tmp_path: Path) -> None:
     [
         (DEEP_YAML, 'nested deeper than'),
         (f'"{"x" * 2_000_000}"', 'it is longer than'),
-        ('[1]', 'describes no label scheme (TypeError'),
+        ('[1]', 'is not a description of a label scheme (TypeError'),
         ('{"scheme": ["cityscapes8"], "classes": []}', 'unknown label scheme ['),
         ('{"scheme": "cityscapes8", "classes": [{"id": [], "name": 1}]}', 'unhashable'),
-        ('{"scheme": "cityscapes8", "classes": 3}', 'describes no label scheme'),
+        ('{"scheme": "cityscapes8", "classes": 3}', 'is not a description of a label scheme'),
         ('{"scheme": "\\u001b[2J", "classes": []}', "unknown label scheme '\\x1b[2J'"),
     ],
 )

@@ -49,7 +49,7 @@ def test_figures_by_hand(tmp_path: Path, capsys: Any) -> None:
     assert 'flat             66.67' in captured.out
     assert 'vehicle           0.00' in captured.out
     assert 'mIoU             33.33' in captured.out
-    assert '2 frames scored; 2 had truth, 2 a mask' in captured.out
+    assert '2 frames scored; 2 had truth, 2 had a mask' in captured.out
     assert captured.err == ''
 
 
@@ -100,7 +100,7 @@ def test_what_has_no_partner_is_named(tmp_path: Path, capsys: Any) -> None:
     masks = write_masks(tmp_path / 'out', {'a': [[1]], 'c': [[1]]})
     assert run(masks, '--truth', truth, '--truth-scheme', 'camvid11') == EXIT_INCOMPLETE
     captured = capsys.readouterr()
-    assert '1 frames scored; 2 had truth, 2 a mask' in captured.out
+    assert '1 frames scored; 2 had truth, 2 had a mask' in captured.out
     assert f'not scored, without a label mask: 1 file ({truth}/b.png)' in captured.err
     assert f'not scored, without truth: 1 file ({masks}/label_mask/c.png)' in captured.err
     assert '._a.png): hidden' in captured.err
@@ -172,7 +172,7 @@ def test_what_the_ids_mean_has_to_be_said(tmp_path: Path, capsys: Any) -> None:
     assert 'has ids of cityscapes8, as label_info.json says' in capsys.readouterr().err
     (masks / 'label_info.json').write_text('{"scheme": 3}')
     assert run(masks, *options) == 1
-    assert 'describes no label scheme' in capsys.readouterr().err
+    assert 'is not a description of a label scheme' in capsys.readouterr().err
     assert run(tmp_path / 'none', *options) == 1
     assert 'none is no folder' in capsys.readouterr().err
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from segmentation_node.errors import ScoresError
 from segmentation_node.networks.graph import SegmentationGraph
-from segmentation_node.networks.postprocessing import decide
+from segmentation_node.networks.postprocessing import postprocess
 from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 
 IDS = np.array([7, 0, 255, 3, 12, 5], np.uint8)
@@ -66,7 +66,7 @@ def test_scores_on_no_grid_of_pixels(
 
 def check(scores: npt.NDArray[np.float32], geometry: Geometry) -> None:
     labels, confidence = in_full(scores, geometry)
-    found = decide(scores, geometry, IDS)
+    found = postprocess(scores, geometry, IDS)
     assert found.labels.dtype == found.confidence.dtype == np.uint8
     assert found.labels.flags.c_contiguous
     assert found.confidence.flags.c_contiguous
@@ -84,14 +84,14 @@ def check(scores: npt.NDArray[np.float32], geometry: Geometry) -> None:
 
 def test_a_class_that_wins_at_no_score_may_win_between_them() -> None:
     scores = np.array([[[0.6, 0.0]], [[0.0, 0.6]], [[0.4, 0.4]]], np.float32)
-    found = decide(scores, Geometry((4, 8), (4, 8), (4, 8)), np.array([1, 2, 3], np.uint8))
+    found = postprocess(scores, Geometry((4, 8), (4, 8), (4, 8)), np.array([1, 2, 3], np.uint8))
     assert found.labels[0].tolist() == [1, 1, 1, 3, 3, 2, 2, 2]
     assert found.confidence[0].tolist() == [153, 153, 134, 102, 102, 134, 153, 153]
 
 
 def test_one_class_everywhere() -> None:
     scores = np.stack([np.full((2, 3), 0.25), np.full((2, 3), 0.75)]).astype(np.float32)
-    found = decide(scores, Geometry((8, 12), (8, 12), (8, 12)), np.array([9, 4], np.uint8))
+    found = postprocess(scores, Geometry((8, 12), (8, 12), (8, 12)), np.array([9, 4], np.uint8))
     assert (found.labels == 4).all()
     assert (found.confidence == 191).all()
 
@@ -101,21 +101,21 @@ def test_the_first_of_equal_classes_wins(stride: int) -> None:
     scores = np.full((3, 2, 2), 0.5, np.float32)
     scores[0] = 0.25
     size = (2 * stride, 2 * stride)
-    assert (decide(scores, Geometry(size, size, size), IDS).labels == IDS[1]).all()
+    assert (postprocess(scores, Geometry(size, size, size), IDS).labels == IDS[1]).all()
 
 
 @pytest.mark.parametrize('stride', [1, 4])
 def test_a_sum_of_scores_above_one_is_certain(stride: int) -> None:
     scores = np.full((2, 4, 4), 1.5, np.float32)
     size = (4 * stride, 4 * stride)
-    assert (decide(scores, Geometry(size, size, size), IDS).confidence == 255).all()
+    assert (postprocess(scores, Geometry(size, size, size), IDS).confidence == 255).all()
 
 
 #: Decides at once and then does nothing; prints the seconds of all cores meanwhile.
 _REST = """
 import time
 import numpy as np
-from segmentation_node.networks.postprocessing import decide
+from segmentation_node.networks.postprocessing import postprocess
 from segmentation_node.networks.preprocessing import Geometry
 
 def rest():
@@ -126,7 +126,7 @@ def rest():
 scores = np.random.default_rng(0).random((8, 128, 256), np.float32)
 while rest() > 0.01:  # the threads of BLAS are also awake for a while when they are made
     pass
-decide(scores, Geometry((512, 1024), (512, 1024), (512, 1024)), np.arange(8, dtype=np.uint8))
+postprocess(scores, Geometry((512, 1024), (512, 1024), (512, 1024)), np.arange(8, dtype=np.uint8))
 print(rest())
 """
 
@@ -145,4 +145,4 @@ def test_scores_that_say_nothing_give_no_labels(bad: float, stride: int, channel
     scores[channel, 5, 2] = bad
     geometry = Geometry((8 * stride, 8 * stride), (8 * stride, 8 * stride), (32, 32))
     with pytest.raises(ScoresError, match='are not finite'):
-        decide(scores, geometry, np.arange(3, dtype=np.uint8))
+        postprocess(scores, geometry, np.arange(3, dtype=np.uint8))

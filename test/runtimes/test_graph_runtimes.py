@@ -276,8 +276,6 @@ def test_models_that_come_and_go_leave_the_stack_for_signals_alone(tiny_checkpoi
 def test_what_openvino_cannot_do(tiny_checkpoint: Path) -> None:
     with pytest.raises(SettingError, match="'cuda' is not supported by runtime openvino"):
         opened(tiny_checkpoint, device='cuda')
-    with pytest.raises(SettingError, match='use runtime torch'):
-        opened(tiny_checkpoint).class_scores([image()])
     with pytest.raises(ImageError, match='must be padded'):
         opened(tiny_checkpoint, input_size=(8, 8)).segment([np.zeros((2, 60000, 3), np.uint8)])
 

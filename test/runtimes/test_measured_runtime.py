@@ -15,7 +15,7 @@ from test_segmenter import image
 
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.networks.postprocessing import Decided
+from segmentation_node.networks.postprocessing import DeviceSegmentation
 from segmentation_node.runtimes import measured_runtime
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.measured_runtime import MeasuredRuntime, choose
@@ -42,13 +42,13 @@ class Slow:
     def __init__(self, precision: str, took_s: float, label: int) -> None:
         self.precision, self._took_s, self._label = precision, took_s, label
 
-    def decide(self, images_rgb: Bytes) -> list[Any]:
+    def run(self, images_rgb: Bytes) -> list[Any]:
         time.sleep(self._took_s)
         labels = np.full(images_rgb.shape[1:3], self._label, np.uint8)
-        return [Decided(labels, labels)] * len(images_rgb)
+        return [DeviceSegmentation(labels, labels)] * len(images_rgb)
 
     def forward(self, images_rgb: Bytes) -> None:
-        self.decide(images_rgb)
+        self.run(images_rgb)
 
 
 SPEEDS = {INT8: 0.001, BF16: 0.05, FP32: 0.02}
@@ -87,13 +87,13 @@ def test_images_are_served_while_it_measures(
     runtime = MeasuredRuntime([FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True)
     batch = np.zeros((1, 64, 96, 3), np.uint8)
     with caplog.at_level(logging.INFO):
-        assert runtime.decide(batch)[0].labels[0, 0] == 2  # the first of them, at once
+        assert runtime.run(batch)[0].labels[0, 0] == 2  # the first of them, at once
         assert measured.wait(60)
-        assert runtime.decide(batch)[0].labels[0, 0] == 2
+        assert runtime.run(batch)[0].labels[0, 0] == 2
         assert runtime.precision == 'fp32'
         released.set()
         runtime.wait()
-    assert runtime.decide(batch)[0].labels[0, 0] == 0
+    assert runtime.run(batch)[0].labels[0, 0] == 0
     assert runtime.precision == 'int8'
     assert f'runtime auto for {tiny_checkpoint} at 443 x 296: openvino int8 1 ms; openvino' in (
         caplog.text
@@ -112,9 +112,9 @@ def test_a_choice_is_remembered(
         runtime = MeasuredRuntime(
             [FP32, BF16, INT8], opening(opened), checkpoint, None, aside=True
         )
-        runtime.decide(batch)
+        runtime.run(batch)
         runtime.wait()
-        runtime.decide(batch)
+        runtime.run(batch)
         return opened, runtime.precision
 
     assert run() == ([FP32, BF16, INT8], 'int8')
@@ -143,11 +143,11 @@ def test_two_that_start_at_once_measure_once_and_agree(
         for each in opened
     ]
     for runtime in runtimes:
-        runtime.decide(batch)
+        runtime.run(batch)
     released.set()
     for runtime in runtimes:
         runtime.wait()
-        assert runtime.decide(batch)[0].labels[0, 0] == 0
+        assert runtime.run(batch)[0].labels[0, 0] == 0
     assert sorted(opened, key=len) == [[FP32, INT8], [FP32, BF16, INT8]]
 
 
@@ -163,9 +163,9 @@ def test_what_cannot_run_is_left_out(
 
     checkpoint = find_checkpoint(str(tiny_checkpoint))
     runtime = MeasuredRuntime([BF16, FP32, INT8], open_, checkpoint, None, aside=True)
-    runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
+    runtime.run(np.zeros((1, 64, 96, 3), np.uint8))
     runtime.wait()
-    runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
+    runtime.run(np.zeros((1, 64, 96, 3), np.uint8))
     assert runtime.precision == 'fp32'
     assert 'skipping openvino int8: it is Sunday' in caplog.text
 
@@ -173,7 +173,7 @@ def test_what_cannot_run_is_left_out(
 def test_without_aside_the_first_image_is_run_as_all_others(tiny_checkpoint: Path) -> None:
     checkpoint = find_checkpoint(str(tiny_checkpoint))
     runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None, aside=False)
-    assert runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))[0].labels[0, 0] == 0
+    assert runtime.run(np.zeros((1, 64, 96, 3), np.uint8))[0].labels[0, 0] == 0
 
 
 def test_images_that_cannot_be_run_are_not_measured_on(
@@ -191,10 +191,10 @@ def test_a_size_like_one_that_was_measured_is_not_measured(
 ) -> None:
     checkpoint = find_checkpoint(str(tiny_checkpoint))
     runtime = MeasuredRuntime([FP32, INT8], opening([]), checkpoint, None, aside=True)
-    runtime.decide(np.zeros((1, 64, 96, 3), np.uint8))
+    runtime.run(np.zeros((1, 64, 96, 3), np.uint8))
     runtime.wait()
     monkeypatch.setattr(MeasuredRuntime, '_recall', lambda *_: pytest.fail('measured again'))
-    runtime.decide(np.zeros((1, 60, 100, 3), np.uint8))
+    runtime.run(np.zeros((1, 60, 100, 3), np.uint8))
 
 
 def test_auto_is_within_a_tenth_of_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,7 +218,7 @@ def test_auto_is_within_a_tenth_of_the_fastest(monkeypatch: pytest.MonkeyPatch) 
         for _ in range(8):
             for candidate, runtime in runtimes.items():
                 started_s = time.perf_counter()
-                runtime.decide(frame)
+                runtime.run(frame)
                 best_s[candidate] = min(best_s[candidate], time.perf_counter() - started_s)
         ratios.append(best_s[chosen] / min(best_s.values()))
         if ratios[-1] <= 1.1:

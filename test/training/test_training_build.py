@@ -137,7 +137,7 @@ def test_encoder_is_taken_over_whole(
                 module.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
                 module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
     where = saved(source, family_of_source, tmp_path / 'source')
-    encoder = encoder_of(load_checkpoint(where).network)
+    encoder = encoder_of(load_checkpoint(where).load_network())
     given = {bare(name): tensor for name, tensor in encoder.state_dict().items()}
     torch.manual_seed(9)
     found = build_network(experiment(family, network, initial_encoder=where), CATEGORIES)
@@ -151,7 +151,7 @@ def test_initial_checkpoint_is_taken_over_but_for_other_classes(
     tmp_path: Path, deeplab: Network
 ) -> None:
     where = saved(deeplab, 'deeplabv3plus', tmp_path / 'source')
-    source = load_checkpoint(where).network.state_dict()
+    source = load_checkpoint(where).load_network().state_dict()
     whole = build_network(experiment('deeplabv3plus', DEEPLAB, initial=where), CATEGORIES)
     assert all(torch.equal(t, source[k]) for k, t in whole.state_dict().items())
     camvid = load_scheme('camvid11')
@@ -218,7 +218,7 @@ def test_checkpoint_with_a_backbone_of_timm_loads_again(tmp_path: Path) -> None:
     where = saved(network, 'mask2former', tmp_path / 'saved')
     image = street(0)[0]
     segmenter = Segmenter(where, runtime='torch', device='cpu', precision='fp32')
-    graph = segmenter.checkpoint.graph()
+    graph = segmenter.checkpoint.load_graph()
     graph.network = network
     with torch.inference_mode():
         labels, confidence = graph(torch.from_numpy(image)[None])

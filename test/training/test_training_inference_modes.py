@@ -16,6 +16,7 @@ from training_data import street
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import SettingError
 from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.runtimes.torch_runtime import TorchRuntime
 from segmentation_node.segmenter import Prediction, Segmenter
 from training.inference_modes import WHOLE, InferenceMode, spans
 
@@ -47,19 +48,31 @@ def same(one: Prediction, other: Prediction) -> bool:
     return bool((one.labels == other.labels).all() and difference.max() <= 1)
 
 
-def test_segmenting_is_deciding_for_scores(segmenter: Segmenter) -> None:
-    found = segmenter.segment([IMAGE, IMAGE[::-1]])
-    scores = segmenter.class_scores([IMAGE, IMAGE[::-1]])
+def engine_of(segmenter: Segmenter) -> TorchRuntime:
+    assert isinstance(segmenter.engine, TorchRuntime)
+    return segmenter.engine
+
+
+def test_classes_chosen_from_scores_are_those_of_segment(segmenter: Segmenter) -> None:
+    found, engine = segmenter.segment([IMAGE, IMAGE[::-1]]), engine_of(segmenter)
+    scores = engine.class_scores(np.stack([IMAGE, IMAGE[::-1]]))
     assert scores.shape == (2, 8, 64, 96)
-    assert same(segmenter.decide(scores), found)
+    assert same(segmenter.publish(engine.postprocess(scores)), found)
     assert len(np.unique(found.labels)) > 2
 
 
-def test_deciding_publishes_and_drops_as_segmenting(fitted: Path) -> None:
+def test_scores_are_published_with_scheme_and_min_confidence(fitted: Path) -> None:
     categories = load(fitted, min_confidence=0.4)
-    found = categories.segment([IMAGE])
-    assert same(categories.decide(categories.class_scores([IMAGE])), found)
+    found, engine = categories.segment([IMAGE]), engine_of(categories)
+    scores = engine.class_scores(IMAGE[None])
+    assert same(categories.publish(engine.postprocess(scores)), found)
     assert (found.labels[found.confidence < 102] == 0).all()
+
+
+def test_modes_of_several_views_need_torch(fitted: Path) -> None:
+    on_openvino = Segmenter(str(fitted), runtime='openvino', precision='fp32')
+    with pytest.raises(SettingError, match=r"'openvino' returns labels only.*use runtime torch"):
+        InferenceMode(flip=True).predict(on_openvino, IMAGE)
 
 
 def test_whole_is_what_the_node_does(segmenter: Segmenter) -> None:
@@ -72,7 +85,7 @@ def test_whole_is_what_the_node_does(segmenter: Segmenter) -> None:
 def test_a_window_as_large_as_the_image_is_the_whole(
     fitted: Path, tmp_path: Path, window_hw: tuple[int, int], size_hw: tuple[int, int] | None
 ) -> None:
-    network = load_checkpoint(str(fitted)).network
+    network = load_checkpoint(str(fitted)).load_network()
     spec = Spec('deeplabv3plus', 'cityscapes8', Preprocessing(size_hw=size_hw))
     save_checkpoint(tmp_path, network, spec, '# Tiny\n')
     boxed = load(tmp_path)
@@ -86,32 +99,25 @@ def test_smaller_windows_see_something_else(segmenter: Segmenter) -> None:
     assert not same(found, segmenter.segment([IMAGE]))
 
 
-class NumberingSegmenter:
-    """Stand-in for a segmenter: the score of a window is its number; records the windows."""
+class NumberingEngine:
+    """Stand-in for an engine: the score of a window is its number; records the windows."""
 
-    def __init__(self, scale: float = 1.0) -> None:
-        self.own_scale = scale
+    def __init__(self) -> None:
         self.windows: list[Any] = []
         self.scales: list[float] = []
-        self.decided = torch.empty(0)
 
-    def scale(self, image_hw: tuple[int, int]) -> float:
-        return self.own_scale
-
-    def class_scores(self, images_rgb: list[Any], scale: float) -> torch.Tensor:
+    def class_scores(self, images_rgb: Any, scale: float) -> torch.Tensor:
         self.windows.append(images_rgb[0])
         self.scales.append(scale)
-        height, width = images_rgb[0].shape[:2]
+        height, width = images_rgb.shape[1:3]
         return torch.full((1, 1, height, width), float(len(self.windows)))
 
-    def decide(self, scores: torch.Tensor) -> None:
-        self.decided = scores
 
-
-def recorded_run(mode: InferenceMode, image: Any, scale: float = 1.0) -> NumberingSegmenter:
-    numbering = NumberingSegmenter(scale)
-    mode.predict(cast('Segmenter', numbering), image)
-    return numbering
+def recorded_run(
+    mode: InferenceMode, image: Any, scale: float = 1.0
+) -> tuple[NumberingEngine, torch.Tensor]:
+    engine = NumberingEngine()
+    return engine, mode.scores(cast('TorchRuntime', engine), image, scale)
 
 
 def columns(width: int) -> Any:
@@ -119,16 +125,16 @@ def columns(width: int) -> Any:
 
 
 def test_windows_are_averaged_where_they_overlap() -> None:
-    found = recorded_run(InferenceMode((2, 4), overlap=0.5), columns(6))
+    found, scores = recorded_run(InferenceMode((2, 4), overlap=0.5), columns(6))
     assert [window[0, :, 0].tolist() for window in found.windows] == [[0, 1, 2, 3], [2, 3, 4, 5]]
-    assert found.decided[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
+    assert scores[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
 
 
 def test_windows_are_measured_in_pixels_of_the_network() -> None:
-    found = recorded_run(InferenceMode((2, 4), overlap=0), columns(32), scale=0.25)
+    found, _ = recorded_run(InferenceMode((2, 4), overlap=0), columns(32), scale=0.25)
     assert [window.shape[1] for window in found.windows] == [16, 16]
     assert set(found.scales) == {0.25}
-    at_double = recorded_run(
+    at_double, _ = recorded_run(
         InferenceMode((2, 4), overlap=0, scales=(2,)), columns(32), scale=0.25
     )
     assert [window.shape[1] for window in at_double.windows] == [8, 8, 8, 8]
@@ -136,7 +142,7 @@ def test_windows_are_measured_in_pixels_of_the_network() -> None:
 
 
 def test_the_mirrored_view_is_turned_back(segmenter: Segmenter) -> None:
-    found = recorded_run(InferenceMode(flip=True), columns(3))
+    found, _ = recorded_run(InferenceMode(flip=True), columns(3))
     assert [view[0, :, 0].tolist() for view in found.windows] == [[0, 1, 2], [2, 1, 0]]
     # An image and its mirror image have the same two views, so their means are mirror images.
     mirror = np.ascontiguousarray(IMAGE[:, ::-1])
@@ -152,8 +158,9 @@ def test_scales_are_averaged(segmenter: Segmenter) -> None:
     assert same(
         InferenceMode(scales=(1.0, 1.0)).predict(segmenter, IMAGE), segmenter.segment([IMAGE])
     )
-    half, double = (segmenter.class_scores([IMAGE], s) for s in (0.5, 2.0))
-    expected = segmenter.decide((half + double) / 2)
+    engine = engine_of(segmenter)
+    half, double = (engine.class_scores(IMAGE[None], s) for s in (0.5, 2.0))
+    expected = segmenter.publish(engine.postprocess((half + double) / 2))
     found = InferenceMode(scales=(0.5, 2.0)).predict(segmenter, IMAGE)
     assert same(found, expected)
     assert not same(found, segmenter.segment([IMAGE]))

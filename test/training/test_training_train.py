@@ -145,7 +145,7 @@ def assert_same_outcome(one: Path, other: Path) -> None:
         assert all(torch.allclose(mine[k], yours[k], atol=1e-6) for k in yours)
     checkpoints = [load_checkpoint(str(f / 'checkpoint')) for f in (one, other)]
     assert checkpoints[0].spec.provenance['epoch'] == checkpoints[1].spec.provenance['epoch']
-    weights = (c.network.state_dict().values() for c in checkpoints)
+    weights = (c.load_network().state_dict().values() for c in checkpoints)
     assert all(torch.allclose(a, b, atol=1e-3) for a, b in zip(*weights, strict=True))
 
 
@@ -433,7 +433,7 @@ def test_peak_memory_is_that_of_the_run(config: Path, tmp_path: Path) -> None:
 
 def test_without_an_average_the_newest_weights_are_kept(config: Path, tmp_path: Path) -> None:
     assert small(config, tmp_path, 'ema=0') == 0
-    found = load_checkpoint(str(tmp_path / 'checkpoint')).network.state_dict()
+    found = load_checkpoint(str(tmp_path / 'checkpoint')).load_network().state_dict()
     kept = state(tmp_path)
     assert 'current_model_state' not in kept
     for name, tensor in found.items():
@@ -444,7 +444,7 @@ def test_without_an_average_the_newest_weights_are_kept(config: Path, tmp_path: 
 def test_with_an_average_it_is_what_is_kept(config: Path, tmp_path: Path) -> None:
     assert small(config, tmp_path) == 0
     kept, best = state(tmp_path), load_checkpoint(str(tmp_path / 'checkpoint'))
-    for name, tensor in best.network.state_dict().items():
+    for name, tensor in best.load_network().state_dict().items():
         averaged = kept['state_dict'][f'graph.network.{name}']
         assert torch.allclose(tensor, averaged.half().to(tensor.dtype)), name
     head = 'graph.network.model.segmentation_head.0.weight'
