@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages to RGB arrays, without ROS.
+"""Decoding of image messages to RGB arrays, without ROS.
 
-The functions look at message fields only, so that they serve the messages of rclpy as well as
-those read from a bag. Whatever bytes come in, the answer is an image or an ImageError.
+The functions read message fields only, so they accept messages of rclpy and messages read from a
+bag. For any input, the result is an image or an ImageError.
 """
 
 import difflib
@@ -48,14 +48,14 @@ __all__ = [
     'image_view',
 ]
 
-#: Characters of a name that is compared with the known ones.
+#: Characters of an unknown name that are compared with the known ones.
 MAX_NAME: Final = 64
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 class ImageMessage(Protocol):
-    """The fields of sensor_msgs/Image that describe its pixels."""
+    """Fields of sensor_msgs/Image that describe its pixels."""
 
     height: int
     width: int
@@ -66,22 +66,22 @@ class ImageMessage(Protocol):
 
 
 class CompressedMessage(Protocol):
-    """The fields of sensor_msgs/CompressedImage that describe its pixels."""
+    """Fields of sensor_msgs/CompressedImage that describe its pixels."""
 
     format: str
     data: Any
 
 
-#: Turns a checked message and its pixels, (H, W) or (H, W, C) in native byte order, into RGB.
+#: Converts a validated message and its pixels, (H, W) or (H, W, C) in native byte order, to RGB.
 Convert: TypeAlias = Callable[[ImageMessage, Pixels], ImageRgb]
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How the pixels of one encoding lie in memory, and which OpenCV code makes RGB of them.
+    """Memory layout of one encoding, and the OpenCV code that converts it to RGB.
 
-    `rows` is the number of data rows of `step` bytes per two image rows: 2 but for formats with
-    a plane of colour behind the plane of light. `even_wh` are the divisors of width and height.
+    `rows` is the number of data rows of `step` bytes per two image rows: 2 except for formats
+    with a separate chroma plane. Width and height must be multiples of `even_wh`.
     """
 
     channels: int
@@ -109,7 +109,7 @@ _BGRA = cv2.COLOR_BGRA2RGB
 _UYVY = Encoding(2, 8, cv2.COLOR_YUV2RGB_UYVY, even_wh=(2, 1))
 _YUYV = Encoding(2, 8, cv2.COLOR_YUV2RGB_YUY2, even_wh=(2, 1))
 
-#: Read in place: one pass over the message's own memory, none for rgb8.
+#: Converted in a single pass over the message's memory; rgb8 is not even copied.
 DIRECT: Final = MappingProxyType(
     {
         'rgb8': Encoding(3),
@@ -119,8 +119,8 @@ DIRECT: Final = MappingProxyType(
         'mono8': Encoding(1, 8, _GRAY),
     }
 )
-#: Converted; names and meaning from sensor_msgs/image_encodings.hpp. The types without a
-#: colour order (8UC3, 16UC3, ...) come from OpenCV programs and have its order, BGR.
+#: Converted by cv_bridge or OpenCV; names and meaning from sensor_msgs/image_encodings.hpp. Types
+#: without a color order (8UC3, 16UC3, ...) come from OpenCV programs and are in BGR order.
 CONVERTED: Final = MappingProxyType(
     {
         '8UC1': Encoding(1, 8, _GRAY),
@@ -146,22 +146,22 @@ CONVERTED: Final = MappingProxyType(
     }
 )
 ENCODINGS: Final = MappingProxyType({**DIRECT, **CONVERTED})
-#: Names of sensor_msgs for numbers that are no colors: depth, disparity, flow, heights.
+#: Encodings of values other than color: depth, disparity, flow, heights.
 _NUMBERS: Final = re.compile(r'(8|16|32|64)[USF]C[0-9]*')
 #: The `format` of a CompressedImage as image_transport writes it: the encoding of the raw image,
-#: the codec, and what the image was converted to before it was encoded, if it was.
+#: the codec, and the encoding that the image was converted to before compression, if any.
 _FORMAT: Final = re.compile(r'\s*(\w+)\s*;\s*\w+ compressed\s*(\w*)')
 _MOSAIC: Final = 'bayer_'
-#: Pixels on a side; OpenCV leaves smaller mosaics black.
+#: Minimum side in pixels; OpenCV leaves smaller mosaics black.
 MIN_MOSAIC: Final = 3
 
 
 def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
-    """Make RGB of a message's pixels, as cv_bridge does.
+    """Convert the pixels of a message to RGB, as cv_bridge does.
 
     Args:
-        msg: its encoding must be one of ENCODINGS of 8 bits.
-        pixels: as `image_view` gives them.
+        msg: message with an 8-bit encoding of ENCODINGS.
+        pixels: result of `image_view`.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -176,25 +176,24 @@ def _to_rgb(pixels: Pixels, encoding: Encoding) -> npt.NDArray[Any]:
 
 
 def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
-    """Colour for every pixel: an NV12 image of twice the size, of which every 2nd pixel is kept.
+    """Convert NV24 as NV12 of twice the size, of which every 2nd pixel is kept.
 
-    OpenCV has no code for NV24; so its own arithmetic does it.
+    OpenCV does not support NV24; this way, its own arithmetic is used.
     """
     width = pixels.shape[1]
-    light = np.repeat(np.repeat(pixels[:height], 2, axis=0), 2, axis=1)
-    doubled = np.concatenate([light, pixels[height:].reshape(height, 2 * width)])
+    luma = np.repeat(np.repeat(pixels[:height], 2, axis=0), 2, axis=1)
+    doubled = np.concatenate([luma, pixels[height:].reshape(height, 2 * width)])
     rgb = cv2.cvtColor(doubled, cv2.COLOR_YUV2RGB_NV12)
     return np.ascontiguousarray(rgb[::2, ::2], np.uint8)
 
 
 def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Look at a message's pixels without copying them, row padding cut off.
+    """Return a view of a message's pixels without the padding of rows; nothing is copied.
 
     Images of more than `max_pixels` are refused.
 
     Returns:
-        (H, W) or (H, W, C) uint8 or native uint16; for nv12, nv21 and nv24 the (rows, W)
-        planes.
+        (H, W) or (H, W, C) uint8 or native uint16; for nv12, nv21 and nv24 the planes, (rows, W).
 
     Raises:
         ImageError: the fields contradict each other or the encoding is unknown.
@@ -242,10 +241,10 @@ def _check_mosaic(width: int, height: int) -> None:
 
 
 def _nv24_planes(data: npt.NDArray[np.uint8], width: int, height: int, step: int) -> Pixels:
-    """Light and, with twice its step, colour, as (3 * height, W)."""
-    light = data[: height * step].reshape(height, step)[:, :width]
-    color = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
-    return np.concatenate([light, color.reshape(2 * height, width)])
+    """Return the luma plane and the chroma plane, whose step is twice as long, (3 * height, W)."""
+    luma = data[: height * step].reshape(height, step)[:, :width]
+    chroma = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
+    return np.concatenate([luma, chroma.reshape(2 * height, width)])
 
 
 def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.NDArray[np.uint16]:
@@ -260,20 +259,20 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     samples: Samples | None = None,
 ) -> ImageRgb:
-    """Read an image message.
+    """Decode an image message.
 
     Args:
-        msg: any object with the fields of sensor_msgs/Image; `data` is anything with a buffer.
-        convert: makes RGB of the encodings of 8 bits that take more than an exchange of channels.
-        max_pixels: images of more are refused before anything is converted.
-        samples: scales 16 bits to 8; without it all 16 are significant.
+        msg: object with the fields of sensor_msgs/Image; `data` may be any buffer.
+        convert: converts the 8-bit encodings of CONVERTED to RGB.
+        max_pixels: larger images are refused before anything is converted.
+        samples: scales 16 bits to 8; by default, all 16 bits are significant.
 
     Returns:
-        (H, W, 3) uint8 RGB. An rgb8 image is the message's own memory: valid while it is, not
-        to be written to, and not contiguous where its rows are padded.
+        (H, W, 3) uint8 RGB. For rgb8 this is a view of the message's memory: valid as long as the
+        message, read-only, and not contiguous if rows are padded.
 
     Raises:
-        ImageError: no valid image; says which value, what was expected and what to do.
+        ImageError: the message is not a valid image.
     """
     pixels = image_view(msg, max_pixels)
     encoding = ENCODINGS[msg.encoding]
@@ -296,7 +295,7 @@ def _known_encoding(msg: ImageMessage) -> Encoding:
         return ENCODINGS[msg.encoding]
     if _NUMBERS.fullmatch(msg.encoding):
         raise ImageError(
-            f'image encoding {quoted(msg.encoding)} holds numbers without a color, such as depth; '
+            f'image encoding {quoted(msg.encoding)} contains no colors, but e.g. depth; '
             f'expected one of {", ".join(ENCODINGS)}: choose the color topic of the camera'
         )
     near = difflib.get_close_matches(msg.encoding.lower()[:MAX_NAME], ENCODINGS, 1)
@@ -309,30 +308,29 @@ def _known_encoding(msg: ImageMessage) -> Encoding:
 
 def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
     try:
-        # frombuffer looks into bytes, array, memoryview and ndarray alike; only an empty buffer
-        # is beyond it.
+        # frombuffer accepts bytes, array, memoryview and ndarray, but not an empty buffer.
         return np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
     except (TypeError, ValueError, BufferError) as error:
         raise ImageError(
-            f'image data is a {type(data).__name__} that is no buffer of bytes ({error}); '
-            f'give bytes, array("B") or a contiguous uint8 array'
+            f'image data is a {type(data).__name__}, which is not a buffer of bytes ({error}); '
+            f'pass bytes, array("B") or a contiguous uint8 array'
         ) from error
 
 
 def decode_compressed(
     msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS, samples: Samples | None = None
 ) -> ImageRgb:
-    """Read a compressed image message: JPEG, PNG, TIFF or WebP, whatever its `format` says.
+    """Decode a compressed image message: JPEG, PNG, TIFF or WebP, independent of its `format`.
 
-    `format` matters for what the publisher handed to its encoder, which takes BGR or gray: RGB
-    comes back with its channels exchanged, and the mosaic of a Bayer camera looks gray. Images of
-    more than `max_pixels` are refused before they are decoded; `samples` scales 16 bits to 8.
+    `format` only tells which pixels the publisher passed to its encoder, which expects BGR or
+    gray: RGB is decoded with red and blue swapped, and a Bayer mosaic is decoded as gray. Images
+    of more than `max_pixels` are refused before they are decoded; `samples` scales 16 bits to 8.
 
     Returns:
         (H, W, 3) uint8 RGB, as `decode_file`.
 
     Raises:
-        ImageError: empty, of another codec, too large, corrupt, or cut short.
+        ImageError: the data is empty, of another codec, too large, corrupt, or truncated.
     """
     data = bytes(_as_bytes(msg.data))
     encoded = _encoded_as(msg.format, data)
@@ -345,12 +343,12 @@ def decode_compressed(
 
 
 def _encoded_as(format_: str, data: bytes) -> str:
-    """Encoding of the pixels that a publisher handed to its encoder; empty where unknown."""
+    """Return the encoding of the pixels passed to the encoder; empty if unknown."""
     found = _FORMAT.match(format_)
     if not found:
         return ''
     raw, converted = found.groups()
-    # A codec that takes every encoding gets the raw image as it is; the others get no colors so.
+    # TIFF stores every encoding, and mosaics are stored as gray; colors are always converted.
     unconverted = raw.startswith(_MOSAIC) or codec_name(data) == 'tiff'
     return converted or (raw if unconverted else '')
 
@@ -366,8 +364,8 @@ def _decode_mosaic(
         )
     check_size(*image_size(data), max_pixels)
     pixels = decode_pixels(data, cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels.ndim == 3:
-        return decode_file(data, max_pixels=max_pixels, samples=samples)  # colors after all
+    if pixels.ndim == 3:  # the data contains colors although its format says Bayer
+        return decode_file(data, max_pixels=max_pixels, samples=samples)
     _check_mosaic(pixels.shape[1], pixels.shape[0])
     try:
         return to_bytes(_to_rgb(pixels, ENCODINGS[encoding]), samples)
@@ -379,10 +377,10 @@ def _decode_mosaic(
 
 
 def compressed_format(encoding: str, codec: str) -> str:
-    """The `format` of a CompressedImage as image_transport writes it.
+    """Return the `format` of a CompressedImage as image_transport writes it.
 
     Args:
-        encoding: of the raw image: 'mono8', 'rgb8' or 'bgr8'.
+        encoding: encoding of the raw image: 'mono8', 'rgb8' or 'bgr8'.
         codec: 'jpeg', 'png' or 'tiff'.
     """
     return f'{encoding}; {codec} compressed ' + ('' if encoding == 'mono8' else 'bgr8')

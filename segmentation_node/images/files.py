@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JPEG, PNG, TIFF and WebP data to arrays and back, safe against whatever the data is.
+"""Decoding and encoding of JPEG, PNG, TIFF and WebP data, safe for any input.
 
-Sizes are read from the headers before anything is decoded, and data that is cut short is told
-from data that is whole even where the decoder would fill the gap and carry on.
+Sizes are read from the headers before anything is decoded. Truncated data is refused even if the
+decoder would fill in the missing part and continue.
 """
 
 import struct
@@ -22,18 +22,18 @@ from segmentation_node.images.bit_depth import Samples
 
 ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
-#: Larger images are refused always: 8 K cameras fit, a forged header does not exhaust the memory.
+#: Larger images are always refused: 8K cameras fit, and a forged header cannot exhaust memory.
 MAX_PIXELS: Final = 2**26
-#: Of files that `decode_file` reads, in lower case.
+#: Suffixes of files that `decode_file` reads, in lower case.
 IMAGE_SUFFIXES: Final = ('.jpg', '.jpeg', '.png', '.tif', '.tiff', '.webp')
-#: Pixels on a side of the box that images are scaled into.
+#: Maximum side, in pixels, of the box that images are scaled into.
 MAX_SIDE: Final = 2**14
-#: Tiles of a TIFF may be larger than a small image, up to this.
+#: Tiles of a TIFF may be larger than the image, up to this size.
 MAX_TILE_PIXELS: Final = 2**22
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Raise ImageError unless an image has at least one pixel and not too many."""
+    """Raise ImageError if an image has no pixels, or more than `max_pixels`."""
     if width < 1 or height < 1:
         raise ImageError(
             f'an image of {width} x {height} pixels; width and height must be at least 1: '
@@ -53,22 +53,22 @@ def decode_file(
     max_pixels: int = MAX_PIXELS,
     samples: Samples | None = None,
 ) -> ImageRgb:
-    """Read the content of a JPEG, PNG, TIFF or WebP file.
+    """Decode the content of a JPEG, PNG, TIFF or WebP file.
 
     Args:
         data: the whole file.
-        upright: turn the picture as its orientation tag says, as a photograph wants to be seen.
-            Without it the tag is left alone, as image_transport does: turned, the picture would
-            no longer fit the camera's calibration and its label images.
-        max_pixels: images of more are refused before they are decoded.
-        samples: scales 16 bits to 8; without it all 16 are significant.
+        upright: rotate the image as its orientation tag says, as photo viewers do. By default the
+            tag is ignored, as in image_transport: a rotated image would no longer match the
+            camera's calibration and its label images.
+        max_pixels: larger images are refused before they are decoded.
+        samples: scales 16 bits to 8; by default, all 16 bits are significant.
 
     Returns:
         (H, W, 3) uint8 RGB; gray is repeated, alpha is dropped.
 
     Raises:
-        ImageError: empty, of another codec, too large, corrupt, cut short, or neither of 8 nor
-            of 16 bits per sample.
+        ImageError: the data is empty, of another codec, too large, corrupt, truncated, or has
+            neither 8 nor 16 bits per sample.
     """
     check_size(*image_size(data), max_pixels)
     orientation = 0 if upright else cv2.IMREAD_IGNORE_ORIENTATION
@@ -77,7 +77,7 @@ def decode_file(
 
 
 def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.NDArray[np.uint8]:
-    """Pixels of 8 or 16 bits per sample as uint8; raises ImageError on all others."""
+    """Convert pixels of 8 or 16 bits per sample to uint8; raises ImageError for other types."""
     if pixels.dtype == np.uint16:
         return (samples or Samples()).to_bytes(pixels)
     if pixels.dtype != np.uint8:
@@ -89,7 +89,7 @@ def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.ND
 
 
 def read_image(path: Path) -> ImageRgb:
-    """(H, W, 3) uint8 RGB of an image file; raises ImageError naming the file."""
+    """Read an image file, (H, W, 3) uint8 RGB; raises ImageError that names the file."""
     try:
         return decode_file(path.read_bytes())
     except ImageError as error:
@@ -97,10 +97,10 @@ def read_image(path: Path) -> ImageRgb:
 
 
 def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Files of a folder with one of some suffixes, in no order, without hidden ones.
+    """Return the files of a folder with one of the suffixes, unordered, without hidden files.
 
-    macOS leaves a hidden `._NAME` beside each file on a foreign disk. A link that leads nowhere is
-    listed, so that whoever reads it names it.
+    macOS writes a hidden `._NAME` beside each file on other file systems. Broken links are
+    included, so that reading them reports an error.
     """
     return [
         path
@@ -110,7 +110,7 @@ def visible_files(folder: Path, suffixes: Collection[str]) -> list[Path]:
 
 
 def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any]:
-    """Pixels of an image file whose size was checked, as OpenCV's imdecode gives them."""
+    """Decode an image file whose size was checked, with OpenCV's imdecode and its flags."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -123,19 +123,19 @@ def decode_pixels(data: bytes, flags: int) -> npt.NDArray[Any]:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height of an image file as stored, from its header; raises ImageError."""
+    """Return width and height of an image file, as stored, from its header; raises ImageError."""
     return _codec_of(data).size_wh(data)
 
 
 def codec_name(data: bytes) -> str:
-    """'jpeg', 'png', 'tiff' or 'webp', told by the first bytes; raises ImageError on the rest."""
+    """Return 'jpeg', 'png', 'tiff' or 'webp'; raises ImageError for other data."""
     return _codec_of(data).name
 
 
 @dataclass(frozen=True)
 class _Codec:
     name: str
-    #: Checks that nothing is missing and reads width and height, without decoding.
+    #: Checks that the data is complete and returns width and height, without decoding.
     size_wh: Callable[[bytes], tuple[int, int]]
 
 
@@ -160,7 +160,7 @@ def is_heic(data: bytes) -> bool:
     """Return whether data is that of a HEIC or HEIF photograph (ISO/IEC 23008-12)."""
     if data[4:8] != b'ftyp':
         return False
-    # The size of the box bounds its list of brands; AVIF has those of HEIF in its own.
+    # The size of the box limits its list of brands; AVIF lists brands of HEIF, too.
     end = min(int.from_bytes(data[:4], 'big'), 64)
     brands = {data[at : at + 4] for at in (8, *range(16, end, 4))}
     return bool(brands & _HEIC_BRANDS) and b'avif' not in brands
@@ -174,13 +174,13 @@ def _cut_short(what: str, data: bytes) -> ImageError:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Size from the frame header.
+    """Return the size in the frame header.
 
-    The end marker must be there: the decoder would paint the missing rest grey and only warn.
+    The end marker is required: the decoder would fill the missing rest with gray and only warn.
     """
     size = None
     for marker, start, end in _jpeg_segments(data):
-        # Start-of-frame markers, of which C4, C8 and CC are none.
+        # Start-of-frame markers; C4, C8 and CC are others.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and end - start >= 5:
             height, width = struct.unpack_from('>HH', data, start + 1)
             size = (width, height)
@@ -192,7 +192,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker, start and end of each segment's content up to the first scan."""
+    """Yield marker, start and end of each segment's content, up to the first scan."""
     at = 2
     while at + 4 <= len(data):
         marker, length = struct.unpack_from('>HH', data, at)
@@ -200,7 +200,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             at += 1
             continue
         if marker < 0xFF00 or length < 2:
-            raise ImageError(f'JPEG image is corrupt at byte {at}: no marker where one must be')
+            raise ImageError(f'JPEG image is corrupt at byte {at}: a marker is missing')
         end = at + 2 + length
         if end > len(data):
             return
@@ -209,7 +209,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _png_size(data: bytes) -> tuple[int, int]:
-    """Size from the first chunk; every chunk must be there and as its checksum says."""
+    """Return the size in the first chunk; all chunks must be present with correct checksums."""
     at, size = 8, None
     content = memoryview(data)
     while at + 12 <= len(data):
@@ -230,7 +230,7 @@ def _png_size(data: bytes) -> tuple[int, int]:
 
 
 def _tiff_size(data: bytes) -> tuple[int, int]:
-    """Size from the tags of the first directory."""
+    """Return the size in the tags of the first directory."""
     order = '<' if data.startswith(b'II') else '>'
     try:
         (at,) = struct.unpack_from(order + 'I', data, 4)
@@ -244,7 +244,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
         width, height = size[256], size[257]
     except (struct.error, KeyError):
         raise _cut_short('TIFF', data) from None
-    # Tiles may stand out beyond the image; the decoder makes room for a whole one.
+    # Tiles may extend beyond the image; the decoder allocates whole tiles.
     if size.get(322, 0) * size.get(323, 0) > max(width * height, MAX_TILE_PIXELS):
         raise ImageError(
             f'TIFF image of {width} x {height} is cut into tiles of {size[322]} x {size[323]}; '
@@ -254,7 +254,7 @@ def _tiff_size(data: bytes) -> tuple[int, int]:
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:
-    """Size from the first chunk, which says how the picture is stored."""
+    """Return the size in the first chunk, whose type is the kind of compression."""
     try:
         length, _, kind = struct.unpack_from('<I4s4s', data, 4)
         if len(data) < length + 8:
@@ -282,18 +282,18 @@ _CODECS: Final = MappingProxyType(
     }
 )
 _HEIC_BRANDS: Final = frozenset({b'heic', b'heix', b'heim', b'heis', b'mif1', b'msf1'})
-#: Its length stands amid its magic.
+#: Its magic number has a gap, which contains the length.
 _WEBP: Final = _Codec('webp', _webp_size)
 
 
 def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
-    """Compress (H, W) labels or (H, W, 3) RGB, uint8, without loss."""
-    # Level 1: masks shrink hardly less than at level 9, in a fraction of the time.
+    """Compress (H, W) labels or an (H, W, 3) RGB image, uint8, losslessly."""
+    # Level 1: masks are hardly larger than at level 9, in a fraction of the time.
     return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
 def encode_jpeg(image_rgb: ImageRgb, quality: int = 90) -> bytes:
-    """Compress an (H, W, 3) uint8 RGB picture with loss; never for labels."""
+    """Compress an (H, W, 3) uint8 RGB image; lossy, so not for labels."""
     return _encode('.jpg', image_rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
@@ -312,7 +312,7 @@ def _encode(suffix: str, image: npt.NDArray[np.uint8], settings: list[int]) -> b
         raise ImageError(
             f'cannot compress an image of shape {image.shape} as {suffix}: {error.err}'
         ) from error
-    if not encoded:  # as for a JPEG wider than its format can say; the data is empty then
+    if not encoded:  # for example, a JPEG wider than the format supports
         raise ImageError(
             f'cannot compress an image of shape {image.shape} as {suffix}; it is too wide or too '
             f'high for the format'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Label images: PNG and TIFF files whose pixels are class ids, or the colors of a scheme.
 
-Decoders of pictures change ids: they stretch 1, 2 and 4 bits to 8, and replace the indices of a
-palette by its colors. So the file is handed to them as what it is for us, gray.
+Image decoders change ids: they scale 1, 2 and 4 bits to 8, and replace palette indices by colors.
+Files are therefore passed to the decoder as grayscale.
 """
 
 import logging
@@ -26,7 +26,7 @@ Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 #: Color types of PNG.
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
-#: Tags of TIFF: how many bits a sample has, and what it stands for.
+#: Tags of TIFF: bits per sample, photometric interpretation, samples per pixel.
 _BITS_TAG, _MEANING_TAG, _SAMPLES_TAG = 258, 262, 277
 _TIFF_MEANINGS: Final = {1: _GRAY, 2: _RGB, 3: _PALETTE}
 _EXPECTED: Final = (
@@ -41,7 +41,7 @@ _log = logging.getLogger(__name__)
 class StoredLabels:
     """Content of a label file: ids, (H, W) uint8 as stored, or colors, (H, W, 3) uint8 RGB.
 
-    `palette` is (N, 3) uint8 RGB, the color of each index where ids are indices of one.
+    `palette` is the palette of the file, (N, 3) uint8 RGB, if it has one.
     """
 
     pixels: Bytes
@@ -54,10 +54,11 @@ class StoredLabels:
 
 
 def decode_label_file(data: bytes) -> Bytes:
-    """Read a label image of ids, (H, W) uint8 as stored; the indices of a palette are ids.
+    """Decode a label image of ids, (H, W) uint8 as stored; palette indices are ids.
 
     Raises:
-        ImageError: empty, neither PNG nor TIFF, damaged, or not one channel of values up to 255.
+        ImageError: the data is empty, neither PNG nor TIFF, damaged, or not a single channel of
+            values up to 255.
     """
     stored = read_stored(data)
     if stored.is_colored:
@@ -66,13 +67,13 @@ def decode_label_file(data: bytes) -> Bytes:
 
 
 def decode_labels(data: bytes, scheme: LabelScheme) -> Bytes:
-    """Read a label image as ids of a scheme, (H, W) uint8, from ids or from the scheme's colors.
+    """Decode a label image of ids, or of a scheme's colors, to ids of the scheme, (H, W) uint8.
 
-    The log says once per scheme that colors were read.
+    Reading colors is logged once per scheme.
 
     Raises:
-        ImageError: as `decode_label_file`; or a value or a color is not in the scheme, or stands
-            for several classes.
+        ImageError: as `decode_label_file`; or the scheme lacks a value or a color, or has several
+            classes of that color.
     """
     stored = read_stored(data)
     if stored.is_colored:
@@ -86,9 +87,9 @@ def decode_labels(data: bytes, scheme: LabelScheme) -> Bytes:
 
 
 def read_labels(path: Path, scheme: LabelScheme | None = None) -> Bytes:
-    """(H, W) uint8 ids of a label file, of a scheme if given; raises ImageError naming the file.
+    """Read a label file, (H, W) uint8 ids; raises ImageError that names the file.
 
-    Without a scheme the ids are as stored.
+    Without a scheme, the ids are returned as stored.
     """
     try:
         data = path.read_bytes()
@@ -98,11 +99,11 @@ def read_labels(path: Path, scheme: LabelScheme | None = None) -> Bytes:
 
 
 def read_stored(data: bytes) -> StoredLabels:
-    """Read what a label file holds; raises ImageError as `decode_label_file`."""
+    """Decode ids or colors of a label file; raises ImageError as `decode_label_file`."""
     codec = codec_name(data)
     if codec not in ('png', 'tiff'):
         raise ImageError(
-            f'a label image in {codec.upper()}, which changes ids when it compresses; {_EXPECTED}'
+            f'a label image in {codec.upper()}, whose compression may change ids; {_EXPECTED}'
         )
     check_size(*image_size(data))
     return _png(data) if codec == 'png' else _tiff(data)
@@ -113,7 +114,7 @@ def _png(data: bytes) -> StoredLabels:
     if kind in (_GRAY, _PALETTE):
         pixels = decode_pixels(_as_gray_png(data), cv2.IMREAD_UNCHANGED)
         if bits < 8:
-            pixels = pixels // np.uint8(255 // (2**bits - 1))  # undo the decoder's stretching
+            pixels = pixels // np.uint8(255 // (2**bits - 1))  # undo the scaling of the decoder
         palette = _palette(data) if kind == _PALETTE else None
         return StoredLabels(_bytes_of(pixels), palette=palette)
     if kind not in (_RGB, _GRAY_ALPHA, _RGBA):
@@ -125,7 +126,7 @@ def _png(data: bytes) -> StoredLabels:
 
 
 def _as_gray_png(data: bytes) -> bytes:
-    """Return a gray or palette PNG as a plain gray one, whose samples mean nothing but numbers."""
+    """Return a gray or palette PNG as plain grayscale, so that its samples are not converted."""
     chunks = [data[:8]]
     for kind, content in _png_chunks(data):
         if kind == b'IHDR':
@@ -142,7 +143,7 @@ def _palette(data: bytes) -> Bytes:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and content of the chunks of a PNG whose size was read, and so is whole."""
+    """Yield kind and content of the chunks of a PNG that `image_size` found complete."""
     at, kind = 8, b''
     while kind != b'IEND':
         length, kind = struct.unpack_from('>I4s', data, at)
@@ -165,7 +166,7 @@ def _tiff(data: bytes) -> StoredLabels:
             f'a label image in TIFF of {samples} samples of {bits} bits and photometric '
             f'interpretation {meaning}; {_EXPECTED}: save it as PNG'
         )
-    if kind == _PALETTE:  # its indices as gray
+    if kind == _PALETTE:  # decode its indices as gray
         at = tags[_MEANING_TAG][0]
         data = data[:at] + struct.pack(_order(data) + 'H', 1) + data[at + 2 :]
     pixels = decode_pixels(data, cv2.IMREAD_UNCHANGED)
@@ -175,14 +176,14 @@ def _tiff(data: bytes) -> StoredLabels:
 
 
 def _tiff_tags(data: bytes) -> Iterator[tuple[int, tuple[int, int]]]:
-    """Place and first value of the 16-bit tags of a TIFF whose size was read."""
+    """Yield offset and first value of the 16-bit tags of a TIFF that `image_size` accepted."""
     order = _order(data)
     (at,) = struct.unpack_from(order + 'I', data, 4)
     (count,) = struct.unpack_from(order + 'H', data, at)
     for entry in range(at + 2, at + 2 + 12 * count, 12):
         tag, kind, length = struct.unpack_from(order + 'HHI', data, entry)
         place = entry + 8
-        if kind == 3 and length > 2:  # more than fit into the entry, which says where they are
+        if kind == 3 and length > 2:  # too long for the entry, which contains their offset
             (place,) = struct.unpack_from(order + 'I', data, place)
         if kind == 3 and place + 2 <= len(data):
             yield tag, (place, struct.unpack_from(order + 'H', data, place)[0])
@@ -193,7 +194,7 @@ def _order(data: bytes) -> str:
 
 
 def _bytes_of(pixels: npt.NDArray[np.uint8]) -> Bytes:
-    """One channel of 8 or 16 bits as (H, W) uint8; raises ImageError where a value is no byte."""
+    """Convert one channel of 8 or 16 bits to (H, W) uint8; raises ImageError above 255."""
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'a label image of shape {pixels.shape}, {pixels.dtype}; {_EXPECTED}')
     if (largest := int(pixels.max())) > 255:
@@ -205,14 +206,14 @@ def _bytes_of(pixels: npt.NDArray[np.uint8]) -> Bytes:
 
 
 def _opaque(pixels: Bytes) -> Bytes:
-    """Pixels without their alpha channel; raises ImageError where it hides some."""
+    """Return pixels without the alpha channel; raises ImageError if some are transparent."""
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'a label image of shape {pixels.shape}, {pixels.dtype}; {_EXPECTED}')
     if pixels.shape[2] == 4:
         hidden = int(np.count_nonzero(pixels[..., 3] != np.iinfo(pixels.dtype).max))
         if hidden:
             raise ImageError(
-                f'a label image of which {hidden} pixels are transparent; {_EXPECTED}: save it '
+                f'a label image with {hidden} transparent pixels; {_EXPECTED}: save it '
                 f'without an alpha channel'
             )
     return pixels[..., :3]
@@ -220,7 +221,7 @@ def _opaque(pixels: Bytes) -> Bytes:
 
 def _rgb(bgr: Bytes) -> Bytes:
     if bgr.dtype != np.uint8:
-        raise ImageError(f'a label image of colors of 16 bits; {_EXPECTED}: save it with 8 bits')
+        raise ImageError(f'a label image with 16-bit colors; {_EXPECTED}: save it with 8 bits')
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
@@ -232,7 +233,7 @@ def _ids_of_colors(colors: Bytes, scheme: LabelScheme) -> Bytes:
         here = codes == code
         if len(classes) > 1 and here.any():
             raise ImageError(
-                f'a label image with color {_color(code)}, which stands for the classes '
+                f'a label image with color {_color(code)}, which is the color of classes '
                 f'{", ".join(map(str, classes))} of label scheme {scheme.name}; '
                 f'choose label images of ids'
             )
@@ -242,20 +243,21 @@ def _ids_of_colors(colors: Bytes, scheme: LabelScheme) -> Bytes:
         values, counts = np.unique(codes[~known], return_counts=True)
         strange = {_color(int(v)): int(n) for v, n in zip(values, counts, strict=True)}
         raise ImageError(
-            f'a label image of colors that label scheme {scheme.name} lacks: {counted(strange)}; '
-            f'{_EXPECTED}: convert it to ids, or correct the colors of the scheme'
+            f'a label image with colors that label scheme {scheme.name} lacks: '
+            f'{counted(strange)}; {_EXPECTED}: convert it to ids, or correct the '
+            f'colors of the scheme'
         )
     return ids
 
 
 def _check_palette(ids: Bytes, palette: Bytes, scheme: LabelScheme) -> None:
-    """Refuse a palette that says another class than its index: which one is meant is unknown."""
+    """Raise ImageError if the colors of the palette contradict its indices."""
     used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[: len(palette)]).tolist()
     code_of = {index: int(_codes(palette[index])) for index in used}
     classes_of_code = _ids_by_code(scheme)
     is_color_code = len(set(code_of.values())) == len(used) > 1
     if not is_color_code or not set(code_of.values()) <= set(classes_of_code):
-        return  # its colors are for looking at
+        return  # the colors are only for display
     for index, code in code_of.items():
         classes = classes_of_code[code]
         if index in classes:
@@ -286,4 +288,6 @@ def _color(code: int) -> str:
 
 @cache
 def _tell_of_colors(scheme: str) -> None:
-    _log.warning('label images are color-coded: their colors are read by label scheme %s', scheme)
+    _log.warning(
+        'label images are color-coded; colors are converted to ids of label scheme %s', scheme
+    )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decodes compressed video packet by packet; needs PyAV, which the extra `demo` brings."""
+"""Decoding of compressed video, packet by packet, with PyAV (extra `demo`)."""
 
 import importlib
 import importlib.util
@@ -15,7 +15,7 @@ from segmentation_node.errors import ImageError, quoted
 from segmentation_node.images.files import MAX_PIXELS, ImageRgb, check_size
 from segmentation_node.paths import with_extra
 
-#: Decoders of libavcodec by what the names of codecs and encoders have in them.
+#: Decoders of libavcodec by a part of the names of codecs and encoders.
 CODECS: Final = MappingProxyType(
     {
         '264': 'h264',
@@ -27,21 +27,21 @@ CODECS: Final = MappingProxyType(
         'mjpeg': 'mjpeg',
     }
 )
-#: Packets that a decoder may hold back to put frames into order; codecs allow 16.
+#: Packets that a decoder may delay to reorder frames; codecs allow 16.
 _MOST_DELAYED: Final = 32
 _OPTIONS: Final = MappingProxyType({'libdav1d': {'max_frame_delay': '1'}})
-#: A packet is missing; libavcodec takes a lost H.264 frame for skipped on purpose.
+#: Log line for a missing packet; libavcodec treats a lost H.264 frame as skipped on purpose.
 _GAP: Final = 'Frame num gap'
-#: Part of what is said of a frame of too many pixels.
+#: Part of the error for a frame of too many pixels.
 _TOO_LARGE: Final = ' exceeds '
-#: Supplements that no picture depends on.
+#: Log lines about supplemental data, which no frame depends on.
 _HARMLESS: Final = 'SEI '
 
 Key = TypeVar('Key')
 
 
 class DecodedFrame(NamedTuple, Generic[Key]):
-    """Result of a packet: (H, W, 3) uint8 RGB, or the reason why it cannot be decoded."""
+    """Frame of a packet, (H, W, 3) uint8 RGB, or the error if it cannot be decoded."""
 
     key: Key
     image_rgb: ImageRgb | ImageError
@@ -50,8 +50,8 @@ class DecodedFrame(NamedTuple, Generic[Key]):
 class VideoDecoder(Generic[Key]):
     """Decoder of one video stream.
 
-    Video describes most frames by how they differ from others. Where one of these is missing or
-    damaged, what follows is refused up to the next key frame, not guessed.
+    Most frames are coded as differences from other frames. After a missing or damaged frame, all
+    frames up to the next key frame are therefore refused.
     """
 
     def __init__(self, max_pixels: int = MAX_PIXELS) -> None:
@@ -60,13 +60,13 @@ class VideoDecoder(Generic[Key]):
         self._name = ''
         self._codec: Any = None
         self._count = 0
-        #: Keys of packets of which no frame has come yet, by their number.
+        #: Keys of packets whose frames are still to come, by packet number.
         self._waiting: dict[int, Key] = {}
-        #: Why frames are wrong up to the next key frame, '' where they are right.
+        #: Reason why frames up to the next key frame are wrong; '' if they are right.
         self._broken = ''
 
     def decode(self, codec: str, packet: bytes, key: Key) -> list[DecodedFrame[Key]]:
-        """Decode a packet; returns frames that are ready, which may be of earlier packets.
+        """Decode a packet; return the frames that are complete, possibly of earlier packets.
 
         Args:
             codec: name of codec or encoder: "h264", "libx265", "h264;yuv420p;bgr8;bgr8".
@@ -94,7 +94,7 @@ class VideoDecoder(Generic[Key]):
         return done
 
     def flush(self) -> list[DecodedFrame[Key]]:
-        """Return the frames that were held back; the stream ends."""
+        """End the stream and return the delayed frames."""
         if self._codec is None:
             return []
         done = self._frames(None)
@@ -104,29 +104,29 @@ class VideoDecoder(Generic[Key]):
 
     def _open(self, name: str) -> None:
         self._name, self._codec = name, self._av.CodecContext.create(name, 'r')
-        # Several threads would work on several frames at once, and each would come later.
+        # Several threads would decode several frames at once, which delays each of them.
         self._codec.thread_count = 1
         self._codec.options = {'max_pixels': str(self._max_pixels), **_OPTIONS.get(name, {})}
         self._codec.flags |= self._av.codec.context.Flags.low_delay
-        self._broken = 'no key frame came before it'
+        self._broken = 'there was no key frame before it'
 
     def _frames(self, packet: Any) -> list[DecodedFrame[Key]]:
         frames = []
-        with self._complaints() as complaints:
+        with self._logged_errors() as errors:
             try:
                 frames = self._codec.decode(packet)
             except self._av.FFmpegError as error:
-                complaints.append(str(error.strerror or error))
-        if complaints:
-            self._broken = complaints[0]
-        done = [self._frame(frame, damaged=bool(complaints)) for frame in frames]
-        if complaints and packet is not None and packet.pts in self._waiting and not frames:
+                errors.append(str(error.strerror or error))
+        if errors:
+            self._broken = errors[0]
+        done = [self._frame(frame, damaged=bool(errors)) for frame in frames]
+        if errors and packet is not None and packet.pts in self._waiting and not frames:
             done.append(self._lost(packet.pts))
         return [frame for frame in done if frame is not None]
 
     def _frame(self, frame: Any, damaged: bool) -> DecodedFrame[Key] | None:
         if frame.pts not in self._waiting:
-            return None  # given up already
+            return None  # already reported as lost
         if frame.is_corrupt:
             self._broken = 'it is damaged'
         elif frame.key_frame and not damaged:
@@ -141,7 +141,7 @@ class VideoDecoder(Generic[Key]):
         return DecodedFrame(key, np.asarray(frame.to_ndarray(format='rgb24'), np.uint8))
 
     def _lost(self, number: int) -> DecodedFrame[Key]:
-        reason = self._broken or 'its packet holds no whole frame'
+        reason = self._broken or 'its packet does not contain a complete frame'
         remedy = f'expected at most {self._max_pixels} pixels: scale it down before it is recorded'
         if _TOO_LARGE not in reason:
             remedy = (
@@ -154,17 +154,17 @@ class VideoDecoder(Generic[Key]):
         )
 
     @contextmanager
-    def _complaints(self) -> Iterator[list[str]]:
-        """Collect what libavcodec has against the data, which it decodes all the same."""
-        logging, said = self._av.logging, list[str]()
+    def _logged_errors(self) -> Iterator[list[str]]:
+        """Collect the errors that libavcodec logs while it decodes the data anyway."""
+        logging, errors = self._av.logging, list[str]()
         before = logging.get_level()
         logging.set_level(logging.DEBUG)
         try:
             with logging.Capture(local=True) as lines:
-                yield said
+                yield errors
         finally:
             logging.set_level(before)
-        said[:0] = [
+        errors[:0] = [
             re.sub(r'\s+', ' ', text).strip()
             for level, _, text in lines
             if (level <= logging.ERROR and not text.startswith(_HARMLESS)) or text.startswith(_GAP)

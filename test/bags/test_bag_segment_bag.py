@@ -102,7 +102,7 @@ def test_values_beyond_the_bits_that_were_said_are_malformed(
     bag = write_deep_bag(tmp_path / 'deep', 4096)
     options = ['--outputs', 'label_mask', '--bits-per-sample', 12]
     assert run(bag, '-o', tmp_path / 'out', *options) == EXIT_INCOMPLETE
-    assert 'has value 4096, but its bits_per_sample are 12' in capsys.readouterr().err
+    assert 'has value 4096, but bits_per_sample is 12' in capsys.readouterr().err
 
 
 def raw(path: Path) -> list[tuple[str, int, bytes]]:

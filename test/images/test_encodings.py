@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from image_bytes import extended_webp, tiff, webp, with_orientation
 
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.images.bit_depth import WATCHED, Samples
+from segmentation_node.images.bit_depth import EXAMINED, Samples
 from segmentation_node.images.encodings import (
     ENCODINGS,
     MAX_PIXELS,
@@ -202,9 +202,7 @@ def uniform(encoding: str, rgb: tuple[int, int, int], yuv: tuple[int, int, int])
 def test_every_encoding_of_sensor_msgs_gives_its_colors_or_a_reason(encoding: str) -> None:
     white = uniform(encoding, (255, 255, 255), WHITE_YUV)
     if encoding not in ENCODINGS:
-        with pytest.raises(
-            ImageError, match=f"'{encoding}' holds numbers without a color.*choose"
-        ):
+        with pytest.raises(ImageError, match=f"'{encoding}' contains no colors.*choose"):
             decode_image(white)
         return
     assert decode_image(white).min() == 255
@@ -225,7 +223,7 @@ def test_12_bits_in_16_are_scaled_where_that_is_said(encoding: str) -> None:
     assert (decode_image(msg)[5:] == 16).all()
     values[4:6] = 4096
     msg.data = values.tobytes()
-    with pytest.raises(ImageError, match=r'value 4096, .*bits_per_sample are 12.*to 13 or'):
+    with pytest.raises(ImageError, match=r'value 4096, .*bits_per_sample is 12.*to 13 or'):
         decode_image(msg, samples=Samples(12))
 
 
@@ -245,7 +243,7 @@ def deep(largest: int) -> Image:
 
 def test_small_values_are_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
     samples = Samples()
-    for _ in range(WATCHED - 1):
+    for _ in range(EXAMINED - 1):
         decode_image(deep(4000), samples=samples)
     assert not caplog.records
     for _ in range(3):
@@ -271,7 +269,7 @@ def test_nothing_is_told_of_large_or_explained_values(
     bits: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     samples = Samples(bits)
-    for largest in [100] * WATCHED:
+    for largest in [100] * EXAMINED:
         decode_image(deep(largest if bits == 12 else 50000), samples=samples)
     samples.end()
     assert not caplog.records
@@ -320,7 +318,7 @@ def test_the_converter_is_asked_for_what_is_no_exchange_of_channels() -> None:
         (Image(1, 1, 'RGB8', 3, bytes(3)), "unknown image encoding 'RGB8'; did you mean rgb8"),
         (
             Image(1, 1, '32FC1', 4, bytes(4)),
-            "'32FC1' holds numbers .*rgb8.*choose the color topic",
+            "'32FC1' contains no colors.*rgb8.*choose the color topic",
         ),
         (Image(2, 9, 'bayer_rggb8', 9, bytes(18)), 'Bayer image of 9 x 2.*3 x 3 pixels or more'),
         (Image(1, 3, 'uyvy', 6, bytes(6)), 'multiples of 2 and 1'),
@@ -329,7 +327,7 @@ def test_the_converter_is_asked_for_what_is_no_exchange_of_channels() -> None:
         (Image(1, 2, 'nv24', 2, bytes(5)), '5 bytes, but 3 rows of 2'),
         (Image(1, MAX_PIXELS + 1, 'mono8', MAX_PIXELS + 1, b''), f'more than {MAX_PIXELS}'),
         (Image(1, 1, 'mono8', 1, None), 'NoneType'),
-        (Image(1, 1, 'mono8', 1, 'a'), 'no buffer'),
+        (Image(1, 1, 'mono8', 1, 'a'), 'not a buffer'),
     ],
 )
 def test_contradictions_are_named(msg: ImageMessage, says: str) -> None:

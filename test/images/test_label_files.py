@@ -110,7 +110,7 @@ def test_colors_of_the_scheme_become_its_ids_and_that_is_told(
         assert decode_labels(store(colors), SCHEME).tolist() == [[2, 1], [0, 2]]
         assert decode_labels(store(colors), SCHEME).tolist() == [[2, 1], [0, 2]]
     assert [r.getMessage() for r in caplog.records] == [
-        'label images are color-coded: their colors are read by label scheme yard'
+        'label images are color-coded; colors are converted to ids of label scheme yard'
     ]
 
 
@@ -132,13 +132,13 @@ def test_values_that_the_scheme_ignores_are_kept() -> None:
         (png(ids([[0, 26001]], np.uint16), 16), SCHEME, 'values up to 26001; .*not of instances'),
         (png(np.array([[RED, BLUE]], np.uint8), kind=RGB), SCHEME,
          r'yard lacks: \(0, 0, 255\) \(1 pixels\)'),
-        (png(np.array([[RED]], np.uint8), kind=RGB), TWINS, 'stands for the classes 2, 3'),
-        (png(np.array([[RED]]) * 257, 16, RGB), SCHEME, '16 bits'),
-        (png(np.array([[(*RED, 0)]], np.uint8), kind=RGBA), SCHEME, '1 pixels are transparent'),
-        (png(np.array([[[1, 0]]]), kind=GRAY_ALPHA), SCHEME, '1 pixels are transparent'),
+        (png(np.array([[RED]], np.uint8), kind=RGB), TWINS, 'is the color of classes 2, 3'),
+        (png(np.array([[RED]]) * 257, 16, RGB), SCHEME, '16-bit colors'),
+        (png(np.array([[(*RED, 0)]], np.uint8), kind=RGBA), SCHEME, '1 transparent pixels'),
+        (png(np.array([[[1, 0]]]), kind=GRAY_ALPHA), SCHEME, '1 transparent pixels'),
         (png(ids([[0, 1, 2]]), 2, PALETTE, [BLACK, RED, GREEN]), SCHEME,
          'index 1 has the color of class 2 .*as RGB'),
-        (encode_jpeg(np.zeros((8, 8, 3), np.uint8)), SCHEME, 'in JPEG, which changes ids'),
+        (encode_jpeg(np.zeros((8, 8, 3), np.uint8)), SCHEME, 'in JPEG, whose compression may change ids'),
         (tiff(np.zeros((2, 2), np.float32)), SCHEME, '1 samples of 32 bits'),
         (with_tag(tiff(ids([[0, 1]])), 262, 0), SCHEME, 'photometric interpretation 0'),
         (b'', SCHEME, '0 bytes'),
