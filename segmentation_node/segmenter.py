@@ -17,7 +17,7 @@ from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.networks.preprocessing import scale_into
 from segmentation_node.runtimes import MeasuredRuntime, Runtime, open_runtime
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
-from segmentation_node.runtimes.passing_thread import in_passing_thread
+from segmentation_node.runtimes.short_thread import in_short_thread
 
 LabelImages = npt.NDArray[np.uint8]
 
@@ -145,7 +145,7 @@ class Segmenter:
             CheckpointError, ImageError, SettingError: images of this size cannot be segmented.
         """
         check_size(image_hw[1], image_hw[0])
-        in_passing_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
+        in_short_thread(lambda: self.segment(np.zeros((1, *image_hw, 3), np.uint8)))
         if isinstance(self.engine, MeasuredRuntime):
             self.engine.wait()
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import SettingError
-from segmentation_node.runtimes.openvino_telemetry import unreported
+from segmentation_node.runtimes.openvino_telemetry import without_telemetry
 
 Pixels = npt.NDArray[np.float32]
 #: Returns the share of equal labels for an image index and its class scores, (1, C, h, w).
@@ -25,7 +25,7 @@ def quantize(model: Any, pixels: Sequence[Pixels], *, transformer: bool) -> Any:
         pixels: network inputs to calibrate on, (1, 3, H, W) float32 each, all of one size.
         transformer: the network consists mostly of attention layers.
     """
-    with unreported():
+    with without_telemetry():
         nncf = _nncf()
         fixed = _of_size(model, pixels[0].shape[2:])
         quantized = nncf.quantize(
@@ -58,7 +58,7 @@ def quantize_carefully(
         shares = [share(index, next(iter(compiled(judged[index]).values()))) for index in items]
         return float(np.mean(shares)), shares
 
-    with unreported():
+    with without_telemetry():
         nncf = _nncf()
         quantized = nncf.quantize_with_accuracy_control(
             _of_size(model, pixels[0].shape[2:]),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activities that take long, for those who wonder why nothing comes."""
+"""Long-running activities, which diagnostics report while no masks are published."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ _since_s: dict[object, tuple[str, float]] = {}
 
 @contextmanager
 def doing(what: str) -> Iterator[None]:
-    """Say that the body of a with statement does something, such as 'loading deeplabv3plus'."""
+    """Register the body of a with statement as an activity, e.g. 'loading deeplabv3plus'."""
     key = object()
     with _lock:
         _since_s[key] = (what, time.monotonic())
@@ -24,7 +24,7 @@ def doing(what: str) -> Iterator[None]:
 
 
 def activities() -> list[str]:
-    """Return what is being done, the longest first, each with its seconds."""
+    """Return the current activities with their seconds so far, longest first."""
     now_s = time.monotonic()
     with _lock:
         return [f'{what} for {now_s - since_s:.0f} s' for what, since_s in _since_s.values()]

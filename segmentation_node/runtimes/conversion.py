@@ -11,7 +11,7 @@ from typing import Any, Final
 import torch
 
 from segmentation_node.networks.network import Network
-from segmentation_node.runtimes.openvino_telemetry import unreported
+from segmentation_node.runtimes.openvino_telemetry import without_telemetry
 
 INPUT: Final = 'pixels'
 OUTPUT: Final = 'class_scores'
@@ -25,7 +25,7 @@ def to_openvino(network: Network) -> Any:
     """Convert a network into an openvino.Model with dynamic height and width."""
     import openvino  # type: ignore[import-untyped]
 
-    with _quiet(), unreported(), torch.inference_mode():
+    with _quiet(), without_telemetry(), torch.inference_mode():
         model = openvino.convert_model(network, example_input=_example(), input=[(1, 3, -1, -1)])
     for operation in model.get_ops():
         # The converter's mode differs from PyTorch's for maps of a single row or column.

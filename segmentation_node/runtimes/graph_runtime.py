@@ -15,7 +15,7 @@ from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.networks.postprocessing import Scores, Segmentation, postprocess
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.activity import doing
-from segmentation_node.runtimes.memory import check_room
+from segmentation_node.runtimes.memory import check_memory
 from segmentation_node.runtimes.recent import Recent
 
 Bytes: TypeAlias = npt.NDArray[np.uint8]
@@ -72,7 +72,7 @@ class GraphRuntime(ABC):
         def compile_graph() -> tuple[Geometry, Forward]:
             geometry = Geometry.fit(image_hw, self._preprocessing.size_hw)
             geometry.check()
-            check_room(geometry.network_hw, self._checkpoint.bytes_per_pixel)
+            check_memory(geometry.network_hw, self._checkpoint.bytes_per_pixel)
             with doing(f'compiling {self._checkpoint.name} for {image_hw[1]} x {image_hw[0]}'):
                 forward = self._compile(geometry)
             _log.info(

@@ -34,7 +34,7 @@ def keep_freed_memory() -> bool:
     return all(mallopt(*setting) for setting in settings)
 
 
-def check_room(network_hw: tuple[int, int], bytes_per_pixel: int) -> None:
+def check_memory(network_hw: tuple[int, int], bytes_per_pixel: int) -> None:
     """Raise RoomError if a network input of this size would need more memory than is free.
 
     The system would otherwise kill this process, or others along with it.

@@ -15,7 +15,7 @@ _IN_CI: Final = {'CI': 'true', 'NNCF_CI': '1'}
 
 
 @contextmanager
-def unreported() -> Iterator[None]:
+def without_telemetry() -> Iterator[None]:
     """Disable telemetry within a with statement around the import and use of these tools."""
     before = {name: os.environ.get(name) for name in _IN_CI}
     os.environ.update(_IN_CI)

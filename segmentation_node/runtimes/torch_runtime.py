@@ -20,9 +20,9 @@ from segmentation_node.networks.postprocessing import (
     postprocess,
 )
 from segmentation_node.networks.preprocessing import Geometry
-from segmentation_node.runtimes.memory import check_room
-from segmentation_node.runtimes.passing_thread import in_passing_thread
+from segmentation_node.runtimes.memory import check_memory
 from segmentation_node.runtimes.recent import Recent
+from segmentation_node.runtimes.short_thread import in_short_thread
 
 _DTYPES: Final = {'fp32': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 
@@ -56,7 +56,7 @@ class TorchRuntime:
         #: Network input sizes for which enough memory is known to be available.
         self._fitting: set[tuple[int, int]] = set()
         try:
-            self._graph = in_passing_thread(lambda: self._load_graph(checkpoint, input_size))
+            self._graph = in_short_thread(lambda: self._load_graph(checkpoint, input_size))
         except RuntimeError as error:  # raised by torch if out of memory, or by a failing driver
             raise SettingError(
                 f'device {self.device!r} cannot load model {checkpoint.name!r} '
@@ -109,7 +109,7 @@ class TorchRuntime:
         geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
         geometry.check()
         if self._device.type == 'cpu' and geometry.network_hw not in self._fitting:
-            check_room(geometry.network_hw, self._bytes_per_pixel)
+            check_memory(geometry.network_hw, self._bytes_per_pixel)
             self._fitting.add(geometry.network_hw)
         return geometry
 

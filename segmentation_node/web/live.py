@@ -127,7 +127,7 @@ class Live:
         finally:
             self._viewers -= 1
 
-    def check_room(self) -> None:
+    def check_memory(self) -> None:
         """Raise ProblemError where as many look as can."""
         if self._viewers >= MAX_VIEWERS:
             raise ProblemError(
@@ -189,7 +189,7 @@ def make_live_router(live: Live, page_url: str = '') -> APIRouter:
                 f'no camera {camera[:80]!r} publishes overlays; there are '
                 f'{", ".join(known) or "none: is the node active?"}',
             )
-        live.check_room()
+        live.check_memory()
         parts = live.watched(request, partial(graph.overlays, camera), _picture_part, _NEXT_PART)
         return StreamingResponse(
             parts, media_type=f'multipart/x-mixed-replace; boundary={BOUNDARY}'
@@ -207,7 +207,7 @@ def make_live_router(live: Live, page_url: str = '') -> APIRouter:
     async def events(request: Request) -> StreamingResponse:
         """Rates, latencies and accounts of frames, once a second, with the cameras there are."""
         graph = live.graph()
-        live.check_room()
+        live.check_memory()
 
         def event(statuses: list[dict[str, str]] | None) -> bytes:
             content = {'cameras': graph.cameras(), 'nodes': statuses}

@@ -15,7 +15,7 @@ import numpy as np
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes import TORCH_RUNTIMES
-from segmentation_node.runtimes.passing_thread import in_passing_thread
+from segmentation_node.runtimes.short_thread import in_short_thread
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 
@@ -93,7 +93,7 @@ class Shelf:
         started_s = time.perf_counter()
         try:
             model.segmenter = self._segmenter(model.source)
-            model.max_batch = in_passing_thread(partial(self._max_batch, model.segmenter))
+            model.max_batch = in_short_thread(partial(self._max_batch, model.segmenter))
         except SegmentationError as error:
             model.error, model.state = str(error), FAILED
             _log.error('model %s cannot be loaded: %s', model.name, error)

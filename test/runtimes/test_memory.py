@@ -49,9 +49,9 @@ def test_freed_memory_is_not_given_back(fill: str, keep: bool) -> None:
 def test_what_there_is_no_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 0 < memory.free_bytes() < 2**50
     monkeypatch.setattr(memory, '_free_of_container', lambda: 1e9)
-    memory.check_room((1000, 2000), 400)
+    memory.check_memory((1000, 2000), 400)
     with pytest.raises(RoomError, match=r'network input of 2000 x 2000 needs up to 1.6 GB'):
-        memory.check_room((2000, 2000), 400)
+        memory.check_memory((2000, 2000), 400)
 
 
 def test_a_limit_of_the_process_is_known() -> None:
