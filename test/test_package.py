@@ -79,17 +79,18 @@ def test_every_library_imported_is_required(project: dict[str, Any], manifest: E
         assert module in ros_packages or names & required, f'{module} is required nowhere'
 
 
-def test_what_rosdep_does_not_install_the_readme_does(
+def test_the_manual_installs_with_pip_what_rosdep_does_not(
     project: dict[str, Any], manifest: ET.Element
 ) -> None:
     required = {re.split(r'[<>=~! ]', line)[0] for line in project['install_requires']}
     keys = {str(element.text) for element in manifest.iter('exec_depend')}
     keyed = {key.removeprefix('python3-').removesuffix('-pip') for key in keys}
     named = {'opencv': 'opencv-python-headless', 'pytorch': 'torch', 'yaml': 'pyyaml'}
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    found = re.search(r'^pip install (.+)$', readme, re.MULTILINE)
-    assert found
-    assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
+    for page in ('docs/ros-interface.md', '.github/workflows/ci.yml'):
+        text = (ROOT / page).read_text(encoding='utf-8')
+        found = re.search(r'^ *pip install (.+)$', text, re.MULTILINE)
+        assert found
+        assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
 
 
 def test_nothing_is_installed_into_the_python_of_the_system(manifest: ET.Element) -> None:
