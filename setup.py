@@ -108,6 +108,7 @@ setup(
             'streamlit>=1.44',
             'uvicorn>=0.30',
         ],
+        'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page
             'cityscapesscripts',

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Markdown that is written by the code: tables, and places in a page for them."""
+"""Generated Markdown: tables, and their places in a page."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,7 @@ from segmentation_node.errors import SettingError
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts."""
-    # A pipe would end its cell.
+    """Return a table; pipes in cells are escaped."""
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(
         '| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines
@@ -17,11 +16,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_content(text: str, name: str, content: str) -> str:
-    """A text with what stands between one pair of marks exchanged; raises SettingError."""
+    """Replace the content between a pair of markers; raises SettingError if they are missing."""
     begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
 
     def exchanged(place: re.Match[str]) -> str:
-        # Not as a template, in which digits and backslashes of the content would mean something.
+        # A function instead of a template, which would interpret backslashes in the content.
         return f'{place[1]}{content}\n{place[2]}'
 
     text, found = re.subn(f'{begin}.*?{end}', exchanged, text, flags=re.DOTALL)

@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 import yaml
 from repository import ROOT
-from test_imports import imports_of
+from test_imports import packages_of
 
 import segmentation_node
 from segmentation_node import topics
@@ -72,24 +72,25 @@ def test_every_library_imported_is_required(project: dict[str, Any], manifest: E
     ros_packages = {element.text for element in manifest.iter('exec_depend')}
     distributions = packages_distributions()
     package = (ROOT / 'segmentation_node').rglob('*.py')
-    imported = set().union(*map(imports_of, package)) - sys.stdlib_module_names
+    imported = set().union(*map(packages_of, package)) - sys.stdlib_module_names
     for module in sorted(imported - {'segmentation_node'}):
         names = {name.replace('_', '-').lower() for name in distributions.get(module, [module])}
         names |= {name.replace('ros-', 'ros-jazzy-') for name in names}
         assert module in ros_packages or names & required, f'{module} is required nowhere'
 
 
-def test_what_rosdep_does_not_install_the_readme_does(
+def test_the_manual_installs_with_pip_what_rosdep_does_not(
     project: dict[str, Any], manifest: ET.Element
 ) -> None:
     required = {re.split(r'[<>=~! ]', line)[0] for line in project['install_requires']}
     keys = {str(element.text) for element in manifest.iter('exec_depend')}
     keyed = {key.removeprefix('python3-').removesuffix('-pip') for key in keys}
     named = {'opencv': 'opencv-python-headless', 'pytorch': 'torch', 'yaml': 'pyyaml'}
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    found = re.search(r'^pip install (.+)$', readme, re.MULTILINE)
-    assert found
-    assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
+    for page in ('docs/ros-interface.md', '.github/workflows/ci.yml'):
+        text = (ROOT / page).read_text(encoding='utf-8')
+        found = re.search(r'^ *pip install (.+)$', text, re.MULTILINE)
+        assert found
+        assert set(found[1].split()) == required - {named.get(key, key) for key in keyed}
 
 
 def test_nothing_is_installed_into_the_python_of_the_system(manifest: ET.Element) -> None:

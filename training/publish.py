@@ -4,7 +4,7 @@
     python -m training.publish runs/unet_camvid8 runs/unet_camvid11
 
 Each becomes a folder in training/results, and the tables there are written anew. What the store of
-the runs knew comes with them: training/README.md says how they become a report again.
+the runs knew comes with them: docs/training.md says how they become a report again.
 """
 
 import argparse

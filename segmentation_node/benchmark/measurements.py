@@ -6,7 +6,7 @@ the classes below. Nothing is averaged: medians and quartiles are computed for t
 means not measured. Times are in milliseconds or seconds, as the names say; sizes are "WxH". A
 variant is identified by `model`, `runtime` and `precision`. Runtime "common" is the baseline: the
 library used as in its examples (common_model), or a commonly written node
-(ros.benchmark.common_node).
+(common_node).
 """
 
 import json

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command that regenerates the page, the charts and README's section from results.json."""
+"""Command that regenerates the tables and charts of benchmark runs from results.json."""
 
 import argparse
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Final
@@ -19,8 +19,9 @@ from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import encode_png
 
-#: Name of the markers in README.md.
+#: Names of the markers in the pages of the manual: all columns, and the columns for README.md.
 CHAPTER: Final = 'speed'
+SUMMARY: Final = 'speed-summary'
 JSON_FILE: Final = 'results.json'
 _STAGES: Final = ('wait', 'decode', 'infer', 'publish')
 _EXPLAINED: Final = f"""\
@@ -54,7 +55,7 @@ def page(results: Results) -> str:
 
 
 def chapter(results: Results) -> str:
-    """Return the summary for README, as Markdown."""
+    """Return the chosen variants of a run with all columns, as Markdown."""
     figures = Figures(results)
     head = ['model', 'image', 'variant', 'ms per call', 'frames per second',
             'latency p50, p99 ms', 'memory MB', 'start s', 'same %', 'mIoU %']  # fmt: skip
@@ -64,6 +65,27 @@ def chapter(results: Results) -> str:
         for key in _chapter_keys(figures, model, size)
     ]
     return f'{_about(results)}\n\n{markdown.table(head, rows)}'
+
+
+def summary(runs: Iterable[Results]) -> str:
+    """Return the chosen variants of several runs in one table, as Markdown."""
+    head = ['machine', 'model', 'image', 'variant', 'frames per second', 'latency p50, p99 ms',
+            'mIoU %']  # fmt: skip
+    rows = []
+    for results in runs:
+        figures = Figures(results)
+        for model, size in figures.groups:
+            for key in _chapter_keys(figures, model, size):
+                name, _, fps, latency, _, _, _, miou = _chapter_row(figures, key, size)
+                rows.append([_machine(results), f'`{model}`', size, name, fps, latency, miou])
+    return markdown.table(head, rows)
+
+
+def _machine(results: Results) -> str:
+    """Return the processor of a run and its instruction sets."""
+    limit = results.machine.isa_limit
+    processor = results.machine.line().partition(';')[0]
+    return processor + (f', limited to {limit}' if limit else '')
 
 
 def _chapter_keys(figures: Figures, model: str, size: str) -> list[Key]:
@@ -258,6 +280,16 @@ def lines(results: Results) -> Iterator[str]:
         yield from (f'{variant_name(a.key)} of {a.model}: {a.reason}' for a in results.absent)
 
 
+def _update(path: Path, runs: Sequence[Results]) -> None:
+    """Write figures into a page; raises SettingError if it has no markers for them."""
+    text = path.read_text(encoding='utf-8')
+    if f'<!-- {SUMMARY}:' in text:
+        text = markdown.with_content(text, SUMMARY, summary(runs))
+    else:
+        text = markdown.with_content(text, CHAPTER, '\n\n'.join(map(chapter, runs)))
+    path.write_text(text, encoding='utf-8')
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -266,22 +298,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         'results', type=Path, nargs='+',
-        help='results.json of each run; all runs, for example on several CPUs, go into the README',
+        help='results.json of each run, for example on several CPUs',
     )  # fmt: skip
-    parser.add_argument('--readme', type=Path, metavar='FILE',
-                        help='page to update; it contains markers for the figures')  # fmt: skip
+    parser.add_argument(
+        '--readme', type=Path, nargs='+', default=[], metavar='FILE',
+        help=f'pages to update, with markers for {CHAPTER} or {SUMMARY}',
+    )  # fmt: skip
     args = parser.parse_args(argv)
     try:
         runs = {path: read_results(path) for path in args.results}
         written = [
             page for path, results in runs.items() for page in write_pages(results, path.parent)
         ]
-        if args.readme is not None:
-            before = args.readme.read_text(encoding='utf-8')
-            chapters = '\n\n'.join(map(chapter, runs.values()))
-            after = markdown.with_content(before, CHAPTER, chapters)
-            args.readme.write_text(after, encoding='utf-8')
-            written.append(args.readme)
+        for path in args.readme:
+            _update(path, list(runs.values()))
+            written.append(path)
     except (SegmentationError, OSError) as error:
         print(f'report: {error}', file=sys.stderr)
         return 1

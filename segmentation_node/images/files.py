@@ -88,10 +88,10 @@ def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.ND
     return pixels
 
 
-def read_image(path: Path) -> ImageRgb:
+def read_image(path: Path | str) -> ImageRgb:
     """Read an image file, (H, W, 3) uint8 RGB; raises ImageError that names the file."""
     try:
-        return decode_file(path.read_bytes())
+        return decode_file(Path(path).read_bytes())
     except ImageError as error:
         raise ImageError(f'{path}: {error}') from error
 

@@ -327,6 +327,24 @@ def test_chapter_shows_common_default_and_fastest(results: Results, tmp_path: Pa
     assert text.endswith('<!-- end of speed -->\nend\n')
 
 
+def test_summary_names_the_instruction_sets_of_every_run(results: Results, tmp_path: Path) -> None:
+    pages = [tmp_path / 'README.md', tmp_path / 'benchmark.md']
+    pages[0].write_text('<!-- speed-summary: written -->\n<!-- end of speed-summary -->\n')
+    pages[1].write_text('<!-- speed: written -->\n<!-- end of speed -->\n')
+    files = [tmp_path / name / 'results.json' for name in ('all', 'limited')]
+    for file, limit in zip(files, ('', 'AVX2'), strict=True):
+        file.parent.mkdir()
+        results.machine = replace(results.machine, isa_limit=limit)
+        results.write(file)
+    assert report.main([*map(str, files), '--readme', *map(str, pages)]) == 0
+    rows = [line for line in pages[0].read_text().splitlines() if '| `net` |' in line]
+    assert [row.split('|')[1].strip() for row in rows] == [
+        *['2 cores of A CPU (AMX)'] * 3, *['2 cores of A CPU (AMX), limited to AVX2'] * 3
+    ]  # fmt: skip
+    assert '10.0 (8.00 x) | 200, 200 | ' in rows[2]
+    assert pages[1].read_text().count('| `net` |') == len(rows)
+
+
 def test_page_without_a_place_is_left_alone(
     results: Results, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

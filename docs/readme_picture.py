@@ -22,7 +22,7 @@ QUALITY: Final = 85
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='python -m segmentation_node.demo.readme_picture',
+        prog='python docs/readme_picture.py',
         description='Draw frames of a recording of the demo as a JPEG.',
     )
     parser.add_argument('bag', type=Path, help='segmentation.mcap of a demo')

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: write the tables of launch arguments, parameters, topics and models into README.md.
+"""Command that writes the generated tables into README.md and the manual.
 
-They are taken from the code and from what the bundled checkpoints say of themselves. With
---figures it also writes the figures of a run of the demo.
+The tables of launch arguments, parameters, topics and models come from the code and from the
+bundled checkpoints. With --figures, it also writes the figures of a run of the demo.
 
 A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 """
@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple
@@ -32,19 +33,23 @@ IMAGE: Final = 'sensor_msgs/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/CameraInfo'
 
-#: What the pictures show; the rest of their rows is in the code already.
+ROOT: Final = Path(__file__).resolve().parents[1]
+#: Page with the figures of the demo.
+FIGURES_PAGE: Final = 'docs/getting-started.md'
+
+#: Contents of the pictures; the rest of their rows comes from the code.
 PICTURES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        topics.LABEL_MASK: 'class id of every pixel',
-        topics.COLOR_MASK: 'the same in the colours of the label scheme',
-        topics.OVERLAY: 'colours over the camera image',
-        topics.CONFIDENCE: 'how sure the network is of every pixel; 255 is certain',
+        topics.LABEL_MASK: 'class id of each pixel',
+        topics.COLOR_MASK: 'labels in the colors of their scheme',
+        topics.OVERLAY: 'colors over the camera image',
+        topics.CONFIDENCE: 'confidence in each label; 255 is certain',
     }
 )
 
 
 class TopicRow(NamedTuple):
-    """A topic as users see it; `name` as it is written in code and launch files."""
+    """Row of the topic table; `name` is relative or starts with `~`, as in code."""
 
     name: str
     msgtype: str
@@ -53,7 +58,7 @@ class TopicRow(NamedTuple):
 
 
 def parameter_table() -> str:
-    """All parameters of the node as Markdown."""
+    """Return the table of the node's parameters as Markdown."""
     rows = []
     for f in fields(Parameters):
         default = f.default if f.default_factory is MISSING else f.default_factory()
@@ -69,24 +74,27 @@ def parameter_table() -> str:
 
 
 def launch_table() -> str:
-    """Arguments of the launch files beside the node's parameters, as Markdown."""
-    own = [argument for argument in SEG if argument not in NODE_PARAMETERS]
+    """Return the table of the launch arguments that are not parameters, as Markdown."""
     rows = [
-        [f'`{argument.name}`', f'`{argument.default}`' if argument.default else '',
-         argument.description + _limits({'choices': argument.choices, 'range': None})]
-        for argument in own
-    ]  # fmt: skip
+        [
+            f'`{argument.name}`',
+            f'`{argument.default}`' if argument.default else '',
+            argument.description + _limits({'choices': argument.choices, 'range': None}),
+        ]
+        for argument in SEG
+        if argument not in NODE_PARAMETERS
+    ]
     return markdown.table(['argument', 'default', 'meaning'], rows)
 
 
 def topic_table() -> str:
-    """All topics of the node as Markdown."""
+    """Return the table of the node's topics as Markdown."""
     rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
     return markdown.table(['topic', 'type', 'QoS', 'content'], rows)
 
 
 def model_table() -> str:
-    """Sizes and scores of the bundled models as Markdown, IoU in per cent."""
+    """Return the table of the bundled models as Markdown; IoU in percent."""
     rows = []
     for name in bundled_models():
         known = Spec.read(locate(name) / SPEC_FILE).provenance
@@ -103,18 +111,21 @@ def model_table() -> str:
 
 
 def topic_rows() -> list[TopicRow]:
-    """All topics, the subscribed ones first."""
+    """Return the rows of all topics, subscriptions first."""
     info, mask, latched = map(_qos_words, (CAMERA_INFO_QOS, MASK_QOS, LATCHED_QOS))
     camera = f'as reliable as the camera, depth {DEPTH}'
     compressed = topics.IMAGE + topics.COMPRESSED_SUFFIX
     return [
-        TopicRow(topics.IMAGE, IMAGE, camera, 'in: the camera'),
-        TopicRow(compressed, COMPRESSED_IMAGE, camera, 'in, instead, with `image_transport`'),
-        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'in, optional: its calibration'),
+        TopicRow(topics.IMAGE, IMAGE, camera, 'camera (subscribed)'),
+        TopicRow(
+            compressed, COMPRESSED_IMAGE, camera,
+            'camera, if `image_transport` is compressed',
+        ),
+        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'calibration (subscribed, optional)'),
         *(_picture_row(output, mask) for output in OUTPUTS.values()),
         TopicRow(
             f'~/{topics.CAMERA_INFO}', CAMERA_INFO, mask,
-            'the calibration as received: a mask has the size of its image',
+            'calibration, unchanged: a mask has the size of its image',
         ),
         TopicRow(
             f'~/{topics.LABEL_INFO}', 'vision_msgs/LabelInfo', latched,
@@ -122,11 +133,11 @@ def topic_rows() -> list[TopicRow]:
         ),
         TopicRow(
             f'~/{topics.LABEL_INFO_JSON}', 'std_msgs/String', latched,
-            'label scheme, ids, names and colours as JSON',
+            'label scheme, ids, names and colors as JSON',
         ),
         TopicRow(
             topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', _qos_words(DIAGNOSTICS_QOS),
-            'once a second: what became of the frames, rates, latencies, model, last error',
+            'once a second: fates of the frames, rates, latencies, model, last error',
         ),
     ]  # fmt: skip
 
@@ -165,41 +176,62 @@ def _yaml(value: Any) -> str:
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
-        'topics': topic_table,
-        'parameters': parameter_table,
-        'models': model_table,
         'launch': launch_table,
+        'models': model_table,
+        'parameters': parameter_table,
+        'topics': topic_table,
+    }
+)
+#: Tables of each page.
+PAGES: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
+    {
+        'README.md': ('models', 'topics'),
+        'docs/models.md': ('models',),
+        'docs/ros-interface.md': ('launch', 'parameters', 'topics'),
     }
 )
 
 
-def with_tables(text: str) -> str:
-    """A text with all tables brought up to date; raises SettingError where a mark is missing."""
-    for name, make in TABLES.items():
-        text = markdown.with_content(text, name, make())
+def with_tables(text: str, names: Sequence[str]) -> str:
+    """Return a text with some tables brought up to date; raises SettingError without a marker."""
+    for name in names:
+        text = markdown.with_content(text, name, TABLES[name]())
     return text
+
+
+def with_figures(text: str, figures: str) -> str:
+    """Return a text with the figures of the demo; raises SettingError without a marker."""
+    return markdown.with_content(text, 'figures', f'```text\n{figures.rstrip()}\n```')
+
+
+def _update(page: str, change: Callable[[str], str]) -> None:
+    path = ROOT / page
+    before = path.read_text(encoding='utf-8')
+    try:
+        after = change(before)
+    except SettingError as error:
+        raise SettingError(f'{page}: {error}') from error
+    path.write_text(after, encoding='utf-8')
+    print(f'{page}: {"unchanged" if after == before else "updated"}')
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog='python -m segmentation_node.ros.reference',
-        description='Bring the tables in a README up to date.',
+        prog='python docs/reference_tables.py',
+        description='Bring the tables of README.md and the manual up to date.',
     )
-    parser.add_argument('file', type=Path, help='README.md')
     parser.add_argument('--figures', type=Path, help='figures.txt of a run of the demo')
     args = parser.parse_args(argv)
     try:
-        before = args.file.read_text(encoding='utf-8')
-        after = with_tables(before)
+        for page, names in PAGES.items():
+            _update(page, partial(with_tables, names=names))
         if args.figures is not None:
-            figures = args.figures.read_text(encoding='utf-8').rstrip()
-            after = markdown.with_content(after, 'figures', f'```text\n{figures}\n```')
+            figures = args.figures.read_text(encoding='utf-8')
+            _update(FIGURES_PAGE, partial(with_figures, figures=figures))
     except (OSError, SettingError) as error:
-        print(f'reference: {args.file}: {error}', file=sys.stderr)
+        print(f'reference_tables: {error}', file=sys.stderr)
         return 1
-    args.file.write_text(after, encoding='utf-8')
-    print(f'{args.file}: {"tables are as they were" if after == before else "tables changed"}')
     return 0
 
 
