@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Markdown that is written by the code: tables, and places in a page for them."""
+"""Generated Markdown: tables, and marked places in a page for them."""
 
 import re
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ from segmentation_node.errors import SettingError
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts."""
-    # A pipe would end its cell.
+    """Return a table with a head and rows of texts."""
+    # An unescaped pipe would end the cell.
     lines = [head, ['---'] * len(head), *rows]
     return '\n'.join(
         '| ' + ' | '.join(c.replace('|', '\\|') for c in line) + ' |' for line in lines
@@ -17,17 +17,17 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def with_content(text: str, name: str, content: str) -> str:
-    """A text with what stands between one pair of marks exchanged; raises SettingError."""
+    """Return a text with the content between two marks replaced; raises SettingError."""
     begin, end = f'(<!-- {name}: [^\n]*-->\n)', f'(<!-- end of {name} -->)'
 
-    def exchanged(place: re.Match[str]) -> str:
-        # Not as a template, in which digits and backslashes of the content would mean something.
+    def replacement(place: re.Match[str]) -> str:
+        # A function, because backslashes in a template would be interpreted.
         return f'{place[1]}{content}\n{place[2]}'
 
-    text, found = re.subn(f'{begin}.*?{end}', exchanged, text, flags=re.DOTALL)
-    if found != 1:
+    text, count = re.subn(f'{begin}.*?{end}', replacement, text, flags=re.DOTALL)
+    if count != 1:
         raise SettingError(
-            f'the text has {found} places for the table of {name}, expected one between '
+            f'the text has {count} places for the table of {name}, expected one between '
             f'"<!-- {name}: ... -->" and "<!-- end of {name} -->"'
         )
     return text

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command: write the tables of launch arguments, parameters, topics and models into README.md.
 
-They are taken from the code and from what the bundled checkpoints say of themselves. With
---figures it also writes the figures of a run of the demo.
+Their content comes from the code and from the metadata of the bundled checkpoints. The option
+--figures also writes the figures of a demo run.
 
-A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
+Each table is between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
+from segmentation_node.ros.intake import CAMERA_INFO_QOS
 from segmentation_node.ros.launching.arguments import NODE_PARAMETERS, SEG
-from segmentation_node.ros.node import CAMERA_INFO_QOS
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.runtimes.graph_files import GRAPHS_DIR, GraphInfo, info_file
@@ -32,19 +32,19 @@ IMAGE: Final = 'sensor_msgs/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/CameraInfo'
 
-#: What the pictures show; the rest of their rows is in the code already.
-PICTURES: Final[Mapping[str, str]] = MappingProxyType(
+#: Descriptions of the outputs.
+DESCRIPTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         topics.LABEL_MASK: 'class id of every pixel',
-        topics.COLOR_MASK: 'the same in the colours of the label scheme',
-        topics.OVERLAY: 'colours over the camera image',
-        topics.CONFIDENCE: 'how sure the network is of every pixel; 255 is certain',
+        topics.COLOR_MASK: 'label mask in the colors of the label scheme',
+        topics.OVERLAY: 'color mask over the camera image',
+        topics.CONFIDENCE: 'confidence of the network in every pixel; 255 is certain',
     }
 )
 
 
 class TopicRow(NamedTuple):
-    """A topic as users see it; `name` as it is written in code and launch files."""
+    """Row of the table of topics; `name` as in code and launch files."""
 
     name: str
     msgtype: str
@@ -53,7 +53,7 @@ class TopicRow(NamedTuple):
 
 
 def parameter_table() -> str:
-    """All parameters of the node as Markdown."""
+    """Return a Markdown table of all parameters of the node."""
     rows = []
     for f in fields(Parameters):
         default = f.default if f.default_factory is MISSING else f.default_factory()
@@ -65,75 +65,78 @@ def parameter_table() -> str:
                 f.metadata['settable'],
             ]
         )
-    return markdown.table(['parameter', 'default', 'meaning', 'may be set'], rows)
+    return markdown.table(['parameter', 'default', 'meaning', 'can be set'], rows)
 
 
 def launch_table() -> str:
-    """Arguments of the launch files beside the node's parameters, as Markdown."""
-    own = [argument for argument in SEG if argument not in NODE_PARAMETERS]
+    """Return a Markdown table of the launch arguments that are not parameters."""
+    launch_only = [argument for argument in SEG if argument not in NODE_PARAMETERS]
     rows = [
         [f'`{argument.name}`', f'`{argument.default}`' if argument.default else '',
          argument.description + _limits({'choices': argument.choices, 'range': None})]
-        for argument in own
+        for argument in launch_only
     ]  # fmt: skip
     return markdown.table(['argument', 'default', 'meaning'], rows)
 
 
 def topic_table() -> str:
-    """All topics of the node as Markdown."""
+    """Return a Markdown table of all topics of the node."""
     rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
     return markdown.table(['topic', 'type', 'QoS', 'content'], rows)
 
 
 def model_table() -> str:
-    """Sizes and scores of the bundled models as Markdown, IoU in per cent."""
+    """Return a Markdown table of the bundled models, IoU in percent."""
     rows = []
     for name in bundled_models():
-        known = Spec.read(locate(name) / SPEC_FILE).provenance
-        scores = next(iter(known['metrics'].values()))
+        provenance = Spec.read(locate(name) / SPEC_FILE).provenance
+        scores = next(iter(provenance['metrics'].values()))
         int8 = GraphInfo.read(info_file(locate(name) / GRAPHS_DIR / 'openvino-int8'))
         ious = {
             'mIoU': scores['miou'],
             'mIoU in int8': int8.miou['int8'],
             **scores['class_iou'],
         }
-        size = f'{known["parameters"] / 1e6:.1f} M'
+        size = f'{provenance["parameters"] / 1e6:.1f} M'
         rows.append([f'`{name}`', size, *(f'{100 * iou:.1f}' for iou in ious.values())])
     return markdown.table(['model', 'parameters', *ious], rows)
 
 
 def topic_rows() -> list[TopicRow]:
-    """All topics, the subscribed ones first."""
+    """Return all topics, the subscribed ones first."""
     info, mask, latched = map(_qos_words, (CAMERA_INFO_QOS, MASK_QOS, LATCHED_QOS))
-    camera = f'as reliable as the camera, depth {DEPTH}'
+    camera = f'reliability of the camera, depth {DEPTH}'
     compressed = topics.IMAGE + topics.COMPRESSED_SUFFIX
     return [
-        TopicRow(topics.IMAGE, IMAGE, camera, 'in: the camera'),
-        TopicRow(compressed, COMPRESSED_IMAGE, camera, 'in, instead, with `image_transport`'),
-        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'in, optional: its calibration'),
+        TopicRow(topics.IMAGE, IMAGE, camera, 'in: camera images'),
+        TopicRow(
+            compressed, COMPRESSED_IMAGE, camera,
+            'in: camera images, if `image_transport` is `compressed`',
+        ),
+        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'in, optional: calibration of the camera'),
         *(_picture_row(output, mask) for output in OUTPUTS.values()),
         TopicRow(
             f'~/{topics.CAMERA_INFO}', CAMERA_INFO, mask,
-            'the calibration as received: a mask has the size of its image',
+            'calibration as received; valid for the masks, which have the size of the image',
         ),
         TopicRow(
             f'~/{topics.LABEL_INFO}', 'vision_msgs/LabelInfo', latched,
-            'ids and names, where vision_msgs is installed',
+            'ids and names of the classes, if vision_msgs is installed',
         ),
         TopicRow(
             f'~/{topics.LABEL_INFO_JSON}', 'std_msgs/String', latched,
-            'label scheme, ids, names and colours as JSON',
+            'label scheme with ids, names and colors as JSON',
         ),
         TopicRow(
             topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', _qos_words(DIAGNOSTICS_QOS),
-            'once a second: what became of the frames, rates, latencies, model, last error',
+            'every second: frames by fate, rates, latencies, model, last error',
         ),
     ]  # fmt: skip
 
 
 def _picture_row(output: Output, qos: str) -> TopicRow:
     if output.encode is None:
-        meaning = f'{output.encoding}: {PICTURES[output.topic]}'
+        meaning = f'{output.encoding}: {DESCRIPTIONS[output.topic]}'
         return TopicRow(f'~/{output.name}', IMAGE, qos, meaning)
     return TopicRow(
         f'~/{output.name}', COMPRESSED_IMAGE, qos, f'{output.topic} as {output.codec.upper()}'
@@ -174,7 +177,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
 
 
 def with_tables(text: str) -> str:
-    """A text with all tables brought up to date; raises SettingError where a mark is missing."""
+    """Return a text with all tables updated; raises SettingError if a mark is missing."""
     for name, make in TABLES.items():
         text = markdown.with_content(text, name, make())
     return text
@@ -184,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m segmentation_node.ros.reference',
-        description='Bring the tables in a README up to date.',
+        description='Update the tables in a README.',
     )
     parser.add_argument('file', type=Path, help='README.md')
-    parser.add_argument('--figures', type=Path, help='figures.txt of a run of the demo')
+    parser.add_argument('--figures', type=Path, help='figures.txt of a demo run')
     args = parser.parse_args(argv)
     try:
         before = args.file.read_text(encoding='utf-8')
@@ -199,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f'reference: {args.file}: {error}', file=sys.stderr)
         return 1
     args.file.write_text(after, encoding='utf-8')
-    print(f'{args.file}: {"tables are as they were" if after == before else "tables changed"}')
+    print(f'{args.file}: {"tables are up to date" if after == before else "tables updated"}')
     return 0
 
 

@@ -355,7 +355,7 @@ def test_an_activation_that_fails_is_reported_until_one_succeeds(
         )
         message = probe.next_diagnostics()['message']
         assert message.startswith('inactive: qos_overrides./misled/image.subscription.reliability')
-        assert "'often'; give one of reliable, best_effort" in message
+        assert "'often'; restart with one of reliable, best_effort" in message
         probe.close()
 
 
@@ -444,7 +444,7 @@ def test_network_is_ready_before_the_first_image(tiny_checkpoint: Path, tmp_path
         camera = probe.connect(sample=image_message(random_frame(44, 60)))
         assert probe.set_parameter('input_size', [28, 28]).successful
         for size in ('52 x 36', '60 x 44'):
-            aside = log.read_text().partition('aside')[2].partition('now running')[0]
+            aside = log.read_text().partition('in the background')[2].partition('now running')[0]
             assert f'for images of {size}' in aside
         camera.segment(image_message(random_frame(44, 60)))
         probe.close()

@@ -16,8 +16,7 @@ from std_msgs.msg import Header
 
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import load_scheme
-from segmentation_node.pipeline.outputs import OUTPUTS
-from segmentation_node.pipeline.worker import ShutDown
+from segmentation_node.pipeline.outputs import OUTPUTS, ShutDown
 from segmentation_node.ros.publishers import CameraPublishers
 
 

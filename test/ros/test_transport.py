@@ -16,7 +16,7 @@ from segmentation_node.benchmark.image_publisher import times_of
 from segmentation_node.images.files import encode_png
 from segmentation_node.processes import Child
 from segmentation_node.ros.losses import RECENT_S, Losses
-from segmentation_node.ros.transport import FASTDDS, FASTRTPS, reliable_camera
+from segmentation_node.ros.transport import FASTDDS, FASTRTPS, reliable_camera_commands
 
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
 NAMESPACE = 'lossy'
@@ -226,7 +226,7 @@ def test_a_profile_is_named_by_the_variable_of_the_distribution(
 ) -> None:
     for distribution, variable in (('humble', FASTRTPS), ('jazzy', FASTRTPS), ('kilted', FASTDDS)):
         monkeypatch.setenv('ROS_DISTRO', distribution)
-        assert reliable_camera('/image').startswith(f'export {variable}=/')
+        assert reliable_camera_commands('/image').startswith(f'export {variable}=/')
 
 
 def test_losses_are_of_the_recent_past() -> None:
