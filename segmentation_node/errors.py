@@ -55,7 +55,7 @@ class ScoresError(SegmentationError):
     """A network returned scores that are not finite."""
 
 
-class RoomError(SegmentationError):
+class MemoryLimitError(SegmentationError):
     """An image would need more memory than is available."""
 
 

@@ -13,7 +13,7 @@ from repository import ROOT
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
-from segmentation_node import load_scheme, read_image
+from segmentation_node import entry, load_scheme, read_image
 from segmentation_node.errors import SettingError
 from segmentation_node.ros.launching.arguments import COMPARE, SEG
 from segmentation_node.ros.parameters import Parameters
@@ -109,8 +109,8 @@ def test_commands_exist() -> None:
     ids=' '.join,
 )
 def test_commands_know_their_options(line: list[str]) -> None:
-    room = 'ros' if line[0] == 'replay_bag' else line[0].rpartition('_')[2].rstrip('s') + 's'
-    module = importlib.import_module(f'segmentation_node.{room}.{line[0]}')
+    (name,) = getattr(entry, line[0]).args
+    module = importlib.import_module(f'segmentation_node.{name}')
     module._parser().parse_args(line[1:])
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch files: arguments, what they come to, RViz's topics, and what happens when all is run.
+"""Launch files: arguments, resulting settings, topics of RViz, and whole launches.
 
-The tests of whole launches need launch_ros, ros2launch and this package built and sourced, as in
-a ROS installation; PyPI has no launch.
+The tests of whole launches require launch_ros, ros2launch and this package, built and sourced, as
+in a ROS installation; PyPI has no launch.
 """
 
 import ast
@@ -42,12 +42,12 @@ from segmentation_node.ros.launching.settings import LaunchSettings
 from segmentation_node.ros.parameters import Parameters
 
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-#: Libraries that a launch file has to do without: they may be in the virtual environment only.
+#: Libraries that may be missing for a launch file: only the virtual environment has them.
 OF_THE_VENV = ('apsw', 'lz4', 'mcap', 'openvino', 'rosbags', 'tqdm', 'zstandard', *HEAVY)
 
 
 def settings(models: dict[str, str] | None = None, /, **given: str) -> LaunchSettings:
-    """Settings of a launch file's arguments, the others at their defaults."""
+    """Return the settings of launch arguments, with defaults for all others."""
     defaults = {argument.name: argument.default for argument in SEG}
     return LaunchSettings.from_arguments(
         {**defaults, **given},
@@ -316,7 +316,7 @@ needs_launch = pytest.mark.skipif(
 
 
 class Launch:
-    """A real `ros2 launch`, and the processes that it starts, whoever their parent is."""
+    """A real `ros2 launch`, with all processes that it starts."""
 
     def __init__(self, log: Path, *words: str, environment: dict[str, str] | None = None) -> None:
         self._mark = f'LAUNCH_TEST={log}'
@@ -331,19 +331,19 @@ class Launch:
             )  # fmt: skip
 
     def text(self) -> str:
-        """What was printed."""
+        """Return the printed text."""
         return self._log.read_text(encoding='utf-8')
 
     def status(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end and return the exit status."""
         return self._process.wait(PATIENCE_S)
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Send the signal of Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def processes(self, name: str = '') -> list[int]:
-        """Process ids of all that runs of it, or of those with a name in their command line."""
+        """Return ids of its running processes, optionally with `name` in their command line."""
         found = []
         for folder in Path('/proc').glob('[0-9]*'):
             with suppress(OSError):  # it may have ended
@@ -353,7 +353,7 @@ class Launch:
         return found
 
     def close(self) -> None:
-        """End all."""
+        """Kill all processes."""
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
@@ -362,7 +362,7 @@ class Launch:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Any]:
-    """Start a launch; the processes that are left at the end are killed."""
+    """Factory of launches; remaining processes are killed at the end."""
     launches: list[Launch] = []
 
     def start(*words: str, **kwargs: Any) -> Launch:
@@ -376,7 +376,7 @@ def launch(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
-    """Three images."""
+    """Bag with three images."""
     path = tmp_path / 'drive.mcap'
     topic = image_topic()
     with BagWriter(path) as writer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node as its users meet it: a process of its own, frames and answers over real DDS."""
+"""The node as users run it: a separate process that exchanges messages over real DDS."""
 
 import json
 from collections.abc import Iterator

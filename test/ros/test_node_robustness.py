@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that a node is asked or sent ends it, and every frame keeps its fate."""
+"""No request or message ends the node, and every frame is counted."""
 
 import fcntl
 import json
@@ -57,7 +57,7 @@ def test_transitions_that_are_not_possible_are_refused(
 
 
 def test_a_lifecycle_manager_brings_it_up_and_down(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """By the requests of Nav2's manager, each followed by a look at the state."""
+    """The requests of Nav2's manager, each followed by a check of the state."""
     arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'autostart:=false')
     with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='led') as node:
         probe = Probe('led')

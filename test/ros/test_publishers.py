@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishers raise the pipeline's own error after a shutdown, and all others as they are."""
+"""Publishers raise ShutDown after a shutdown, and all other errors unchanged."""
 
 from collections.abc import Iterator
 from typing import Any

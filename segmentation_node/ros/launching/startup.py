@@ -107,7 +107,7 @@ class LaunchSession:
             )
             for before, after in pairwise(self._start_order)
         ]
-        watch = [] if self._player is None else [OpaqueFunction(function=self._watch)]
+        watch = [] if self._player is None else [OpaqueFunction(function=self._play_once_active)]
         variables = [SetEnvironmentVariable(*pair) for pair in environment.items()]
         return [*variables, *watch, *starts, self._start_order[0]]
 
@@ -188,7 +188,7 @@ class LaunchSession:
         end = OpaqueFunction(function=lambda c: self._end(c, 'the bag has been played'))
         return [TimerAction(period=GRACE_S, actions=[end])]
 
-    def _watch(self, context: LaunchContext) -> list[Action]:
+    def _play_once_active(self, context: LaunchContext) -> list[Action]:
         """Play the bag once all nodes are active; end the session if a node reports an error.
 
         The diagnostics repeat the state every second. A transition event is published only once,
@@ -196,21 +196,22 @@ class LaunchSession:
         """
         loop = context.asyncio_loop
 
-        def on_report(message: Any) -> None:
+        def on_diagnostics(message: Any) -> None:
             for status in message.status:
                 if status.name in self._inactive:
                     # This runs in the thread of launch's own node.
-                    loop.call_soon_threadsafe(context.emit_event_sync, _Reported(self, status))
+                    event = _StatusReceived(self, status)
+                    loop.call_soon_threadsafe(context.emit_event_sync, event)
 
         node = get_ros_node(context)
-        node.create_subscription(DiagnosticArray, DIAGNOSTICS, on_report, 10)
-        reported = EventHandler(
-            matcher=lambda event: isinstance(event, _Reported) and event.session is self,
-            entities=OpaqueFunction(function=self._on_report),
+        node.create_subscription(DiagnosticArray, DIAGNOSTICS, on_diagnostics, 10)
+        handler = EventHandler(
+            matcher=lambda event: isinstance(event, _StatusReceived) and event.session is self,
+            entities=OpaqueFunction(function=self._on_status),
         )
-        return [RegisterEventHandler(reported)]
+        return [RegisterEventHandler(handler)]
 
-    def _on_report(self, context: LaunchContext) -> list[Action]:
+    def _on_status(self, context: LaunchContext) -> list[Action]:
         status = context.locals.event.status
         if self._is_over or status.name not in self._inactive:
             return []
@@ -241,10 +242,10 @@ class LaunchSession:
         ]
 
 
-class _Reported(Event):  # type: ignore[misc]  # launch is not typed
+class _StatusReceived(Event):  # type: ignore[misc]  # launch is not typed
     """Event: the diagnostics of a node have arrived."""
 
-    name = f'{PACKAGE}.Reported'
+    name = f'{PACKAGE}.StatusReceived'
 
     def __init__(self, session: LaunchSession, status: DiagnosticStatus) -> None:
         self.session, self.status = session, status
