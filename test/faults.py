@@ -220,9 +220,9 @@ class Faults:
             probe.wait_until_active()
             camera = _camera(probe, 'compressed')
             idle_mb = node_faults.resident_mb(node.pid, 'VmHWM')
-            for data in node_faults.bombs():
+            for count, data in enumerate(node_faults.bombs(), 1):
                 camera.send(compressed_message(data, 'png'))
-                probe.next_diagnostics()
+                probe.wait_for_malformed(count)
             for height, width in sizes:
                 picture = np.zeros((height, width, 3), np.uint8)
                 camera.segment(compressed_message(encode_png(picture), 'png'))

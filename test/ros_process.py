@@ -175,6 +175,12 @@ class Probe:
         self.wait_for('settled accounts', agree)
         return accounts(self.diagnostics[-1])
 
+    def wait_for_malformed(self, count: int) -> None:
+        """Wait until the node has counted a number of malformed frames."""
+        self.wait_for(
+            f'{count} malformed frames', lambda: int(self.diagnostics[-1]['malformed']) == count
+        )
+
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Call a service of the node and return the response."""
         return self.result(self.call_async(kind, service, request))

@@ -149,18 +149,12 @@ BROKEN = (
 )  # fmt: skip
 
 
-def wait_for_malformed(probe: Probe, count: int) -> None:
-    probe.wait_for(
-        f'{count} malformed frames', lambda: int(probe.diagnostics[-1]['malformed']) == count
-    )
-
-
 def test_malformed_frames_are_counted_and_do_no_harm(camera: Camera) -> None:
     probe = camera.probe
     before = probe.settled()['malformed']
     for count, change in enumerate(BROKEN, 1):
         camera.send(broken(change))
-        wait_for_malformed(probe, before + count)
+        probe.wait_for_malformed(before + count)
     assert '2147483647' in probe.diagnostics[-1]['last_error']
     assert camera.segment(image_message(random_frame()))
 
@@ -395,7 +389,7 @@ def test_compressed_cameras_with_prefixes(tiny_checkpoint: Path, tmp_path: Path)
         damaged = (jpeg[: len(jpeg) // 2], jpeg[:3], b'', b'no picture')
         for count, data in enumerate(damaged, 1):
             front.send(compressed_message(data))
-            wait_for_malformed(probe, count)
+            probe.wait_for_malformed(count)
         assert front.segment(compressed_message(jpeg))
         probe.close()
 

@@ -127,9 +127,9 @@ def test_bombs_cost_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
         sample = compressed_message(encode_png(np.zeros((32, 32, 3), np.uint8)), 'png')
         camera = probe.connect('image/compressed', sample=sample)
         before = node_faults.resident_mb(node.pid, 'VmHWM')
-        for data in node_faults.bombs():
+        for count, data in enumerate(node_faults.bombs(), 1):
             camera.send(compressed_message(data, 'png'))
-            probe.next_diagnostics()
+            probe.wait_for_malformed(count)
         assert probe.settled()['malformed'] == 2
         assert node_faults.resident_mb(node.pid, 'VmHWM') - before < 50
         assert 'has more than 8388608 pixels' in probe.diagnostics[-1]['last_error']
