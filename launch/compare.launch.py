@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two models on one camera and shows them side by side in RViz.
+"""Run two models on one camera and show them side by side in RViz.
 
-The nodes are called left and right; the arguments of seg.launch.py apply to both. A bag starts
+The nodes are named left and right; the arguments of seg.launch.py apply to both. A bag is played
 once both are active.
 """
 
@@ -12,7 +12,7 @@ from segmentation_node.ros.launching.startup import description
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Run a node for either model."""
+    """Run one node per model."""
     models = {'left': 'model', 'right': 'other_model'}
     return description(
         __file__,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the segmentation node on a camera and, when asked, plays a bag and opens RViz."""
+"""Run the segmentation node on a camera; optionally play a bag and open RViz."""
 
 from launch import LaunchDescription
 
@@ -8,5 +8,5 @@ from segmentation_node.ros.launching.startup import description
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Run one node; every parameter of it is an argument."""
+    """Run one node; each of its parameters is a launch argument."""
     return description(__file__, SEG, lambda given: {given['node_name']: given['model']})

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry points of the commands, which a signal ends well from the first instruction on.
+"""Entry points of the commands, which end cleanly on signals from the start.
 
-Importing ROS or a network takes up to seconds, in which Python would answer Ctrl-C by a traceback
-from the midst of a library. This module imports nothing that takes time.
+Importing ROS or a network takes up to seconds, in which Ctrl-C would cause a traceback from within
+a library. This module imports nothing that takes time.
 """
 
 import os
@@ -13,43 +13,43 @@ from importlib import import_module
 from types import FrameType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from segmentation_node.interrupt import SIGNALS
 
 
-class _Start:
-    """Ends the process at once on SIGINT and SIGTERM, as long as there is nothing to put away."""
+class _Startup:
+    """Ends the process at once on SIGINT and SIGTERM while nothing needs to be cleaned up."""
 
     def __init__(self) -> None:
         self._is_over = False
-        self._before = {number: signal.signal(number, self._end) for number in _SIGNALS}
+        self._before = {number: signal.signal(number, self._end) for number in SIGNALS}
 
     def _end(self, number: int, _frame: FrameType | None) -> None:
         if not self._is_over:
-            os._exit(128 + number)  # as a shell reports a command that a signal ended
+            os._exit(128 + number)  # the exit status of a shell after a signal
 
     def leave_to_ros(self) -> None:
-        """Let ROS, whose handlers are in front of ours, take itself down."""
+        """Leave signals to ROS, whose handlers run first."""
         self._is_over = True
 
     def restore(self) -> None:
-        """Let signals act as before."""
+        """Restore the previous signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
 
 def segmentation_node() -> None:
     """Run the node."""
-    start = _Start()
-    from segmentation_node.ros.node import main
+    startup = _Startup()
+    from segmentation_node.ros.node_process import main
 
-    main(ros_is_up=start.leave_to_ros)
+    main(on_ros_started=startup.leave_to_ros)
 
 
 def _run(module: str) -> Any:
     """Run the `main` of a module."""
-    start = _Start()
+    startup = _Startup()
     main = import_module(f'segmentation_node.{module}').main
-    start.restore()
+    startup.restore()
     try:
         return main()
     except KeyboardInterrupt:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can go wrong outside our own code; every message says value, expectation and remedy."""
+"""Errors of the package, and helpers for their messages: value, expectation, remedy."""
 
+import difflib
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-#: Characters of a message; what others wrote, and a message quotes, may be of any length.
+#: Maximum length of a message, which may quote input of any length.
 MAX_MESSAGE: Final = 1500
 _MAX_QUOTED: Final = 80
 _MAX_LINE: Final = 300
@@ -13,9 +14,9 @@ _MAX_COUNTED: Final = 8
 
 
 class SegmentationError(Exception):
-    """Base of all errors this package raises for its callers.
+    """Base of all errors that this package raises for its callers.
 
-    The text has no control characters, which a terminal would obey, and an end.
+    The text has limited length and no control characters, which would affect a terminal.
     """
 
     def __str__(self) -> str:
@@ -23,7 +24,7 @@ class SegmentationError(Exception):
 
 
 class ForeignError(SegmentationError):
-    """A file that others wrote is not what it should be, or beyond all bounds."""
+    """An untrusted file is invalid or exceeds a limit."""
 
 
 class SchemeError(SegmentationError):
@@ -43,47 +44,53 @@ class BagError(SegmentationError):
 
 
 class DatasetError(SegmentationError):
-    """A data set on disk is incomplete or contradicts its labels."""
+    """A data set is incomplete or does not match its labels."""
 
 
 class ExportError(SegmentationError):
-    """A model cannot be exported, or would not label as it does now."""
+    """A model cannot be exported, or its labels would change."""
 
 
 class ScoresError(SegmentationError):
-    """A network gave scores that say nothing."""
+    """A network returned scores that are not finite."""
 
 
-class RoomError(SegmentationError):
-    """An image would take more memory than there is."""
+class MemoryLimitError(SegmentationError):
+    """An image would need more memory than is available."""
 
 
 class SettingError(SegmentationError):
-    """A setting has a value that cannot be used here."""
+    """A setting has an invalid or unsupported value."""
 
 
 def one_line(error: Exception) -> str:
-    """The beginning of an error's text on one line, for a message that quotes it."""
+    """Return the beginning of an error's text on one line, to be quoted in a message."""
     return ' '.join(printable(str(error), 2 * _MAX_LINE).split())[:_MAX_LINE]
 
 
 def quoted(value: object) -> str:
-    """A value as Python writes it, of any size, in at most about a line."""
+    """Return the repr of a value of any size, shortened to about a line."""
     return _QUOTING.repr(value)
 
 
 def counted(pixels_of: Mapping[Any, int]) -> str:
-    """Return values with their numbers of pixels, the first few of any number of them."""
-    some = list(pixels_of.items())[:_MAX_COUNTED]
-    text = ', '.join(f'{value} ({count} pixels)' for value, count in some)
-    more = len(pixels_of) - len(some)
+    """Return a list of the first values with their numbers of pixels."""
+    listed = list(pixels_of.items())[:_MAX_COUNTED]
+    text = ', '.join(f'{value} ({count} pixels)' for value, count in listed)
+    more = len(pixels_of) - len(listed)
     return f'{text} and {more} more' if more else text
 
 
-def printable(text: str, most: int = _MAX_QUOTED) -> str:
-    """Text without control characters but line ends and tabs, its middle left out if too long."""
-    if len(text) > most:
-        text = f'{text[: 2 * most // 3]} ... {text[-(most // 3) :]}'
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return "did you mean X?" with the known name most similar to `name`; '' if none is."""
+    similar = difflib.get_close_matches(name[:_MAX_QUOTED], known, 1)
+    return f'did you mean {similar[0]}?' if similar else ''
+
+
+def printable(text: str, max_chars: int = _MAX_QUOTED) -> str:
+    """Return text without control characters except newline and tab; long text is cut inside."""
+    if len(text) > max_chars:
+        text = f'{text[: 2 * max_chars // 3]} ... {text[-(max_chars // 3) :]}'
     return ''.join(
         c if c.isprintable() or c in '\n\t' else '\N{REPLACEMENT CHARACTER}' for c in text
     )

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stopping between two frames when asked to, so that nothing is left half written."""
+"""Stop requests by signals, so that a command ends between two frames, with complete output."""
 
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-#: What ends a command: Ctrl-C, and the request of a system that shuts down.
+#: Signals that end a command: Ctrl-C and the termination request of the system.
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Whether a signal asked to stop, and which."""
+    """Signal that requested to stop; true once one has arrived."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -21,13 +21,13 @@ class StopRequest:
 
     @property
     def exit_status(self) -> int:
-        """What a shell expects of a command that a signal ended."""
+        """Exit status of a command that was ended by the signal, as in a shell."""
         return 128 + self.signal if self.signal is not None else 0
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[StopRequest]:
-    """Note the first SIGINT or SIGTERM for the loop to see; the second one acts as ever."""
+    """Record the first SIGINT or SIGTERM for a loop to check; the second acts as usual."""
     request = StopRequest()
     before = {number: signal.getsignal(number) for number in SIGNALS}
 
@@ -35,12 +35,12 @@ def stop_on_signal() -> Iterator[StopRequest]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def note(number: int, _frame: FrameType | None) -> None:
+    def record(number: int, _frame: FrameType | None) -> None:
         request.signal = signal.Signals(number)
         restore()
 
     for number in SIGNALS:
-        signal.signal(number, note)
+        signal.signal(number, record)
     try:
         yield request
     finally:

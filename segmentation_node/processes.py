@@ -18,6 +18,7 @@ from typing import Any, Final
 from typing_extensions import Self
 
 from segmentation_node.errors import SegmentationError
+from segmentation_node.interrupt import SIGNALS
 
 #: Time for a child to exit after a signal before the next, stronger one is sent.
 GRACE_S: Final = 10.0
@@ -25,19 +26,19 @@ POLL_S: Final = 0.1
 #: Loaded at import, because few operations are safe between fork and exec.
 _LIBC: Final = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG: Final = 1
-_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_TERMINATION: Final = (*SIGNALS, signal.SIGHUP)
 #: Signals received; recorded because Python drops exceptions that are raised during a fork.
 _received: Final[list[int]] = []
 
 
 class DemoError(SegmentationError):
-    """Raised with reason and remedy if the demo cannot continue."""
+    """The demo, the benchmark or the service cannot continue."""
 
 
 class Child:
-    """Child process in its own session, with a log file; a context manager that ends it.
+    """Child process with its own session and a log file; a context manager that ends it.
 
-    With `reports`, stdout is read as lines of JSON instead, and `report` is the newest one. With
+    With `reports`, stdout is parsed as lines of JSON, and `report` is the newest one. With
     `commands`, `tell` writes lines of JSON to stdin.
     """
 
@@ -105,9 +106,9 @@ class Child:
 
     def stop(self) -> None:
         """End the process with SIGINT, then SIGTERM, then SIGKILL."""
-        for how in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
+        for request in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
             if self._process.poll() is None:
-                self._process.send_signal(how)
+                self._process.send_signal(request)
             try:
                 self._process.wait(GRACE_S)
                 return
@@ -131,23 +132,23 @@ def _prepare_child() -> None:
 
 def wait_for(
     done: Callable[[], bool],
-    patience_s: float,
-    too_late: Callable[[], Exception],
+    timeout_s: float,
+    timeout_error: Callable[[], Exception],
     sign_of_life: Callable[[], object] = lambda: None,
 ) -> None:
     """Poll until `done`, which may raise; the timeout restarts when `sign_of_life` changes.
 
     Raises:
-        Exception: the one that `too_late` returns, on timeout.
+        Exception: returned by `timeout_error`, on timeout.
     """
-    sign, since_s = sign_of_life(), time.monotonic()
+    last_sign, since_s = sign_of_life(), time.monotonic()
     while not done():
         if _received:
             raise KeyboardInterrupt(signal.Signals(_received[0]).name)
-        if (newest := sign_of_life()) != sign:
-            sign, since_s = newest, time.monotonic()
-        if time.monotonic() - since_s > patience_s:
-            raise too_late()
+        if (newest := sign_of_life()) != last_sign:
+            last_sign, since_s = newest, time.monotonic()
+        if time.monotonic() - since_s > timeout_s:
+            raise timeout_error()
         time.sleep(POLL_S)
 
 
@@ -164,12 +165,12 @@ def end_on_signals() -> Iterator[None]:
         raise KeyboardInterrupt(signal.Signals(number).name)
 
     _received.clear()
-    before = {number: signal.getsignal(number) for number in _ENDING}
-    for number, handler in before.items():
+    previous = {number: signal.getsignal(number) for number in _TERMINATION}
+    for number, handler in previous.items():
         if number != signal.SIGHUP or handler != signal.SIG_IGN:
             signal.signal(number, interrupt)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Topic names, each in one place.
+"""Topic names.
 
-The node uses them relative to its name space, offline tools as they resolve for a node of the
-default name in the root name space: a bag written offline looks like one that was recorded.
+The node uses them relative to its namespace. Offline tools use them as a node with the default
+name in the root namespace does, so that a bag written offline looks like a recorded one.
 """
 
 from typing import Final
@@ -25,5 +25,5 @@ GROUND_TRUTH: Final = '/ground_truth'
 
 
 def resolved(output: str) -> str:
-    """Absolute name of one of the node's private topics under its default name."""
+    """Return the absolute name of a private topic of a node with the default name."""
     return f'/{NODE_NAME}/{output}'

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""YAML and JSON that others wrote: read within bounds, whatever it says.
+"""Parsers of untrusted YAML and JSON, with limits on size and nesting.
 
-A thousand bytes of YAML can stand for gigabytes, by aliases of aliases, and deep nesting overflows
-the stack of a parser. Neither occurs in files that mean well, so both are refused.
+A thousand bytes of YAML can expand to gigabytes by aliases of aliases, and deep nesting overflows
+the stack of a parser. Valid files of this package have neither, so both are rejected.
 """
 
 import json
@@ -14,46 +14,47 @@ import yaml
 
 from segmentation_node.errors import ForeignError, one_line, quoted
 
-#: Of a file, in bytes; configurations and label schemes have thousands.
+#: Maximum size of a file; configurations and label schemes have a few thousand bytes.
 MAX_BYTES: Final = 2**18
-#: Lists and maps inside each other.
+#: Maximum nesting of lists and maps.
 MAX_DEPTH: Final = 32
 
-#: The one in C where PyYAML was built with it, which takes a tenth of the time.
+#: The loader written in C, if PyYAML was built with it: it is ten times as fast.
 _Loader: Final[Any] = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
-Read = TypeVar('Read')
+ContentT = TypeVar('ContentT')
 
 
 def read_yaml(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Content of a YAML file; raises ForeignError naming the file."""
+    """Return the content of a YAML file; raises ForeignError with its path."""
     return _read(path, max_bytes, parse_yaml)
 
 
 def read_json(path: Path, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Content of a JSON file; raises ForeignError naming the file."""
+    """Return the content of a JSON file; raises ForeignError with its path."""
     return _read(path, max_bytes, parse_json)
 
 
 def parse_yaml(content: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Plain values, lists and dicts of a YAML document.
+    """Return the values, lists and dicts of a YAML document.
 
     Raises:
-        ForeignError: no YAML, too long, too deep, or with aliases.
+        ForeignError: it is not YAML, too long, nested too deeply, or has aliases.
     """
     text = _text(content, max_bytes)
     try:
         _check_events(text)
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe one)
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a safe loader)
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ForeignError(f'it is not valid YAML ({one_line(error)})') from error
 
 
 def parse_json(content: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
-    """Values, lists and dicts of a JSON document.
+    """Return the values, lists and dicts of a JSON document.
 
     Raises:
-        ForeignError: no JSON, too long, or too deep; NaN and Infinity are no JSON.
+        ForeignError: it is not JSON, too long, or nested too deeply; NaN and Infinity are not
+            JSON.
     """
     text = _text(content, max_bytes)
     try:
@@ -66,7 +67,7 @@ def parse_json(content: bytes | str, *, max_bytes: int = MAX_BYTES) -> Any:
     return value
 
 
-def _read(path: Path, max_bytes: int, parse: Callable[..., Read]) -> Read:
+def _read(path: Path, max_bytes: int, parse: Callable[..., ContentT]) -> ContentT:
     try:
         with path.open('rb') as stream:
             content = stream.read(max_bytes + 1)
@@ -79,7 +80,7 @@ def _read(path: Path, max_bytes: int, parse: Callable[..., Read]) -> Read:
 
 def _text(content: bytes | str, max_bytes: int) -> str:
     if len(content) > max_bytes:
-        raise ForeignError(f'it is longer than {max_bytes} bytes, far more than such files have')
+        raise ForeignError(f'it is longer than {max_bytes} bytes, the maximum for such files')
     try:
         return content if isinstance(content, str) else content.decode()
     except UnicodeDecodeError as error:
@@ -87,11 +88,11 @@ def _text(content: bytes | str, max_bytes: int) -> str:
 
 
 def _check_events(text: str) -> None:
-    """Refuse aliases and deep nesting, before anything is built of them."""
+    """Reject aliases and deep nesting before they are expanded."""
     depth = 0
     for event in yaml.parse(text, Loader=_Loader):
         if isinstance(event, yaml.AliasEvent):
-            raise ForeignError(f'it has an alias, {quoted(event.anchor)}; write the value out')
+            raise ForeignError(f'it has an alias, {quoted(event.anchor)}; write the value instead')
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -115,8 +116,8 @@ def _check_depth(value: object) -> None:
 
 
 def _too_deep() -> ForeignError:
-    return ForeignError(f'it is nested deeper than {MAX_DEPTH} levels, which no such file is')
+    return ForeignError(f'it is nested deeper than {MAX_DEPTH} levels, the maximum for such files')
 
 
 def _refuse_constant(constant: str) -> None:
-    raise ValueError(f'{constant} is no number of JSON')
+    raise ValueError(f'{constant} is not valid in JSON')

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that a vehicle and strangers may throw at the node, the tools and the service.
+"""Fault injection: invalid, hostile and interrupted input for node, tools and service.
 
     python test/faults.py --output faults_output          # an hour at most
     python test/faults.py --quick --output faults_output  # ten minutes
     python test/faults.py --only signals killed
 
-Runs real processes and writes report.json and report.md. The status is 1 where a row failed.
+Runs real processes and writes report.json and report.md. The exit status is 1 if a row failed.
 """
 
 import argparse
@@ -51,7 +51,7 @@ MODEL: Final = 'deeplabv3plus'
 
 @dataclass
 class Row:
-    """One line of the report."""
+    """Row of the report."""
 
     what: str
     asked: str
@@ -62,7 +62,7 @@ class Row:
 
 
 class Faults:
-    """The parts; each fills a row."""
+    """Fault injections; each method fills a row."""
 
     def __init__(self, scratch: Path, share: float) -> None:
         self._scratch, self._share = scratch, share
@@ -220,9 +220,9 @@ class Faults:
             probe.wait_until_active()
             camera = _camera(probe, 'compressed')
             idle_mb = node_faults.resident_mb(node.pid, 'VmHWM')
-            for data in node_faults.bombs():
+            for count, data in enumerate(node_faults.bombs(), 1):
                 camera.send(compressed_message(data, 'png'))
-                probe.next_diagnostics()
+                probe.wait_for_malformed(count)
             for height, width in sizes:
                 picture = np.zeros((height, width, 3), np.uint8)
                 camera.segment(compressed_message(encode_png(picture), 'png'))
@@ -250,7 +250,7 @@ class Faults:
                 theirs |= _mapped(node.pid) - ours
                 os.kill(node.pid, signal.SIGKILL)
                 node.ended()
-        time.sleep(3)  # young segments are left alone, since who makes them has no lock yet
+        time.sleep(3)  # segments that a starting process may not have locked yet are kept
         log = self._scratch / 'killed.txt'
         with NodeProcess(log, '-p', f'model:={MODEL}', namespace='killed') as node:
             probe.diagnostics.clear()
@@ -267,20 +267,20 @@ class Faults:
         )
 
     def _kill_others(self, probe: Probe, count: int) -> None:
-        """Kill camera and subscriber, over and over; each time masks must go on."""
+        """Kill camera and subscriber repeatedly; masks must continue each time."""
         picture = self._scratch / 'picture.png'
         picture.write_bytes(encode_png(np.zeros((64, 96, 3), np.uint8)))
-        module, target = 'segmentation_node.ros.benchmark', f'{probe.target}/label_mask'
+        room, target = 'segmentation_node.benchmark', f'{probe.target}/label_mask'
         commands = [
-            ['camera', str(picture), '--topic', '/killed/image', '--rate-hz', '30'],
-            ['subscriber', str(self._scratch / 'times'), '--label-mask', target],
+            ['image_publisher', str(picture), '--topic', '/killed/image', '--rate-hz', '30'],
+            ['mask_subscriber', str(self._scratch / 'times'), '--label-mask', target],
         ]
         for _ in range(count):
             before = int(probe.report()['published'])
             children = [
                 Child(
                     command[0],
-                    [sys.executable, '-m', f'{module}.{command[0]}', *command[1:]],
+                    [sys.executable, '-m', f'{room}.{command[0]}', *command[1:]],
                     self._scratch / f'{command[0]}.txt',
                     isolated_environment(),
                 )
@@ -306,7 +306,7 @@ class Faults:
 
     @contextmanager
     def _node(self, namespace: str, *parameters: str) -> Iterator[tuple[NodeProcess, Probe]]:
-        """A node with a small model; it must be alive in the end."""
+        """Run a node with a small model; it must still be alive at the end."""
         arguments = [a for p in (f'model:={self._tiny[0]}', *parameters) for a in ('-p', p)]
         log = self._scratch / f'{namespace}.txt'
         with NodeProcess(log, *arguments, namespace=namespace) as node:
@@ -338,7 +338,7 @@ ROWS: Final = {
 
 
 def _tiny_checkpoints(scratch: Path) -> list[Path]:
-    """DeepLabV3+ and Mask2Former with random weights, those of the tests."""
+    """Return the DeepLabV3+ and Mask2Former checkpoints of the tests, with random weights."""
     found = scratch / 'tiny'
     code = (
         'import shutil\n'
@@ -353,7 +353,7 @@ def _tiny_checkpoints(scratch: Path) -> list[Path]:
     environment = {**os.environ, 'PYTHONPATH': str(HERE)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != pytest.ExitCode.OK:
-        raise RuntimeError(f'no small checkpoints could be made: {done.stdout[-1000:]}')
+        raise RuntimeError(f'no small checkpoints could be created: {done.stdout[-1000:]}')
     return [found / 'smp', found / 'mask2former']
 
 
@@ -394,7 +394,7 @@ def _mapped(pid: int) -> set[str]:
 
 
 def _script(name: str, *arguments: str) -> Any:
-    """The JSON report of another script in this folder."""
+    """Return the JSON report of another script in this folder."""
     done = subprocess.run(
         [sys.executable, str(HERE / name), *arguments],
         env=isolated_environment(), stdout=subprocess.PIPE, text=True,
@@ -412,10 +412,10 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run what is asked for; the status is 1 where a row failed."""
+    """Run the selected rows; returns exit status 1 if one failed."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--quick', action='store_true', help='a tenth of each')
-    parser.add_argument('--only', nargs='+', choices=ROWS, help='some rows')
+    parser.add_argument('--quick', action='store_true', help='run a tenth of each row')
+    parser.add_argument('--only', nargs='+', choices=ROWS, help='run only these rows')
     parser.add_argument('--output', type=Path, default=Path('faults_output'))
     args = parser.parse_args(argv)
     args.output.mkdir(parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from ros_process import Camera, image_message, isolated_environment, pixels_of
 from segmentation_node.images.encodings import ENCODINGS
 from segmentation_node.segmenter import Segmenter
 
-#: Transitions that each state offers, by their numbers; shutting down is left out.
+#: Available transitions of each state by id, without shutdown.
 OFFERED = {
     'unconfigured': {1: 'inactive'},
     'inactive': {2: 'unconfigured', 3: 'active'},
@@ -31,7 +31,7 @@ LABELS = ('activate', 'destroy', '', 'on_error', 'x' * 5000, '\x1b[31m', 'transi
 
 
 def lifecycle(camera: Camera, count: int, seed: int = 0) -> Counter[str]:
-    """Ask for transitions at random while frames come; counts what was right and wrong."""
+    """Request random transitions while frames arrive; returns right and wrong responses."""
     probe, chance, found = camera.probe, random.Random(seed), Counter[str]()
     frame = image_message(np.zeros((32, 32, 3), np.uint8))
     state = probe.state()
@@ -60,7 +60,7 @@ def lifecycle(camera: Camera, count: int, seed: int = 0) -> Counter[str]:
 
 
 def parameter_values(good_models: list[str], bad_models: list[str]) -> list[tuple[str, Any]]:
-    """Names and values of parameters, good ones and bad ones of every kind."""
+    """Return names and values of parameters, valid and invalid ones of every kind."""
     return [
         *(('model', model) for model in (*good_models, *bad_models)),
         ('model', ''), ('model', '/'), ('model', 'x' * 100_000), ('model', '../..'),
@@ -87,7 +87,7 @@ def parameter_values(good_models: list[str], bad_models: list[str]) -> list[tupl
 def parameters(
     camera: Camera, values: list[tuple[str, Any]], count: int, seed: int = 0
 ) -> Counter[str]:
-    """Set parameters at random, in ones and threes, while frames come; counts the answers."""
+    """Set one or three random parameters at a time while frames arrive; counts the responses."""
     probe, chance, found = camera.probe, random.Random(seed), Counter[str]()
     frame = image_message(np.zeros((32, 48, 3), np.uint8))
     for _ in range(count):
@@ -106,7 +106,7 @@ def parameters(
 
 
 def hostile_images(chance: random.Random) -> Any:
-    """An Image message that is wrong somewhere, or right and odd."""
+    """Return an Image message with a random error, or a valid but unusual one."""
     height, width = chance.choice((0, 1, 2, 31, 48, 2**16)), chance.choice((0, 1, 3, 64, 2**16))
     message = image_message(np.zeros((48, 64, 3), np.uint8))
     match chance.randrange(8):
@@ -131,7 +131,7 @@ def hostile_images(chance: random.Random) -> Any:
 
 
 def mutated(data: bytes, chance: random.Random) -> bytes:
-    """Some bytes changed, or some cut off."""
+    """Return data with some bytes changed, or truncated."""
     content = bytearray(data)
     for _ in range(chance.randrange(1, 6)):
         content[chance.randrange(len(content))] = chance.randrange(256)
@@ -141,7 +141,7 @@ def mutated(data: bytes, chance: random.Random) -> bytes:
 
 
 def bombs() -> list[bytes]:
-    """Small files that claim, or are, huge images."""
+    """Return small files of huge images: one by its header only, one in fact."""
     claims = bytearray(cv2.imencode('.png', np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     claims[16:24] = (2**31 - 1).to_bytes(4, 'big') * 2
     real = cv2.imencode(
@@ -151,7 +151,7 @@ def bombs() -> list[bytes]:
 
 
 def right_labels(camera: Camera, model: Path) -> float:
-    """Share of a frame's pixels that the node labels as its model in fp32 does."""
+    """Return the share of pixels that the node labels like its model in fp32."""
     image = np.random.default_rng(3).integers(0, 256, (48, 64, 3), np.uint8)
     expected = Segmenter(str(model), runtime='openvino', precision='fp32').segment([image])
     found = pixels_of(camera.segment(image_message(image)))
@@ -161,9 +161,9 @@ def right_labels(camera: Camera, model: Path) -> float:
 def signals(
     count: int, log: Path, *command: str, longest_s: float = 2.5, seed: int = 0
 ) -> tuple[Counter[str], list[str]]:
-    """Start a command, else the node, and send it a signal at a random time, so many times.
+    """Start a command (default: the node) repeatedly and send it a signal at a random time.
 
-    Returns how they ended, and what was wrong.
+    Returns counts of signals and exit statuses, and descriptions of wrong ones.
     """
     chance, found, wrong = random.Random(seed), Counter[str](), list[str]()
     name, *arguments = command or ('segmentation_node',)
@@ -174,14 +174,14 @@ def signals(
             process = subprocess.Popen(
                 run, env=isolated_environment(), stdout=output, stderr=subprocess.STDOUT
             )
-            time.sleep(chance.uniform(0, longest_s))  # the moment is what is tried out
+            time.sleep(chance.uniform(0, longest_s))  # the moment is what is tested
             process.send_signal(sent)
             status = process.wait(60)
             output.seek(0)
             text = output.read().decode(errors='replace')
         found[f'{sent.name} {status}'] += 1
-        # A shell reports a process that a signal killed as 128 and its number: Python itself was
-        # only about to start. What that says of its own start is not ours.
+        # A negative status: the signal killed Python itself during its start. Its own tracebacks
+        # are not those of this package.
         ours = '/segmentation_node/' in text.partition('Traceback')[2]
         if status not in (0, 128 + sent, -sent) or ours:
             wrong.append(f'{sent.name}: status {status}\n{text[-2000:]}')
@@ -189,6 +189,6 @@ def signals(
 
 
 def resident_mb(pid: int, what: str = 'VmRSS') -> float:
-    """Memory of a process, in MB."""
+    """Return the memory of a process in MB."""
     lines = Path(f'/proc/{pid}/status').read_text(encoding='ascii').splitlines()
     return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real node in a process of its own, and a probe that talks to it over real DDS."""
+"""Real node in a separate process, and a probe that communicates with it over real DDS."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ DOMAIN_ID = unused_domain()
 
 
 def isolated_environment() -> dict[str, str]:
-    """Environment of one test run: its own domain, this machine only, default transports.
+    """Return the environment of a test run: separate domain, this machine, default transports.
 
     Networks run on one thread.
     """
@@ -47,9 +47,9 @@ def isolated_environment() -> dict[str, str]:
 
 
 class NodeProcess(Child):
-    """The segmentation node, started by its console script; stopped on leaving the context.
+    """Segmentation node started by its console script, stopped on leaving the context.
 
-    Each has a name space of its own, since several may run at a time.
+    Each node has its own namespace, because several may run at a time.
     """
 
     def __init__(self, log: Path, *arguments: str, namespace: str = 'vehicle') -> None:
@@ -63,7 +63,7 @@ class NodeProcess(Child):
         return self.ended()
 
     def ended(self) -> int:
-        """Wait for its end and return the exit status."""
+        """Wait for the end and return the exit status."""
         return self._process.wait(PATIENCE_S)
 
     def __exit__(self, *_: object) -> None:
@@ -72,12 +72,12 @@ class NodeProcess(Child):
 
 
 class Probe:
-    """Publishes camera messages, collects what the node publishes."""
+    """Publishes camera messages and collects the outputs of the node."""
 
     def __init__(self, namespace: str = 'vehicle') -> None:
         self.namespace = f'/{namespace}'
         self.target = f'/{namespace}/segmentation_node'
-        # Fast DDS reads its environment when a participant is made.
+        # Fast DDS reads its environment when a participant is created.
         os.environ.update(isolated_environment())
         self.context = rclpy.Context()
         self.context.init(domain_id=DOMAIN_ID)
@@ -112,28 +112,28 @@ class Probe:
         return value
 
     def publisher(self, topic: str = 'image', kind: Any = Image, qos: Any = 10) -> Any:
-        """A camera publisher that the node has subscribed to."""
+        """Return a camera publisher that the node has subscribed to."""
         publisher = self.node.create_publisher(kind, topic, qos)
         self.wait_for(f'a subscriber of {topic}', publisher.get_subscription_count)
         return publisher
 
     def collect(self, output: str, kind: Any = Image, qos: Any = 50) -> list[Any]:
-        """Subscribe to one of the node's outputs; the list fills as messages come."""
-        found: list[Any] = []
+        """Subscribe to an output of the node; the returned list grows with each message."""
+        messages: list[Any] = []
         topic = f'{self.target}/{output}'
-        self.node.create_subscription(kind, topic, found.append, qos)
+        self.node.create_subscription(kind, topic, messages.append, qos)
         self.wait_for(f'a publisher of {topic}', lambda: self.node.count_publishers(topic))
-        return found
+        return messages
 
     def connect(
         self, topic: str = 'image', output: str = 'label_mask', sample: Any = None
     ) -> 'Camera':
-        """A camera whose frames are known to come back as label masks."""
+        """Return a camera whose frames are already answered by label masks."""
         sample = sample or image_message(np.zeros((32, 32, 3), np.uint8))
         camera = Camera(self, self.publisher(topic, type(sample)), self.collect(output))
 
         def answered() -> bool:
-            # Until the node has discovered the subscription it wants no frame.
+            # Until the node has discovered the subscription, frames are not wanted.
             if not camera.masks:
                 camera.send(sample)
             return bool(camera.masks)
@@ -144,25 +144,25 @@ class Probe:
         return camera
 
     def latched(self, output: str) -> Any:
-        """The latched message of an output, as a subscriber that came late gets it."""
-        found = self.collect(output, String, LATCHED)
-        return self.wait_for(f'the latched {output}', lambda: found and found[0])
+        """Return the latched message of an output, as a late subscriber receives it."""
+        messages = self.collect(output, String, LATCHED)
+        return self.wait_for(f'the latched {output}', lambda: messages and messages[0])
 
     def next_diagnostics(self) -> dict[str, str]:
-        """A report that was made after this call."""
+        """Return a report that was created after this call."""
         seen = len(self.diagnostics)
-        # The report under way when we asked may be older than the question; the second is not.
+        # The next report may have been created before this call; the one after it was not.
         self.wait_for('diagnostics', lambda: len(self.diagnostics) >= seen + 2)
         return self.diagnostics[-1]
 
     def report(self) -> dict[str, str]:
-        """The next report, for those who know that what they ask for happened before."""
+        """Return the next report; it may have been created before this call."""
         seen = len(self.diagnostics)
         self.wait_for('diagnostics', lambda: len(self.diagnostics) > seen)
         return self.diagnostics[-1]
 
     def settled(self) -> dict[str, int]:
-        """The accounts once nothing is in flight and two reports agree."""
+        """Return the accounts once nothing is in flight and two reports agree."""
 
         def agree() -> bool:
             return (
@@ -175,44 +175,50 @@ class Probe:
         self.wait_for('settled accounts', agree)
         return accounts(self.diagnostics[-1])
 
+    def wait_for_malformed(self, count: int) -> None:
+        """Wait until the node has counted a number of malformed frames."""
+        self.wait_for(
+            f'{count} malformed frames', lambda: int(self.diagnostics[-1]['malformed']) == count
+        )
+
     def call(self, kind: Any, service: str, request: Any) -> Any:
-        """Call one of the node's services and return the response."""
+        """Call a service of the node and return the response."""
         return self.result(self.call_async(kind, service, request))
 
     def call_async(self, kind: Any, service: str, request: Any) -> Any:
-        """Call one of the node's services; returns the future."""
+        """Call a service of the node and return the future."""
         client = self.node.create_client(kind, f'{self.target}/{service}')
         self.wait_for(service, client.service_is_ready)
         return client.call_async(request)
 
     def result(self, future: Any) -> Any:
-        """Wait for a future."""
+        """Wait for a future and return its result."""
         self.wait_for('a service response', future.done)
         return future.result()
 
     def set_parameters(self, **values: Any) -> Any:
-        """Set parameters one by one; returns the future of the response."""
+        """Set parameters and return the future of the response."""
         request = SetParameters.Request(
             parameters=[Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
         )
         return self.call_async(SetParameters, 'set_parameters', request)
 
     def set_parameter(self, name: str, value: Any) -> Any:
-        """Set one parameter; returns its SetParametersResult."""
+        """Set one parameter and return its SetParametersResult."""
         return self.result(self.set_parameters(**{name: value})).results[0]
 
     def transition(self, transition_id: int) -> bool:
-        """Ask for a lifecycle transition; whether it succeeded."""
+        """Request a lifecycle transition and return whether it succeeded."""
         request = ChangeState.Request()
         request.transition.id = transition_id
         return bool(self.call(ChangeState, 'change_state', request).success)
 
     def state(self) -> str:
-        """Label of the lifecycle state."""
+        """Return the label of the lifecycle state."""
         return str(self.call(GetState, 'get_state', GetState.Request()).current_state.label)
 
     def wait_until_active(self) -> None:
-        """Wait for a node that starts by itself."""
+        """Wait until a node that activates itself is active."""
         report = self.wait_for(
             'an active node',
             lambda: next(
@@ -223,21 +229,21 @@ class Probe:
 
 
 class Camera:
-    """A publisher of frames and the label masks that come back."""
+    """Publisher of frames, with the label masks that the node returns."""
 
     def __init__(self, probe: Probe, publisher: Any, masks: list[Any]) -> None:
         self.probe, self.publisher, self.masks = probe, publisher, masks
         self._stamp_ns = 1_700_000_000_123_456_789
 
     def send(self, message: Any) -> int:
-        """Publish a message under a stamp of its own; returns its nanoseconds."""
+        """Publish a message with a unique stamp and return its nanoseconds."""
         self._stamp_ns += 100_000_007
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(self._stamp_ns, 10**9)
         self.publisher.publish(message)
         return self._stamp_ns
 
     def segment(self, message: Any) -> Any:
-        """Publish a message and return the mask that carries its stamp."""
+        """Publish a message and return the mask with the same stamp."""
         stamp = self.send(message)
 
         def answer() -> Any:
@@ -247,18 +253,18 @@ class Camera:
 
 
 def accounts(diagnostics: dict[str, str]) -> dict[str, int]:
-    """The counts of frames in a diagnostics report."""
+    """Return the counts of frames in a diagnostics report."""
     keys = ('received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted')
     return {key: int(diagnostics[key]) for key in keys}
 
 
 def stamp_ns(message: Any) -> int:
-    """Nanoseconds of a message's stamp."""
+    """Return the nanoseconds of a message's stamp."""
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
 def pixels_of(message: Any) -> npt.NDArray[np.uint8]:
-    """(H, W) or (H, W, 3) uint8 of a mask message."""
+    """Return the pixels of a mask message as (H, W) or (H, W, 3) uint8."""
     shape: Sequence[int] = (message.height, message.width, -1)
     array = np.frombuffer(message.data, np.uint8).reshape(shape)
     return array[..., 0] if message.encoding == 'mono8' else array
@@ -267,7 +273,7 @@ def pixels_of(message: Any) -> npt.NDArray[np.uint8]:
 def image_message(
     pixels: npt.NDArray[Any], encoding: str = 'rgb8', frame_id: str = 'camera'
 ) -> Any:
-    """An Image of an array as it lies in memory."""
+    """Return an Image with the memory of an array."""
     message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
     message.step = pixels[0].nbytes
     message.header.frame_id = frame_id
@@ -276,7 +282,7 @@ def image_message(
 
 
 def compressed_message(data: bytes, format_: str = 'jpeg') -> Any:
-    """A CompressedImage of encoded bytes."""
+    """Return a CompressedImage of encoded bytes."""
     message = CompressedImage(format=format_)
     message.data.frombytes(data)
     return message

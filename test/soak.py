@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node under overload for hours: what grows?
+"""Soak test: find growth of a node that is overloaded for hours.
 
     python test/soak.py --hours 2 --output soak_output
 
-A camera that is faster than the network, and starts anew now and then; subscribers that come and
-go; models that are swapped; stamps that jump. Memory, threads, files and shared memory are sampled
-and plotted; the status is 1 where one of them grows after the first minutes, frames get older, or
-masks stop.
+The camera is faster than the network and restarts occasionally; subscribers come and go; models
+are replaced; stamps jump. Memory, threads, files and shared memory are sampled and plotted. The
+exit status is 1 if one of them grows after the first minutes, frames get older, or masks stop.
 """
 
 import argparse
@@ -30,21 +29,21 @@ from segmentation_node.images.files import encode_png
 from segmentation_node.processes import Child
 
 SAMPLE_S: Final = 5.0
-#: Until everything was used once.
+#: Time until everything was used once.
 WARM_UP_S: Final = 600.0
-#: How often something changes, in seconds.
+#: Periods of events, in seconds.
 SUBSCRIBER_S: Final = 37.0
 CAMERA_S: Final = 113.0
 MODEL_S: Final = 181.0
 MODELS: Final = ('deeplabv3plus', 'unet')
 NAMESPACE: Final = 'soak'
-#: What may grow in an hour: MB, and numbers of things.
+#: Maximum growth per hour, in MB or counts.
 LIMITS: Final = {'memory_mb': 1.0, 'threads': 0.5, 'files': 0.5, 'shared_mb': 0.5}
 
 
 @dataclass
 class Sample:
-    """The node at one moment; `age_ms` is the 99th percentile from stamp to mask."""
+    """State of the node at one moment; `age_ms` is the 99th percentile from decoding to mask."""
 
     at_s: float
     memory_mb: float
@@ -56,7 +55,7 @@ class Sample:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run; the status is 1 where something grew."""
+    """Run the command; returns exit status 1 if something grew."""
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('--hours', type=float, default=2.0)
     parser.add_argument('--rate-hz', type=float, default=60.0, help='of the camera')
@@ -106,7 +105,7 @@ def _run(args: argparse.Namespace, scratch: Path) -> tuple[list[Sample], str]:
 
 
 class _Events:
-    """Scheduled events that the node has to cope with."""
+    """Scheduled events during the test."""
 
     def __init__(self, probe: Probe, picture: Path, rate_hz: float, scratch: Path) -> None:
         self._probe, self._log = probe, scratch / 'camera.txt'
@@ -136,7 +135,7 @@ class _Events:
         output = ('label_mask', 'overlay', 'color_mask')[turn % 3]
         topic = f'{self._probe.target}/{output}'
         self._subscription = node.create_subscription(Image, topic, lambda _: None, 1)
-        # A frame from before time, one from the far future, and one that is none.
+        # A frame with a negative stamp, one from the far future, and a malformed one.
         odd = image_message(np.zeros((64, 96, 3), np.uint8))
         for second in (-5, 2**31 - 1):
             odd.header.stamp.sec = second
@@ -174,13 +173,13 @@ def _sample(pid: int, at_s: float, report: dict[str, str]) -> Sample:
 
 
 def _after(samples: Sequence[Sample]) -> list[Sample]:
-    """Those after the first minutes, or after a third of a short run."""
+    """Return samples after the first minutes, or after a third of a short run."""
     start_s = min(WARM_UP_S, samples[-1].at_s / 3)
     return [sample for sample in samples if sample.at_s >= start_s]
 
 
 def _slopes(samples: Sequence[Sample]) -> dict[str, float]:
-    """By how much each grows in an hour: the median slope of all pairs (Theil and Sen)."""
+    """Return the growth of each value per hour: median slope of all pairs (Theil and Sen)."""
     later = _after(samples)
     hours = np.array([sample.at_s for sample in later]) / 3600
     first, second = np.triu_indices(len(later), 1)
@@ -200,7 +199,7 @@ def _ageing(samples: Sequence[Sample]) -> float:
 
 
 def _masks_per_s(samples: Sequence[Sample]) -> float:
-    """Masks a second in the slowest stretch between two cameras."""
+    """Return masks per second in the slowest interval between two camera restarts."""
     every = max(1, round(CAMERA_S / SAMPLE_S))
     return min(
         (later.published - sooner.published) / (later.at_s - sooner.at_s)

@@ -33,7 +33,7 @@ from segmentation_node.cli import (
     picture_names,
     topic_name,
 )
-from segmentation_node.errors import BagError, ImageError, RoomError, SegmentationError
+from segmentation_node.errors import BagError, ImageError, MemoryLimitError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
@@ -281,7 +281,7 @@ def _segment_frame(
 ) -> None:
     try:
         sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
-    except (ImageError, RoomError) as error:
+    except (ImageError, MemoryLimitError) as error:
         _miss(report, frame.raw, error)
     else:
         report.segmented += 1

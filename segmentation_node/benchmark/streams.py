@@ -71,7 +71,7 @@ def node_commands(setup: Setup) -> list[list[str]]:
     if setup.variant.is_common:
         start = ['-m', 'segmentation_node.benchmark.common_node']
     else:
-        start = ['-c', 'from segmentation_node.ros.node import main; main()']
+        start = ['-c', 'from segmentation_node.ros.node_process import main; main()']
         values |= {'runtime': setup.variant.runtime, 'precision': setup.variant.precision}
     if setup.nodes < setup.cameras:
         values['cameras'] = json.dumps([camera_name(i) for i in range(setup.cameras)])

@@ -107,7 +107,7 @@ class Session:
         transport = 'compressed' if self._footage.compressed else 'raw'
         suffix = topics.COMPRESSED_SUFFIX if self._footage.compressed else ''
         return [
-            sys.executable, '-c', 'from segmentation_node.ros.node import main; main()',
+            sys.executable, '-c', 'from segmentation_node.ros.node_process import main; main()',
             '--ros-args',
             # JSON strings are valid YAML strings, so a path is never parsed as another type.
             '-p', f'model:={json.dumps(self._model)}',

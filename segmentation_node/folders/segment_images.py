@@ -23,7 +23,7 @@ from segmentation_node.cli import (
     load_segmenter,
     picture_names,
 )
-from segmentation_node.errors import DatasetError, ImageError, RoomError, SegmentationError
+from segmentation_node.errors import DatasetError, ImageError, MemoryLimitError, SegmentationError
 from segmentation_node.folders.image_folder import ImageFile, find_images, read_bounded
 from segmentation_node.folders.result_folder import LABEL_INFO_FILE, PICTURES, ResultFolder
 from segmentation_node.images.bit_depth import Samples
@@ -124,7 +124,7 @@ def segment_images(
 
     Args:
         images: files to read.
-        render: segments one file; what it raises as ImageError, RoomError or OSError is reported.
+        render: segments one file; its ImageError, MemoryLimitError or OSError is reported.
         folder: where to write.
         stop: asked before each image.
         done: told 1 after each image.
@@ -138,7 +138,7 @@ def segment_images(
             break
         try:
             rendered = render(image.path)
-        except (ImageError, RoomError, OSError) as error:
+        except (ImageError, MemoryLimitError, OSError) as error:
             report.miss(image.path, error)
         else:
             _write(image, rendered, folder, report)

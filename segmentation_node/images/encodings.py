@@ -5,7 +5,6 @@ The functions read message fields only, so they accept messages of rclpy and mes
 bag. For any input, the result is an image or an ImageError.
 """
 
-import difflib
 import re
 import sys
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.errors import ImageError, quoted
+from segmentation_node.errors import ImageError, quoted, suggestion
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import (
     MAX_PIXELS,
@@ -47,9 +46,6 @@ __all__ = [
     'encode_png',
     'image_view',
 ]
-
-#: Characters of an unknown name that are compared with the known ones.
-MAX_NAME: Final = 64
 
 Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
@@ -298,11 +294,11 @@ def _known_encoding(msg: ImageMessage) -> Encoding:
             f'image encoding {quoted(msg.encoding)} contains no colors, but e.g. depth; '
             f'expected one of {", ".join(ENCODINGS)}: choose the color topic of the camera'
         )
-    near = difflib.get_close_matches(msg.encoding.lower()[:MAX_NAME], ENCODINGS, 1)
-    meant = f'did you mean {near[0]}? ' if near else ''
+    there_are = f'there are {", ".join(ENCODINGS)}'
+    hint = ' '.join(filter(None, (suggestion(msg.encoding.lower(), ENCODINGS), there_are)))
     raise ImageError(
-        f'unknown image encoding {quoted(msg.encoding)}; {meant}there are '
-        f'{", ".join(ENCODINGS)}: publish one of these (image_proc converts camera formats)'
+        f'unknown image encoding {quoted(msg.encoding)}; {hint}: publish one of these (image_proc '
+        f'converts camera formats)'
     )
 
 

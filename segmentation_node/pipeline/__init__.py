@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The way of a frame from its arrival to its masks; knows no ROS."""
+"""Path of a frame from its arrival to its published masks; independent of ROS."""

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pictures made of a segmented image: their topics, encodings and how they are compressed."""
+"""Outputs of a segmented image: their topics, encodings and compression."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from segmentation_node import topics
 from segmentation_node.images.encodings import compressed_format, encode_jpeg, encode_png
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 
 
@@ -18,8 +19,8 @@ from segmentation_node.images.rendering import Rendered
 class Output:
     """One picture of a segmented image.
 
-    `render` returns it as (H, W) or (H, W, 3) uint8; `encode`, where the picture is published
-    compressed, compresses it with `codec`.
+    `render` returns (H, W) or (H, W, 3) uint8. `encode` compresses that with `codec`; it is None
+    for an output that is not compressed.
     """
 
     topic: str
@@ -30,12 +31,12 @@ class Output:
 
     @property
     def name(self) -> str:
-        """Topic with the suffix that says it is compressed."""
+        """Topic, with a suffix if the output is compressed."""
         return self.topic + (topics.COMPRESSED_SUFFIX if self.encode else '')
 
     @property
     def format(self) -> str:
-        """The `format` of the compressed picture."""
+        """The `format` field of a CompressedImage."""
         return compressed_format(self.encoding, self.codec)
 
 
@@ -55,7 +56,7 @@ def _confidence(rendered: Rendered) -> npt.NDArray[np.uint8]:
     return rendered.confidence
 
 
-#: Labels and colors are compressed as PNG, because JPEG would alter classes.
+#: Labels and colors are compressed as PNG, because JPEG would change classes.
 OUTPUTS: Final = MappingProxyType(
     {
         output.name: output
@@ -70,3 +71,23 @@ OUTPUTS: Final = MappingProxyType(
         )
     }
 )
+
+
+class ShutDown(Exception):  # noqa: N818 (an expected end, not an error)
+    """The middleware was shut down: publishing is no longer possible."""
+
+
+class OutputPublisher(Protocol):
+    """Publisher of the outputs of one camera; every method may raise ShutDown."""
+
+    def wanted(self) -> list[Output]:
+        """Return the outputs that have a subscriber now."""
+        ...
+
+    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+        """Return memory to paint the picture of a topic in; valid until the next image."""
+        ...
+
+    def publish(self, outputs: list[Output], rendered: Rendered, header: Any) -> None:
+        """Publish outputs of one image with the header of its camera message."""
+        ...

@@ -1,100 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The threads that carry frames from their slot to their topics, off the executor.
+"""Threads that take frames from their slots to their topics, outside the executor's threads.
 
     slots ─ decode ─► decoded ─ infer ─► hand-off ─ publish ─► topics
 
-While the network runs on one frame, the masks of the frame before are painted, compressed and
-published. Where the network has a device of its own, the newest frames are decoded meanwhile, too;
-on a CPU that would gain nothing and make them older, so a frame is decoded when the network waits.
+While the network processes one frame, the masks of the previous frame are painted, compressed and
+published. If the network runs on a GPU, the newest frames are also decoded meanwhile. On a CPU
+that would save no time and make frames older, so a frame is decoded when the network is free.
 """
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 import cv2
 
 from segmentation_node.errors import ImageError, SegmentationError, one_line
-from segmentation_node.images.encodings import ImageRgb
+from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
-from segmentation_node.pipeline.frames import Accounts, Frame, HandOff, Slots, Window
-from segmentation_node.pipeline.outputs import Output
+from segmentation_node.pipeline.frames import Accounts, LiveFrame
+from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
+from segmentation_node.pipeline.slots import HandOff, Slots
+from segmentation_node.pipeline.timings import StageTimings
 
 if TYPE_CHECKING:
-    from segmentation_node.segmenter import Segmenter
+    from segmentation_node.segmenter import Prediction, Segmenter
 
-#: `wait` is from a frame's arrival to its decoding; `infer` is of its whole batch; `total` is from
-#: decoding to publication, with what a frame waits for the network and for the frame before.
-STAGES = ('wait', 'decode', 'infer', 'publish', 'total')
-#: How long a frame waits for those of other cameras to go through the network with it; cameras
-#: that are triggered together differ by less.
-COMPANY_S: Final = 0.005
+#: How long a frame waits for frames of other cameras to share a batch with; cameras that are
+#: triggered together differ by less.
+BATCH_WAIT_S: Final = 0.005
 
-#: What costs frames and is no bug: beside what is wrong with an image, what cv_bridge, OpenCV and
-#: torch raise where memory runs out or a device is lost.
-_TROUBLES: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
-
-
-class ShutDown(Exception):  # noqa: N818 (an end, not an error)
-    """The middleware was shut down: nothing can be published any more."""
-
-
-class MaskPublisher(Protocol):
-    """Publishes the pictures of one camera; all methods may raise `ShutDown`."""
-
-    def wanted(self) -> list[Output]:
-        """Return the outputs that have a subscriber now."""
-        ...
-
-    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
-        """Return memory to paint a picture of a topic in; valid until the next image's."""
-        ...
-
-    def publish(self, outputs: list[Output], rendered: Rendered, header: Any) -> None:
-        """Publish outputs of one image with the header of its camera message."""
-        ...
-
-
-class Timings:
-    """Milliseconds of the newest frames by stage; `latency` is stamp to publication."""
-
-    def __init__(self) -> None:
-        self.stages = {stage: Window() for stage in STAGES}
-        self.batch = Window()
-        self.latency = Window()
-        self.arrivals = Window()
-        self.publications = Window()
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time the body of a with statement as one stage."""
-        started = time.perf_counter()
-        yield
-        self.stages[name].add(1000 * (time.perf_counter() - started))
+#: Errors that fail a frame and are no bug of this package: invalid images, and what cv_bridge,
+#: OpenCV and torch raise when memory runs out or a device is lost.
+_FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 
 
 @dataclass
-class Decoded:
-    """A frame that is ready for the network, and what is wanted of it."""
+class ReadyFrame:
+    """A decoded frame with the outputs to publish for it."""
 
-    frame: Frame
+    frame: LiveFrame
     wanted: list[Output]
     image_rgb: ImageRgb
     begun_s: float
 
     @property
     def camera(self) -> str:
-        """Which camera."""
+        """Name of the camera."""
         return self.frame.camera
 
 
 class Worker:
-    """Takes the newest frames, segments them and publishes what is wanted of them.
+    """Takes the newest frames, segments them and publishes the wanted outputs.
 
     `segmenter` and `overlay_alpha` may be replaced at any time: each batch reads them once.
     """
@@ -104,39 +64,39 @@ class Worker:
         *,
         segmenter: 'Segmenter',
         overlay_alpha: float,
-        publishers: Mapping[str, MaskPublisher],
+        publishers: Mapping[str, OutputPublisher],
         accounts: Accounts,
         decode: Callable[[object], ImageRgb],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
     ) -> None:
-        """Prepare.
+        """Prepare the threads; `start` starts them.
 
         Args:
-            segmenter: what to run.
-            overlay_alpha: share of the colour mask in the overlay.
-            publishers: by camera.
-            accounts: where every frame's fate is written.
-            decode: camera message to (H, W, 3) uint8 RGB; raises ImageError.
-            latency_ms: age of a message's stamp now.
-            report: takes the text of a problem with one frame.
+            segmenter: model to run.
+            overlay_alpha: share of the color mask in the overlay.
+            publishers: publisher of each camera.
+            accounts: receives the fate of every frame.
+            decode: converts a camera message to (H, W, 3) uint8 RGB; raises ImageError.
+            latency_ms: returns the age of a message's stamp.
+            report: receives the text of a problem with a frame.
         """
         self.segmenter = segmenter
         self.overlay_alpha = overlay_alpha
-        self.timings = Timings()
-        self.slots: Slots[Frame] = Slots(accounts)
-        self._decoded: Slots[Decoded] = Slots(accounts)
-        self._segmented: HandOff[list[tuple[Decoded, Rendered]]] = HandOff()
+        self.timings = StageTimings()
+        self.slots: Slots[LiveFrame] = Slots(accounts)
+        self._decoded: Slots[ReadyFrame] = Slots(accounts)
+        self._segmented: HandOff[list[tuple[ReadyFrame, Rendered]]] = HandOff()
         self.failure: BaseException | None = None
-        #: When the last mask was published, in seconds of the monotonic clock.
+        #: Time of the last published mask, in seconds of the monotonic clock.
         self.published_s = -math.inf
         self._image_hw: dict[str, tuple[int, int]] = {}
         self._publishers, self._accounts = publishers, accounts
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
         # Daemons: a network cannot be interrupted, and the process must not wait for one.
         self._threads = [
-            threading.Thread(target=self._run, args=(work, end), name=name, daemon=True)
-            for name, work, end in (
+            threading.Thread(target=self._run, args=(work, close_next), name=name, daemon=True)
+            for name, work, close_next in (
                 ('decode', self._decode_frames, self._decoded.close),
                 ('infer', self._segment_frames, self._segmented.close),
                 ('publish', self._publish_frames, self.slots.close),
@@ -145,143 +105,169 @@ class Worker:
 
     @property
     def image_sizes_hw(self) -> set[tuple[int, int]]:
-        """Heights and widths of the newest images that were segmented, of all cameras."""
+        """Height and width of the newest segmented image of each camera."""
         return set(self._image_hw.copy().values())
 
     def start(self) -> None:
-        """Begin to take frames."""
+        """Start to process frames."""
         for thread in self._threads:
             thread.start()
 
     def stop(self, timeout_s: float = threading.TIMEOUT_MAX) -> bool:
-        """Drop what waits, let the frames in work finish; False if not all did within the time."""
-        until_s = time.monotonic() + timeout_s
+        """Drop waiting frames and finish those in progress; return False on timeout."""
+        deadline_s = time.monotonic() + timeout_s
         self.slots.close()
         for thread in self._threads:
-            thread.join(max(0.0, until_s - time.monotonic()))
+            thread.join(max(0.0, deadline_s - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def drain(self) -> None:
-        """Drop what waits and return when the frames in work have met their fates.
+        """Drop waiting frames and return when those in progress are settled.
 
-        None may arrive meanwhile.
+        No frame may arrive meanwhile.
         """
         self.slots.clear()
         self._accounts.wait_until_settled()
 
-    def _run(self, work: Callable[[], None], end: Callable[[], None]) -> None:
-        """Do a stage's work until there is no more, then end the next stage."""
+    def _run(self, work: Callable[[], None], close_next: Callable[[], None]) -> None:
+        """Run one stage until its input is closed, then close the input of the next stage."""
         try:
             work()
         except BaseException as error:
-            # A bug of ours. The node sees it and ends with this as its reason; without the
-            # record the thread would be gone and the node alive but deaf.
+            # A bug of ours. The node reads it and ends with this reason; otherwise the thread
+            # would be gone and the node would go on without processing any frame.
             self.failure = error
-            for hand_over in (self.slots, self._decoded, self._segmented):
-                hand_over.close()
+            for connection in (self.slots, self._decoded, self._segmented):
+                connection.close()
             self._accounts.abandon()
             raise
-        end()
+        close_next()
+
+    # Stage 1: decode
 
     def _decode_frames(self) -> None:
         while True:
             if not self.segmenter.offloads:
-                self._decoded.wait_until_awaited()
+                self._decoded.wait_for_taker()
             if not (frames := self.slots.take()):
                 return
             self._decode_frame(*frames)
 
-    def _decode_frame(self, frame: Frame) -> None:
+    def _decode_frame(self, frame: LiveFrame) -> None:
         begun_s = time.monotonic()
         self.timings.stages['wait'].add(1000 * (begun_s - frame.arrived_s))
-        try:
-            wanted = self._publishers[frame.camera].wanted()
-            if not wanted:
-                self._accounts.settle('not_wanted')
-                return
-        except ShutDown:
-            self._accounts.settle('failed')
+        if not (wanted := self._wanted_outputs(frame)):
             return
         try:
             with self.timings.stage('decode'):
                 image_rgb = self._decode(frame.message)
-        except _TROUBLES as error:
-            self._accounts.settle(self._trouble(error))
+        except _FRAME_ERRORS as error:
+            self._accounts.settle(self._report_error(error))
             return
-        self._decoded.put(Decoded(frame, wanted, image_rgb, begun_s))
+        self._decoded.put(ReadyFrame(frame, wanted, image_rgb, begun_s))
+
+    def _wanted_outputs(self, frame: LiveFrame) -> list[Output]:
+        """Return the subscribed outputs; settles the frame if there are none."""
+        try:
+            wanted = self._publishers[frame.camera].wanted()
+        except ShutDown:
+            self._accounts.settle('failed')
+            return []
+        if not wanted:
+            self._accounts.settle('not_wanted')
+        return wanted
+
+    # Stage 2: infer
 
     def _segment_frames(self) -> None:
-        while frames := self._decoded.take(self._batch_limit(), COMPANY_S):
-            for batch in _by_size(frames):
+        while frames := self._decoded.take(self._batch_limit(), BATCH_WAIT_S):
+            for batch in _batches_by_size(frames):
                 self._segment(batch)
 
     def _batch_limit(self) -> int:
         return len(self._publishers) if self.segmenter.offloads else 1
 
-    def _segment(self, batch: list[Decoded]) -> None:
-        """Send frames of one size through the network together and hand them on."""
+    def _segment(self, batch: list[ReadyFrame]) -> None:
+        """Segment frames of one size as a batch and hand them on."""
         segmenter, alpha = self.segmenter, self.overlay_alpha
         try:
             with self.timings.stage('infer'):
-                found = segmenter.segment([decoded.image_rgb for decoded in batch])
-        except _TROUBLES as error:
-            self._settle_all(batch, self._trouble(error))
+                prediction = segmenter.segment([ready.image_rgb for ready in batch])
+        except _FRAME_ERRORS as error:
+            self._settle_all(batch, self._report_error(error))
             return
         self.timings.batch.add(len(batch))
-        for decoded in batch:
-            self._image_hw[decoded.camera] = found.labels.shape[1:]
-        rendered = [
-            Rendered(
-                decoded.image_rgb, found.labels[index], partial(found.confidence_of, index),
-                segmenter.scheme, alpha, self._publishers[decoded.camera].canvas,
-            )
-            for index, decoded in enumerate(batch)
-        ]  # fmt: skip
+        for ready in batch:
+            self._image_hw[ready.camera] = ready.image_rgb.shape[:2]
+        rendered = self._rendered(batch, prediction, segmenter, alpha)
         if not self._segmented.give(list(zip(batch, rendered, strict=True))):
             self._settle_all(batch, 'failed')
 
+    def _rendered(
+        self,
+        batch: list[ReadyFrame],
+        prediction: 'Prediction',
+        segmenter: 'Segmenter',
+        alpha: float,
+    ) -> list[Rendered]:
+        return [
+            Rendered(
+                ready.image_rgb, prediction.labels[index],
+                partial(prediction.confidence_of, index),
+                segmenter.scheme, alpha, self._publishers[ready.camera].canvas,
+            )
+            for index, ready in enumerate(batch)
+        ]  # fmt: skip
+
+    # Stage 3: publish
+
     def _publish_frames(self) -> None:
         while (batch := self._segmented.take()) is not None:
-            for decoded, rendered in batch:
-                self._publish(decoded, rendered)
+            for ready, rendered in batch:
+                self._publish(ready, rendered)
 
-    def _publish(self, decoded: Decoded, rendered: Rendered) -> None:
-        message, timings = decoded.frame.message, self.timings
+    def _publish(self, ready: ReadyFrame, rendered: Rendered) -> None:
+        header = ready.frame.message.header
         try:
-            with timings.stage('publish'):
-                self._publishers[decoded.camera].publish(decoded.wanted, rendered, message.header)
+            with self.timings.stage('publish'):
+                self._publishers[ready.camera].publish(ready.wanted, rendered, header)
         except ImageError as error:
             self._report(f'cannot publish a frame: {error}')
             self._accounts.settle('failed')
-            return
         except ShutDown:
             self._accounts.settle('failed')
-            return
-        now_s = self.published_s = time.monotonic()
-        timings.stages['total'].add(1000 * (now_s - decoded.begun_s))
-        timings.latency.add(self._latency_ms(message))
-        timings.publications.add(now_s)
-        self._accounts.settle('published')
+        else:
+            self._note_published(ready)
+            self._accounts.settle('published')
 
-    def _trouble(self, error: Exception) -> str:
-        """Report why frames cannot be segmented; returns their fate."""
+    def _note_published(self, ready: ReadyFrame) -> None:
+        timings = self.timings
+        now_s = self.published_s = time.monotonic()
+        timings.stages['total'].add(1000 * (now_s - ready.begun_s))
+        timings.latency.add(self._latency_ms(ready.frame.message))
+        timings.publications.add(now_s)
+
+    # Failures
+
+    def _report_error(self, error: Exception) -> str:
+        """Report why frames cannot be segmented and return their fate."""
         if isinstance(error, ImageError):
             self._report(f'malformed frame: {error}')
             return 'malformed'
-        if isinstance(error, SegmentationError):  # a graph for a new size that cannot be made
+        if isinstance(error, SegmentationError):  # such as a graph that cannot be compiled
             self._report(f'cannot segment a frame: {error}')
         else:
             self._report(f'{type(error).__name__} while segmenting: {one_line(error)}')
         return 'failed'
 
-    def _settle_all(self, batch: list[Decoded], fate: str) -> None:
+    def _settle_all(self, batch: list[ReadyFrame], fate: str) -> None:
         for _ in batch:
             self._accounts.settle(fate)
 
 
-def _by_size(frames: list[Decoded]) -> list[list[Decoded]]:
-    """Frames whose images have one size together; a network takes no others in a batch."""
-    batches: dict[tuple[int, ...], list[Decoded]] = {}
-    for decoded in frames:
-        batches.setdefault(decoded.image_rgb.shape, []).append(decoded)
+def _batches_by_size(frames: list[ReadyFrame]) -> list[list[ReadyFrame]]:
+    """Group frames by image size, because the images of a batch must have one size."""
+    batches: dict[tuple[int, ...], list[ReadyFrame]] = {}
+    for ready in frames:
+        batches.setdefault(ready.image_rgb.shape, []).append(ready)
     return list(batches.values())

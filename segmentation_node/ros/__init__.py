@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS rooms: everything that imports rclpy, and nothing else does."""
+"""The ROS node: parameters, subscriptions, publishers, diagnostics and launch files."""

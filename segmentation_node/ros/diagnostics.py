@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's state as diagnostic_msgs/DiagnosticStatus."""
+"""Health of the node as diagnostic_msgs/DiagnosticStatus."""
 
 import math
 import time
@@ -10,53 +10,56 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from segmentation_node.errors import printable
 from segmentation_node.pipeline.frames import Accounts
-from segmentation_node.pipeline.worker import Timings, Worker
+from segmentation_node.pipeline.timings import StageTimings
+from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.losses import RECENT_S, Losses
-from segmentation_node.ros.transport import reliable_camera
+from segmentation_node.ros.transport import reliable_camera_commands
 from segmentation_node.runtimes.activity import activities
 
-#: Without a frame for this long the stream counts as silent.
+#: After this time without a frame, the status is a warning.
 SILENCE_S = 5.0
-#: Without a mask for this long, although frames come and somebody listens, something is wrong.
+#: After this time without a mask, although frames arrive and masks are subscribed, it is an error.
 STALLED_S = 10.0
-#: Characters of a value; what goes wrong quotes what others sent.
-_MOST = 2000
+#: Maximum length of a value: error messages quote content of any length.
+_MAX_CHARS = 2000
 
 
 @dataclass
-class Health:
-    """What the status tells beyond counts; survives the swap of a model."""
+class NodeHealth:
+    """State of the node that its diagnostics report; kept when a model is replaced."""
 
     accounts: Accounts = field(default_factory=Accounts)
     losses: Losses = field(default_factory=Losses)
-    #: Complaint about frames that are lost in transport; empty while few are.
-    losing: str = ''
-    #: What ends that; empty as well.
+    #: Warning about frames lost in transport; empty while losses are tolerated.
+    loss_warning: str = ''
+    #: Remedy for these losses.
     remedy: str = ''
-    #: Complaint about others that publish on the same topics.
-    rivalry: str = ''
+    #: Warning about other nodes that publish on the same topics.
+    rival_warning: str = ''
     last_error: str = ''
-    refused: str = ''
+    #: Reason of the last failed transition, until one succeeds.
+    refusal: str = ''
     active_since_s: float = 0.0
     last_arrival_s: float = -math.inf
     last_wanted_s: float = -math.inf
-    #: Since when no mask followed upon a frame that was wanted.
+    #: Arrival of the first wanted frame since the last mask.
     waiting_since_s: float = math.inf
-    troubled_frames: int = 0
+    #: Malformed and failed frames at the last status.
+    faulty_frames: int = 0
 
-    def refuse(self, reason: str) -> None:
-        """Keep why a transition failed, until one succeeds."""
-        self.last_error = self.refused = reason
+    def note_refusal(self, reason: str) -> None:
+        """Record the reason of a failed transition."""
+        self.last_error = self.refusal = reason
 
-    def expect(self, now_s: float, published_s: float) -> None:
-        """Take note of a frame whose mask somebody wants, and of when the last was published."""
+    def note_wanted(self, now_s: float, published_s: float) -> None:
+        """Record the arrival of a wanted frame and the time of the last published mask."""
         if published_s >= self.waiting_since_s or self.waiting_since_s == math.inf:
             self.waiting_since_s = now_s
         self.last_wanted_s = now_s
 
-    def lose(self, topic: str, count: int) -> None:
-        """Count frames that were lost on their way from a camera."""
-        self.accounts.lose(count)
+    def add_lost(self, topic: str, count: int) -> None:
+        """Count frames of a camera that were lost in transport."""
+        self.accounts.add_lost(count)
         self.losses.add(topic, count)
 
     def status(
@@ -64,18 +67,18 @@ class Health:
         name: str,
         state: str,
         worker: Worker | None,
-        remedy_of: Callable[[str], str] = reliable_camera,
+        remedy_of: Callable[[str], str] = reliable_camera_commands,
     ) -> DiagnosticStatus:
-        """The status now; problems since the last call make it a warning.
+        """Return the present status; problems since the last call make it a warning.
 
         Args:
-            name: of the node.
-            state: in its life cycle.
-            worker: what segments, None where no model is loaded.
-            remedy_of: gives the remedy for a topic whose frames are lost.
+            name: name of the node.
+            state: lifecycle state of the node.
+            worker: None if no model is loaded.
+            remedy_of: returns the remedy for losses on a topic.
         """
         counts = self.accounts.snapshot()
-        self._judge_losses(counts, remedy_of)
+        self._update_losses(counts, remedy_of)
         level, message = self._verdict(state, counts, worker)
         values = {'state': state, **counts}
         if worker is not None:
@@ -85,17 +88,20 @@ class Health:
         return DiagnosticStatus(
             level=level,
             name=name,
-            message=printable(message, _MOST),
+            message=printable(message, _MAX_CHARS),
             hardware_id='',
-            values=[KeyValue(key=k, value=printable(str(v), _MOST)) for k, v in values.items()],
+            values=[
+                KeyValue(key=key, value=printable(str(value), _MAX_CHARS))
+                for key, value in values.items()
+            ],
         )
 
-    def _judge_losses(self, counts: dict[str, int], remedy_of: Callable[[str], str]) -> None:
+    def _update_losses(self, counts: dict[str, int], remedy_of: Callable[[str], str]) -> None:
         arrived = counts['received'] + counts['in_flight']
         recent = self.losses.recent(time.monotonic(), arrived)
-        self.losing = self.remedy = ''
+        self.loss_warning = self.remedy = ''
         if recent.excessive:
-            self.losing = (
+            self.loss_warning = (
                 f'{recent.lost} of {recent.sent} frames sent in {RECENT_S:.0f} s were lost in '
                 f'transport, most of them on {recent.topic}; see remedy'
             )
@@ -104,34 +110,34 @@ class Health:
     def _verdict(
         self, state: str, counts: dict[str, int], worker: Worker | None
     ) -> tuple[bytes, str]:
-        troubled = counts['malformed'] + counts['failed']
-        fresh, self.troubled_frames = troubled - self.troubled_frames, troubled
-        if state in ('unconfigured', 'inactive') and self.refused:
-            return DiagnosticStatus.ERROR, f'{state}: {self.refused}'
+        faulty = counts['malformed'] + counts['failed']
+        fresh, self.faulty_frames = faulty - self.faulty_frames, faulty
+        if state in ('unconfigured', 'inactive') and self.refusal:
+            return DiagnosticStatus.ERROR, f'{state}: {self.refusal}'
         if state in ('unconfigured', 'inactive'):
-            return DiagnosticStatus.WARN, f'{state}: waits to be activated'
+            return DiagnosticStatus.WARN, f'{state}: waiting for activation'
         if state != 'active':
             return DiagnosticStatus.WARN, ', '.join(activities()) or f'{state} ...'
         if stalled_s := self._stalled_s(worker):
             if busy := ', '.join(activities()):
                 return DiagnosticStatus.WARN, f'no mask for {stalled_s:.0f} s: {busy}'
             return DiagnosticStatus.ERROR, (
-                f'no mask for {stalled_s:.0f} s, although images come and somebody listens'
+                f'no mask for {stalled_s:.0f} s, although images arrive and masks are subscribed'
                 + (f': {self.last_error}' if fresh else '')
             )
         if fresh:
-            return DiagnosticStatus.WARN, f'{fresh} frames went wrong: {self.last_error}'
-        if self.losing:
-            return DiagnosticStatus.WARN, self.losing
-        if self.rivalry:
-            return DiagnosticStatus.WARN, self.rivalry
+            return DiagnosticStatus.WARN, f'{fresh} frames malformed or failed: {self.last_error}'
+        if self.loss_warning:
+            return DiagnosticStatus.WARN, self.loss_warning
+        if self.rival_warning:
+            return DiagnosticStatus.WARN, self.rival_warning
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'
         return DiagnosticStatus.OK, 'segmenting'
 
     def _stalled_s(self, worker: Worker | None) -> float:
-        """How long masks have been missing; 0 while they come, or none is to be expected."""
+        """Return the time without an expected mask; 0 if masks arrive or none is expected."""
         now_s = time.monotonic()
         waited_s = now_s - self.waiting_since_s
         if worker is None or waited_s < STALLED_S or now_s - self.last_wanted_s > SILENCE_S:
@@ -151,7 +157,7 @@ def _model_values(worker: Worker) -> dict[str, object]:
     }
 
 
-def _timing_values(timings: Timings) -> dict[str, str]:
+def _timing_values(timings: StageTimings) -> dict[str, str]:
     now_s = time.monotonic()
     values = {
         'in_rate_hz': f'{timings.arrivals.rate_hz(now_s):.1f}',

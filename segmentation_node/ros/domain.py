@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Separate ROS domain, so that other nodes on this machine do not interfere with the demo."""
+"""Separate ROS domain, so that other nodes on this machine do not interfere."""
 
 import os
 import socket

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serves a node's callbacks by a few threads, each of which knows its own."""
+"""Executor that serves the callback groups of a node by separate threads."""
 
 import operator
 import threading
@@ -11,71 +11,70 @@ from rclpy.callback_groups import CallbackGroup
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
-#: How long a signal may go unseen: rclpy (7.1) wakes an executor before it ends the context, so
-#: that one that is quick looks too early, and is woken no more.
-SIGNAL_PERIOD_S: Final = 0.2
+#: How often to check for a shutdown: rclpy (7.1) wakes an executor just before it ends the
+#: context, so an executor that checks at once finds the context valid and is not woken again.
+SHUTDOWN_POLL_S: Final = 0.2
 
 
 class _Executor(SingleThreadedExecutor):
-    """An executor that can be destroyed even if a signal ended its construction."""
+    """Executor that can be destroyed even if a signal interrupted its constructor."""
 
-    #: The destructor of rclpy (7.1) reads it.
+    #: Read by the destructor of rclpy (7.1).
     _sigint_gc: Any = None
 
 
 class GroupsExecutor(_Executor):
-    """Several executors share a node: one for each of some callback groups, one for the rest.
+    """Serves a node with one thread for each given callback group and one for all others.
 
-    They have threads of their own; the one that spins waits for signals and errors, so that no
-    callback holds them up, however long it takes.
+    The thread that spins only waits for signals and errors, so that no callback delays them.
 
-    What rclpy has for callbacks side by side, a pool of threads, costs frames: until a thread of
-    the pool gets hold of the interpreter, its executor submits the same callback over and over,
-    for up to a tenth of a second (7.1), and every callback asks all that a node has anew.
+    The MultiThreadedExecutor of rclpy (7.1) loses frames: until a thread of its pool gets the
+    interpreter lock, it submits the same callback repeatedly, for up to 0.1 s, and it queries all
+    entities of the node again for every callback.
     """
 
     def __init__(self, node: Node, groups: Collection[CallbackGroup]) -> None:
         super().__init__(context=node.context)
-        self._parts = [_Part(node, partial(operator.is_, group)) for group in groups]
-        self._parts.append(_Part(node, lambda group: group not in groups))
+        self._executors = [_GroupExecutor(node, partial(operator.is_, group)) for group in groups]
+        self._executors.append(_GroupExecutor(node, lambda group: group not in groups))
         self._ended = threading.Event()
         self.add_node(node)
 
     def can_execute(self, entity: Any) -> bool:
-        """Nothing: it belongs to the others."""
+        """Return False: the executors of the groups execute all callbacks."""
         del entity
         return False
 
     def wake(self) -> None:
-        """Look at the node anew: something was made or destroyed."""
+        """Make all threads check the node for new and destroyed entities."""
         super().wake()
-        for part in self._parts:
-            part.wake()
+        for executor in self._executors:
+            executor.wake()
 
     def spin(self) -> None:
-        """Serve all until shutdown; raises what a callback raises, of any of them."""
-        for part in self._parts:
-            threading.Thread(target=self._serve, args=(part,), daemon=True).start()
+        """Serve callbacks until shutdown; raises the error of any callback."""
+        for executor in self._executors:
+            threading.Thread(target=self._serve, args=(executor,), daemon=True).start()
         while self.context.ok() and not self._ended.is_set():
-            self.spin_once(timeout_sec=SIGNAL_PERIOD_S)
+            self.spin_once(timeout_sec=SHUTDOWN_POLL_S)
 
     def shutdown(self, timeout_sec: float | None = None) -> bool:
-        """End all; false where a callback takes longer than that."""
+        """Stop all threads; returns False if a callback takes longer than the timeout."""
         self._ended.set()
-        ended = [part.shutdown(timeout_sec) for part in self._parts]
+        ended = [executor.shutdown(timeout_sec) for executor in self._executors]
         return bool(super().shutdown(timeout_sec)) and all(ended)
 
-    def _serve(self, part: SingleThreadedExecutor) -> None:
+    def _serve(self, executor: SingleThreadedExecutor) -> None:
         try:
-            part.spin()
+            executor.spin()
         except ExternalShutdownException:
-            return  # which all learn
-        except BaseException as error:  # noqa: BLE001 (raised again, where it ends the node)
+            return  # every executor gets it
+        except BaseException as error:  # noqa: BLE001 (raised again by the thread that spins)
             self.create_task(_raise, error)
 
 
-class _Part(_Executor):
-    """Serves some callback groups of a node, which belongs to another executor."""
+class _GroupExecutor(_Executor):
+    """Serves some callback groups of a node that was added to another executor."""
 
     def __init__(self, node: Node, serves: Callable[[CallbackGroup], bool]) -> None:
         super().__init__(context=node.context)

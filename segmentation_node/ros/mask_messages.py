@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays and label schemes as messages."""
+"""Conversion of arrays and label schemes to messages."""
 
 import math
 from typing import Any
@@ -15,7 +15,7 @@ from segmentation_node.labels import LabelScheme
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # optional: not on PyPI; label_info_json says the same
+except ImportError:  # optional: not on PyPI; label_info_json has the same content
     LabelInfo = None
 
 __all__ = [
@@ -25,9 +25,9 @@ __all__ = [
 
 
 class ImageBuffer:
-    """An Image message whose memory is used for one picture after the other.
+    """An Image message whose memory is reused for each picture.
 
-    Publishing copies it, so that it may be painted anew as soon as it is published.
+    Publishing copies the message, so that it may be painted again right afterwards.
     """
 
     def __init__(self, encoding: str) -> None:
@@ -35,19 +35,19 @@ class ImageBuffer:
         self._pixels = np.empty(0, np.uint8)
 
     def canvas(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-        """The message's own memory as (H, W) or (H, W, C) uint8, to be painted in."""
+        """Return the memory of the message as (H, W) or (H, W, C) uint8, to paint in."""
         if self._pixels.shape != shape:
             message = Image(encoding=self._message.encoding)
             message.height, message.width = shape[:2]
             message.step = math.prod(shape[1:])
-            # Filling the message's own array; assigning to it checks byte by byte.
+            # Fill the message's own array; an assignment would check every byte.
             message.data.frombytes(bytes(math.prod(shape)))
             self._message = message
             self._pixels = np.frombuffer(message.data, np.uint8).reshape(shape)
         return self._pixels
 
     def message(self, pixels: npt.NDArray[np.uint8], header: Header) -> Image:
-        """The message with a picture, copied unless painted in place, and a header verbatim."""
+        """Return the message with an unchanged header; copies pixels unless painted in place."""
         canvas = self.canvas(pixels.shape)
         if not np.may_share_memory(canvas, pixels):
             np.copyto(canvas, pixels)
@@ -56,32 +56,32 @@ class ImageBuffer:
 
 
 def compressed_message(data: bytes, format_: str, header: Header) -> CompressedImage:
-    """Compressed bytes as a CompressedImage that carries `header` verbatim."""
+    """Return compressed bytes as a CompressedImage with `header` unchanged."""
     message = CompressedImage(header=header, format=format_)
     message.data.frombytes(data)
     return message
 
 
 def label_info_json(scheme: LabelScheme) -> String:
-    """The scheme as JSON text."""
+    """Return a label scheme as JSON text."""
     return String(data=scheme.to_json())
 
 
 def label_info(scheme: LabelScheme, min_confidence: float, header: Header) -> Any:
-    """The scheme as vision_msgs/LabelInfo; only where vision_msgs is installed."""
+    """Return a label scheme as vision_msgs/LabelInfo; requires vision_msgs."""
     classes = [VisionClass(class_id=c.id, class_name=c.name) for c in scheme.classes]
     return LabelInfo(header=header, class_map=classes, threshold=min_confidence)
 
 
 def pick_converter() -> tuple[str, Convert]:
-    """What makes RGB of camera formats here, with its name: cv_bridge where it works.
+    """Return name and function of the available converter to RGB: cv_bridge or OpenCV.
 
-    cv_bridge's conversions are compiled against the distribution's NumPy and fail to import
-    beside another major version (ros-perception/vision_opencv #535); OpenCV does the same ones.
+    The conversions of cv_bridge are compiled for the distribution's NumPy and cannot be imported
+    with another major version (ros-perception/vision_opencv #535). Those of OpenCV are equal.
     """
     try:
         import cv_bridge
-        import cv_bridge.boost.cv_bridge_boost  # noqa: F401 (fails beside a foreign NumPy)
+        import cv_bridge.boost.cv_bridge_boost  # noqa: F401 (fails with another NumPy)
     except (ImportError, AttributeError):
         return 'OpenCV', convert_with_opencv
     bridge = cv_bridge.CvBridge()
@@ -90,7 +90,7 @@ def pick_converter() -> tuple[str, Convert]:
         try:
             return np.asarray(bridge.imgmsg_to_cv2(msg, 'rgb8'), np.uint8)
         except cv_bridge.CvBridgeError:
-            # It lacks some encodings, such as nv24.
+            # It does not support some encodings, such as nv24.
             return convert_with_opencv(msg, pixels)
 
     return 'cv_bridge', convert

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sections of ROS parameter files, and files that have none for a node, which ROS ignores."""
+"""Sections of ROS parameter files; warnings about files that ROS ignores for a node."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -9,41 +9,41 @@ from typing import Any, Final
 from segmentation_node.errors import ForeignError, printable, quoted
 from segmentation_node.untrusted import read_yaml
 
-#: Key under which the parameters of a node stand.
+#: Key of the parameters of a node.
 PARAMETERS: Final = 'ros__parameters'
 _MAX_LISTED: Final = 5
 
 
-def unheard_files(args: Sequence[str], node_name: str) -> list[str]:
+def ignored_file_warnings(args: Sequence[str], node_name: str) -> list[str]:
     """Return a warning for each parameter file in ROS arguments without a section for a node.
 
     Args:
-        args: of the process, after ROS has accepted them.
-        node_name: fully qualified, such as /robot/segmentation_node.
+        args: command line of the process, already accepted by ROS.
+        node_name: fully qualified name, such as /robot/segmentation_node.
     """
     warnings = []
     for path in _files(args):
         try:
             sections = [section for section, _ in sections_of(read_yaml(path))]
         except ForeignError as error:
-            warnings.append(f'whether it has parameters for {node_name} was not checked: {error}')
+            warnings.append(f'not checked for parameters of {node_name}: {error}')
             continue
         if sections and not any(matches(section, node_name) for section in sections):
             some = ', '.join(quoted(section) for section in sections[:_MAX_LISTED])
             warnings.append(
                 f'{printable(str(path), 300)} has no parameters for {node_name}, only for {some}: '
-                f'all of it is ignored; name the section {node_name} or /**'
+                f'the whole file is ignored; rename the section to {node_name} or /**'
             )
     return warnings
 
 
 def _files(args: Sequence[str]) -> Iterator[Path]:
-    """Return the parameter files between --ros-args and --, which ends them."""
-    of_ros = False
+    """Yield the parameter files between --ros-args and --."""
+    in_ros_args = False
     for flag, value in zip(args, [*args[1:], ''], strict=True):
         if flag in ('--ros-args', '--'):
-            of_ros = flag == '--ros-args'
-        elif of_ros and flag == '--params-file':
+            in_ros_args = flag == '--ros-args'
+        elif in_ros_args and flag == '--params-file':
             yield Path(value)
 
 
@@ -59,7 +59,7 @@ def sections_of(content: object, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def matches(section: str, node_name: str) -> bool:
-    """Return whether a section, in which * is a name and ** any number of them, means a node."""
+    """Return whether a section, with * for a name and ** for any names, applies to a node."""
     pattern = ''.join(
         r'(/\w+)*' if part == '**' else '/' + r'\w+'.join(map(re.escape, part.split('*')))
         for part in section.split('/')[1:]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node's parameters: name, type, default, range and description, each said once."""
+"""Parameters of the node: name, type, default, range and description, declared once."""
 
-import difflib
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, replace
@@ -12,7 +11,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from segmentation_node.errors import SettingError, quoted
+from segmentation_node.errors import SettingError, quoted, suggestion
 from segmentation_node.images.bit_depth import FULL_BITS, LEAST_BITS
 from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.labels import available_schemes
@@ -20,36 +19,42 @@ from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 
 IMAGE_TRANSPORTS = ('raw', 'compressed')
-#: Unknown names that are told of, and characters of one that is compared with the known ones.
+#: Maximum number of unknown names in a warning.
 _MAX_LISTED: Final = 8
-_MAX_NAME: Final = 64
 _TOPIC_TOKEN = re.compile(r'[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*')
 
-#: Parameters that ROS declares itself, some of them later than the node its own.
-_OF_ROS: Final = re.compile(r'qos_overrides\..*|use_sim_time|start_type_description_service')
-#: Types that the value of a parameter may have, by its default, and what they are called.
-_KINDS: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
+#: Parameters that ROS declares itself, some of them after those of the node.
+_ROS_PARAMETERS: Final = re.compile(
+    r'qos_overrides\..*|use_sim_time|start_type_description_service'
+)
+#: Accepted types of a value by the type of the default, and their description.
+_TYPES: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
     {
-        str: (frozenset({Parameter.Type.STRING}), 'text'),
+        str: (frozenset({Parameter.Type.STRING}), 'a string'),
         bool: (frozenset({Parameter.Type.BOOL}), 'true or false'),
         int: (frozenset({Parameter.Type.INTEGER}), 'an integer'),
         float: (frozenset({Parameter.Type.DOUBLE, Parameter.Type.INTEGER}), 'a number'),
     }
 )
-_LISTS: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
+_LIST_TYPES: Final[Mapping[type, tuple[frozenset[Parameter.Type], str]]] = MappingProxyType(
     {
         # An empty list has no type in ROS.
-        int: (frozenset({Parameter.Type.INTEGER_ARRAY, Parameter.Type.NOT_SET}),
-              'a list of integers'),
-        str: (frozenset({Parameter.Type.STRING_ARRAY, Parameter.Type.NOT_SET}), 'a list of texts'),
+        int: (
+            frozenset({Parameter.Type.INTEGER_ARRAY, Parameter.Type.NOT_SET}),
+            'a list of integers',
+        ),
+        str: (
+            frozenset({Parameter.Type.STRING_ARRAY, Parameter.Type.NOT_SET}),
+            'a list of strings',
+        ),
     }
-)  # fmt: skip
+)
 
-#: When a parameter may be set, as its descriptor tells.
+#: Times at which a parameter may be set, part of its descriptor.
 ANY_TIME = 'at any time'
-RELOADS = 'at any time; loads the model anew and swaps between two frames'
+RELOADS = 'at any time; reloads the model in the background'
 UNCONFIGURED = 'while the node is not configured'
-START = 'at start only'
+START = 'only at start'
 
 
 def declared(
@@ -60,7 +65,7 @@ def declared(
     choices: tuple[str, ...] = (),
     range_: tuple[float, float] | None = None,
 ) -> Any:
-    """Declare a field of Parameters."""
+    """Return a field of Parameters."""
     metadata = {
         'description': description, 'settable': settable, 'choices': choices, 'range': range_,
     }  # fmt: skip
@@ -71,63 +76,63 @@ def declared(
 
 @dataclass(frozen=True)
 class Parameters:
-    """Typed values of all parameters; the fields are their declarations."""
+    """Typed values of all parameters; each field declares one parameter."""
 
     model: str = declared(
-        DEFAULT_MODEL, 'Bundled model, folder of a checkpoint, or Hugging Face hub id', RELOADS
+        DEFAULT_MODEL, 'Bundled model, checkpoint folder, or Hugging Face hub id', RELOADS
     )
     runtime: str = declared(
-        'auto', 'What runs the network; auto measures what is the fastest here', RELOADS,
+        'auto', 'Runtime of the network; auto uses the fastest by measurement', RELOADS,
         choices=RUNTIMES,
     )  # fmt: skip
     device: str = declared(
-        'auto', 'cpu, cuda or cuda:N; auto takes the GPU where there is one', RELOADS
+        'auto', 'cpu, cuda or cuda:N; auto uses the GPU if there is one', RELOADS
     )
     precision: str = declared(
         'auto',
-        'Arithmetic of the network; auto measures which is the fastest of those that keep the '
-        'labels',
+        'Numeric precision of the network; auto uses the fastest that keeps the labels',
         RELOADS,
         choices=PRECISIONS,
     )  # fmt: skip
     input_size: list[int] = declared(
         [0, 0],
-        'Height and width in pixels of the box that images are scaled into for the network, '
-        'aspect ratio kept; [0, 0] is what the checkpoint says. Masks have the size of the image',
+        'Height and width in pixels to which images are scaled for the network, keeping their '
+        'aspect ratio; [0, 0] uses the size in the checkpoint. Masks have the size of the image',
         RELOADS,
     )
     image_size: list[int] = declared(
         [0, 0],
-        'Height and width in pixels of the images to be ready for before the first comes; [0, 0] '
-        'gets ready when it is there, which may take seconds. Images of other sizes are welcome',
+        'Height and width in pixels of the expected images, to prepare the network before the '
+        'first one; [0, 0] prepares it when that arrives, which may take seconds. Other sizes are '
+        'supported, too',
         RELOADS,
     )
     label_scheme: str = declared(
-        '', 'Label scheme to publish; empty is the one the model learned', RELOADS
+        '', 'Label scheme to publish; empty uses the scheme of the model', RELOADS
     )
     min_confidence: float = declared(
         0.0, 'Pixels below this confidence are published as void', ANY_TIME, range_=(0.0, 1.0)
     )
     overlay_alpha: float = declared(
         DEFAULT_OVERLAY_ALPHA,
-        'Share of the colour mask in the overlay',
+        'Share of the color mask in the overlay',
         ANY_TIME,
         range_=(0.0, 1.0),
     )
     max_rate_hz: float = declared(
-        0.0, 'Frames per second and camera at most, 0 is no limit', ANY_TIME,
+        0.0, 'Maximum number of frames per second and camera; 0 means no limit', ANY_TIME,
         range_=(0.0, 1000.0),
     )  # fmt: skip
     max_image_pixels: int = declared(
         2**23,
-        'Images of more pixels are refused before they are decoded, which bounds the memory that '
-        'one frame can take; the default admits 3840 x 2160',
+        'Images with more pixels are rejected before they are decoded, which limits the memory '
+        'of a frame; the default accepts 3840 x 2160',
         ANY_TIME,
         range_=(1, MAX_PIXELS),
     )
     bits_per_sample: int = declared(
         FULL_BITS,
-        'How many bits the camera uses in images of 16 bits: 12 for 12-bit values from 0 to 4095',
+        'Used bits per sample in 16-bit images: 12 for values from 0 to 4095',
         ANY_TIME,
         range_=(LEAST_BITS, FULL_BITS),
     )
@@ -137,12 +142,12 @@ class Parameters:
     )  # fmt: skip
     cameras: list[str] = declared(
         [''],
-        'Prefixes of the cameras: front means front/image in and ~/front/label_mask out; '
-        'the empty prefix means image in and ~/label_mask out',
+        'Prefixes of the cameras: front subscribes to front/image and publishes '
+        '~/front/label_mask; the empty prefix uses image and ~/label_mask',
         UNCONFIGURED,
     )
     autostart: bool = declared(
-        True, 'Configure and activate at start; false leaves it to a lifecycle manager', START
+        True, 'Configure and activate at start; false leaves both to a lifecycle manager', START
     )
 
     def __post_init__(self) -> None:
@@ -156,42 +161,42 @@ class Parameters:
             if size != [0, 0] and not (len(size) == 2 and all(1 <= n <= MAX_SIDE for n in size)):
                 raise SettingError(
                     f'{name} is {list(size)}; give [height, width] in pixels, each from 1 to '
-                    f'{MAX_SIDE}, or [0, 0] to leave it open'
+                    f'{MAX_SIDE}, or [0, 0] for no fixed size'
                 )
             if any(size) and size[0] * size[1] > self.max_image_pixels:
                 raise SettingError(
                     f'{name} is {list(size)}, {size[0] * size[1]} pixels, and max_image_pixels '
-                    f'is {self.max_image_pixels}; make one smaller or the other larger'
+                    f'is {self.max_image_pixels}; reduce {name} or increase max_image_pixels'
                 )
         wrong = [c for c in self.cameras if c and not _TOPIC_TOKEN.fullmatch(c)]
         if wrong or not self.cameras or len(set(self.cameras)) < len(self.cameras):
             raise SettingError(
-                f'cameras is {list(self.cameras)}; give one or more different prefixes of '
+                f'cameras is {list(self.cameras)}; give one or more different prefixes with '
                 f"letters, digits, _ and /, such as ['front', 'rear']"
             )
         path = self.label_scheme.endswith(('.yaml', '.yml'))
         if self.label_scheme and not path and self.label_scheme not in available_schemes():
             raise SettingError(
-                f'label_scheme is {self.label_scheme!r}; there are '
+                f'label_scheme is {self.label_scheme!r}; choose one of '
                 f'{", ".join(available_schemes())}, or give the path of a .yaml file'
             )
 
     @property
     def input_size_hw(self) -> tuple[int, int] | None:
-        """`input_size` as the segmenter takes it."""
+        """`input_size` for the segmenter: None if not set."""
         return _size_hw(self.input_size)
 
     @property
     def image_size_hw(self) -> tuple[int, int] | None:
-        """`image_size` as the segmenter takes it."""
+        """`image_size` for the segmenter: None if not set."""
         return _size_hw(self.image_size)
 
     def with_changes(self, changes: Iterable[Parameter]) -> 'Parameters':
-        """Values after setting some ROS parameters; raises SettingError naming the remedy."""
+        """Return the values after some ROS parameters were set; raises SettingError."""
         return replace(self, **{p.name: _checked_type(p) for p in changes if p.name in _DEFAULTS})
 
     def changed(self, other: 'Parameters', settable: str) -> list[str]:
-        """Names of the parameters of one settable kind that differ from `other`."""
+        """Return names of parameters that differ from `other`, of those with one `settable`."""
         names = [f.name for f in fields(self) if f.metadata['settable'] == settable]
         return [name for name in names if getattr(self, name) != getattr(other, name)]
 
@@ -206,18 +211,20 @@ def _size_hw(size: list[int]) -> tuple[int, int] | None:
 
 
 def declare_parameters(node: Node, overrides: MutableMapping[str, Parameter]) -> Parameters:
-    """Declare all on a node and return their values, overrides applied.
+    """Declare all parameters on a node and return their values, including overrides.
 
     Args:
-        node: that gets the parameters.
-        overrides: its own values of parameters, from files and the command line; numbers without
-            a fraction become floating point where that is declared.
+        node: receives the parameters.
+        overrides: parameters of the node from files and the command line; integers are replaced
+            by floating-point numbers for parameters of that type.
 
     Raises:
-        SettingError, rclpy.exceptions.ParameterException: an override has a value that is
-            not allowed or a type that does not fit.
+        SettingError, rclpy.exceptions.ParameterException: an override has an invalid value or
+            type.
     """
-    given = as_declared([override for name, override in overrides.items() if name in _DEFAULTS])
+    given = integers_as_floats(
+        [override for name, override in overrides.items() if name in _DEFAULTS]
+    )
     overrides.update({override.name: override for override in given})
     parameters = Parameters().with_changes(given)
     for f in fields(Parameters):
@@ -225,8 +232,8 @@ def declare_parameters(node: Node, overrides: MutableMapping[str, Parameter]) ->
     return parameters
 
 
-def as_declared(parameters: list[Parameter]) -> list[Parameter]:
-    """Return parameters with integers as floating point where that is declared: 1 for 1.0."""
+def integers_as_floats(parameters: list[Parameter]) -> list[Parameter]:
+    """Convert integers to floats for parameters that are declared as float: 1 to 1.0."""
     return [
         Parameter(p.name, Parameter.Type.DOUBLE, float(p.value))
         if p.type_ == Parameter.Type.INTEGER and isinstance(_DEFAULTS.get(p.name), float)
@@ -235,32 +242,31 @@ def as_declared(parameters: list[Parameter]) -> list[Parameter]:
     ]
 
 
-def undeclared(names: Iterable[str]) -> str:
-    """Return a warning of names that are no parameters, '' without any; ROS ignores them."""
+def unknown_parameters_warning(names: Iterable[str]) -> str:
+    """Return a warning about unknown names, which ROS ignores, or '' if all are known."""
     unknown = []
     for name in sorted(names):
-        if name not in _DEFAULTS and not _OF_ROS.fullmatch(name):
-            near = difflib.get_close_matches(name[:_MAX_NAME], _DEFAULTS, 1)
-            unknown.append(quoted(name) + (f' (did you mean {near[0]}?)' if near else ''))
+        if name not in _DEFAULTS and not _ROS_PARAMETERS.fullmatch(name):
+            hint = suggestion(name, _DEFAULTS)
+            unknown.append(quoted(name) + (f' ({hint})' if hint else ''))
     if not unknown:
         return ''
-    some = ', '.join(unknown[:_MAX_LISTED])
+    listed = ', '.join(unknown[:_MAX_LISTED])
     return (
-        f'ignored {len(unknown)} unknown parameters: {some}; there are {", ".join(_DEFAULTS)}: '
+        f'ignored {len(unknown)} unknown parameters: {listed}; known are {", ".join(_DEFAULTS)}: '
         f'correct the parameter file or the command line'
     )
 
 
 def _checked_type(parameter: Parameter) -> Any:
-    """Value of a declared parameter, [] of an empty list; raises SettingError on other types."""
+    """Return the value of a declared parameter; raises SettingError if its type is wrong."""
     default = _DEFAULTS[parameter.name]
     is_list = isinstance(default, list)
-    types, expected = _LISTS[type(default[0])] if is_list else _KINDS[type(default)]
+    types, expected = _LIST_TYPES[type(default[0])] if is_list else _TYPES[type(default)]
     if parameter.type_ not in types:
         shown = '[]' if parameter.type_ == Parameter.Type.NOT_SET else quoted(parameter.value)
         raise SettingError(
-            f'{parameter.name} is {shown}; expected {expected}, such as {default!r}, which is the '
-            f'default'
+            f'{parameter.name} is {shown}; expected {expected}, such as the default {default!r}'
         )
     return [] if parameter.value is None else _python(parameter.value)
 
@@ -268,7 +274,7 @@ def _checked_type(parameter: Parameter) -> Any:
 def _descriptor(f: Any) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=f.metadata['description'],
-        additional_constraints=f'may be set {f.metadata["settable"]}'
+        additional_constraints=f'can be set {f.metadata["settable"]}'
         + (f'; one of {", ".join(f.metadata["choices"])}' if f.metadata['choices'] else ''),
         read_only=f.metadata['settable'] == START,
     )
@@ -282,5 +288,5 @@ def _descriptor(f: Any) -> ParameterDescriptor:
 
 
 def _python(value: Any) -> Any:
-    """ROS hands arrays over as array.array or tuples; compare and show them as lists."""
+    """Convert arrays, which ROS passes as array.array or tuple, to lists."""
     return value if isinstance(value, str | bool | int | float) else list(value)

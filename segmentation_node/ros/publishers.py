@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishers of the node: pictures of each camera, and the description of the labels."""
+"""Publishers of the node: outputs of each camera, and the description of the labels."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,27 +16,26 @@ from segmentation_node import topics
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
-from segmentation_node.pipeline.outputs import OUTPUTS, Output
-from segmentation_node.pipeline.worker import ShutDown
+from segmentation_node.pipeline.outputs import OUTPUTS, Output, ShutDown
 from segmentation_node.ros import mask_messages
 
-#: Reliable, so that it matches every subscription; one message, so that none gets old.
+#: Reliable, to match every subscription; depth 1, so that no mask waits behind another.
 MASK_QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
 LATCHED_QOS = QoSProfile(
     depth=1,
     reliability=QoSReliabilityPolicy.RELIABLE,
     durability=QoSDurabilityPolicy.TRANSIENT_LOCAL,
 )
-#: What everybody expects of /diagnostics.
+#: QoS that diagnostic tools expect of /diagnostics.
 DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
 
 
 class CameraPublishers:
-    """Publishers of one camera's pictures, for one thread at a time.
+    """Publishers of the outputs of one camera; used by one thread at a time.
 
-    Colors are painted in the memory of their messages; label ids and confidence, one byte per
-    pixel each, are copied. Then rclpy copies a message to C, and Fast DDS copies that to its
-    history and from there to the memory shared with subscribers.
+    Colors are painted in the memory of their messages; label ids and confidence, with one byte per
+    pixel, are copied. Then rclpy converts the message to C, and Fast DDS copies it to its history
+    and from there to the memory shared with subscribers.
     """
 
     def __init__(self, node: Node, camera: str) -> None:
@@ -56,38 +55,38 @@ class CameraPublishers:
             for output in OUTPUTS.values()
             if output.encode is None
         }
-        #: Masks have the size of their image, so its calibration holds for them as it is.
+        #: Masks have the size of their image, so its calibration is valid for them.
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
 
     @property
     def label_mask_topic(self) -> str:
-        """Full name of the topic that only this node should publish on."""
+        """Full name of the topic of label masks."""
         return str(self._publishers[OUTPUTS['label_mask']].topic_name)
 
     def wanted(self) -> list[Output]:
         """Return the outputs that have a subscriber now; raises ShutDown."""
-        with self._until_shut_down():
+        with self._shutdown_errors():
             return [o for o, p in self._publishers.items() if p.get_subscription_count()]
 
     def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
-        """Return memory to paint a picture of a topic in; valid until the next image's."""
+        """Return memory to paint the picture of a topic in; valid until the next image."""
         return self._buffers[topic].canvas((*size_hw, 3))
 
     def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
         """Publish outputs of one image with the header of its camera message.
 
-        Raises ImageError, and ShutDown.
+        Raises ImageError and ShutDown.
         """
         for output in outputs:
             message = self._message(output, rendered, header)
-            with self._until_shut_down():
+            with self._shutdown_errors():
                 self._publishers[output].publish(message)
 
     @contextmanager
-    def _until_shut_down(self) -> Iterator[None]:
+    def _shutdown_errors(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError as error:  # the base of all errors of rclpy
+        except RuntimeError as error:  # the base of most errors of rclpy
             if self._context.ok():
                 raise
             raise ShutDown from error
@@ -99,13 +98,13 @@ class CameraPublishers:
         return mask_messages.compressed_message(output.encode(pixels), output.format, header)
 
     def destroy(self, node: Node) -> None:
-        """Take the topics down."""
+        """Destroy the publishers."""
         for publisher in (*self._publishers.values(), self.camera_info):
             node.destroy_publisher(publisher)
 
 
 class LabelInfoOutput:
-    """The latched description of the published labels."""
+    """Latched description of the published labels."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -117,13 +116,13 @@ class LabelInfoOutput:
             )
 
     def publish(self, scheme: LabelScheme, min_confidence: float) -> None:
-        """Publish anew, for present and for late subscribers."""
+        """Publish the description to present and future subscribers."""
         self._json.publish(mask_messages.label_info_json(scheme))
         if self._info is not None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
             self._info.publish(mask_messages.label_info(scheme, min_confidence, header))
 
     def destroy(self, node: Node) -> None:
-        """Take the topics down."""
+        """Destroy the publishers."""
         for publisher in filter(None, (self._json, self._info)):
             node.destroy_publisher(publisher)

@@ -24,21 +24,21 @@ _WITH_FASTRTPS: Final = ('humble', 'iron', 'jazzy')
 
 
 def large_frames_environment() -> dict[str, str]:
-    """Return environment variables with which every process handles frames of several MB.
+    """Return environment variables that prepare any process for frames of several MB.
 
-    The comment in the profile explains why they are needed.
+    The comment in the profile gives the reason.
     """
     return dict.fromkeys((FASTRTPS, FASTDDS), _profile('transport'))
 
 
 def enable_large_frames() -> str:
-    """Make this process publish frames of several MB through shared memory, by default.
+    """Let this process publish frames of several MB through shared memory.
 
-    The sender's buffer size is decisive. By default, masks larger than half a megabyte are split
-    into fragments, some of which are lost and sent again. Call this before rclpy.init.
+    The buffer size of the sender is decisive. By default, masks larger than 0.5 MB are split into
+    fragments, some of which are lost and sent again. Must be called before rclpy.init.
 
     Returns:
-        the profile in use; empty if the user has chosen transports or another middleware.
+        Path of the profile; empty if the user has selected transports or another middleware.
     """
     chosen = any(name in os.environ for name in (FASTRTPS, FASTDDS, _BUILTIN_TRANSPORTS))
     if chosen or os.environ.get('RMW_IMPLEMENTATION', _RMW) != _RMW:
@@ -48,22 +48,22 @@ def enable_large_frames() -> str:
 
 
 def remove_dead_segments(folder: Path = SHARED_MEMORY) -> list[str]:
-    """Remove shared memory segments of this user's killed participants and return their names.
+    """Remove shared memory segments of killed processes of this user; returns their names.
 
-    Each segment takes tens of megabytes, and Fast DDS does not clean it up: a node that is
-    repeatedly killed and restarted would fill the memory. A participant locks the file next to its
-    segment for as long as it lives.
+    Each segment takes tens of megabytes, and Fast DDS does not remove it: a node that is killed
+    and restarted repeatedly would fill the memory. A living participant holds a lock on the file
+    next to its segment.
     """
     removed: list[str] = []
     for lock in folder.glob('fastrtps_*_el'):
         segment = lock.with_name(lock.name.removesuffix('_el'))
-        # Port segments belong to every user of the port, and Fast DDS repairs them itself.
+        # Port segments are shared by all users of the port, and Fast DDS repairs them itself.
         if not _SEGMENT.fullmatch(segment.name):
             continue
-        with contextlib.suppress(OSError), lock.open('rb') as file:  # not ours, or just deleted
+        with contextlib.suppress(OSError), lock.open('rb') as file:  # no access, or deleted
             status = os.fstat(file.fileno())
             if status.st_uid != os.getuid() or time.time() - status.st_mtime < _YOUNG_S:
-                continue  # a participant that is starting may not have locked it yet
+                continue  # a starting participant may not have locked it yet
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             segment.unlink(missing_ok=True)
             lock.unlink()
@@ -72,7 +72,7 @@ def remove_dead_segments(folder: Path = SHARED_MEMORY) -> list[str]:
 
 
 def local_environment(large_frames: bool) -> dict[str, str]:
-    """Return environment variables for a ROS graph on this machine only, with prompt discovery.
+    """Return environment variables for a ROS graph on one machine, with prompt discovery.
 
     Args:
         large_frames: use the profile for large frames instead of the default transports.
@@ -82,8 +82,8 @@ def local_environment(large_frames: bool) -> dict[str, str]:
     return dict.fromkeys((FASTRTPS, FASTDDS), _profile('discovery'))
 
 
-def reliable_camera(topic: str) -> str:
-    """Return shell commands that start a camera driver so that none of its frames are lost.
+def reliable_camera_commands(topic: str) -> str:
+    """Return shell commands that start a camera driver without losses in transport.
 
     Args:
         topic: fully resolved name of the topic that the driver publishes.

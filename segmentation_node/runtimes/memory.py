@@ -6,7 +6,7 @@ import resource
 from pathlib import Path
 from typing import Final
 
-from segmentation_node.errors import RoomError
+from segmentation_node.errors import MemoryLimitError
 
 _CGROUP: Final = Path('/sys/fs/cgroup')
 
@@ -35,13 +35,13 @@ def keep_freed_memory() -> bool:
 
 
 def check_memory(network_hw: tuple[int, int], bytes_per_pixel: int) -> None:
-    """Raise RoomError if a network input of this size would need more memory than is free.
+    """Raise MemoryLimitError if a network input of this size would need more memory than is free.
 
     The system would otherwise kill this process, or others along with it.
     """
     needed, free = network_hw[0] * network_hw[1] * bytes_per_pixel, free_bytes()
     if needed > free:
-        raise RoomError(
+        raise MemoryLimitError(
             f'a network input of {network_hw[1]} x {network_hw[0]} needs up to '
             f'{needed / 1e9:.1f} GB of memory, but {free / 1e9:.1f} GB are free; set a smaller '
             f'input_size, or send smaller images'

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Query parameters and form fields that no route has are refused, not ignored."""
 
-import difflib
 from collections.abc import Collection
 from typing import Any
 
 from fastapi import FastAPI, Request
 
-from segmentation_node.errors import quoted
+from segmentation_node.errors import quoted, suggestion
 from segmentation_node.web.problems import ProblemError
 
 
@@ -38,9 +37,6 @@ def _form_fields(description: dict[str, Any], operation: dict[str, Any]) -> list
 def _check(what: str, given: Collection[str], known: list[str]) -> None:
     for name in given:
         if name not in known:
-            close = difflib.get_close_matches(name[:80], known, 1)
-            hint = f'did you mean {close[0]}? ' if close else ''
             there_are = f'there are {", ".join(known)}' if known else 'there is none here'
-            raise ProblemError(
-                'invalid-request', f'unknown {what} {quoted(name)}; {hint}{there_are}'
-            )
+            hint = ' '.join(filter(None, (suggestion(name, known), there_are)))
+            raise ProblemError('invalid-request', f'unknown {what} {quoted(name)}; {hint}')

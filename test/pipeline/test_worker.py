@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stages overlap as far as they may, every frame meets its fate, and the worker lives on."""
+"""Stages overlap where they may, every frame has one fate, and the worker survives failures."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,18 +10,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from threads import PATIENCE_S, in_thread
 
 from segmentation_node.errors import ImageError
 from segmentation_node.images.encodings import decode_image
 from segmentation_node.labels import load_scheme
-from segmentation_node.pipeline import frames, worker
-from segmentation_node.pipeline.frames import FATES, Accounts, Frame
-from segmentation_node.pipeline.outputs import OUTPUTS, Output
-from segmentation_node.pipeline.worker import ShutDown, Worker
+from segmentation_node.pipeline import slots, worker
+from segmentation_node.pipeline.frames import FATES, Accounts, LiveFrame
+from segmentation_node.pipeline.outputs import OUTPUTS, Output, ShutDown
+from segmentation_node.pipeline.worker import Worker
 from segmentation_node.segmenter import Prediction
-
-#: A test that waits longer than this has failed.
-PATIENCE_S = 240.0
 
 
 class Gate:
@@ -34,31 +31,31 @@ class Gate:
         self._open = True
 
     def shut(self) -> None:
-        """Let nobody pass from now on."""
+        """Make threads wait from now on."""
         self._open = False
 
     def open(self) -> None:
-        """Let everybody pass."""
+        """Let all threads pass."""
         with self._changed:
             self._open = True
             self._changed.notify_all()
 
     def enter(self, what: Any) -> None:
-        """Note something, then wait."""
+        """Record an item, then wait for the gate."""
         with self._changed:
             self.came.append(what)
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._open)
 
     def wait_for(self, *came: Any) -> None:
-        """Return when just these have come since the start."""
+        """Return when exactly these items were recorded since the start."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.came) >= len(came), PATIENCE_S)
             assert self.came == list(came)
 
 
 class Publisher:
-    """A camera's publisher with a subscriber of the label mask."""
+    """Publisher of a camera whose label mask has a subscriber."""
 
     def __init__(self, publish: Callable[..., None]) -> None:
         self.publish = publish
@@ -73,7 +70,7 @@ class Publisher:
 class Bench:
     """A worker whose stages pass through gates.
 
-    An image is all of one number, which names its frame, and so are the labels of it.
+    All pixels of an image have the number of its frame, and so have its labels.
     """
 
     def __init__(self) -> None:
@@ -119,7 +116,7 @@ class Bench:
             data=pixels.tobytes(), header=None,
         )  # fmt: skip
         self.accounts.arrive()
-        self.worker.slots.put(Frame(camera, message))
+        self.worker.slots.put(LiveFrame(camera, message))
 
     def fates(self) -> dict[str, int]:
         """Return the number of frames by fate so far, without zeros."""
@@ -128,22 +125,15 @@ class Bench:
         return {fate: counts[fate] for fate in FATES if counts[fate]}
 
     def forget(self) -> None:
-        """Forget what came so far."""
+        """Clear the records of all gates."""
         for gate in (self.decoding, self.inferring, self.publishing):
             gate.came.clear()
 
     def settled(self) -> dict[str, int]:
-        """Fates when every frame has met its own."""
+        """Return the fates once every frame is settled."""
         in_thread(self.accounts.wait_until_settled).result(PATIENCE_S)
         assert self.worker.failure is None
         return self.fates()
-
-
-def in_thread(call: Callable[[], Any]) -> 'Future[Any]':
-    """Result of a call that may take until something else happens."""
-    result: Future[Any] = Future()
-    threading.Thread(target=lambda: result.set_result(call()), daemon=True).start()
-    return result
 
 
 @pytest.fixture
@@ -158,7 +148,7 @@ def bench() -> Iterator[Bench]:
 
 @pytest.fixture
 def offloading(bench: Bench) -> Bench:
-    """Whose network leaves the CPU free; the decoder has taken notice of it."""
+    """Bench whose network leaves the CPU free, as the decoder knows."""
     bench.segmenter.offloads = True
     bench.put(0)
     assert bench.settled() == {'published': 1}
@@ -168,9 +158,9 @@ def offloading(bench: Bench) -> Bench:
 
 @pytest.fixture
 def pair(offloading: Bench, monkeypatch: pytest.MonkeyPatch) -> Bench:
-    """Whose cameras a and b send, and are waited for."""
-    monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 3600.0)
-    monkeypatch.setattr(worker, 'COMPANY_S', PATIENCE_S)
+    """Bench whose cameras a and b are active, so that batches wait for both."""
+    monkeypatch.setattr(slots, 'CAMERA_ACTIVE_S', 3600.0)
+    monkeypatch.setattr(worker, 'BATCH_WAIT_S', PATIENCE_S)
     for camera in 'ba':
         offloading.put(0, camera)
     assert offloading.settled() == {'published': 3}
@@ -189,7 +179,7 @@ def test_the_network_runs_while_masks_are_published(bench: Bench) -> None:
     bench.publishing.wait_for(1, 2)
 
 
-def test_the_network_waits_rather_than_have_masks_pile_up(bench: Bench) -> None:
+def test_the_network_waits_instead_of_letting_masks_pile_up(bench: Bench) -> None:
     bench.publishing.shut()
     bench.put(1)
     bench.publishing.wait_for(1)
@@ -242,8 +232,8 @@ def test_frames_of_several_cameras_go_together(pair: Bench) -> None:
 def test_on_a_cpu_frames_go_one_by_one_and_wait_for_no_other_camera(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frames, 'CAMERA_ACTIVE_S', 3600.0)
-    monkeypatch.setattr(worker, 'COMPANY_S', 3600.0)
+    monkeypatch.setattr(slots, 'CAMERA_ACTIVE_S', 3600.0)
+    monkeypatch.setattr(worker, 'BATCH_WAIT_S', 3600.0)
     bench.inferring.shut()
     bench.put(1, 'a')
     bench.inferring.wait_for([1])
@@ -320,7 +310,7 @@ def test_stopping_lets_every_frame_in_work_finish(bench: Bench) -> None:
 
 @pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
 @pytest.mark.parametrize('stage', ['decode', 'infer', 'publish'])
-def test_a_bug_in_any_thread_is_kept_and_holds_nobody_up(
+def test_a_bug_in_any_thread_is_kept_and_blocks_no_thread(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
     def broken(*_: object) -> None:
@@ -363,7 +353,7 @@ def test_a_bug_in_publishing_frees_a_network_that_waits(
 
 
 @pytest.mark.parametrize('method', ['wanted', 'publish'])
-def test_frames_that_a_shutdown_meets_fail_in_peace(
+def test_frames_in_progress_at_a_shutdown_fail_without_a_report(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     def ended(*_: object) -> Any:
@@ -383,7 +373,7 @@ def test_frames_that_a_shutdown_meets_fail_in_peace(
 
 @pytest.mark.parametrize('error', [RuntimeError('no memory'), MemoryError(), cv2.error('lost')])
 @pytest.mark.parametrize('place', ['decode', 'infer'])
-def test_what_decoder_and_network_raise_costs_its_frame_alone(
+def test_errors_of_decoder_and_network_cost_one_frame(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception
 ) -> None:
     def refuse(_: object) -> None:
@@ -401,7 +391,7 @@ def test_what_decoder_and_network_raise_costs_its_frame_alone(
     assert bench.settled() == {'failed': 1, 'published': 1}
 
 
-def test_a_picture_that_cannot_be_compressed_costs_its_frame_alone(
+def test_a_picture_that_cannot_be_compressed_costs_one_frame(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:

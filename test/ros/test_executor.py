@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A node's callbacks by several executors: all are served, none is in another's way."""
+"""Callback groups of a node: all are served, and none delays another."""
 
 import gc
 import os

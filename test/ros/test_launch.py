@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch files: arguments, what they come to, RViz's topics, and what happens when all is run.
+"""Launch files: arguments, resulting settings, topics of RViz, and whole launches.
 
-The tests of whole launches need launch_ros, ros2launch and this package built and sourced, as in
-a ROS installation; PyPI has no launch.
+The tests of whole launches require launch_ros, ros2launch and this package, built and sourced, as
+in a ROS installation; PyPI has no launch.
 """
 
 import ast
@@ -38,18 +38,18 @@ from segmentation_node.paths import config_dir
 from segmentation_node.ros.launching import arguments
 from segmentation_node.ros.launching.arguments import COMPARE, SEG, check_names, parameter_values
 from segmentation_node.ros.launching.rviz import with_topics
-from segmentation_node.ros.launching.settings import Settings
+from segmentation_node.ros.launching.settings import LaunchSettings
 from segmentation_node.ros.parameters import Parameters
 
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
-#: Libraries that a launch file has to do without: they may be in the virtual environment only.
+#: Libraries that may be missing for a launch file: only the virtual environment has them.
 OF_THE_VENV = ('apsw', 'lz4', 'mcap', 'openvino', 'rosbags', 'tqdm', 'zstandard', *HEAVY)
 
 
-def settings(models: dict[str, str] | None = None, /, **given: str) -> Settings:
-    """Settings of a launch file's arguments, the others at their defaults."""
+def settings(models: dict[str, str] | None = None, /, **given: str) -> LaunchSettings:
+    """Return the settings of launch arguments, with defaults for all others."""
     defaults = {argument.name: argument.default for argument in SEG}
-    return Settings.of(
+    return LaunchSettings.from_arguments(
         {**defaults, **given},
         models or {topics.NODE_NAME: ''},
         f'/{given.get("namespace", "").strip("/")}',
@@ -91,14 +91,14 @@ def test_an_argument_has_the_type_of_its_parameter(field: Any) -> None:
         ({'max_rate_hz': 'nan'}, "max_rate_hz is 'nan'; expected a number"),
         ({'autostart': 'maybe'}, "autostart is 'maybe'; expected true or false"),
         ({'rviz': 'yes'}, "rviz is 'yes'; expected true or false"),
-        ({'label_scheme': 'roads'}, "label_scheme is 'roads'; there are"),
+        ({'label_scheme': 'roads'}, "label_scheme is 'roads'; choose one of"),
         ({'input_size': '[5000, 5000]'}, 'max_image_pixels is 8388608'),
         ({'params_file': 'missing.yaml'}, 'deeplabv3plus.yaml, mask2former.yaml'),
         ({'rviz': 'true', 'rviz_config': 'no.rviz'}, 'compare.rviz, segmentation.rviz'),
-        ({'bag': '/missing'}, "no bag '/missing'"),
+        ({'bag': '/missing'}, "bag '/missing' does not exist"),
         ({'bag': '.', 'respawn': 'true'}, 'bag and respawn exclude each other'),
         ({'bag': '.', 'bag_arguments': '"--loop'}, 'close the quotes'),
-        ({'bag_arguments': '--loop'}, 'bag_arguments needs a bag'),
+        ({'bag_arguments': '--loop'}, 'bag_arguments requires a bag'),
         ({'image_topic': '/image/compressed'}, 'image_transport:=compressed'),
         ({'image_topic': '/a', 'cameras': "['front']"}, 'image_topic cannot be used with cameras'),
         ({'camera_info_topic': '/a', 'cameras': "['b']"}, 'camera_info_topic cannot be used with'),
@@ -114,8 +114,8 @@ def test_bad_argument_is_refused_before_anything_starts(
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['modle:=unet'], "'modle' is no argument of this launch file; did you mean model?"),
-        (['model:=unet', 'x:=1'], "'x' is no argument of this launch file; --show-args lists"),
+        (['modle:=unet'], "'modle' is not an argument of this launch file; did you mean model?"),
+        (['model:=unet', 'x:=1'], "'x' is not an argument of this launch file; --show-args lists"),
     ],
 )
 def test_unknown_argument_is_refused(words: list[str], message: str) -> None:
@@ -300,7 +300,7 @@ def test_launch_files_need_no_library_of_the_virtual_environment() -> None:
     room = 'segmentation_node.ros.launching'
     light = [f'{room}.arguments', f'{room}.settings', f'{room}.rviz']
     if find_spec('launch_ros'):
-        light.append(f'{room}.session')
+        light.append(f'{room}.startup')
     heavy = 'segmentation_node.runtimes.openvino_runtime'
     failed = import_without([*light, heavy], OF_THE_VENV)
     assert 'is blocked here' in failed.pop(heavy)
@@ -316,7 +316,7 @@ needs_launch = pytest.mark.skipif(
 
 
 class Launch:
-    """A real `ros2 launch`, and the processes that it starts, whoever their parent is."""
+    """A real `ros2 launch`, with all processes that it starts."""
 
     def __init__(self, log: Path, *words: str, environment: dict[str, str] | None = None) -> None:
         self._mark = f'LAUNCH_TEST={log}'
@@ -331,19 +331,19 @@ class Launch:
             )  # fmt: skip
 
     def text(self) -> str:
-        """What was printed."""
+        """Return the printed text."""
         return self._log.read_text(encoding='utf-8')
 
     def status(self) -> int:
-        """Wait for the end; returns the exit status."""
+        """Wait for the end and return the exit status."""
         return self._process.wait(PATIENCE_S)
 
     def interrupt(self) -> None:
-        """Press Ctrl-C."""
+        """Send the signal of Ctrl-C."""
         self._process.send_signal(signal.SIGINT)
 
     def processes(self, name: str = '') -> list[int]:
-        """Process ids of all that runs of it, or of those with a name in their command line."""
+        """Return ids of its running processes, optionally with `name` in their command line."""
         found = []
         for folder in Path('/proc').glob('[0-9]*'):
             with suppress(OSError):  # it may have ended
@@ -353,7 +353,7 @@ class Launch:
         return found
 
     def close(self) -> None:
-        """End all."""
+        """Kill all processes."""
         for pid in self.processes():
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
@@ -362,7 +362,7 @@ class Launch:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Any]:
-    """Start a launch; the processes that are left at the end are killed."""
+    """Factory of launches; remaining processes are killed at the end."""
     launches: list[Launch] = []
 
     def start(*words: str, **kwargs: Any) -> Launch:
@@ -376,7 +376,7 @@ def launch(tmp_path: Path) -> Iterator[Any]:
 
 @pytest.fixture
 def bag(tmp_path: Path) -> Path:
-    """Three images."""
+    """Bag with three images."""
     path = tmp_path / 'drive.mcap'
     topic = image_topic()
     with BagWriter(path) as writer:
@@ -450,7 +450,7 @@ class TestWholeLaunch:
             probe.close()
         os.kill(compared.processes('__node:=left')[0], signal.SIGKILL)
         assert compared.status() == 1
-        assert 'ending: the node is gone (status -9)' in compared.text()
+        assert 'ending: the node has ended (status -9)' in compared.text()
         assert compared.processes() == []
 
     def test_starts_a_killed_node_again_with_its_parameters(self, launch: Any) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures as messages: painted in the messages' own memory, which serves one after the other."""
+"""Pictures as messages: painted in the memory of the messages, which is reused."""
 
 import numpy as np
 import pytest

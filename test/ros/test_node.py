@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The node as its users meet it: a process of its own, frames and answers over real DDS."""
+"""The node as users run it: a separate process that exchanges messages over real DDS."""
 
 import json
 from collections.abc import Iterator
@@ -149,18 +149,12 @@ BROKEN = (
 )  # fmt: skip
 
 
-def wait_for_malformed(probe: Probe, count: int) -> None:
-    probe.wait_for(
-        f'{count} malformed frames', lambda: int(probe.diagnostics[-1]['malformed']) == count
-    )
-
-
 def test_malformed_frames_are_counted_and_do_no_harm(camera: Camera) -> None:
     probe = camera.probe
     before = probe.settled()['malformed']
     for count, change in enumerate(BROKEN, 1):
         camera.send(broken(change))
-        wait_for_malformed(probe, before + count)
+        probe.wait_for_malformed(before + count)
     assert '2147483647' in probe.diagnostics[-1]['last_error']
     assert camera.segment(image_message(random_frame()))
 
@@ -355,7 +349,7 @@ def test_an_activation_that_fails_is_reported_until_one_succeeds(
         )
         message = probe.next_diagnostics()['message']
         assert message.startswith('inactive: qos_overrides./misled/image.subscription.reliability')
-        assert "'often'; give one of reliable, best_effort" in message
+        assert "'often'; restart with one of reliable, best_effort" in message
         probe.close()
 
 
@@ -395,7 +389,7 @@ def test_compressed_cameras_with_prefixes(tiny_checkpoint: Path, tmp_path: Path)
         damaged = (jpeg[: len(jpeg) // 2], jpeg[:3], b'', b'no picture')
         for count, data in enumerate(damaged, 1):
             front.send(compressed_message(data))
-            wait_for_malformed(probe, count)
+            probe.wait_for_malformed(count)
         assert front.segment(compressed_message(jpeg))
         probe.close()
 
@@ -444,7 +438,7 @@ def test_network_is_ready_before_the_first_image(tiny_checkpoint: Path, tmp_path
         camera = probe.connect(sample=image_message(random_frame(44, 60)))
         assert probe.set_parameter('input_size', [28, 28]).successful
         for size in ('52 x 36', '60 x 44'):
-            aside = log.read_text().partition('aside')[2].partition('now running')[0]
+            aside = log.read_text().partition('in the background')[2].partition('now running')[0]
             assert f'for images of {size}' in aside
         camera.segment(image_message(random_frame(44, 60)))
         probe.close()

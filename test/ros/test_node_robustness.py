@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing that a node is asked or sent ends it, and every frame keeps its fate."""
+"""No request or message ends the node, and every frame is counted."""
 
 import fcntl
 import json
@@ -47,7 +47,7 @@ def test_transitions_that_are_not_possible_are_refused(
 ) -> None:
     for wrong in (Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_CONFIGURE, 0, 99):
         assert not camera.probe.transition(wrong)
-    assert 'transition 3 refused: the node is active; possible are deactivate (4)' in (
+    assert 'transition 3 rejected: the node is active; available: deactivate (4)' in (
         node.log_text()
     )
     found = node_faults.lifecycle(camera, 60)
@@ -57,7 +57,7 @@ def test_transitions_that_are_not_possible_are_refused(
 
 
 def test_a_lifecycle_manager_brings_it_up_and_down(tiny_checkpoint: Path, tmp_path: Path) -> None:
-    """By the requests of Nav2's manager, each followed by a look at the state."""
+    """The requests of Nav2's manager, each followed by a check of the state."""
     arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'autostart:=false')
     with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='led') as node:
         probe = Probe('led')
@@ -71,7 +71,7 @@ def test_a_lifecycle_manager_brings_it_up_and_down(tiny_checkpoint: Path, tmp_pa
             assert probe.transition(transition)
             assert probe.state() == state
         assert not probe.transition(Transition.TRANSITION_CONFIGURE)
-        assert 'the node is finalized; possible are none' in node.log_text()
+        assert 'the node is finalized; available: none' in node.log_text()
         assert node.interrupt() == 0
         probe.close()
 
@@ -127,9 +127,9 @@ def test_bombs_cost_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
         sample = compressed_message(encode_png(np.zeros((32, 32, 3), np.uint8)), 'png')
         camera = probe.connect('image/compressed', sample=sample)
         before = node_faults.resident_mb(node.pid, 'VmHWM')
-        for data in node_faults.bombs():
+        for count, data in enumerate(node_faults.bombs(), 1):
             camera.send(compressed_message(data, 'png'))
-            probe.next_diagnostics()
+            probe.wait_for_malformed(count)
         assert probe.settled()['malformed'] == 2
         assert node_faults.resident_mb(node.pid, 'VmHWM') - before < 50
         assert 'has more than 8388608 pixels' in probe.diagnostics[-1]['last_error']
@@ -188,7 +188,7 @@ def test_a_second_node_of_its_name_is_told(
     with NodeProcess(
         tmp_path / 'second.txt', '-p', f'model:={tiny_checkpoint}', namespace='robust'
     ) as second:
-        said = 'somebody else publishes on /robust/segmentation_node/label_mask'
+        said = 'another node publishes on /robust/segmentation_node/label_mask'
         camera.probe.wait_for('a warning', lambda: said in second.log_text())
         camera.probe.wait_for(
             'a report', lambda: any(said in d['message'] for d in camera.probe.diagnostics)
@@ -226,7 +226,7 @@ def test_the_policy_names_all_that_the_node_does(camera: Camera) -> None:
     [
         ({'ROS_LOG_DIR': '/proc/nowhere'}, (), 'Failed to create log directory'),
         ({'ROS_SECURITY_ENABLE': 'true', 'ROS_SECURITY_STRATEGY': 'Enforce'}, (),
-         'ROS_SECURITY_ENABLE is true, and nothing runs without security then'),
+         'ROS_SECURITY_ENABLE is true, so nodes run only with security'),
         ({}, ('-r', '__node:=no name'), "Couldn't parse remap rule"),
         ({}, ('--no-such-option',), '--no-such-option'),
         ({}, ('-p', 'cameras:=[1, 2]'), 'cameras'),

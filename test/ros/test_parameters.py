@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters as files and the command line give them, parsed by ROS itself."""
+"""Parameters from files and the command line, parsed by ROS itself."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,12 @@ from rclpy.node import Node
 from ros_process import DOMAIN_ID, NodeProcess, Probe, isolated_environment
 
 from segmentation_node.errors import SettingError
-from segmentation_node.ros.parameter_files import unheard_files
-from segmentation_node.ros.parameters import Parameters, declare_parameters, undeclared
+from segmentation_node.ros.parameter_files import ignored_file_warnings
+from segmentation_node.ros.parameters import (
+    Parameters,
+    declare_parameters,
+    unknown_parameters_warning,
+)
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +32,7 @@ def context() -> Iterator[rclpy.Context]:
 
 @pytest.fixture
 def node_with(context: rclpy.Context, tmp_path: Path) -> Iterator[Any]:
-    """Makes a node whose parameter file has a text, and whose command line has more."""
+    """Factory of nodes with a line in their parameter file and more on the command line."""
     nodes: list[Node] = []
 
     def make(text: str = '', *arguments: str) -> Node:
@@ -75,13 +79,13 @@ def test_values_of_files(node_with: Any, text: str, name: str, value: object) ->
         ('cameras: []', r'cameras is \[\]; give one or more'),
         ('input_size: []', r'input_size is \[\]; give \[height, width\]'),
         ('image_size: []', r'image_size is \[\]; give \[height, width\]'),
-        ('model: []', r"model is \[\]; expected text, such as 'deeplabv3plus'"),
-        ('cameras: front', r"cameras is 'front'; expected a list of texts, such as \[''\]"),
+        ('model: []', r"model is \[\]; expected a string, such as the default 'deeplabv3plus'"),
+        ('cameras: front', r"cameras is 'front'; expected a list of strings, such as .* \[''\]"),
         ('input_size: [512.0, 1024.0]', r'input_size is .*512.0.*; expected a list of integers'),
         ("autostart: 'true'", "autostart is 'true'; expected true or false"),
         ('max_image_pixels: 1.0e6', 'max_image_pixels is 1000000.0; expected an integer'),
         ('max_rate_hz: fast', "max_rate_hz is 'fast'; expected a number"),
-        ('model: 3', 'model is 3; expected text'),
+        ('model: 3', 'model is 3; expected a string'),
     ],
 )
 def test_values_of_another_kind_are_refused_before_anything_is_declared(
@@ -100,10 +104,10 @@ def test_values_of_another_kind_are_refused_before_anything_is_declared(
 def test_unknown_names_are_told_of_with_what_was_meant(node_with: Any) -> None:
     node = node_with('modle: unet', '-p', 'max_rate:=3', '-p', 'zzz.y:=1', '-p', 'model:=unet')
     declared(node)
-    said = undeclared(node._parameter_overrides)
+    said = unknown_parameters_warning(node._parameter_overrides)
     assert said.startswith(
         "ignored 3 unknown parameters: 'max_rate' (did you mean max_rate_hz?), "
-        "'modle' (did you mean model?), 'zzz.y'; there are model, runtime, "
+        "'modle' (did you mean model?), 'zzz.y'; known are model, runtime, "
     )
 
 
@@ -112,11 +116,11 @@ def test_parameters_of_ros_are_known(node_with: Any) -> None:
         'use_sim_time: false', '-p', 'qos_overrides./image.subscription.depth:=3',
         '-p', 'start_type_description_service:=false',
     )  # fmt: skip
-    assert undeclared(node._parameter_overrides) == ''
+    assert unknown_parameters_warning(node._parameter_overrides) == ''
 
 
 def test_an_endless_list_of_unknown_names_is_cut_short() -> None:
-    assert len(undeclared(f'{"x" * 1000}{n}' for n in range(1000))) < 2000
+    assert len(unknown_parameters_warning(f'{"x" * 1000}{n}' for n in range(1000))) < 2000
 
 
 NAME = '/robot/segmentation_node'
@@ -142,19 +146,19 @@ def test_a_file_without_a_section_for_the_node_is_told_of(
     node = rclpy.create_node('segmentation_node', context=context, cli_args=ros_args)
     assert ('model' in node._parameter_overrides) == heard
     node.destroy_node()
-    warnings = unheard_files(args, NAME)
+    warnings = ignored_file_warnings(args, NAME)
     if heard:
         assert not warnings
     else:
         assert len(warnings) == 1
         assert f'file.yaml has no parameters for {NAME}, only for ' in warnings[0]
-        assert warnings[0].endswith(f'name the section {NAME} or /**')
+        assert warnings[0].endswith(f'rename the section to {NAME} or /**')
 
 
 def test_namespaces_in_a_file_may_be_nested(tmp_path: Path) -> None:
     path = tmp_path / 'file.yaml'
     path.write_text('robot:\n  segmentation_node:\n    ros__parameters:\n      model: unet\n')
-    assert not unheard_files(['--ros-args', '--params-file', str(path)], NAME)
+    assert not ignored_file_warnings(['--ros-args', '--params-file', str(path)], NAME)
 
 
 def test_a_node_tells_of_what_it_ignores_and_takes_integers(

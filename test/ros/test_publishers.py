@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishers raise the pipeline's own error after a shutdown, and all others as they are."""
+"""Publishers raise ShutDown after a shutdown, and all other errors unchanged."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -16,8 +16,7 @@ from std_msgs.msg import Header
 
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import load_scheme
-from segmentation_node.pipeline.outputs import OUTPUTS
-from segmentation_node.pipeline.worker import ShutDown
+from segmentation_node.pipeline.outputs import OUTPUTS, ShutDown
 from segmentation_node.ros.publishers import CameraPublishers
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every frame that a camera sent has a fate, with ROS 2's default transports."""
+"""All frames of a camera are accounted for, with the default transports of ROS 2."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ from segmentation_node.benchmark.image_publisher import times_of
 from segmentation_node.images.files import encode_png
 from segmentation_node.processes import Child
 from segmentation_node.ros.losses import RECENT_S, Losses
-from segmentation_node.ros.transport import FASTDDS, FASTRTPS, reliable_camera
+from segmentation_node.ros.transport import FASTDDS, FASTRTPS, reliable_camera_commands
 
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT
 NAMESPACE = 'lossy'
@@ -30,7 +30,7 @@ SMALL = image_message(np.zeros((32, 32, 3), np.uint8))
 
 
 class Sender:
-    """A camera of some reliability whose frames the node accounts for."""
+    """Camera with a given reliability whose frames the node accounts for."""
 
     def __init__(self, probe: Probe, reliability: QoSReliabilityPolicy, topic: str = TOPIC,
                  small: Any = SMALL) -> None:  # fmt: skip
@@ -40,7 +40,7 @@ class Sender:
         self.join()
 
     def join(self) -> None:
-        """Send small frames until one arrives: discovery is over on this side alone."""
+        """Send small frames until one arrives: only then has the node discovered this camera."""
         before = sent(self._probe.report())
         while True:
             self._publisher.publish(self._small)
@@ -48,7 +48,7 @@ class Sender:
                 return
 
     def send(self, frame: Any, count: int = COUNT) -> dict[str, int]:
-        """Send a frame some times; returns what became of it."""
+        """Send a frame several times; returns the counts of received and lost frames."""
         before = self._probe.diagnostics[-1]
         for _ in range(count):
             self._publisher.publish(frame)
@@ -65,7 +65,7 @@ class Sender:
         return {**fates, 'received': fates['received'] - 1}
 
     def close(self) -> None:
-        """Unplug the camera."""
+        """Remove the camera."""
         self._probe.node.destroy_publisher(self._publisher)
 
 
@@ -84,7 +84,7 @@ def wait_for_subscription(probe: Probe, reliability: QoSReliabilityPolicy) -> No
 
 
 def sent(diagnostics: dict[str, str]) -> int:
-    """Frames that the node knows to have been sent."""
+    """Return the number of frames that were sent, as far as the node knows."""
     return sum(int(diagnostics[name]) for name in ('received', 'in_flight', 'lost'))
 
 
@@ -95,7 +95,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def probe(tiny_checkpoint: Path, log: Path) -> Iterator[Probe]:
-    """Beside a running node with a small model."""
+    """Probe of a running node with a small model."""
     with NodeProcess(log, '-p', f'model:={tiny_checkpoint}', namespace=NAMESPACE):
         probe = Probe(NAMESPACE)
         probe.wait_until_active()
@@ -226,7 +226,7 @@ def test_a_profile_is_named_by_the_variable_of_the_distribution(
 ) -> None:
     for distribution, variable in (('humble', FASTRTPS), ('jazzy', FASTRTPS), ('kilted', FASTDDS)):
         monkeypatch.setenv('ROS_DISTRO', distribution)
-        assert reliable_camera('/image').startswith(f'export {variable}=/')
+        assert reliable_camera_commands('/image').startswith(f'export {variable}=/')
 
 
 def test_losses_are_of_the_recent_past() -> None:

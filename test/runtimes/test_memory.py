@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from segmentation_node.errors import RoomError
+from segmentation_node.errors import MemoryLimitError
 from segmentation_node.runtimes import memory
 
 FILL_AGAIN = """
@@ -50,7 +50,7 @@ def test_what_there_is_no_memory_for_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert 0 < memory.free_bytes() < 2**50
     monkeypatch.setattr(memory, '_free_of_container', lambda: 1e9)
     memory.check_memory((1000, 2000), 400)
-    with pytest.raises(RoomError, match=r'network input of 2000 x 2000 needs up to 1.6 GB'):
+    with pytest.raises(MemoryLimitError, match=r'network input of 2000 x 2000 needs up to 1.6 GB'):
         memory.check_memory((2000, 2000), 400)
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Launch files: their arguments, what these come to, and what runs then.
+"""Launch files: their arguments, the settings derived from them, and the processes they start.
 
-`ros2 launch` runs on the Python of the ROS installation, where the libraries that the node needs
-from a virtual environment are missing. Nothing here imports them.
+`ros2 launch` runs in the Python of the ROS installation, which lacks the libraries that the node
+finds in its virtual environment. No module here imports them.
 """

@@ -1,24 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments of the launch files; every parameter of the node is one.
+"""Arguments of the launch files, which include every parameter of the node.
 
-An argument that is left empty is not passed on: the parameter file applies, or else the default
-of the node.
+An empty argument is not passed on: the parameter file or the default of the node applies.
 """
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from math import isfinite
 from types import MappingProxyType
 from typing import Any, Final, get_type_hints
 
-from segmentation_node.errors import ForeignError, SettingError, quoted
+from segmentation_node.errors import ForeignError, SettingError, quoted, suggestion
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import NODE_NAME
 from segmentation_node.untrusted import parse_yaml
 
-#: Names that launch itself reads, whatever the launch file.
-OF_LAUNCH: Final = frozenset(
+#: Arguments that launch itself reads with any launch file.
+BUILT_IN: Final = frozenset(
     {'emulate_tty', 'launch-prefix', 'launch-prefix-filter', 'sigkill_timeout', 'sigterm_timeout'}
 )
 LOG_LEVELS: Final = ('debug', 'info', 'warn', 'error', 'fatal')
@@ -26,7 +24,7 @@ LOG_LEVELS: Final = ('debug', 'info', 'warn', 'error', 'fatal')
 
 @dataclass(frozen=True)
 class Argument:
-    """An argument of a launch file; `choices` of None admits every text."""
+    """Argument of a launch file; with `choices` None, any text is valid."""
 
     name: str
     description: str
@@ -38,62 +36,65 @@ def _switch(name: str, description: str) -> Argument:
     return Argument(name, f'{description}: true or false', default='false')
 
 
-def _of_parameter(field: Any) -> Argument:
+def _argument_for(field: Any) -> Argument:
     choices, limits = field.metadata['choices'], field.metadata['range']
-    between = f' ({limits[0]:g} to {limits[1]:g})' if limits else ''
+    range_ = f' ({limits[0]:g} to {limits[1]:g})' if limits else ''
     return Argument(
         field.name,
-        field.metadata['description'] + between,
+        field.metadata['description'] + range_,
         choices=('', *choices) if choices else None,
     )
 
 
-NODE_PARAMETERS: Final = tuple(_of_parameter(field) for field in fields(Parameters))
+NODE_PARAMETERS: Final = tuple(_argument_for(field) for field in fields(Parameters))
 
-#: Of seg.launch.py.
+#: Arguments of seg.launch.py.
 SEG: Final = (
     *NODE_PARAMETERS,
-    Argument('image_topic', 'Topic of the images, without the suffix of a transport'),
+    Argument('image_topic', 'Topic of the images, without the suffix of the transport'),
     Argument(
-        'camera_info_topic', 'Topic of the calibration; empty: camera_info beside image_topic'
+        'camera_info_topic', 'Topic of the calibration; if empty, camera_info next to image_topic'
     ),
     Argument('params_file', "Parameter file: a path, or a file in the package's config/"),
     Argument('namespace', 'Namespace of the node and of topics without a leading /'),
     Argument('node_name', 'Name of the node', default=NODE_NAME),
-    Argument('use_sim_time', 'Follow /clock, true or false; empty: true where a bag is played'),
+    Argument('use_sim_time', 'Use the time of /clock, true or false; if empty, true with a bag'),
     _switch('rviz', 'Show the camera, the overlay and the color mask in RViz'),
     Argument(
         'rviz_config',
-        "Layout of RViz: a path, or a file in the package's config/",
+        "RViz configuration: a path, or a file in the package's config/",
         default='segmentation.rviz',
     ),
-    Argument('bag', 'Bag to play once the node is active; all ends with it, or with RViz if open'),
-    Argument('bag_arguments', 'More arguments of "ros2 bag play", such as "--rate 0.5 --loop"'),
-    _switch('respawn', 'Start the node again when it ends although nobody asked it to'),
-    _switch('large_frames', 'Give Fast DDS the shared memory that large frames need'),
-    Argument('enclave', 'Enclave of the node in a keystore of SROS 2, such as /segmentation_node'),
+    Argument(
+        'bag',
+        'Bag to play once the node is active; launch ends with the bag, or with RViz if open',
+    ),
+    Argument('bag_arguments', 'Arguments to add to "ros2 bag play", such as "--rate 0.5 --loop"'),
+    _switch('respawn', 'Restart the node when it ends unexpectedly'),
+    _switch('large_frames', 'Configure Fast DDS with enough shared memory for large frames'),
+    Argument('enclave', 'SROS 2 enclave of the node, such as /segmentation_node'),
     Argument('log_level', 'Log level of the node', choices=('', *LOG_LEVELS)),
 )
 
-_OF_COMPARE: Final = {
+_COMPARE_DEFAULTS: Final = {
     argument.name: argument
     for argument in (
         Argument('rviz', 'Show the camera, both overlays and both color masks in RViz: '
                  'true or false', default='true'),
-        Argument('rviz_config', "Layout of RViz: a path, or a file in the package's config/",
+        Argument('rviz_config', "RViz configuration: a path, or a file in the package's config/",
                  default='compare.rviz'),
     )
 }  # fmt: skip
 
-#: Of compare.launch.py, whose nodes are called left and right.
+#: Arguments of compare.launch.py, whose nodes are named left and right.
 COMPARE: Final = (
     Argument(
         'other_model',
-        'Model on the right; the argument model is on the left',
+        'Model of the node right; the argument model selects that of the node left',
         default='mask2former',
     ),
     *(
-        _OF_COMPARE.get(argument.name, argument)
+        _COMPARE_DEFAULTS.get(argument.name, argument)
         for argument in SEG
         if argument.name != 'node_name'
     ),
@@ -101,50 +102,49 @@ COMPARE: Final = (
 
 
 def parameter_values(given: Mapping[str, str]) -> dict[str, Any]:
-    """Values of those arguments that are parameters of the node, with the parameters' types.
+    """Return the values of the arguments that are node parameters, with their types.
 
     Raises:
-        SettingError: an argument has another type.
+        SettingError: an argument has the wrong type.
     """
     types = get_type_hints(Parameters)
     return {name: _PARSERS[types[name]](name, given[name]) for name in types if given.get(name)}
 
 
 def check_names(words: Iterable[str], arguments: Iterable[Argument]) -> None:
-    """Refuse names that are no arguments, which launch passes over in silence.
+    """Reject unknown names, which launch silently ignores.
 
     Args:
-        words: NAME:=VALUE of a command line.
-        arguments: those of the launch file.
+        words: words of a command line, NAME:=VALUE.
+        arguments: arguments of the launch file.
 
     Raises:
         SettingError: a name is unknown.
     """
-    known = {argument.name for argument in arguments} | OF_LAUNCH
+    known = {argument.name for argument in arguments} | BUILT_IN
     for name in (word.partition(':=')[0] for word in words):
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f'did you mean {near[0]}?' if near else '--show-args lists them'
-            raise SettingError(f'{quoted(name)} is no argument of this launch file; {hint}')
+            hint = suggestion(name, known) or '--show-args lists the arguments'
+            raise SettingError(f'{quoted(name)} is not an argument of this launch file; {hint}')
 
 
 def as_bool(name: str, text: str) -> bool:
-    """Value of an argument in the spellings that launch's own conditions accept.
+    """Return the value of a switch, in the spellings that the conditions of launch accept.
 
     Raises:
-        SettingError: it is neither true nor false.
+        SettingError: the text is neither true nor false.
     """
     try:
         return {'true': True, '1': True, 'false': False, '0': False}[text.lower()]
     except KeyError:
-        raise _unfit(name, text, 'true or false') from None
+        raise _invalid(name, text, 'true or false') from None
 
 
 def _int(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise _unfit(name, text, 'an integer') from None
+        raise _invalid(name, text, 'an integer') from None
 
 
 def _float(name: str, text: str) -> float:
@@ -153,7 +153,7 @@ def _float(name: str, text: str) -> float:
     except ValueError:
         value = float('nan')
     if not isfinite(value):
-        raise _unfit(name, text, 'a number')
+        raise _invalid(name, text, 'a number')
     return value
 
 
@@ -164,13 +164,13 @@ def _list(kind: type, example: str) -> Callable[[str, str], list[Any]]:
         except ForeignError:
             value = None
         if not isinstance(value, list) or any(type(item) is not kind for item in value):
-            raise _unfit(name, text, f'a list such as "{example}"')
+            raise _invalid(name, text, f'a list such as "{example}"')
         return value
 
     return parse
 
 
-def _unfit(name: str, text: str, expected: str) -> SettingError:
+def _invalid(name: str, text: str, expected: str) -> SettingError:
     return SettingError(f'{name} is {quoted(text)}; expected {expected}')
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RViz's configuration with the topics that a launch file brings about.
+"""RViz configuration with the topics that result from the launch arguments.
 
-RViz shows topics as its file names them; remapping does not reach them.
+Remapping does not apply to the topics in an RViz configuration, so they are replaced in the file.
 """
 
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ from typing import Any
 
 import yaml
 
-from segmentation_node.ros.launching.settings import Settings
+from segmentation_node.ros.launching.settings import LaunchSettings
 from segmentation_node.topics import COMPRESSED_SUFFIX, IMAGE, NODE_NAME
 from segmentation_node.untrusted import read_yaml
 
 
-def with_topics(path: Path, settings: Settings) -> str:
-    """Configuration of RViz, its topics replaced by those of the settings.
+def with_topics(path: Path, settings: LaunchSettings) -> str:
+    """Return an RViz configuration with the topics of the settings.
 
-    `/image` stands for the camera, `/segmentation_node/...` for outputs of a node of one launch
-    file, `/NAME/...` for those of the node of that name. A display of such a topic is repeated
-    for each camera.
+    In the file, `/image` stands for the camera, `/segmentation_node/...` for outputs of the only
+    node, and `/NAME/...` for outputs of the node with that name. A display of such a topic is
+    repeated for each camera.
 
     Raises:
         ForeignError: the file cannot be read.
@@ -36,20 +36,20 @@ def with_topics(path: Path, settings: Settings) -> str:
     ]
     geometry = content.get('Window Geometry')
     if len(cameras) > 1 and isinstance(geometry, dict):
-        # The panels that it arranges have other names now.
+        # It arranges panels by names that have changed.
         geometry.pop('QMainWindow State', None)
     return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
 
 
-def _displays(display: Any, settings: Settings) -> Iterator[Any]:
+def _displays(display: Any, settings: LaunchSettings) -> Iterator[Any]:
     cameras = settings.nodes[0].parameters.cameras
     topic = display.get('Topic') if isinstance(display, dict) else None
     template = topic.get('Value') if isinstance(topic, dict) else None
-    placed = [_placed(str(template), camera, settings) for camera in cameras]
-    if not all(placed):
+    topics_ = [_topic(str(template), camera, settings) for camera in cameras]
+    if not all(topics_):
         yield display
         return
-    for camera, name in zip(cameras, placed, strict=True):
+    for camera, name in zip(cameras, topics_, strict=True):
         shown = deepcopy(display)
         shown['Topic']['Value'] = name
         if len(cameras) > 1:
@@ -57,8 +57,8 @@ def _displays(display: Any, settings: Settings) -> Iterator[Any]:
         yield shown
 
 
-def _placed(template: str, camera: str, settings: Settings) -> str:
-    """Topic that a name in the file stands for, '' if it is none of ours."""
+def _topic(template: str, camera: str, settings: LaunchSettings) -> str:
+    """Return the topic that a name in the file stands for; '' for other topics."""
     first, _, output = template.removeprefix('/').partition('/')
     node = next((n for n in settings.nodes if first in (n.name, NODE_NAME)), settings.nodes[0])
     root, prefix = node.full_name.rpartition('/')[0], f'{camera}/' if camera else ''

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings made of the arguments of a launch file, checked before anything is started."""
+"""Settings derived from launch arguments, checked before any process starts."""
 
 import json
 import shlex
@@ -16,21 +16,21 @@ from segmentation_node.ros.parameters import Parameters
 from segmentation_node.topics import CAMERA_INFO, COMPRESSED_SUFFIX, IMAGE
 from segmentation_node.untrusted import read_yaml
 
-#: Rate of /clock while a bag is played: no latency can be measured finer than its ticks.
+#: Rate of /clock while a bag is played; it limits the resolution of measured latencies.
 CLOCK_HZ: Final = 200
 
 
 @dataclass(frozen=True)
 class NodeSettings:
-    """One node of a launch file."""
+    """Settings of one node of a launch file."""
 
-    #: Name with its namespace, as diagnostics have it.
+    #: Name with namespace, as in the diagnostics.
     full_name: str
-    #: Values of parameters that were given as arguments; they override the parameter file.
+    #: Parameters given as arguments; they override the parameter file.
     values: Mapping[str, Any]
-    #: Values of all parameters, as far as arguments and parameter file tell.
+    #: Values of all parameters from arguments, parameter file and defaults.
     parameters: Parameters
-    #: Sections of the parameter file that are for this node.
+    #: Sections of the parameter file that apply to this node.
     sections: tuple[str, ...] = ()
 
     @property
@@ -44,30 +44,30 @@ class NodeSettings:
         return self.full_name.rpartition('/')[0] or '/'
 
     def parameter_file(self, **more: object) -> str:
-        """Content of a parameter file with the values of the arguments, and more.
+        """Return the content of a parameter file with the values of the arguments, and more.
 
-        ROS gives precedence to the section that comes last, over all files, and a section stays
-        where it came first. Hence the values stand in every section that the node has.
+        The last section takes precedence in ROS, but over all files a section keeps the place
+        where it appeared first. Hence the values are in every section of the node.
         """
         values = {PARAMETERS: {**self.values, **more}}
-        # As JSON, which is YAML in which no text can be taken for a number.
+        # JSON is valid YAML, and no text in it can be parsed as a number.
         sections = dict.fromkeys(('/**', self.full_name, *self.sections), values)
         return json.dumps(sections, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
-class Settings:
-    """All that a launch file starts."""
+class LaunchSettings:
+    """Settings of everything that a launch file starts."""
 
     nodes: tuple[NodeSettings, ...]
     params_file: Path | None
     remappings: tuple[tuple[str, str], ...]
-    #: Topic of the images where it is given.
+    #: Topic of the images; empty for the default.
     image_topic: str
-    #: None leaves it to the parameter file.
+    #: None if the parameter file decides.
     use_sim_time: bool | None
     rviz_config: Path | None
-    #: Arguments of `ros2 bag play`, none without a bag.
+    #: Arguments of `ros2 bag play`; empty without a bag.
     play: tuple[str, ...]
     respawn: bool
     large_frames: bool
@@ -75,16 +75,18 @@ class Settings:
     enclave: str
 
     @classmethod
-    def of(cls, given: Mapping[str, str], models: Mapping[str, str], namespace: str) -> 'Settings':
-        """Return the settings of arguments by name.
+    def from_arguments(
+        cls, given: Mapping[str, str], models: Mapping[str, str], namespace: str
+    ) -> 'LaunchSettings':
+        """Return the settings that result from launch arguments.
 
         Args:
-            given: the arguments.
-            models: value of the parameter model for each node, empty to leave it out.
-            namespace: of the nodes, absolute.
+            given: values of the arguments by name.
+            models: parameter `model` of each node by its name; empty for the default.
+            namespace: absolute namespace of the nodes.
 
         Raises:
-            SettingError: an argument has a value that cannot be used, or contradicts another.
+            SettingError: an argument is invalid or contradicts another one.
             ForeignError: the parameter file cannot be read.
         """
         given = {name: value for name, value in given.items() if value}
@@ -93,21 +95,21 @@ class Settings:
             _node(name, namespace, {**given, 'model': model}, params_file)
             for name, model in models.items()
         )
-        follow = given.get('use_sim_time', 'true' if 'bag' in given else '')
-        use_sim_time = as_bool('use_sim_time', follow) if follow else None
+        sim_time = given.get('use_sim_time', 'true' if 'bag' in given else '')
+        use_sim_time = as_bool('use_sim_time', sim_time) if sim_time else None
         respawn = as_bool('respawn', given['respawn'])
         if respawn and 'bag' in given:
             raise SettingError(
-                'bag and respawn exclude each other: all ends with the bag; leave one out'
+                'bag and respawn exclude each other, because launch ends with the bag; omit one'
             )
-        show = as_bool('rviz', given['rviz'])
+        show_rviz = as_bool('rviz', given['rviz'])
         return cls(
             nodes=nodes,
             params_file=params_file,
             remappings=tuple(_remappings(given, nodes)),
             image_topic=given.get('image_topic', ''),
             use_sim_time=use_sim_time,
-            rviz_config=_file(given['rviz_config']) if show else None,
+            rviz_config=_file(given['rviz_config']) if show_rviz else None,
             play=tuple(_play_arguments(given, clock=bool(use_sim_time))),
             respawn=respawn,
             large_frames=as_bool('large_frames', given['large_frames']),
@@ -127,14 +129,14 @@ def _node(
         for pattern, content in sections_of(read_yaml(params_file) if params_file else {})
         if isinstance(content, dict) and matches(pattern, full_name)
     ]
-    of_file = {
+    from_file = {
         key: value
         for _, content in sections
         for key, value in content.items()
-        # The node itself refuses values of other types, and other names.
+        # The node itself reports other names and rejects other types.
         if key in defaults and type(value) is type(defaults[key])
     }
-    parameters = Parameters(**{**of_file, **values})
+    parameters = Parameters(**{**from_file, **values})
     return NodeSettings(full_name, values, parameters, tuple(dict(sections)))
 
 
@@ -147,30 +149,32 @@ def _remappings(
     if named and any(cameras):
         raise SettingError(
             f'{" and ".join(named)} cannot be used with cameras, which is {cameras}: the images '
-            f'are expected on {cameras[-1]}/{IMAGE} and so on; leave {named[0]} out, and remap '
-            f'each of these topics in a launch file of your own (SetRemap), or leave out cameras'
+            f'are expected on topics such as {cameras[-1]}/{IMAGE}; omit {named[0]} and remap '
+            f'these topics in your own launch file (SetRemap), or omit cameras'
         )
     if topic.endswith(COMPRESSED_SUFFIX):
         raise SettingError(
-            f'image_topic {quoted(topic)} names a transport; leave out {COMPRESSED_SUFFIX} and '
-            f'say image_transport:=compressed'
+            f'image_topic {quoted(topic)} includes a transport; remove {COMPRESSED_SUFFIX} and '
+            f'add image_transport:=compressed'
         )
     if topic:
-        # Whether the suffix follows the name before or after it is remapped, one rule fits.
+        # Covers both orders: the suffix is appended before or after remapping.
         yield IMAGE, topic
         yield IMAGE + COMPRESSED_SUFFIX, topic + COMPRESSED_SUFFIX
-    beside = ''.join(topic.rpartition('/')[:2]) + CAMERA_INFO if topic else ''
-    if info := given.get('camera_info_topic', beside):
+    default_info = ''.join(topic.rpartition('/')[:2]) + CAMERA_INFO if topic else ''
+    if info := given.get('camera_info_topic', default_info):
         yield CAMERA_INFO, info
 
 
 def _play_arguments(given: Mapping[str, str], *, clock: bool) -> Iterator[str]:
     if 'bag' not in given:
         if 'bag_arguments' in given:
-            raise SettingError('bag_arguments needs a bag; give bag:=, or leave it out')
+            raise SettingError('bag_arguments requires a bag; add bag:=..., or omit bag_arguments')
         return
     if not Path(given['bag']).exists():
-        raise SettingError(f'no bag {quoted(given["bag"])}; give the folder or file of a bag')
+        raise SettingError(
+            f'bag {quoted(given["bag"])} does not exist; give the folder or file of a bag'
+        )
     yield given['bag']
     if clock:
         yield from ('--clock', str(CLOCK_HZ))
@@ -185,9 +189,11 @@ def _play_arguments(given: Mapping[str, str], *, clock: bool) -> Iterator[str]:
 
 
 def _file(name: str) -> Path:
-    """File of a path, or of a name in the package's config/."""
+    """Return the file at a path, or with a name in the package's config/."""
     for path in (Path(name), config_dir() / name):
         if path.is_file():
             return path
-    like = sorted(path.name for path in config_dir().glob(f'*{Path(name).suffix}'))
-    raise SettingError(f'no file {quoted(name)}; give a path, or one of {", ".join(like)}')
+    available = sorted(path.name for path in config_dir().glob(f'*{Path(name).suffix}'))
+    raise SettingError(
+        f'file {quoted(name)} does not exist; give a path, or one of {", ".join(available)}'
+    )

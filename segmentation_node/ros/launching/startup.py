@@ -1,14 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Processes of a launch file, the order in which they start, and how they end.
+"""Processes of a launch file: their checks, start order and end.
 
-All is checked before the first process starts: launch forgets the processes of an action list
-that fails halfway, and they would outlive it. Later processes start by events of earlier ones,
-whose failure launch handles.
+Everything is checked before the first process starts: if an action list of launch fails halfway,
+launch loses track of the processes that it has started, and they would outlive it. Each further
+process is started by an event of the one before, whose failure launch handles.
 """
 
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -37,41 +36,39 @@ from launch_ros.ros_adapters import get_ros_node
 from launch_ros.utilities import make_namespace_absolute, prefix_namespace
 
 from segmentation_node.errors import SettingError, printable
+from segmentation_node.interrupt import SIGNALS
 from segmentation_node.paths import PACKAGE
 from segmentation_node.ros.launching.arguments import Argument, check_names
 from segmentation_node.ros.launching.rviz import with_topics
-from segmentation_node.ros.launching.settings import NodeSettings, Settings
+from segmentation_node.ros.launching.settings import LaunchSettings, NodeSettings
 from segmentation_node.ros.transport import large_frames_environment
 from segmentation_node.topics import DIAGNOSTICS
 
-#: Between the end of a node and its next start.
+#: Pause before a node is restarted.
 RESPAWN_S: Final = 0.5
-#: Between the end of a bag and the end of all, for the masks still to come.
+#: Time after the end of a bag for the last masks.
 GRACE_S: Final = 2.0
 
-#: Statuses of a process that was asked to end, by Ctrl-C or by SIGTERM, before or after it was
-#: able to end well.
-ASKED: Final = frozenset(
-    {0} | {status for n in (signal.SIGINT, signal.SIGTERM) for status in (-n, 128 + n)}
-)
+#: Exit statuses of a process that ended as requested, by itself or by Ctrl-C or SIGTERM.
+REQUESTED: Final = frozenset({0} | {status for n in SIGNALS for status in (-n, 128 + n)})
 
-#: Models of the nodes of a launch file by name, of its arguments.
+#: Returns the model of each node by its name, given the launch arguments.
 Models = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
 def description(file: str, arguments: Sequence[Argument], models: Models) -> LaunchDescription:
-    """Return the description of a launch file that runs a node for each of some models."""
+    """Return the description of a launch file that runs one node per model."""
 
     def start(context: LaunchContext) -> list[Action]:
-        # In another launch file that includes this one, the command line is for that.
+        # If another launch file includes this one, the command line belongs to that file.
         if Path(file).name in {Path(word).name for word in sys.argv}:
             check_names(context.argv, arguments)
         given = {a.name: context.launch_configurations[a.name] for a in arguments}
         # A launch file that includes this one may have pushed a namespace.
         pushed = context.launch_configurations.get('ros_namespace')
         namespace = make_namespace_absolute(prefix_namespace(pushed, given['namespace']))
-        settings = Settings.of(given, models(given), namespace)
-        return Session(settings).start()
+        settings = LaunchSettings.from_arguments(given, models(given), namespace)
+        return LaunchSession(settings).start()
 
     return LaunchDescription([*map(_declaration, arguments), OpaqueFunction(function=start)])
 
@@ -85,34 +82,34 @@ def _declaration(argument: Argument) -> DeclareLaunchArgument:
     )
 
 
-class Session:
-    """Nodes, RViz and a player, which end together.
+class LaunchSession:
+    """Nodes, RViz and a bag player, which end together.
 
-    What others start in the same launch is left alone.
+    Other processes of the same launch are not affected.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: LaunchSettings) -> None:
         self._settings = settings
         self._is_over = False
-        self._awaited = {node.full_name for node in settings.nodes}
+        self._inactive = {node.full_name for node in settings.nodes}
         _check_executable(PACKAGE, PACKAGE, 'build and source this package')
         nodes = [self._node(node) for node in settings.nodes]
         rviz = [] if settings.rviz_config is None else [self._rviz(settings.rviz_config)]
         self._player = self._bag_player() if settings.play else None
-        self._in_turn: list[ExecuteProcess] = [*nodes, *rviz]
+        self._start_order: list[ExecuteProcess] = [*nodes, *rviz]
 
     def start(self) -> list[Action]:
-        """Return the actions that start all."""
+        """Return the actions that start all processes."""
         environment = large_frames_environment() if self._settings.large_frames else {}
         starts = [
             RegisterEventHandler(
                 OnProcessStart(target_action=before, on_start=[after], handle_once=True)
             )
-            for before, after in pairwise(self._in_turn)
+            for before, after in pairwise(self._start_order)
         ]
-        watch = [] if self._player is None else [OpaqueFunction(function=self._watch)]
+        watch = [] if self._player is None else [OpaqueFunction(function=self._play_once_active)]
         variables = [SetEnvironmentVariable(*pair) for pair in environment.items()]
-        return [*variables, *watch, *starts, self._in_turn[0]]
+        return [*variables, *watch, *starts, self._start_order[0]]
 
     # Processes
 
@@ -147,7 +144,7 @@ class Session:
         )
 
     def _rviz(self, config: Path) -> Node:
-        _check_executable('rviz2', 'rviz2', 'install it, or leave out rviz:=true')
+        _check_executable('rviz2', 'rviz2', 'install it, or omit rviz:=true')
         name = f'{_logger_name(self._settings.nodes[0])}.rviz'
         written = _log_file(name, with_topics(config, self._settings))
         return Node(
@@ -162,8 +159,8 @@ class Session:
     def _bag_player(self) -> ExecuteProcess:
         if shutil.which('ros2') is None or not _has_package('ros2bag'):
             raise SettingError(
-                'bag:= needs the command "ros2 bag play", and package ros2bag is not installed; '
-                'install it, or play the bag by replay_bag'
+                'bag:= requires "ros2 bag play", but package ros2bag is not installed; '
+                'install it, or play the bag with replay_bag'
             )
         return ExecuteProcess(
             cmd=['ros2', 'bag', 'play', *self._settings.play],
@@ -176,80 +173,81 @@ class Session:
     def _on_node_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
         if self._settings.respawn:
             return []
-        return self._end(context, 'the node is gone', event.returncode)
+        return self._end(context, 'the node has ended', event.returncode)
 
     def _on_rviz_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
-        if event.returncode in ASKED and self._player is None:
+        if event.returncode in REQUESTED and self._player is None:
             return []
         return self._end(context, 'RViz has ended', event.returncode)
 
     def _on_player_exit(self, event: ProcessExited, context: LaunchContext) -> list[Action]:
-        if event.returncode not in ASKED:
+        if event.returncode not in REQUESTED:
             return self._end(context, 'the bag could not be played', event.returncode)
         if self._settings.rviz_config is not None:
-            return []  # what it shows last can be looked at until its window is closed
+            return []  # its last images stay visible until the window is closed
         end = OpaqueFunction(function=lambda c: self._end(c, 'the bag has been played'))
         return [TimerAction(period=GRACE_S, actions=[end])]
 
-    def _watch(self, context: LaunchContext) -> list[Action]:
-        """Play the bag once all nodes say that they are active; end all if one cannot be.
+    def _play_once_active(self, context: LaunchContext) -> list[Action]:
+        """Play the bag once all nodes are active; end the session if a node reports an error.
 
-        They say so once a second, whereas a node tells of a transition only once, which may be
-        before launch is able to hear it.
+        The diagnostics repeat the state every second. A transition event is published only once,
+        possibly before launch has subscribed.
         """
         loop = context.asyncio_loop
 
-        def on_report(message: Any) -> None:
+        def on_diagnostics(message: Any) -> None:
             for status in message.status:
-                if status.name in self._awaited:
-                    # This is the thread of launch's own node.
-                    loop.call_soon_threadsafe(context.emit_event_sync, _Reported(self, status))
+                if status.name in self._inactive:
+                    # This runs in the thread of launch's own node.
+                    event = _StatusReceived(self, status)
+                    loop.call_soon_threadsafe(context.emit_event_sync, event)
 
         node = get_ros_node(context)
-        node.create_subscription(DiagnosticArray, DIAGNOSTICS, on_report, 10)
-        reported = EventHandler(
-            matcher=lambda event: isinstance(event, _Reported) and event.session is self,
-            entities=OpaqueFunction(function=self._on_report),
+        node.create_subscription(DiagnosticArray, DIAGNOSTICS, on_diagnostics, 10)
+        handler = EventHandler(
+            matcher=lambda event: isinstance(event, _StatusReceived) and event.session is self,
+            entities=OpaqueFunction(function=self._on_status),
         )
-        return [RegisterEventHandler(reported)]
+        return [RegisterEventHandler(handler)]
 
-    def _on_report(self, context: LaunchContext) -> list[Action]:
+    def _on_status(self, context: LaunchContext) -> list[Action]:
         status = context.locals.event.status
-        if self._is_over or status.name not in self._awaited:
+        if self._is_over or status.name not in self._inactive:
             return []
         state = {value.key: value.value for value in status.values}.get('state')
         if state == 'active':
-            self._awaited.remove(status.name)
-            return [] if self._awaited or self._player is None else [self._player]
+            self._inactive.remove(status.name)
+            return [] if self._inactive or self._player is None else [self._player]
         if status.level == DiagnosticStatus.ERROR:
             return self._end(context, f'{status.name} is {printable(status.message, 500)}', 1)
         return []
 
     def _end(self, context: LaunchContext, reason: str, status: int = 0) -> list[Action]:
-        """End all that the session started; launch ends with 1 if the status is of a failure."""
+        """End all processes of the session; launch ends with 1 if the status means failure."""
         if self._is_over or context.is_shutdown:
             return []
         self._is_over = True
         logger = launch.logging.get_logger('launch.user')
-        if status not in ASKED:
+        if status not in REQUESTED:
             logger.error(f'ending: {reason} (status {status})')
-            # launch ends with status 1 if its loop has met an error, whatever else runs in it.
+            # launch ends with status 1 if its event loop has reported an error.
             context.asyncio_loop.call_exception_handler({'message': 'launch ends with status 1'})
         else:
             logger.info(f'ending: {reason}')
-        running = [*self._in_turn, *([self._player] if self._player else [])]
+        running = [*self._start_order, *([self._player] if self._player else [])]
         return [
             EmitEvent(event=ShutdownProcess(process_matcher=matches_action(process)))
             for process in running
         ]
 
 
-class _Reported(Event):  # type: ignore[misc]  # launch is not typed
-    """A node's status in the diagnostics."""
+class _StatusReceived(Event):  # type: ignore[misc]  # launch is not typed
+    """Event: the diagnostics of a node have arrived."""
 
-    name = f'{PACKAGE}.Reported'
+    name = f'{PACKAGE}.StatusReceived'
 
-    def __init__(self, session: Session, status: DiagnosticStatus) -> None:
+    def __init__(self, session: LaunchSession, status: DiagnosticStatus) -> None:
         self.session, self.status = session, status
 
 
@@ -258,14 +256,14 @@ def _logger_name(node: NodeSettings) -> str:
 
 
 def _log_file(name: str, text: str) -> Path:
-    """Write a file beside the log files of this launch."""
+    """Write a file next to the log files of this launch."""
     path = Path(launch.logging.launch_config.get_log_file_path(name))
     path.write_text(text, encoding='utf-8')
     return path
 
 
 def _check_executable(package: str, executable: str, remedy: str) -> None:
-    """Raise SettingError where a package lacks an executable."""
+    """Raise SettingError if a package or its executable is not installed."""
     path = Path()
     if _has_package(package):
         path = Path(get_package_prefix(package), 'lib', package, executable)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The package's own log, which knows no ROS, in the log of a node."""
+"""Forwarding of the package's log, which is independent of ROS, to the log of a node."""
 
 import logging
 from typing import Any
@@ -7,13 +7,13 @@ from typing import Any
 from segmentation_node.paths import PACKAGE
 
 
-class _Forward(logging.Handler):
+class _ForwardHandler(logging.Handler):
     def __init__(self, logger: Any) -> None:
         super().__init__()
         self._logger = logger
 
     def emit(self, record: logging.LogRecord) -> None:
-        # rclpy knows a call of its log by its line, where only one severity is allowed.
+        # One line per severity: rclpy allows only one severity for each calling line.
         text = record.getMessage()
         if record.levelno >= logging.ERROR:
             self._logger.error(text)
@@ -24,8 +24,8 @@ class _Forward(logging.Handler):
 
 
 def forward_log(logger: Any) -> None:
-    """Send what the package logs to a node's logger, from severity info up."""
+    """Send log records of the package to a node's logger, from severity info up."""
     log = logging.getLogger(PACKAGE)
-    log.addHandler(_Forward(logger))
+    log.addHandler(_ForwardHandler(logger))
     log.setLevel(logging.INFO)
     log.propagate = False
