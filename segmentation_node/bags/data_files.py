@@ -8,12 +8,12 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from segmentation_node.bags.bounds import MAX_MESSAGE_BYTES
+from segmentation_node.bags.compression import ZSTD_MAGIC, decompress, decompress_file
 from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.mcap_storage import McapData
 from segmentation_node.bags.metadata import says_packed_messages
 from segmentation_node.bags.sqlite_storage import SqliteData
 from segmentation_node.bags.topic import METADATA_FILE, DataFile, RawMessage, Topic
-from segmentation_node.bags.unpacking import ZSTD_MAGIC, unpack, unpack_file
 from segmentation_node.errors import BagError
 
 PACKED_SUFFIX: Final = '.zstd'
@@ -131,7 +131,7 @@ class _PackedFile:
         self._folder = TemporaryDirectory(prefix='bag_')
         try:
             plain = Path(self._folder.name, plain_name(path))
-            unpack_file(path, plain)
+            decompress_file(path, plain)
             with plain.open('rb') as stream:
                 head = stream.read(_HEAD_BYTES)
             self._file = _open_plain(plain, head, salvage)
@@ -156,4 +156,4 @@ def _unpacked(path: Path, message: RawMessage, packed: bool) -> RawMessage:
     if not packed and not message.cdr.startswith(ZSTD_MAGIC):
         return message
     what = f'{path}: a message of {message.topic.shown}'
-    return message._replace(cdr=unpack(message.cdr, 'zstd', what, MAX_MESSAGE_BYTES))
+    return message._replace(cdr=decompress(message.cdr, 'zstd', what, MAX_MESSAGE_BYTES))

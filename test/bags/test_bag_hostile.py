@@ -21,6 +21,7 @@ from bag_hostile import (
     QOS,
     bomb,
     chunk_bag,
+    copy_amid_transaction,
     hostile_bags,
     packed_bag,
     sqlite_bag,
@@ -189,7 +190,7 @@ def test_a_message_that_claims_gigabytes_is_refused(tmp_path: Path, packed: byte
 def test_a_compressed_file_that_grows_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('segmentation_node.bags.unpacking._FREE_FILE_BYTES', 1 << 20)
+    monkeypatch.setattr('segmentation_node.bags.compression._FREE_FILE_BYTES', 1 << 20)
     monkeypatch.setenv('TMPDIR', str(tmp_path))
     monkeypatch.setattr('tempfile.tempdir', None)
     path = packed_bag(tmp_path / 'bag', 'file', bomb(64 << 20))
@@ -309,24 +310,9 @@ def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
         assert bag.message_count == 6
 
 
-def _amid_transaction(path: Path, copy: Path) -> Path:
-    """Copy a database and its journal while a transaction is partly in the database."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute('PRAGMA cache_size = 1')  # so that pages are written before the end
-        database.execute('BEGIN IMMEDIATE')
-        database.execute('UPDATE messages SET data = zeroblob(100000)')
-        for index in range(50):
-            row = (stamp_ns(index), bytes(10_000))
-            database.execute('INSERT INTO messages VALUES (NULL, 2, ?, ?)', row)
-        for suffix in ('', '-journal'):
-            shutil.copy(f'{path}{suffix}', f'{copy}{suffix}')
-        database.execute('ROLLBACK')
-    return copy
-
-
 def test_a_database_left_amid_a_transaction_is_taken_back(tmp_path: Path) -> None:
     path = sqlite_bag(tmp_path / 'whole.db3')
-    left = _amid_transaction(path, tmp_path / 'left.db3')
+    left = copy_amid_transaction(path, tmp_path / 'left.db3')
     assert Path(f'{left}-journal').stat().st_size > 0
     with open_bag(left) as bag:
         assert [m.cdr for m in bag.messages({'/image'})] == [image_cdr(0), image_cdr(1)]
