@@ -10,12 +10,12 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from rosbags.interfaces import Qos
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from segmentation_node.bags.bounds import shown
-from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.bit_depth import Samples

@@ -12,6 +12,7 @@ from rclpy.publisher import Publisher
 from tqdm import tqdm
 
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
+from segmentation_node.bags.qos import is_latched
 from segmentation_node.bags.reader import Bag
 from segmentation_node.bags.topic import RawMessage, Topic
 
@@ -185,7 +186,7 @@ class Player:
 
     def _publish(self, message: RawMessage) -> None:
         if message.stamp_ns < self._extent.begin_ns:
-            if not any(qos.latched for qos in message.topic.qos):
+            if not is_latched(message.topic.qos):
                 return
             self._clock.wait_while_paused(self._stop)
             due_s = time.monotonic()

@@ -315,7 +315,7 @@ def _tell_qos(topics: Collection[Topic], overrides: Mapping[str, QoSProfile]) ->
             tell(
                 'replay_bag',
                 f'warning: {topic.shown} has QoS profiles that make no sense; it is published '
-                f'{RELIABLE.reliability} and {RELIABLE.durability}, with depth {RELIABLE.depth}',
+                f'reliable and volatile, with depth {RELIABLE.depth}',
             )
         depth = max((qos.depth for qos in topic.qos), default=0)
         if depth > MAX_DEPTH:

@@ -47,7 +47,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.qos import Qos, dump_qos, parse_qos
+from segmentation_node.bags.qos import dump_qos, qos_profile, read_qos
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
@@ -130,9 +130,9 @@ def test_text_for_a_terminal_has_no_control_characters_and_an_end() -> None:
 
 @pytest.mark.parametrize('text', QOS)
 def test_impossible_profiles_are_none(text: str) -> None:
-    profiles = parse_qos(text)
+    profiles, _ = read_qos(text)
     assert all(0 <= qos.depth < 2**31 for qos in profiles)
-    assert parse_qos(dump_qos(profiles)) == profiles
+    assert read_qos(dump_qos(profiles)) == (profiles, False)
 
 
 def test_a_topic_with_escape_codes_reaches_no_terminal(
@@ -170,7 +170,7 @@ def test_a_bag_of_bad_and_good_topics_is_segmented(tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'
     with BagWriter(path) as bag:
         bag.write(image_topic('/good'), stamp_ns(0), image_cdr(0))
-        bag.write(Topic('/2/camera', '../msg/X', qos=(Qos(depth=5),)), stamp_ns(0), b'junk')
+        bag.write(Topic('/2/camera', '../msg/X', qos=(qos_profile(5),)), stamp_ns(0), b'junk')
         bag.write(Topic('', ''), stamp_ns(0), b'')
     status, _ = said_by(segment_bag.main, path, '-o', tmp_path / 'out', '--topic', '/good')
     assert status == 0

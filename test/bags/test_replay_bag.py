@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.interfaces import Qos
 
 from ros_process import LATCHED, PATIENCE_S, Probe, isolated_environment  # isort: skip
 
@@ -34,7 +35,7 @@ from std_msgs.msg import String
 from segmentation_node.bags import messages, player, replay_bag
 from segmentation_node.bags.bounds import MAX_LINE
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
-from segmentation_node.bags.qos import Qos
+from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
 from segmentation_node.bags.topic import RawMessage, Topic
@@ -285,7 +286,7 @@ def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: P
     with BagWriter(tmp_path / 'bag') as bag:
         for index, msgtype in enumerate(TYPES):
             bag.write(Topic(f'/type_{index}', msgtype), stamp_ns(0), b'\0\1\0\0')
-        deep = string_topic('/deep', Qos(depth=2**31 - 1, durability='transient_local'))
+        deep = string_topic('/deep', qos_profile(depth=2**31 - 1, durability='transient_local'))
         bag.write(deep, stamp_ns(0), string_cdr('deep'))
         bag.write(string_topic('/short'), stamp_ns(0), b'\0\1')
         bag.write(string_topic('/short'), stamp_ns(0), b'')
@@ -335,7 +336,7 @@ def test_looking_for_a_type_imports_nothing_else() -> None:
 def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: Probe) -> None:
     with BagWriter(tmp_path / 'bag') as bag:
         for index in range(3):
-            topic = image_topic('/lossy', Qos(reliability='best_effort'))
+            topic = image_topic('/lossy', qos_profile(reliability='best_effort'))
             bag.write(topic, stamp_ns(index), image_cdr(index))
     Received(probe, '/lossy', Image, RELIABLE)
     replay = Replay(tmp_path / 'bag', '--wait-for-subscribers')
@@ -352,11 +353,11 @@ def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: 
     ('offered', 'expected'),
     [
         ((), ('RELIABLE', 'VOLATILE', 10)),
-        ((Qos(depth=3),), ('RELIABLE', 'VOLATILE', 3)),
-        ((Qos(depth=0, history='unknown'),), ('RELIABLE', 'VOLATILE', 10)),
-        ((Qos(depth=1, reliability='best_effort'),), ('BEST_EFFORT', 'VOLATILE', 1)),
-        ((Qos(depth=1, durability='transient_local'),), ('RELIABLE', 'TRANSIENT_LOCAL', 1)),
-        ((Qos(reliability='best_effort'), Qos()), ('RELIABLE', 'VOLATILE', 10)),
+        ((qos_profile(depth=3),), ('RELIABLE', 'VOLATILE', 3)),
+        ((qos_profile(depth=0, history='unknown'),), ('RELIABLE', 'VOLATILE', 10)),
+        ((qos_profile(depth=1, reliability='best_effort'),), ('BEST_EFFORT', 'VOLATILE', 1)),
+        ((qos_profile(1, durability='transient_local'),), ('RELIABLE', 'TRANSIENT_LOCAL', 1)),
+        ((qos_profile(reliability='best_effort'), qos_profile()), ('RELIABLE', 'VOLATILE', 10)),
     ],
 )
 def test_publishers_offer_what_was_recorded(
