@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data files of a bag, each opened as what its first bytes say it is."""
+"""Data files of a bag; the first bytes of each tell its storage.
+
+rosbags trusts metadata.yaml instead, and loses messages where it differs (test_bag_libraries.py).
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads MCAP files, those that were cut short as far as they go."""
+"""Reads MCAP files; of one that was cut short, all messages before the cut.
+
+The readers of mcap and rosbags give no message of such a file (test_bag_libraries.py).
+"""
 
 import heapq
 import re
