@@ -38,19 +38,23 @@ class Comparison:
         self._predicted_lut = predicted.mapping_to(self.scheme)
         self._truth, self._predicted = truth, predicted
 
-    def add(self, truth: LabelImage, predicted: LabelImage) -> ComparedFrame:
+    def add(self, truth: LabelImage, predicted: LabelImage, name: str) -> ComparedFrame:
         """Count one frame, two (H, W) uint8 label images.
 
         Raises:
-            ImageError: they differ in size, or have ids that their schemes do not know.
+            DatasetError: they differ in size, or have ids that their schemes lack; names the
+                frame.
         """
         if truth.shape != predicted.shape:
-            raise ImageError(
-                f'the label mask is {_wh(predicted)} but its truth {_wh(truth)}; they must be of '
-                f'one size'
+            raise DatasetError(
+                f'{name}: the label mask is {_wh(predicted)} but its truth {_wh(truth)}; they '
+                f'must be of one size'
             )
-        self._truth.check_ids(truth)
-        self._predicted.check_ids(predicted)
+        try:
+            self._truth.check_ids(truth)
+            self._predicted.check_ids(predicted)
+        except ImageError as error:
+            raise DatasetError(f'{name}: {error}') from error
         frame = ComparedFrame(self.truth_lut[truth], self._predicted_lut[predicted], Confusion())
         frame.confusion.add_target(frame.target, frame.labels)
         self.confusion.counts += frame.confusion.counts

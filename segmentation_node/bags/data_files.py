@@ -100,11 +100,15 @@ def open_data_file(path: Path, salvage: bool) -> DataFile:
     """
     if not path.is_file():
         raise BagError(f'{path} is no regular file; give a bag folder, or a .mcap or .db3 file')
-    with path.open('rb') as stream:
-        head = stream.read(_HEAD_BYTES)
+    head = _head(path)
     if head.startswith(ZSTD_MAGIC) or path.suffix == PACKED_SUFFIX:
         return _PackedFile(path, salvage)
     return _open_plain(path, head, salvage)
+
+
+def _head(path: Path) -> bytes:
+    with path.open('rb') as stream:
+        return stream.read(_HEAD_BYTES)
 
 
 def _open_plain(path: Path, head: bytes, salvage: bool) -> DataFile:
@@ -135,9 +139,7 @@ class _PackedFile:
         try:
             plain = Path(self._folder.name, plain_name(path))
             decompress_file(path, plain)
-            with plain.open('rb') as stream:
-                head = stream.read(_HEAD_BYTES)
-            self._file = _open_plain(plain, head, salvage)
+            self._file = _open_plain(plain, _head(plain), salvage)
         except BaseException:
             self._folder.cleanup()
             raise
