@@ -5,7 +5,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, TextIO
 
 from rclpy.publisher import Publisher
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
 from segmentation_node.bags.qos import is_latched
 from segmentation_node.bags.reader import Bag
+from segmentation_node.bags.selection import Extent
 from segmentation_node.bags.topic import RawMessage, Topic
 
 #: How soon a signal or a key is noticed while waiting.
@@ -124,18 +124,6 @@ class PlayClock:
         """Wait until time passes, or for `stop`."""
         while self._paused and not stop():
             time.sleep(SLICE_S)
-
-
-@dataclass(frozen=True)
-class Extent:
-    """Part of a bag to play, in nanoseconds: both ends belong to it."""
-
-    begin_ns: int = 0
-    end_ns: int | None = None
-
-    def is_over(self, stamp_ns: int) -> bool:
-        """Return whether a message comes after the end."""
-        return self.end_ns is not None and stamp_ns > self.end_ns
 
 
 class Player:

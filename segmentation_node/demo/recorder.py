@@ -28,9 +28,9 @@ from rosbags.interfaces import Qos
 
 from segmentation_node import topics
 from segmentation_node.bags.messages import known_topic
+from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import recorded_qos
 from segmentation_node.bags.qos import qos_profile
-from segmentation_node.bags.replay_bag import message_class
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError

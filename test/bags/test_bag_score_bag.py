@@ -154,9 +154,7 @@ def test_scheme_that_is_not_installed_is_given_as_a_file(
 def test_what_cannot_be_scored(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'no stamp of .*label_mask .1 frames'):
         score_bag(bag_with(tmp_path / 'apart', {0: [[3]]}, {1: [[1]]}))
-    with pytest.raises(
-        DatasetError, match='mask is 2 x 1 but its truth 1 x 1; they must'
-    ):
+    with pytest.raises(DatasetError, match='mask is 2 x 1 but its truth 1 x 1; they must'):
         score_bag(bag_with(tmp_path / 'sizes', {0: [[3]]}, {0: [[1, 1]]}))
     with BagWriter(tmp_path / 'no_truth') as bag:
         write_labels(bag, MASK, 'cityscapes8', {0: [[1]]})

@@ -32,12 +32,14 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from segmentation_node.bags import messages, player, replay_bag
+from segmentation_node.bags import messages, player
 from segmentation_node.bags.bounds import MAX_LINE
+from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
 from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
+from segmentation_node.bags.selection import play_extent
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
 
@@ -190,7 +192,7 @@ def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
     with open_bag(write_camera_bag(tmp_path / 'bag.mcap', frames=8)) as bag:
         slow = SlowBag(bag.path, bag._storage)
         publishers = {bag.topic('/image'): publisher}
-        extent = replay_bag.play_extent(slow, 0.5, None, None)
+        extent = play_extent(slow, 0.5, None, None)
         now_s = 0.0
         clock = player.PlayClock()
         player.Player(slow, publishers, clock, extent, lambda: False, quiet=True).play()
@@ -329,7 +331,7 @@ def test_damaged_profiles_are_told(tmp_path: Path, probe: Probe) -> None:
 
 
 def test_looking_for_a_type_imports_nothing_else() -> None:
-    assert 'not installed' in replay_bag.message_class(Topic('/x', 'antigravity/msg/X'))
+    assert 'not installed' in message_class(Topic('/x', 'antigravity/msg/X'))
     assert 'antigravity' not in sys.modules
 
 
