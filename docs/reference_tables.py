@@ -23,8 +23,8 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
+from segmentation_node.ros.intake import CAMERA_INFO_QOS
 from segmentation_node.ros.launching.arguments import NODE_PARAMETERS, SEG
-from segmentation_node.ros.node import CAMERA_INFO_QOS
 from segmentation_node.ros.parameters import Parameters
 from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.runtimes.graph_files import GRAPHS_DIR, GraphInfo, info_file

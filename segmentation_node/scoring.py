@@ -38,19 +38,23 @@ class Comparison:
         self._predicted_lut = predicted.mapping_to(self.scheme)
         self._truth, self._predicted = truth, predicted
 
-    def add(self, truth: LabelImage, predicted: LabelImage) -> ComparedFrame:
+    def add(self, truth: LabelImage, predicted: LabelImage, name: str) -> ComparedFrame:
         """Count one frame, two (H, W) uint8 label images.
 
         Raises:
-            ImageError: they differ in size, or contain ids that their schemes do not contain.
+            DatasetError: they differ in size, or contain ids that their schemes lack; names the
+                frame.
         """
         if truth.shape != predicted.shape:
-            raise ImageError(
-                f'the label mask is {_wh(predicted)} but its truth is {_wh(truth)}; both must '
-                f'have the same size'
+            raise DatasetError(
+                f'{name}: the label mask is {_wh(predicted)} but its truth is {_wh(truth)}; both '
+                f'must have the same size'
             )
-        self._truth.check_ids(truth)
-        self._predicted.check_ids(predicted)
+        try:
+            self._truth.check_ids(truth)
+            self._predicted.check_ids(predicted)
+        except ImageError as error:
+            raise DatasetError(f'{name}: {error}') from error
         frame = ComparedFrame(self.truth_lut[truth], self._predicted_lut[predicted], Confusion())
         frame.confusion.add_target(frame.target, frame.labels)
         self.confusion.counts += frame.confusion.counts

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whole bags whose values are hostile: each is well-formed, and no recorder would write it."""
 
+import shutil
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -163,6 +165,21 @@ def sqlite_bag(
     return path
 
 
+def copy_amid_transaction(path: Path, copy: Path) -> Path:
+    """Copy a database and its journal while a transaction is partly in the database."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute('PRAGMA cache_size = 1')  # so that pages are written before the end
+        database.execute('BEGIN IMMEDIATE')
+        database.execute('UPDATE messages SET data = zeroblob(100000)')
+        for index in range(50):
+            row = (stamp_ns(index), bytes(10_000))
+            database.execute('INSERT INTO messages VALUES (NULL, 2, ?, ?)', row)
+        for suffix in ('', '-journal'):
+            shutil.copy(f'{path}{suffix}', f'{copy}{suffix}')
+        database.execute('ROLLBACK')
+    return copy
+
+
 def zstd_claim(size: int, of: bytes = b'x') -> bytes:
     """A zstd frame of a few bytes that claims to be `size` bytes when decompressed."""
     # Single segment, content size in 8 bytes; then one block, the last, raw.
@@ -307,12 +324,12 @@ CHUNKS: Final = (
     (_packed(b'x', 'gzip'), "compression 'gzip'; expected one of '', 'zstd', 'lz4'"),
     (_packed(b'', ESCAPES), 'expected one of'),
     # Records inside: longer than the chunk, shorter than a message, of no declared channel.
-    (_packed(_record(5, 2**62), '', 9), 'claims 4611686018427387904 bytes'),
-    (_packed(_record(5, 5, b'12345'), '', 14), 'has only 5 bytes'),
+    (_packed(_record(5, 2**62), '', 9), 'has length 4611686018427387904'),
+    (_packed(_record(5, 5, b'12345'), '', 14), 'claims 4 bytes at byte 11, but only 3 follow'),
     (_packed(_record(5, 22, bytes(22)), '', 31), 'channel 0, which is not declared'),
     (_packed(_record(6, 44, bytes(44)), '', 53), 'holds a chunk'),
-    (_packed(_record(3, 4, b'\1\0\xff\xff'), '', 13), 'the Schema at byte 0 is damaged'),
-    (_packed(_record(4, 12, b'\1\0\1\0' + b'\xff' * 8), '', 21), 'the Channel at byte 0'),
+    (_packed(_record(3, 4, b'\1\0\xff\xff'), '', 13), 'at byte 11, but only 2 follow'),
+    (_packed(_record(4, 12, b'\1\0\1\0' + b'\xff' * 8), '', 21), 'claims 4294967295 bytes at'),
 )  # fmt: skip
 #: What makes a database hostile: first views that never end in place of the tables, then rows
 #: that are computed to be large.

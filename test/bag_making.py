@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rosbags.interfaces import Qos as RosbagsQos
 from rosbags.interfaces import (
+    Qos,
     QosDurability,
     QosHistory,
     QosLiveliness,
@@ -19,7 +19,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from segmentation_node.bags import messages
-from segmentation_node.bags.qos import CAMERA, LATCHED, Qos
+from segmentation_node.bags.qos import CAMERA, LATCHED
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.images.files import encode_jpeg, encode_png
@@ -76,7 +76,7 @@ def write_with_rosbags(
     path: Path, plugin: StoragePlugin, version: Any = 9, frames: int = 5
 ) -> Path:
     """The same bag, written by the rosbags library."""
-    latched = RosbagsQos(
+    latched = Qos(
         QosHistory.KEEP_LAST, 1, QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL,
         QosTime(0, 0), QosTime(0, 0), QosLiveliness.AUTOMATIC, QosTime(0, 0), False,
     )  # fmt: skip

@@ -36,8 +36,10 @@ LAYERS = (
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
 TALK_TO_ROS = {
-    'segmentation_node.bags.player', 'segmentation_node.bags.publisher_qos',
-    'segmentation_node.bags.replay_bag', 'segmentation_node.benchmark.common_node',
+    'segmentation_node.bags.playable', 'segmentation_node.bags.player',
+    'segmentation_node.bags.publisher_qos',
+    'segmentation_node.bags.replay_bag', 'segmentation_node.bags.replay_node',
+    'segmentation_node.benchmark.common_node',
     'segmentation_node.benchmark.image_publisher', 'segmentation_node.benchmark.mask_subscriber',
     'segmentation_node.demo.recorder', 'segmentation_node.web.live_subscriber',
 }  # fmt: skip

@@ -170,10 +170,12 @@ def _score_frames(
 ) -> None:
     with tqdm(frames, 'evaluating', len(frames), unit='frame', disable=quiet or None) as progress:
         for frame in progress:
+            name = f'frame {frame.name} of {frames.source}'
             try:
-                scorer.add(frame, *predict(frame))
+                ids, confidence = predict(frame)
             except ImageError as error:
-                raise DatasetError(f'frame {frame.name} of {frames.source}: {error}') from error
+                raise DatasetError(f'{name}: {error}') from error
+            scorer.add(frame, ids, confidence, name)
             if not progress.disable:
                 progress.set_postfix_str(f'mIoU {scorer.miou():.3f}', refresh=False)
 
@@ -201,8 +203,8 @@ class _Scorer:
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 
-    def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None) -> None:
-        _, labels, confusion = self._comparison.add(frame.truth, ids)
+    def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None, name: str) -> None:
+        _, labels, confusion = self._comparison.add(frame.truth, ids, name)
         target = self._scored_lut[frame.truth]
         self._boundary.add(target, labels)
         if confidence is None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Data files of a bag, each opened as what its first bytes say it is."""
+"""Data files of a bag; the first bytes of each tell its storage.
+
+rosbags trusts metadata.yaml instead, and loses messages where it differs (test_bag_libraries.py).
+"""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -8,12 +11,12 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from segmentation_node.bags.bounds import MAX_MESSAGE_BYTES
+from segmentation_node.bags.compression import ZSTD_MAGIC, decompress, decompress_file
 from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.mcap_storage import McapData
 from segmentation_node.bags.metadata import says_packed_messages
 from segmentation_node.bags.sqlite_storage import SqliteData
 from segmentation_node.bags.topic import METADATA_FILE, DataFile, RawMessage, Topic
-from segmentation_node.bags.unpacking import ZSTD_MAGIC, unpack, unpack_file
 from segmentation_node.errors import BagError
 
 PACKED_SUFFIX: Final = '.zstd'
@@ -97,11 +100,15 @@ def open_data_file(path: Path, salvage: bool) -> DataFile:
     """
     if not path.is_file():
         raise BagError(f'{path} is no regular file; give a bag folder, or a .mcap or .db3 file')
-    with path.open('rb') as stream:
-        head = stream.read(_HEAD_BYTES)
+    head = _head(path)
     if head.startswith(ZSTD_MAGIC) or path.suffix == PACKED_SUFFIX:
         return _PackedFile(path, salvage)
     return _open_plain(path, head, salvage)
+
+
+def _head(path: Path) -> bytes:
+    with path.open('rb') as stream:
+        return stream.read(_HEAD_BYTES)
 
 
 def _open_plain(path: Path, head: bytes, salvage: bool) -> DataFile:
@@ -131,10 +138,8 @@ class _PackedFile:
         self._folder = TemporaryDirectory(prefix='bag_')
         try:
             plain = Path(self._folder.name, plain_name(path))
-            unpack_file(path, plain)
-            with plain.open('rb') as stream:
-                head = stream.read(_HEAD_BYTES)
-            self._file = _open_plain(plain, head, salvage)
+            decompress_file(path, plain)
+            self._file = _open_plain(plain, _head(plain), salvage)
         except BaseException:
             self._folder.cleanup()
             raise
@@ -156,4 +161,4 @@ def _unpacked(path: Path, message: RawMessage, packed: bool) -> RawMessage:
     if not packed and not message.cdr.startswith(ZSTD_MAGIC):
         return message
     what = f'{path}: a message of {message.topic.shown}'
-    return message._replace(cdr=unpack(message.cdr, 'zstd', what, MAX_MESSAGE_BYTES))
+    return message._replace(cdr=decompress(message.cdr, 'zstd', what, MAX_MESSAGE_BYTES))

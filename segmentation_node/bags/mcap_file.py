@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes one MCAP file such that a failed write costs the newest chunk and nothing else.
 
-The records are the mcap library's. Its own writer cannot step back behind a chunk that did not
-fit on the disk; this one cuts it off, and then still finds room for the index.
+The records are the mcap library's. Its writer cannot take back a chunk that did not fit on the
+disk (test_bag_libraries.py); this one cuts it off, which makes room for the index.
 """
 
 import zlib
@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-import zstandard
 from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from mcap.records import (
@@ -30,14 +29,13 @@ from mcap.records import (
     SummaryOffset,
 )
 
+from segmentation_node.bags.compression import compress
 from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.topic import Topic
 
 CHUNK_BYTES: Final = 1 << 20
 LIBRARY: Final = 'segmentation_node'
-#: Label masks shrink a hundredfold at the fastest level, camera images hardly at any.
-COMPRESSION_LEVEL: Final = 1
 
 
 class McapFile:
@@ -216,7 +214,7 @@ class _Pending:
         data = _taken(self.content)
         return Chunk(
             compression='zstd',
-            data=zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data),
+            data=compress(data),
             message_end_time=max(stamps_ns),
             message_start_time=min(stamps_ns),
             uncompressed_crc=zlib.crc32(data),

@@ -1,33 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads MCAP files, those that were cut short as far as they go."""
+"""Reads MCAP files; of one that was cut short, all messages before the cut.
+
+The readers of mcap and rosbags give no message of such a file (test_bag_libraries.py).
+"""
 
 import heapq
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from mcap.records import (
-    Channel,
-    ChunkIndex,
-    Metadata,
-    MetadataIndex,
-    Schema,
-    Statistics,
-)
+from mcap.records import Channel, Chunk, ChunkIndex, McapRecord, Message, Metadata, Schema
+from mcap.summary import Summary
 
 from segmentation_node.bags.bounds import MAX_QUEUED_BYTES, MAX_TOPICS, shown
 from segmentation_node.bags.mcap_records import (
     MAGIC,
-    Message,
-    Record,
     RecordError,
-    check_magic,
     chunk_records,
     file_records,
-    read_chunk,
-    read_metadata,
-    summary_records,
+    read_summary,
+    record_at,
 )
 from segmentation_node.bags.qos import read_qos
 from segmentation_node.bags.topic import RawMessage, Topic
@@ -62,29 +55,37 @@ class McapData:
 
     def _open(self, stream: BinaryIO) -> None:
         self._size = self._path.stat().st_size
-        if self._size >= len(MAGIC) and not check_magic(stream):
+        if self._size >= len(MAGIC) and stream.read(len(MAGIC)) != MAGIC:
             raise BagError(
                 f'{self._path} does not begin like an MCAP file; give a bag folder, or a .mcap or '
                 f'.db3 file'
             )
         try:
-            summary = _Summary(stream, self._size)
+            summary = read_summary(stream, self._size)
+            _check_overlap(summary.chunk_indexes)
+            self.metadata = self._rosbag2_metadata(summary, stream)
         except DAMAGED as error:
             self._scan(stream, error)
             return
-        self.metadata = summary.metadata
-        statistics = summary.statistics
-        if statistics is not None and summary.describes(statistics.channel_message_counts):
-            self._take(summary, statistics)
+        counts = summary.statistics.channel_message_counts if summary.statistics else None
+        if counts is not None and _describes(summary, counts):
+            self._take(summary, counts)
         else:
             self._scan(stream, None)
-        self._indexes = summary.indexes
-        self._indexed = summary.finds_all_chunks() and summary.describes(self._topics)
+        self._indexes = summary.chunk_indexes
+        self._indexed = _finds_all_chunks(summary) and _describes(summary, self._topics)
 
-    def _take(self, summary: '_Summary', statistics: Statistics) -> None:
+    def _rosbag2_metadata(self, summary: Summary, stream: BinaryIO) -> str:
+        """Return the text that the last record of rosbag2 has, '' without one."""
+        for index in reversed(summary.metadata_indexes):
+            if index.name == _ROSBAG2:
+                return _metadata_text(record_at(stream, index.offset, index.length, self._size))
+        return ''
+
+    def _take(self, summary: Summary, counts: Mapping[int, int]) -> None:
         for channel in summary.channels.values():
             self._declare(channel, summary.schemas.get(channel.schema_id))
-        for channel_id, count in statistics.channel_message_counts.items():
+        for channel_id, count in counts.items():
             self.counts[self._topics[channel_id]] += count
 
     def _scan(self, stream: BinaryIO, known_error: Exception | None) -> None:
@@ -129,20 +130,26 @@ class McapData:
         while chunks or waiting:
             if chunks and (not waiting or chunks[-1][:2] <= waiting[0][:2]):
                 _, start, index = chunks.pop()
-                records = chunk_records(read_chunk(stream, index, self._size))
-                for number, record in enumerate(records):
+                for number, record in enumerate(self._records_of(index, stream)):
                     if isinstance(record, Message):
-                        heapq.heappush(waiting, (record.stamp_ns, start, number, record))
-                        waiting_bytes += len(record.cdr)
+                        heapq.heappush(waiting, (record.log_time, start, number, record))
+                        waiting_bytes += len(record.data)
                 if waiting_bytes > MAX_QUEUED_BYTES:
                     raise RecordError(
                         f'the chunks at byte {start} and before overlap in time by more than '
                         f'{MAX_QUEUED_BYTES >> 20} MiB'
                     )
                 continue
-            record = heapq.heappop(waiting)[-1]
-            waiting_bytes -= len(record.cdr)
-            yield self._raw(record)
+            message = heapq.heappop(waiting)[-1]
+            waiting_bytes -= len(message.data)
+            yield self._raw(message)
+
+    def _records_of(self, index: ChunkIndex, stream: BinaryIO) -> Iterator[McapRecord]:
+        start = index.chunk_start_offset
+        chunk = record_at(stream, start, index.chunk_length, self._size)
+        if not isinstance(chunk, Chunk):
+            raise RecordError(f'there is no chunk at byte {start}')
+        yield from chunk_records(chunk)
 
     def _stream(self, stream: BinaryIO) -> Iterator[RawMessage]:
         """Messages in the order of the file, without its index."""
@@ -153,7 +160,7 @@ class McapData:
             elif isinstance(record, Channel) and record.id not in self._topics:
                 self._declare(record, schemas.get(record.schema_id))
             elif isinstance(record, Metadata):
-                self.metadata = self.metadata or _rosbag2_metadata(record)
+                self.metadata = self.metadata or _metadata_text(record)
             elif isinstance(record, Message):
                 yield self._raw(record)
 
@@ -166,7 +173,7 @@ class McapData:
             raise RecordError(
                 f'a message is of channel {message.channel_id}, which is not declared'
             )
-        return RawMessage(topic, message.stamp_ns, message.cdr, message.sent_ns)
+        return RawMessage(topic, message.log_time, message.data, message.publish_time)
 
     def _declare(self, channel: Channel, schema: Schema | None) -> None:
         if len(self._topics) >= MAX_TOPICS:
@@ -193,51 +200,26 @@ class McapData:
         )
 
 
-class _Summary:
-    """The summary section of a file, empty where it has none."""
+def _check_overlap(indexes: list[ChunkIndex]) -> None:
+    """Raise RecordError where the index names a part of the file twice."""
+    end = 0
+    for index in sorted(indexes, key=lambda index: index.chunk_start_offset):
+        if index.chunk_start_offset < end:
+            raise RecordError(f'two chunks of its index share byte {index.chunk_start_offset}')
+        end = index.chunk_start_offset + index.chunk_length
 
-    def __init__(self, stream: BinaryIO, size: int) -> None:
-        self.schemas: dict[int, Schema] = {}
-        self.channels: dict[int, Channel] = {}
-        self.indexes: list[ChunkIndex] = []
-        self.statistics: Statistics | None = None
-        self.metadata = ''
-        metadata_indexes: list[MetadataIndex] = []
-        for record in summary_records(stream, size):
-            self._add(record)
-            if isinstance(record, MetadataIndex) and record.name == _ROSBAG2:
-                metadata_indexes.append(record)
-        for found in metadata_indexes[-1:]:
-            self.metadata = _rosbag2_metadata(read_metadata(stream, found, size))
-        self.indexes.sort(key=lambda index: index.chunk_start_offset)
-        end = 0
-        for index in self.indexes:
-            if index.chunk_start_offset < end:
-                raise RecordError(f'two chunks of its index share byte {index.chunk_start_offset}')
-            end = index.chunk_start_offset + index.chunk_length
 
-    def _add(self, record: Record) -> None:
-        if isinstance(record, Schema):
-            self.schemas[record.id] = record
-        elif isinstance(record, Channel):
-            self.channels[record.id] = record
-        elif isinstance(record, ChunkIndex):
-            self.indexes.append(record)
-        elif isinstance(record, Statistics):
-            self.statistics = record
+def _finds_all_chunks(summary: Summary) -> bool:
+    """Return whether there is an index of every chunk that was counted."""
+    indexes, statistics = summary.chunk_indexes, summary.statistics
+    return bool(indexes) and (statistics is None or statistics.chunk_count == len(indexes))
 
-    def finds_all_chunks(self) -> bool:
-        """Return whether there is an index of every chunk that was counted."""
-        statistics = self.statistics
-        return bool(self.indexes) and (
-            statistics is None or statistics.chunk_count == len(self.indexes)
-        )
 
-    def describes(self, channel_ids: Collection[int]) -> bool:
-        """Return whether the summary repeats these channels and their schemas, as it need not."""
-        known = {0, *self.schemas}  # 0 is no schema
-        channels = map(self.channels.get, channel_ids)
-        return all(channel is not None and channel.schema_id in known for channel in channels)
+def _describes(summary: Summary, channel_ids: Iterable[int]) -> bool:
+    """Return whether the summary repeats these channels and their schemas, which is optional."""
+    known = {0, *summary.schemas}  # 0 is no schema
+    channels = map(summary.channels.get, channel_ids)
+    return all(channel is not None and channel.schema_id in known for channel in channels)
 
 
 def _type_name(name: str, encoding: str) -> str:
@@ -245,7 +227,7 @@ def _type_name(name: str, encoding: str) -> str:
     return re.sub(r'\A(\w+)/(\w+)\Z', r'\1/msg/\2', name) if encoding == 'cdr' else name
 
 
-def _rosbag2_metadata(record: Metadata | None) -> str:
-    if record is None or record.name != _ROSBAG2:
+def _metadata_text(record: McapRecord) -> str:
+    if not isinstance(record, Metadata) or record.name != _ROSBAG2:
         return ''
     return record.metadata.get(_ROSBAG2_KEY, '')

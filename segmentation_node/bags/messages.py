@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to and from CDR without ROS, for the few types this package works with."""
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -10,17 +9,18 @@ from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+from rosbags.interfaces import Qos
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from segmentation_node.bags.bounds import shown
-from segmentation_node.bags.qos import Qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import decode_compressed, decode_image, image_view
 from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.video import is_codec
 from segmentation_node.labels import LabelScheme
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
@@ -194,11 +194,10 @@ def video_codec(message: Any) -> str:
     """
     if message.__msgtype__ in VIDEOS:
         return str(getattr(message, VIDEOS[message.__msgtype__]))
-    is_video_ = message.__msgtype__ == COMPRESSED_IMAGE and _VIDEO_FORMAT.search(message.format)
+    is_video_ = message.__msgtype__ == COMPRESSED_IMAGE and is_codec(message.format)
     return str(message.format) if is_video_ else ''
 
 
-_VIDEO_FORMAT: Final = re.compile('26[45]|hevc|av1|vp[89]', re.IGNORECASE)
 #: Types that a camera topic can have.
 IMAGE_TYPES: Final = (*DECODERS, *VIDEOS)
 

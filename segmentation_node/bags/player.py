@@ -5,14 +5,15 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final, TextIO
 
 from rclpy.publisher import Publisher
 from tqdm import tqdm
 
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
+from segmentation_node.bags.qos import is_latched
 from segmentation_node.bags.reader import Bag
+from segmentation_node.bags.selection import Extent
 from segmentation_node.bags.topic import RawMessage, Topic
 
 #: How soon a signal or a key is noticed while waiting.
@@ -125,18 +126,6 @@ class PlayClock:
             time.sleep(SLICE_S)
 
 
-@dataclass(frozen=True)
-class Extent:
-    """Part of a bag to play, in nanoseconds: both ends belong to it."""
-
-    begin_ns: int = 0
-    end_ns: int | None = None
-
-    def is_over(self, stamp_ns: int) -> bool:
-        """Return whether a message comes after the end."""
-        return self.end_ns is not None and stamp_ns > self.end_ns
-
-
 class Player:
     """Publishes the messages of a bag when they are due."""
 
@@ -185,7 +174,7 @@ class Player:
 
     def _publish(self, message: RawMessage) -> None:
         if message.stamp_ns < self._extent.begin_ns:
-            if not any(qos.latched for qos in message.topic.qos):
+            if not is_latched(message.topic.qos):
                 return
             self._clock.wait_while_paused(self._stop)
             due_s = time.monotonic()

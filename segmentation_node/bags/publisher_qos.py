@@ -14,8 +14,9 @@ from rclpy.qos import (
     QoSProfile,
     QoSReliabilityPolicy,
 )
+from rosbags.interfaces import QosHistory, QosReliability
 
-from segmentation_node.bags.qos import RELIABLE
+from segmentation_node.bags.qos import RELIABLE, is_latched
 from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import SettingError, one_line, quoted
 from segmentation_node.untrusted import read_yaml
@@ -41,9 +42,8 @@ def recorded_qos(topic: Topic) -> QoSProfile:
     about the live system and are not made again.
     """
     offered = topic.qos or (RELIABLE,)
-    reliable = any(qos.reliability != 'best_effort' for qos in offered)
-    latched = any(qos.latched for qos in offered)
-    keep_all = all(qos.history == 'keep_all' for qos in offered)
+    reliable = any(qos.reliability != QosReliability.BEST_EFFORT for qos in offered)
+    keep_all = all(qos.history == QosHistory.KEEP_ALL for qos in offered)
     return QoSProfile(
         history=QoSHistoryPolicy.KEEP_ALL if keep_all else QoSHistoryPolicy.KEEP_LAST,
         depth=min(max(qos.depth for qos in offered) or RELIABLE.depth, MAX_DEPTH),
@@ -51,7 +51,9 @@ def recorded_qos(topic: Topic) -> QoSProfile:
             QoSReliabilityPolicy.RELIABLE if reliable else QoSReliabilityPolicy.BEST_EFFORT
         ),
         durability=(
-            QoSDurabilityPolicy.TRANSIENT_LOCAL if latched else QoSDurabilityPolicy.VOLATILE
+            QoSDurabilityPolicy.TRANSIENT_LOCAL
+            if is_latched(offered)
+            else QoSDurabilityPolicy.VOLATILE
         ),
     )
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import shown, tell
-from segmentation_node.bags.matching import Matching, Pixels
+from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.options import add_input_options
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.cli import (
@@ -21,7 +21,7 @@ from segmentation_node.cli import (
     add_scored_scheme_option,
     topic_name,
 )
-from segmentation_node.errors import BagError, ImageError, SchemeError, SegmentationError
+from segmentation_node.errors import BagError, SchemeError, SegmentationError
 from segmentation_node.labels import LabelScheme, described_scheme, load_scheme
 from segmentation_node.scoring import Comparison, SetScores, table
 
@@ -54,7 +54,8 @@ def score_bag(
     Raises:
         BagError: a topic or scheme is missing, no frame has both, or it is open which masks belong
             to which truth.
-        DatasetError: no pixel of the truth is of a class that is scored.
+        DatasetError: a mask does not fit its truth, or no pixel of the truth is of a class that is
+            scored.
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
     """
     with open_bag(path, salvage) as bag, open_bag(truth_path or path, salvage) as truth_bag:
@@ -74,18 +75,11 @@ def score_bag(
         pairs = matching.pixels([(bag, predicted_topic, labels), (truth_bag, truth_topic, labels)])
         progress = tqdm(pairs, 'scoring', len(matching), disable=quiet or None)
         for time, (predicted, truth) in progress:
-            _compare(comparison, truth, predicted, f'{path} at {time.time_ns} ns')
+            comparison.add(truth, predicted, f'{path} at {time.time_ns} ns')
     return SetScores(
         comparison.scores(str(path)), len(matching), truth_frames, predicted_frames,
         matching.recorded,
     )  # fmt: skip
-
-
-def _compare(comparison: Comparison, truth: Pixels, predicted: Pixels, where: str) -> None:
-    try:
-        comparison.add(truth, predicted)
-    except ImageError as error:
-        raise BagError(f'{where}: {error}') from error
 
 
 def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> LabelScheme:

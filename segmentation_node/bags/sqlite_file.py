@@ -1,38 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the sqlite3 database of a rosbag2, schema version 4."""
+"""Writes the sqlite3 database of a rosbag2, with the tables of rosbags.
+
+The writer of rosbags commits when it is closed: a killed process would lose everything
+(test_bag_libraries.py).
+"""
 
 import sqlite3
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
+
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.topic import METADATA_VERSION, Topic
 
-SCHEMA_VERSION: Final = 4
 #: A transaction for each frame would wait for the disk each time; one for all would lose all.
 COMMIT_BYTES: Final = 4 << 20
 #: Kept free in the database and its journal, so that a full disk leaves room for the metadata.
 RESERVE_BYTES: Final = 64 << 10
-
-#: Tables and columns as rosbag2's own sqlite3 storage makes and reads them.
-_TABLES: Final = """
-CREATE TABLE schema(schema_version INTEGER PRIMARY KEY, ros_distro TEXT NOT NULL);
-CREATE TABLE metadata(
-    id INTEGER PRIMARY KEY, metadata_version INTEGER NOT NULL, metadata TEXT NOT NULL);
-CREATE TABLE topics(
-    id INTEGER PRIMARY KEY, name TEXT NOT NULL, type TEXT NOT NULL,
-    serialization_format TEXT NOT NULL, offered_qos_profiles TEXT NOT NULL,
-    type_description_hash TEXT NOT NULL);
-CREATE TABLE message_definitions(
-    id INTEGER PRIMARY KEY, topic_type TEXT NOT NULL, encoding TEXT NOT NULL,
-    encoded_message_definition TEXT NOT NULL, type_description_hash TEXT NOT NULL);
-CREATE TABLE messages(
-    id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, timestamp INTEGER NOT NULL,
-    data BLOB NOT NULL);
-CREATE INDEX timestamp_idx ON messages (timestamp ASC);
-CREATE TABLE reserve(data BLOB NOT NULL);
-"""
 
 
 class SqliteFile:
@@ -44,11 +30,11 @@ class SqliteFile:
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         # The journal stays, empty but as large as it ever was, until the end.
         self._database.execute('PRAGMA journal_mode = PERSIST')
-        self._database.executescript(_TABLES)
+        self._database.executescript(Sqlite3Writer.SQLITE_SCHEMA)
+        self._database.execute('CREATE TABLE reserve(data BLOB NOT NULL)')
         self._database.execute('INSERT INTO reserve VALUES (zeroblob(?))', (RESERVE_BYTES,))
         # Makes the journal as large as the reserve.
         self._database.execute('UPDATE reserve SET data = randomblob(?)', (RESERVE_BYTES,))
-        self._database.execute('INSERT INTO schema VALUES (?, ?)', (SCHEMA_VERSION, 'unknown'))
         self._ids: dict[Topic, int] = {}
         self._saved: dict[Topic, int] = {}
         self._pending: list[tuple[Topic, int, bytes]] = []

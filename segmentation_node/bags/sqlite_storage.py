@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the sqlite3 databases of every rosbag2 version."""
+"""Reads the sqlite3 databases of every rosbag2 version, within bounds.
+
+The reader of rosbags ignores unfinished transactions, computed columns and undeclared topics
+(test_bag_libraries.py).
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager

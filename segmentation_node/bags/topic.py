@@ -5,8 +5,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
+from rosbags.interfaces import Qos
+
 from segmentation_node.bags.bounds import shown
-from segmentation_node.bags.qos import Qos
 
 METADATA_FILE: Final = 'metadata.yaml'
 #: The newest that Humble reads as well; Jazzy and later read it as their own.

@@ -24,12 +24,13 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from rclpy.signals import SignalHandlerOptions
+from rosbags.interfaces import Qos
 
 from segmentation_node import topics
 from segmentation_node.bags.messages import known_topic
+from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import recorded_qos
-from segmentation_node.bags.qos import Qos
-from segmentation_node.bags.replay_bag import message_class
+from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError
@@ -40,9 +41,9 @@ DEPTH: Final = 60
 #: Ways to subscribe, by the word on the command line.
 QOS: Final[Mapping[str, Qos]] = MappingProxyType(
     {
-        'best_effort': Qos(depth=DEPTH, reliability='best_effort'),
-        'reliable': Qos(depth=DEPTH),
-        'latched': Qos(depth=DEPTH, durability='transient_local'),
+        'best_effort': qos_profile(depth=DEPTH, reliability='best_effort'),
+        'reliable': qos_profile(depth=DEPTH),
+        'latched': qos_profile(depth=DEPTH, durability='transient_local'),
     }
 )
 REPORT_PERIOD_S: Final = 0.25

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from segmentation_node import topics
 from segmentation_node.bags import messages
-from segmentation_node.bags.qos import LATCHED
+from segmentation_node.bags.qos import LATCHED, is_latched
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
@@ -265,4 +265,4 @@ def _accounted_frames(status: Mapping[str, str]) -> int:
 
 def _qos_name(topic: Topic) -> str:
     """Return the name of the QoS with which the recorder subscribes."""
-    return 'latched' if any(qos.latched for qos in topic.qos) else 'reliable'
+    return 'latched' if is_latched(topic.qos) else 'reliable'

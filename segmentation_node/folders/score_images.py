@@ -123,21 +123,13 @@ def score_images(
             f'folders'
         )
     for name in tqdm(common, 'scoring', unit='image', disable=quiet or None):
-        _compare(
-            comparison,
+        comparison.add(
             _read(truth.files[name], truth.scheme),
             _read(predicted.files[name], predicted.scheme),
             f'{predicted.files[name]} and {truth.files[name]}',
         )
     scores = comparison.scores(str(truth.source))
     return SetScores(scores, len(common), len(truth.files), len(predicted.files))
-
-
-def _compare(comparison: Comparison, truth: LabelImage, predicted: LabelImage, where: str) -> None:
-    try:
-        comparison.add(truth, predicted)
-    except ImageError as error:
-        raise DatasetError(f'{where}: {error}') from error
 
 
 def _read(path: Path, scheme: LabelScheme) -> LabelImage:

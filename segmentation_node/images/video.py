@@ -181,6 +181,11 @@ def _load_av() -> Any:
         ) from error
 
 
+def is_codec(text: str) -> bool:
+    """Return whether a text names a codec whose frames depend on each other."""
+    return _decoder_name(text) not in (None, 'mjpeg')
+
+
 def can_decode() -> bool:
     """Return whether PyAV is installed."""
     return importlib.util.find_spec('av') is not None

@@ -21,6 +21,7 @@ from bag_hostile import (
     QOS,
     bomb,
     chunk_bag,
+    copy_amid_transaction,
     hostile_bags,
     packed_bag,
     sqlite_bag,
@@ -46,7 +47,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.qos import Qos, dump_qos, parse_qos
+from segmentation_node.bags.qos import dump_qos, qos_profile, read_qos
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
@@ -129,9 +130,9 @@ def test_text_for_a_terminal_has_no_control_characters_and_an_end() -> None:
 
 @pytest.mark.parametrize('text', QOS)
 def test_impossible_profiles_are_none(text: str) -> None:
-    profiles = parse_qos(text)
+    profiles, _ = read_qos(text)
     assert all(0 <= qos.depth < 2**31 for qos in profiles)
-    assert parse_qos(dump_qos(profiles)) == profiles
+    assert read_qos(dump_qos(profiles)) == (profiles, False)
 
 
 def test_a_topic_with_escape_codes_reaches_no_terminal(
@@ -169,7 +170,7 @@ def test_a_bag_of_bad_and_good_topics_is_segmented(tmp_path: Path) -> None:
     path = tmp_path / 'bag.mcap'
     with BagWriter(path) as bag:
         bag.write(image_topic('/good'), stamp_ns(0), image_cdr(0))
-        bag.write(Topic('/2/camera', '../msg/X', qos=(Qos(depth=5),)), stamp_ns(0), b'junk')
+        bag.write(Topic('/2/camera', '../msg/X', qos=(qos_profile(5),)), stamp_ns(0), b'junk')
         bag.write(Topic('', ''), stamp_ns(0), b'')
     status, _ = said_by(segment_bag.main, path, '-o', tmp_path / 'out', '--topic', '/good')
     assert status == 0
@@ -189,7 +190,7 @@ def test_a_message_that_claims_gigabytes_is_refused(tmp_path: Path, packed: byte
 def test_a_compressed_file_that_grows_too_much_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('segmentation_node.bags.unpacking._FREE_FILE_BYTES', 1 << 20)
+    monkeypatch.setattr('segmentation_node.bags.compression._FREE_FILE_BYTES', 1 << 20)
     monkeypatch.setenv('TMPDIR', str(tmp_path))
     monkeypatch.setattr('tempfile.tempdir', None)
     path = packed_bag(tmp_path / 'bag', 'file', bomb(64 << 20))
@@ -309,24 +310,9 @@ def test_a_path_may_have_any_characters(tmp_path: Path) -> None:
         assert bag.message_count == 6
 
 
-def _amid_transaction(path: Path, copy: Path) -> Path:
-    """Copy a database and its journal while a transaction is partly in the database."""
-    with closing(sqlite3.connect(path, isolation_level=None)) as database:
-        database.execute('PRAGMA cache_size = 1')  # so that pages are written before the end
-        database.execute('BEGIN IMMEDIATE')
-        database.execute('UPDATE messages SET data = zeroblob(100000)')
-        for index in range(50):
-            row = (stamp_ns(index), bytes(10_000))
-            database.execute('INSERT INTO messages VALUES (NULL, 2, ?, ?)', row)
-        for suffix in ('', '-journal'):
-            shutil.copy(f'{path}{suffix}', f'{copy}{suffix}')
-        database.execute('ROLLBACK')
-    return copy
-
-
 def test_a_database_left_amid_a_transaction_is_taken_back(tmp_path: Path) -> None:
     path = sqlite_bag(tmp_path / 'whole.db3')
-    left = _amid_transaction(path, tmp_path / 'left.db3')
+    left = copy_amid_transaction(path, tmp_path / 'left.db3')
     assert Path(f'{left}-journal').stat().st_size > 0
     with open_bag(left) as bag:
         assert [m.cdr for m in bag.messages({'/image'})] == [image_cdr(0), image_cdr(1)]

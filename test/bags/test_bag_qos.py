@@ -3,15 +3,17 @@
 
 import pytest
 import yaml
+from rosbags.interfaces import Qos
 
 from segmentation_node.bags.qos import (
     CAMERA,
     INFINITE,
     LATCHED,
     RELIABLE,
-    Qos,
     dump_qos,
-    parse_qos,
+    is_latched,
+    qos_profile,
+    read_qos,
 )
 
 JAZZY = """
@@ -35,15 +37,15 @@ HUMBLE = (
 
 @pytest.mark.parametrize('text', [JAZZY, HUMBLE])
 def test_names_and_numbers_mean_the_same(text: str) -> None:
-    expected = Qos(depth=1, reliability='best_effort', durability='transient_local')
-    assert parse_qos(text) == (expected,)
-    assert parse_qos(text)[0].latched
-    assert parse_qos(text)[0].deadline == INFINITE
+    expected = qos_profile(depth=1, reliability='best_effort', durability='transient_local')
+    assert read_qos(text) == ((expected,), False)
+    assert is_latched(read_qos(text)[0])
+    assert read_qos(text)[0][0].deadline == INFINITE
 
 
-@pytest.mark.parametrize('qos', [RELIABLE, CAMERA, LATCHED, Qos(history='keep_all', depth=0)])
+@pytest.mark.parametrize('qos', [RELIABLE, CAMERA, LATCHED, qos_profile(0, history='keep_all')])
 def test_what_is_written_is_read(qos: Qos) -> None:
-    assert parse_qos(dump_qos((qos, RELIABLE))) == (qos, RELIABLE)
+    assert read_qos(dump_qos((qos, RELIABLE))) == ((qos, RELIABLE), False)
 
 
 def test_numbers_are_written_for_humble() -> None:
@@ -55,4 +57,4 @@ def test_numbers_are_written_for_humble() -> None:
     'text', ['', '[]', 'nonsense', '- 3', '- {history: 99}', '{', '- history']
 )
 def test_damaged_profiles_are_none(text: str) -> None:
-    assert parse_qos(text) == ()
+    assert read_qos(text)[0] == ()

@@ -27,7 +27,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.qos import LATCHED, dump_qos
+from segmentation_node.bags.qos import LATCHED, dump_qos, is_latched
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import RawMessage
 from segmentation_node.bags.writer import BagWriter
@@ -54,7 +54,7 @@ def test_what_rosbags_wrote(tmp_path: Path, plugin: StoragePlugin, version: int)
         assert [(topic.name, count) for topic, count in bag.counts.items()] == [
             ('/notes', 1), ('/image', 5)
         ]  # fmt: skip
-        assert bag.topic('/notes').qos[0].latched
+        assert is_latched(bag.topic('/notes').qos)
         assert bag.topic('/image').qos == ()
         assert 'uint32 height' in bag.topic('/image').definition
 

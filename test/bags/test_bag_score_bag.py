@@ -12,7 +12,7 @@ from bag_making import image_topic, label_cdr, stamp_ns, string_cdr, string_topi
 from segmentation_node.bags import messages
 from segmentation_node.bags.score_bag import main, score_bag
 from segmentation_node.bags.writer import BagWriter
-from segmentation_node.errors import BagError, SchemeError
+from segmentation_node.errors import BagError, DatasetError, SchemeError
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
 from segmentation_node.paths import config_dir
@@ -154,7 +154,7 @@ def test_scheme_that_is_not_installed_is_given_as_a_file(
 def test_what_cannot_be_scored(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'no stamp of .*label_mask .1 frames'):
         score_bag(bag_with(tmp_path / 'apart', {0: [[3]]}, {1: [[1]]}))
-    with pytest.raises(BagError, match='mask is 2 x 1 but its truth is 1 x 1; both must'):
+    with pytest.raises(DatasetError, match='mask is 2 x 1 but its truth is 1 x 1; both must'):
         score_bag(bag_with(tmp_path / 'sizes', {0: [[3]]}, {0: [[1, 1]]}))
     with BagWriter(tmp_path / 'no_truth') as bag:
         write_labels(bag, MASK, 'cityscapes8', {0: [[1]]})
@@ -176,7 +176,7 @@ def test_what_cannot_be_scored(tmp_path: Path) -> None:
 def test_ids_that_no_class_has_are_refused(
     tmp_path: Path, truth: list[list[int]], mask: list[list[int]], says: str
 ) -> None:
-    with pytest.raises(BagError, match=f'at {stamp_ns(1)} ns: {says}'):
+    with pytest.raises(DatasetError, match=f'at {stamp_ns(1)} ns: {says}'):
         score_bag(bag_with(tmp_path / 'bag', {0: [[3]], 1: truth}, {0: [[1]], 1: mask}))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosbags.interfaces import Qos
 
 from ros_process import LATCHED, PATIENCE_S, Probe, isolated_environment  # isort: skip
 
@@ -31,12 +32,14 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
-from segmentation_node.bags import messages, player, replay_bag
+from segmentation_node.bags import messages, player
 from segmentation_node.bags.bounds import MAX_LINE
+from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
-from segmentation_node.bags.qos import Qos
+from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
+from segmentation_node.bags.selection import play_extent
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
 
@@ -189,7 +192,7 @@ def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
     with open_bag(write_camera_bag(tmp_path / 'bag.mcap', frames=8)) as bag:
         slow = SlowBag(bag.path, bag._storage)
         publishers = {bag.topic('/image'): publisher}
-        extent = replay_bag.play_extent(slow, 0.5, None, None)
+        extent = play_extent(slow, 0.5, None, None)
         now_s = 0.0
         clock = player.PlayClock()
         player.Player(slow, publishers, clock, extent, lambda: False, quiet=True).play()
@@ -285,7 +288,7 @@ def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: P
     with BagWriter(tmp_path / 'bag') as bag:
         for index, msgtype in enumerate(TYPES):
             bag.write(Topic(f'/type_{index}', msgtype), stamp_ns(0), b'\0\1\0\0')
-        deep = string_topic('/deep', Qos(depth=2**31 - 1, durability='transient_local'))
+        deep = string_topic('/deep', qos_profile(depth=2**31 - 1, durability='transient_local'))
         bag.write(deep, stamp_ns(0), string_cdr('deep'))
         bag.write(string_topic('/short'), stamp_ns(0), b'\0\1')
         bag.write(string_topic('/short'), stamp_ns(0), b'')
@@ -328,14 +331,14 @@ def test_damaged_profiles_are_told(tmp_path: Path, probe: Probe) -> None:
 
 
 def test_looking_for_a_type_imports_nothing_else() -> None:
-    assert 'not installed' in replay_bag.message_class(Topic('/x', 'antigravity/msg/X'))
+    assert 'not installed' in message_class(Topic('/x', 'antigravity/msg/X'))
     assert 'antigravity' not in sys.modules
 
 
 def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: Probe) -> None:
     with BagWriter(tmp_path / 'bag') as bag:
         for index in range(3):
-            topic = image_topic('/lossy', Qos(reliability='best_effort'))
+            topic = image_topic('/lossy', qos_profile(reliability='best_effort'))
             bag.write(topic, stamp_ns(index), image_cdr(index))
     Received(probe, '/lossy', Image, RELIABLE)
     replay = Replay(tmp_path / 'bag', '--wait-for-subscribers')
@@ -352,11 +355,11 @@ def test_a_best_effort_recording_warns_who_asks_for_more(tmp_path: Path, probe: 
     ('offered', 'expected'),
     [
         ((), ('RELIABLE', 'VOLATILE', 10)),
-        ((Qos(depth=3),), ('RELIABLE', 'VOLATILE', 3)),
-        ((Qos(depth=0, history='unknown'),), ('RELIABLE', 'VOLATILE', 10)),
-        ((Qos(depth=1, reliability='best_effort'),), ('BEST_EFFORT', 'VOLATILE', 1)),
-        ((Qos(depth=1, durability='transient_local'),), ('RELIABLE', 'TRANSIENT_LOCAL', 1)),
-        ((Qos(reliability='best_effort'), Qos()), ('RELIABLE', 'VOLATILE', 10)),
+        ((qos_profile(depth=3),), ('RELIABLE', 'VOLATILE', 3)),
+        ((qos_profile(depth=0, history='unknown'),), ('RELIABLE', 'VOLATILE', 10)),
+        ((qos_profile(depth=1, reliability='best_effort'),), ('BEST_EFFORT', 'VOLATILE', 1)),
+        ((qos_profile(1, durability='transient_local'),), ('RELIABLE', 'TRANSIENT_LOCAL', 1)),
+        ((qos_profile(reliability='best_effort'), qos_profile()), ('RELIABLE', 'VOLATILE', 10)),
     ],
 )
 def test_publishers_offer_what_was_recorded(

@@ -31,9 +31,10 @@ from sensor_msgs.msg import Image
 from segmentation_node.bags import messages, player
 from segmentation_node.bags.player import PlayClock
 from segmentation_node.bags.publisher_qos import read_overrides
-from segmentation_node.bags.qos import Qos
+from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.reader import open_bag
-from segmentation_node.bags.replay_bag import Selection, main, play_extent
+from segmentation_node.bags.replay_bag import main
+from segmentation_node.bags.selection import Selection, play_extent
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, SegmentationError
 
@@ -60,7 +61,7 @@ def cameras(tmp_path_factory: pytest.TempPathFactory) -> Path:
             for name in ('/front/image', '/rear/image'):
                 bag.write(image_topic(name), stamp_ns(index), image_cdr(index))
             bag.write(string_topic(), stamp_ns(index), string_cdr('x'))
-            clock = messages.known_topic('/clock', 'rosgraph_msgs/msg/Clock', Qos())
+            clock = messages.known_topic('/clock', 'rosgraph_msgs/msg/Clock', qos_profile())
             bag.write(clock, stamp_ns(index), b'\0\1\0\0' + bytes(8))
     return path
 

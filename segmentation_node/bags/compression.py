@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompression whose memory is bounded, whatever the data claims about its size."""
+"""Compression of bags; decompression is bounded in memory, whatever size the data claims.
+
+The libraries of bags allocate what the data claims: test_bag_libraries.py.
+"""
 
 from collections.abc import Iterator
 from io import BytesIO
@@ -11,6 +14,8 @@ import zstandard
 
 from segmentation_node.errors import BagError
 
+#: Label masks shrink a hundredfold at the fastest level, camera images hardly at any.
+COMPRESSION_LEVEL: Final = 1
 ZSTD_MAGIC: Final = b'\x28\xb5\x2f\xfd'
 #: Raised on damaged data.
 DAMAGED: Final = (zstandard.ZstdError, RuntimeError, EOFError)
@@ -23,7 +28,12 @@ _PACKED_BLOCK_BYTES: Final = 4 << 10
 _MAX_WINDOW_BYTES: Final = 1 << 27
 
 
-def unpack(data: bytes, compression: str, what: str, max_bytes: int) -> bytes:
+def compress(data: bytes) -> bytes:
+    """Compress data with zstd."""
+    return zstandard.ZstdCompressor(level=COMPRESSION_LEVEL).compress(data)
+
+
+def decompress(data: bytes, compression: str, what: str, max_bytes: int) -> bytes:
     """Decompress zstd or lz4 data; '' is no compression.
 
     Raises:
@@ -97,7 +107,7 @@ def _lz4(data: bytes, max_bytes: int) -> bytes | None:
 _UNPACKERS: Final = {'': _plain, 'zstd': _zstd, 'lz4': _lz4}
 
 
-def unpack_file(source: Path, target: Path) -> None:
+def decompress_file(source: Path, target: Path) -> None:
     """Decompress a zstd file.
 
     Raises:
