@@ -74,7 +74,7 @@ format: $(STAMPS)/test  ## Bring the code into its style
 	$(BIN)/ruff format
 
 scenes: $(STAMPS)/demo  ## Render a street in the layout of Cityscapes into data/scenes_demo/
-	$(BIN)/make_scenes data/scenes_demo --overwrite
+	$(BIN)/python -m training.scenes data/scenes_demo --overwrite
 
 readme: $(STAMPS)/demo  ## Bring tables, figures and picture of README.md up to date
 	$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" $${MODEL:+--model "$$MODEL"}

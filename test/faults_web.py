@@ -33,8 +33,8 @@ from web_raw import Answer, connect, read_answer, upload
 from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
+from training.scenes.render import Renderer
+from training.scenes.street import Street
 
 #: The attackers' address, and that of a client that has nothing to do with them.
 ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'

@@ -32,10 +32,10 @@ from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.runtimes.memory import keep_freed_memory
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
+from training.scenes.render import Renderer
+from training.scenes.street import Street
 
 #: Growth of the service's memory that counts as none: what allocators keep for later.
 FLAT_MB = 64

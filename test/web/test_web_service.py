@@ -26,11 +26,11 @@ from segmentation_node.errors import SettingError
 from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, encode_png
 from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import load_scheme
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Prediction, Segmenter
 from segmentation_node.web import docs, service, shelf
 from segmentation_node.web.settings import Settings
+from training.scenes.render import Renderer
+from training.scenes.street import Street
 
 LIMITS = {'max_upload_bytes': 200_000, 'max_batch_upload_bytes': 300_000, 'max_pixels': 300 * 300,
           'max_side': 500, 'max_images': 3}  # fmt: skip
