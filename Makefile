@@ -74,7 +74,7 @@ format: $(STAMPS)/test  ## Fix the style of the code
 	$(BIN)/ruff format
 
 scenes: $(STAMPS)/demo  ## Render a street in the layout of Cityscapes into data/scenes_demo/
-	$(BIN)/make_scenes data/scenes_demo --overwrite
+	$(BIN)/python -m training.scenes data/scenes_demo --overwrite
 
 readme: $(STAMPS)/demo  ## Update the tables, figures and picture of README.md and docs/
 	$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" $${MODEL:+--model "$$MODEL"}

@@ -59,7 +59,6 @@ def _run(module: str) -> Any:
 benchmark = partial(_run, 'benchmark.__main__')
 export_model = partial(_run, 'export.export_model')
 images_to_bag = partial(_run, 'bags.images_to_bag')
-make_scenes = partial(_run, 'scenes.make_scenes')
 replay_bag = partial(_run, 'bags.replay_bag')
 score_bag = partial(_run, 'bags.score_bag')
 score_images = partial(_run, 'folders.score_images')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Paths of the package's data files: label schemes, configurations, bundled weights."""
+"""Paths of the package's data files: label schemes, configurations, bundled models and data."""
 
 from functools import cache
 from pathlib import Path
@@ -45,3 +45,13 @@ def config_dir() -> Path:
 def bundled_models_dir() -> Path:
     """Return the folder that contains one checkpoint folder per bundled model."""
     return share_dir() / 'resource' / 'models'
+
+
+def demo_bag() -> Path:
+    """Return the bundled bag: a drive through streets, compressed images with ground truth."""
+    return share_dir() / 'resource' / 'demo' / 'street.mcap'
+
+
+def samples_dir() -> Path:
+    """Return the folder of sample pictures (`images/`) with ground truth (`labels/`)."""
+    return share_dir() / 'resource' / 'samples'

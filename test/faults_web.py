@@ -28,13 +28,12 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
+from streets import street_images
 from web_load import damaged, memory_mb
 from web_raw import Answer, connect, read_answer, upload
 from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 
 #: The attackers' address, and that of a client that has nothing to do with them.
 ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'
@@ -159,7 +158,7 @@ class Target:
 def fuzzed(target: Target, count: int) -> Report:
     """Damaged files in whole forms, and damaged forms; one after the other."""
     report = Report('damaged uploads', count, STRANGER)
-    small = Renderer(96, 64).render(Street(0), 0.0).image_rgb
+    [small] = street_images(1, (96, 64))
     samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0]), *_others(small)]
     rng = random.Random(0)
     with target.under(report):
@@ -264,7 +263,7 @@ def main() -> int:
     parser.add_argument('--duration-s', type=float, default=30.0, help='of each slow attack')
     parser.add_argument('--model', default='deeplabv3plus')
     args = parser.parse_args()
-    image_rgb = Renderer(512, 256).render(Street(9), 0.0).image_rgb
+    [image_rgb] = street_images(1, (512, 256))
     reports: list[Report] = []
     with ServiceProcess('--model', args.model) as service:
         target = Target(service.port, image_rgb)

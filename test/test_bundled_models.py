@@ -12,9 +12,9 @@ from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion
 from segmentation_node.paths import bundled_models_dir
 from segmentation_node.runtimes.choices import DEFAULT_MODEL
-from segmentation_node.scenes.render import Frame, Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
+from training.scenes.render import Frame, Renderer
+from training.scenes.street import Street
 
 MODELS = bundled_models()
 

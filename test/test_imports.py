@@ -32,7 +32,7 @@ HEAVY = (
 LAYERS = (
     'errors', 'paths', 'topics', 'interrupt', 'untrusted', 'markdown', 'processes', 'labels',
     'metrics', 'scoring', 'images', 'networks', 'checkpoint', 'runtimes', 'segmenter', 'cli',
-    'pipeline', 'ros', 'scenes', 'bags', 'folders', 'demo', 'web', 'benchmark', 'export', 'entry',
+    'pipeline', 'ros', 'bags', 'folders', 'demo', 'web', 'benchmark', 'export', 'entry',
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
 TALK_TO_ROS = {

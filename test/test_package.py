@@ -127,7 +127,7 @@ def test_every_data_file_is_installed_where_it_is_looked_for(project: dict[str, 
         for folder, files in project['data_files']
         for file in files
     }
-    for folder in ('config', 'launch', 'resource/models'):
+    for folder in ('config', 'launch', 'resource/demo', 'resource/models', 'resource/samples'):
         for path in (ROOT / folder).rglob('*'):
             if path.is_file() and path.suffix != '.pyc':
                 file = path.relative_to(ROOT).as_posix()

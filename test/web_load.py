@@ -28,12 +28,11 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from streets import street_images
 from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.runtimes.memory import keep_freed_memory
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 
@@ -81,7 +80,7 @@ def memory_mb(client: httpx.Client) -> float:
 
 def run_fuzz(args: argparse.Namespace) -> int:
     """10,000 damaged uploads: refused or answered, never a failure, and no memory lost."""
-    small = Renderer(96, 64).render(Street(0), 0.0).image_rgb
+    [small] = street_images(1, (96, 64))
     samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0])]
     statuses: Counter[int] = Counter()
     with (
@@ -119,8 +118,7 @@ class Body:
 
 def run_clients(args: argparse.Namespace) -> int:
     """Many clients at once: no error but 503, and little lost against the bare Segmenter."""
-    street, renderer = Street(9), Renderer(1024, 512)
-    images = [renderer.render(street, float(i)).image_rgb for i in range(8)]
+    images = street_images(8, (1024, 512))
     uploads = [Body.of(encode_jpeg(image)) for image in images]
     keep_freed_memory()  # as the service does
     segmenter = Segmenter(args.model, runtime=args.runtime)

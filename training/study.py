@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.errors import SegmentationError, SettingError
-from segmentation_node.scenes import make_scenes
 from training import compare, evaluate, search, tracking, train
+from training.scenes.__main__ import main as render_scenes
 from training.search_results import BEST_FILE
 
 HERE: Final = Path(__file__).parent
@@ -61,11 +61,10 @@ def steps(output: Path, models: Sequence[str]) -> Iterator[Step]:
     """Yield all commands of the study in order."""
     scenes = output / 'data' / 'scenes'
     for city, split, frames in STREETS:
-        yield Step(
-            'make_scenes',
-            (str(scenes), '--split', split, '--city', city, '--seed', city.removeprefix('seed'),
-             '--frames', str(frames), '--rate-hz', '2', '--size', '256x128', '--overwrite'),
-            make_scenes.main,
+        yield _python(
+            render_scenes, str(scenes), '--split', split, '--city', city,
+            '--seed', city.removeprefix('seed'), '--frames', str(frames), '--rate-hz', '2',
+            '--size', '256x128', '--overwrite',
         )  # fmt: skip
     for model in models:
         yield from _model_steps(output, model)
@@ -89,7 +88,7 @@ def _model_steps(output: Path, model: str) -> Iterator[Step]:
 
 
 def _python(main: Main, *arguments: str) -> Step:
-    return Step(f'python -m {main.__module__}', arguments, main)
+    return Step(f'python -m {main.__module__.removesuffix(".__main__")}', arguments, main)
 
 
 def study(output: Path, models: Sequence[str], *, overwrite: bool = False) -> int:

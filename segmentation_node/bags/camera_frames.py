@@ -15,6 +15,7 @@ from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.video import DecodedFrame, VideoDecoder
+from segmentation_node.topics import COMPRESSED_SUFFIX
 
 
 class CameraFrame(NamedTuple):
@@ -81,20 +82,25 @@ def _given(image: ImageRgb | ImageError) -> ImageRgb:
     return image
 
 
-class DecodedVideo:
-    """Storage whose video topics are topics of sensor_msgs/Image, rgb8.
+class DecodedCameras:
+    """Storage whose compressed camera topics are topics of sensor_msgs/Image, rgb8.
 
-    `lost` counts the messages that could not be decoded when video was last read, by reason; they
-    are left out.
+    A topic of still images has the name without "/compressed", unless the bag has a topic of that
+    name. `lost` counts the messages that could not be decoded when such a topic was last read, by
+    reason; they are left out.
     """
 
-    def __init__(self, storage: Storage) -> None:
+    def __init__(self, storage: Storage, *, video: bool, images: bool) -> None:
+        """Wrap a storage.
+
+        Args:
+            storage: storage to read.
+            video: decode compressed video.
+            images: decode topics of still CompressedImage.
+        """
         self._storage = storage
         self.lost: Counter[str] = Counter()
-        self._shown = {
-            topic: _as_images(topic) if _is_video(storage, topic) else topic
-            for topic in storage.counts
-        }
+        self._shown = {topic: _shown(topic, storage, video, images) for topic in storage.counts}
 
     @property
     def counts(self) -> Mapping[Topic, int]:
@@ -143,6 +149,17 @@ class DecodedVideo:
         self.lost[f'{raw.topic.shown}: {error}'] += 1
 
 
+def _shown(topic: Topic, storage: Storage, video: bool, images: bool) -> Topic:
+    """Return the topic as DecodedCameras shows it."""
+    if _is_video(storage, topic):
+        return _as_images(topic, topic.name) if video else topic
+    name = topic.name.removesuffix(COMPRESSED_SUFFIX)
+    is_free = name not in {other.name for other in storage.counts}
+    if images and topic.msgtype == messages.COMPRESSED_IMAGE and is_free:
+        return _as_images(topic, name)
+    return topic
+
+
 def _is_video(storage: Storage, topic: Topic) -> bool:
     """Return whether a topic is video, which a CompressedImage says in its messages."""
     if topic.msgtype == messages.COMPRESSED_IMAGE:
@@ -152,6 +169,6 @@ def _is_video(storage: Storage, topic: Topic) -> bool:
     return messages.is_video(topic)
 
 
-def _as_images(topic: Topic) -> Topic:
-    image = messages.known_topic(topic.name, messages.IMAGE, RELIABLE)
+def _as_images(topic: Topic, name: str) -> Topic:
+    image = messages.known_topic(name, messages.IMAGE, RELIABLE)
     return replace(image, qos=topic.qos)

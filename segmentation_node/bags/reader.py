@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.bounds import MAX_TOPICS, shown
-from segmentation_node.bags.camera_frames import DecodedVideo
+from segmentation_node.bags.camera_frames import DecodedCameras
 from segmentation_node.bags.data_files import (
     PACKED_SUFFIX,
     DataFiles,
@@ -31,11 +31,13 @@ MAX_LISTED: Final = 30
 class Bag:
     """An open bag; a context manager."""
 
-    def __init__(self, path: Path, storage: Storage, video: DecodedVideo | None = None) -> None:
+    def __init__(
+        self, path: Path, storage: Storage, decoded: DecodedCameras | None = None
+    ) -> None:
         self.path = path
-        self._storage = storage if video is None else video
-        #: Messages of video that could not be decoded when they were last read, by reason.
-        self.lost: Mapping[str, int] = {} if video is None else video.lost
+        self._storage = storage if decoded is None else decoded
+        #: Messages of cameras that could not be decoded when they were last read, by reason.
+        self.lost: Mapping[str, int] = {} if decoded is None else decoded.lost
 
     @property
     def counts(self) -> Mapping[Topic, int]:
@@ -107,7 +109,12 @@ class Bag:
         return ', '.join(names) + (f' and {more} more' if more else '') or 'no topics at all'
 
 
-def open_bag(path: str | Path, salvage: bool = False, decode_video: bool = False) -> Bag:
+def open_bag(
+    path: str | Path,
+    salvage: bool = False,
+    decode_video: bool = False,
+    decode_images: bool = False,
+) -> Bag:
     """Open a bag for reading.
 
     Args:
@@ -117,6 +124,8 @@ def open_bag(path: str | Path, salvage: bool = False, decode_video: bool = False
             files, read all data files.
         decode_video: show topics of compressed video as topics of sensor_msgs/Image, if PyAV is
             installed.
+        decode_images: show topics of sensor_msgs/CompressedImage as topics of sensor_msgs/Image,
+            under their names without "/compressed".
 
     Raises:
         BagError: it is none, or damaged; says what can be saved and how.
@@ -128,7 +137,10 @@ def open_bag(path: str | Path, salvage: bool = False, decode_video: bool = False
     if len(storage.counts) > MAX_TOPICS:
         storage.close()
         raise BagError(f'{path} has {len(storage.counts)} topics, expected at most {MAX_TOPICS}')
-    return Bag(path, storage, DecodedVideo(storage) if decode_video and can_decode() else None)
+    decode_video = decode_video and can_decode()
+    if not (decode_video or decode_images):
+        return Bag(path, storage)
+    return Bag(path, storage, DecodedCameras(storage, video=decode_video, images=decode_images))
 
 
 def _open_folder(folder: Path, salvage: bool) -> Storage:

@@ -113,6 +113,10 @@ def _parser() -> argparse.ArgumentParser:
         help='publish compressed video (CompressedVideo of Foxglove, FFMPEGPacket of '
         'ffmpeg_image_transport) as sensor_msgs/msg/Image under its name; needs PyAV',
     )  # fmt: skip
+    parser.add_argument(
+        '--decode-images', action='store_true',
+        help='publish CompressedImage as sensor_msgs/msg/Image under its name without /compressed',
+    )  # fmt: skip
     add_quiet_option(parser)
     return parser
 
@@ -132,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(own)
     try:
         with (
-            open_bag(args.input, args.salvage, args.decode_video) as bag,
+            open_bag(args.input, args.salvage, args.decode_video, args.decode_images) as bag,
             stop_on_signal() as stop,
             ros_node(ros) as node,
         ):

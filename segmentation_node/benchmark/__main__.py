@@ -13,12 +13,11 @@ from segmentation_node.benchmark.report import lines, write_pages
 from segmentation_node.benchmark.run import BOTH, FULL, MODELS, OVERLOAD, PARTS, Session
 from segmentation_node.benchmark.streams import DEFAULT, TRANSPORTS
 from segmentation_node.benchmark.test_images import size_text
-from segmentation_node.cli import HelpFormatter, count, positive, rate_hz
+from segmentation_node.cli import HelpFormatter, count, positive, rate_hz, size_wh
 from segmentation_node.errors import SegmentationError
 from segmentation_node.processes import end_on_signals
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import PRECISIONS
-from segmentation_node.scenes.make_scenes import scene_size_wh
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -49,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     frames = parser.add_argument_group('input frames')
     frames.add_argument(
         '--images', type=Path, metavar='FOLDER',
-        help='images to measure with, scaled to each size, instead of a rendered street',
+        help='images to measure with, scaled to each size, instead of the bundled street',
     )  # fmt: skip
     frames.add_argument(
         '--data', type=Path, metavar='FOLDER',
@@ -74,7 +73,7 @@ def _add_scale_options(parser: argparse.ArgumentParser) -> None:
         help='short run that checks that everything works; its figures are not representative',
     )  # fmt: skip
     scale.add_argument(
-        '--sizes', nargs='+', type=scene_size_wh, metavar='WxH',
+        '--sizes', nargs='+', type=size_wh, metavar='WxH',
         help=f'image sizes; default: {" ".join(map(size_text, FULL.sizes))}',
     )  # fmt: skip
     scale.add_argument(

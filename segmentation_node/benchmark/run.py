@@ -116,7 +116,7 @@ class Session:
             find_checkpoint(model)  # reports a missing model at the start
         self._results = results = self._empty_results()
         sets = self._frames()
-        results.settings['frames'] = sets[0].title
+        results.settings['frames'] = '; '.join(dict.fromkeys(frames.title for frames in sets))
         data = self._labeled()
         for model in self._models:
             variants = variants_of(model, self._scale.runtimes, self._args.precision)

@@ -1,27 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Input frames of the benchmark: a rendered street, the user's images, or labeled data."""
+"""Input frames of the benchmark: the bundled street, the user's images, or labeled data."""
 
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
+from segmentation_node.bags import messages
+from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
+from segmentation_node.bags.reader import open_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
 from segmentation_node.bags.sources import (
     PICTURE_FOLDERS,
     Source,
     cityscapes_source,
     folder_source,
 )
-from segmentation_node.demo.footage import SEEDS
 from segmentation_node.errors import SettingError
-from segmentation_node.images.files import ImageRgb, encode_png, read_image
+from segmentation_node.images.files import encode_png, read_image
 from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.paths import demo_bag
 
-#: Time between two frames of the street, long enough for them to show different things.
-STREET_GAP_S: Final = 3.0
+#: Interpolation that keeps class ids.
+LABELS: Final = cv2.INTER_NEAREST_EXACT
 #: Placeholder for the rate that sources require; frames shown one by one have none.
 _ANY_RATE_HZ: Final = 1.0
 
@@ -46,18 +52,30 @@ def size_text(size_wh: tuple[int, int]) -> str:
 
 
 def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
-    """Render frames of a street into a folder, with ground truth."""
-    # Imported here so that runs on the user's images do not wait for the renderer.
-    from segmentation_node.scenes.render import Renderer
-    from segmentation_node.scenes.street import Street
-    from segmentation_node.scenes.write import SequenceName, write_sequence
+    """Write frames of the bundled street as PNG to a folder, scaled, with ground truth.
 
-    name = SequenceName(folder, 'val', 'benchmark', 0)
-    street, renderer = Street(SEEDS[0]), Renderer(*size_wh)
-    list(write_sequence(name, street, renderer, count, 1 / STREET_GAP_S, True, progress=False))
-    source = cityscapes_source(folder, _ANY_RATE_HZ)
-    title = f'{count} frames of a rendered street'
-    return _labeled(title, size_text(size_wh), source, CITYSCAPES_SCHEME)
+    Args:
+        size_wh: size of the frames; the title says if it is not that of the street.
+        count: maximum number of frames, evenly spaced.
+        folder: folder for the files.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    images, labels = [], []
+    with open_bag(demo_bag(), decode_images=True) as bag:
+        camera, scheme = find_camera(bag).name, scheme_beside(bag, TRUTH_TOPIC)
+        step = max(1, bag.count(camera) // count)
+        pairs = zip(bag.messages([camera]), bag.messages([TRUTH_TOPIC]), strict=True)
+        for index, (image, truth) in enumerate(islice(pairs, 0, step * count, step)):
+            image_rgb = messages.decode(messages.deserialize(image))
+            label_ids = messages.decode_labels(messages.deserialize(truth))
+            images.append(folder / f'{index:04}.png')
+            labels.append(folder / f'{index:04}_labels.png')
+            images[-1].write_bytes(encode_png(covering(image_rgb, size_wh)))
+            labels[-1].write_bytes(encode_png(covering(label_ids, size_wh, LABELS)))
+    is_scaled = image_rgb.shape[1::-1] != size_wh
+    title = f'{len(images)} frames of the bundled street'
+    title += f', scaled to {size_text(size_wh)}' if is_scaled else ''
+    return Frames(title, size_text(size_wh), tuple(images), tuple(labels), scheme)
 
 
 def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
@@ -77,14 +95,16 @@ def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Pat
     return Frames(f'{len(written)} own images', size_text(size_wh), tuple(written))
 
 
-def covering(image_rgb: ImageRgb, size_wh: tuple[int, int]) -> ImageRgb:
-    """Scale an image until it covers a size and crop its center, (H, W, 3) uint8."""
+def covering(
+    pixels: npt.NDArray[np.uint8], size_wh: tuple[int, int], interpolation: int = cv2.INTER_AREA
+) -> npt.NDArray[np.uint8]:
+    """Scale an image or labels until they cover a size and crop the center."""
     width, height = size_wh
-    scale = max(width / image_rgb.shape[1], height / image_rgb.shape[0])
+    scale = max(width / pixels.shape[1], height / pixels.shape[0])
     scaled_wh = [
-        max(n, round(scale * m)) for n, m in zip(size_wh, image_rgb.shape[1::-1], strict=True)
+        max(n, round(scale * m)) for n, m in zip(size_wh, pixels.shape[1::-1], strict=True)
     ]
-    scaled = cv2.resize(image_rgb, scaled_wh, interpolation=cv2.INTER_AREA)
+    scaled = cv2.resize(pixels, scaled_wh, interpolation=interpolation)
     left, top = (scaled_wh[0] - width) // 2, (scaled_wh[1] - height) // 2
     return np.ascontiguousarray(scaled[top : top + height, left : left + width], np.uint8)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Command that demonstrates the node, on a machine with or without a ROS installation.
 
-It creates a bag, starts the node as a separate process, replays the bag in real time, records the
-node's output, then draws and scores the recording.
+It starts the node as a separate process, replays a bag in real time, records the node's output,
+then draws and scores the recording.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.cli import HelpFormatter, count, rate_hz, topic_name
-from segmentation_node.demo.footage import Footage, bag_footage, images_footage, scenes_footage
+from segmentation_node.demo.footage import Footage, bag_footage, images_footage, street_footage
 from segmentation_node.demo.results import Outcome, contact_sheet, table, write_overlays
 from segmentation_node.demo.session import Session
 from segmentation_node.errors import SegmentationError
@@ -23,7 +23,6 @@ from segmentation_node.images.files import encode_png
 from segmentation_node.processes import DemoError, end_on_signals
 from segmentation_node.ros.domain import DOMAINS, unused_domain
 from segmentation_node.runtimes.choices import DEFAULT_MODEL
-from segmentation_node.scenes.make_scenes import scene_size_wh
 
 STAGES: Final = 5
 
@@ -43,13 +42,13 @@ def _parser() -> argparse.ArgumentParser:
         '--bag',
         type=Path,
         metavar='PATH',
-        help='bag with a camera, instead of the rendered street',
+        help='bag with a camera, instead of the bundled street',
     )
     source.add_argument(
         '--images',
         type=Path,
         metavar='FOLDER',
-        help='folder of images, instead of the rendered street',
+        help='folder of images, instead of the bundled street',
     )
     parser.add_argument(
         '--topic',
@@ -65,12 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         help='folder for the results',
     )
     parser.add_argument(
-        '--frames', type=count, default=100, metavar='N', help='number of frames of the street'
+        '--frames', type=count, metavar='N', help='number of frames of the street; default: all'
     )
-    parser.add_argument(
-        '--size', type=scene_size_wh, default='1024x512', metavar='WxH',
-        help='image size of the street',
-    )  # fmt: skip
     parser.add_argument(
         '--rate-hz', type=rate_hz, default=10.0, metavar='HZ',
         help='frame rate of the street or the images',
@@ -119,7 +114,7 @@ def _footage(args: argparse.Namespace) -> Footage:
         return bag_footage(args.bag, args.topic)
     if args.images is not None:
         return images_footage(args.images, work, args.rate_hz)
-    return scenes_footage(args.frames, args.size, work, args.rate_hz)
+    return street_footage(args.frames, args.rate_hz)
 
 
 def _run_node(args: argparse.Namespace) -> Outcome:
@@ -127,7 +122,7 @@ def _run_node(args: argparse.Namespace) -> Outcome:
     domain_id = unused_domain() if args.domain_id is None else args.domain_id
     print(f'{args.model} on {footage.title}; ROS_DOMAIN_ID={domain_id}')
     with Session(footage, args.model, args.output, domain_id, args.large_frames) as session:
-        with _stage(1, 'create the bag while the node loads its model'):
+        with _stage(1, 'prepare the footage while the node loads its model'):
             footage.prepare(session.check)
         with _stage(2, 'wait until the node is active'):
             session.wait_until_active()

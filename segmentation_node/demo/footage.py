@@ -1,37 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Footage that the demo sends to the node: a procedural street, a folder of images, or a bag."""
+"""Footage that the demo sends to the node: the bundled streets, a folder of images, or a bag."""
 
-import hashlib
-import shutil
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Final
 
-from tqdm import tqdm
-
-from segmentation_node import scenes, topics
+from segmentation_node import topics
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.qos import CAMERA, LATCHED, RELIABLE
+from segmentation_node.bags.qos import CAMERA
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.bags.sources import folder_source
-from segmentation_node.bags.topic import Topic
+from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.demo.recording import repeated_stamp
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.files import image_size
+from segmentation_node.paths import demo_bag
 from segmentation_node.processes import Child, DemoError, wait_for
 
 TRUTH_INFO_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
-#: Seeds of the streets that make up the drive; each is rendered by a separate process.
-SEEDS: Final = (3, 11)
-STALL_PATIENCE_S: Final = 120.0
 #: Looked at before a bag is replayed: a camera that repeats its stamps does so from the beginning.
 FIRST_FRAMES: Final = 5
+#: Frames per second of the bundled drive.
+STREET_RATE_HZ: Final = 10.0
 
 #: Called at short intervals; raises DemoError if the demo cannot continue.
 Check = Callable[[], None]
@@ -49,6 +45,30 @@ class Footage:
     prepare: Callable[[Check], None]
     #: Height and width of the first image; None if it cannot be read.
     image_hw: tuple[int, int] | None
+    #: True if compressed images are decoded before they are sent.
+    decode_images: bool = False
+    #: Number of frames to send, and the time of the last one in the bag; None for all.
+    limit: int | None = None
+    end_ns: int | None = None
+    #: Speed relative to real time.
+    rate: float = 1.0
+
+    def open(self) -> Bag:
+        """Open the bag with the camera as it is sent."""
+        return open_bag(self.bag, decode_video=True, decode_images=self.decode_images)
+
+    def count(self) -> int:
+        """Return the number of frames to send."""
+        with self.open() as bag:
+            return min(bag.count(self.camera.name), self.limit or sys.maxsize)
+
+    def messages(self, bag: Bag) -> Iterator[RawMessage]:
+        """Yield the camera's messages to send, with the truth."""
+        names = [topic.name for topic in (self.camera, *self.truth)]
+        return takewhile(self._is_sent, bag.messages(names))
+
+    def _is_sent(self, message: RawMessage) -> bool:
+        return self.end_ns is None or message.stamp_ns <= self.end_ns
 
     @property
     def compressed(self) -> bool:
@@ -125,83 +145,35 @@ def images_footage(folder: Path, work: Path, rate_hz: float) -> Footage:
     return Footage(f'images of {folder.resolve().name}/', bag, camera, (), prepare, image_hw)
 
 
-def scenes_footage(frames: int, size_wh: tuple[int, int], work: Path, rate_hz: float) -> Footage:
-    """Return a drive through procedural streets, with truth; rendered once, cached in `work`."""
-    size = '{}x{}'.format(*size_wh)
-    bag = work / f'scenes_{size}_{frames}_frames_{rate_hz:g}_hz_{_renderer_version()}.mcap'
-    camera = messages.known_topic(f'/{topics.IMAGE}', messages.IMAGE, CAMERA)
-    truth = (
-        messages.known_topic(TRUTH_TOPIC, messages.IMAGE, RELIABLE),
-        messages.known_topic(TRUTH_INFO_TOPIC, messages.STRING, LATCHED),
-    )
+def street_footage(frames: int | None, rate_hz: float) -> Footage:
+    """Return the bundled drive through procedural streets, with truth.
 
-    def prepare(check: Check) -> None:
-        if bag.exists():
-            print(f'      {bag} exists already')
-            return
-        tree = work / 'scenes'
-        shutil.rmtree(tree, ignore_errors=True)
-        _render(tree, frames, size, rate_hz, work, check)
-        # The bag has a temporary name until it is complete.
-        new = bag.with_name(f'new_{bag.name}')
-        _images_to_bag(['--cityscapes', str(tree), '--rate-hz', str(rate_hz)], new, work, check)
-        new.rename(bag)
-        shutil.rmtree(tree)
-
-    title = f'a procedural street, {size}'
-    return Footage(title, bag, camera, truth, prepare, size_wh[::-1])
-
-
-def _renderer_version() -> str:
-    """Return a digest of the renderer's code, so that outdated streets are not reused."""
-    digest = hashlib.sha256(repr(SEEDS).encode())
-    for file in sorted(Path(scenes.__path__[0]).glob('*.py')):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()[:8]
-
-
-def _render(tree: Path, frames: int, size: str, rate_hz: float, work: Path, check: Check) -> None:
-    """Render each street in a separate process, with one progress bar for all."""
-    shares = [len(range(i, frames, len(SEEDS))) for i in range(len(SEEDS))]
-    with ExitStack() as stack, tqdm(total=frames, unit='frame', disable=None) as progress:
-        children = [
-            stack.enter_context(
-                Child(
-                    'make_scenes',
-                    _command('scenes.make_scenes', str(tree), '--frames', str(share),
-                             '--size', size, '--rate-hz', str(rate_hz), '--seed', str(seed),
-                             '--sequence', str(index), '--quiet'),
-                    work / 'log' / f'make_scenes_{index}.log',
-                )
-            )
-            for index, (seed, share) in enumerate(zip(SEEDS, shares, strict=True)) if share
-        ]  # fmt: skip
-
-        rendered = 0
-
-        def done() -> bool:
-            nonlocal rendered
-            check()
-            rendered = sum(1 for _ in tree.glob('timestamp_sequence/*/*/*.txt'))
-            progress.update(rendered - progress.n)
-            # Checks every child, so that a failure is reported without waiting for the others.
-            ended = [_succeeded(child) for child in children]
-            return all(ended)
-
-        wait_for(done, STALL_PATIENCE_S, lambda: DemoError(
-            f'no frame was rendered for {STALL_PATIENCE_S:.0f} s, after {rendered} of {frames}; '
-            f'the machine is too busy: close other programs and start again'
-        ), sign_of_life=lambda: rendered)  # fmt: skip
+    Args:
+        frames: number of frames, from the first; None for all.
+        rate_hz: frames per second.
+    """
+    with open_bag(demo_bag(), decode_images=True) as bag:
+        camera, truth = find_camera(bag), _truth(bag)
+        height, width = _first_size_hw(bag, camera) or (0, 0)
+        stamps_ns = [m.stamp_ns for m in islice(bag.messages([camera.name]), frames or 0)]
+    return Footage(
+        f'a procedural street, {width}x{height}', demo_bag(), camera, truth, _skip_preparation,
+        (height, width), decode_images=True, limit=frames, end_ns=max(stamps_ns, default=None),
+        rate=rate_hz / STREET_RATE_HZ,
+    )  # fmt: skip
 
 
 def _images_to_bag(arguments: Sequence[str], bag: Path, work: Path, check: Check) -> None:
     log = work / 'log' / 'images_to_bag.log'
-    command = _command('bags.images_to_bag', *arguments, '--output', str(bag), '--overwrite')
+    command = [sys.executable, '-m', 'segmentation_node.bags.images_to_bag', *arguments]
+    command += ['--output', str(bag), '--overwrite']
     with Child('images_to_bag', command, log) as child:
 
         def done() -> bool:
             check()
-            return _succeeded(child)
+            if child.exit_status not in (None, 0):
+                raise child.failure()
+            return child.exit_status == 0
 
         patience_s = 600.0
         wait_for(done, patience_s, lambda: DemoError(
@@ -209,15 +181,3 @@ def _images_to_bag(arguments: Sequence[str], bag: Path, work: Path, check: Check
             f'with images_to_bag and pass it with BAG='
         ))  # fmt: skip
         print('      ' + child.log_text().strip().replace('\n', '\n      '))
-
-
-def _succeeded(child: Child) -> bool:
-    if child.exit_status is None:
-        return False
-    if child.exit_status != 0:
-        raise child.failure()
-    return True
-
-
-def _command(module: str, *arguments: str) -> list[str]:
-    return [sys.executable, '-m', f'segmentation_node.{module}', *arguments]

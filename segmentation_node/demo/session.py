@@ -164,8 +164,7 @@ class Session:
 
     def replay(self) -> Outcome:
         """Replay the bag in real time and wait until the node has processed it."""
-        with open_bag(self._footage.bag) as bag:
-            sent = bag.count(self._footage.camera.name)
+        sent = self._footage.count()
         replay = self._child('replay', self._replay_command(), self._profile)
         with tqdm(total=sent, desc='masks', unit='', disable=None) as progress:
 
@@ -214,15 +213,20 @@ class Session:
         return int(self._recorder.report.get('recorded', {}).get(topic, 0))
 
     def _replay_command(self) -> list[str]:
-        camera = self._footage.camera
-        return [
-            sys.executable, '-m', 'segmentation_node.bags.replay_bag', str(self._footage.bag),
-            '--topics', camera.name, '--wait-for-subscribers', camera.name,
+        footage, camera = self._footage, self._footage.camera.name
+        command = [
+            sys.executable, '-m', 'segmentation_node.bags.replay_bag', str(footage.bag),
+            '--topics', camera, '--wait-for-subscribers', camera, '--rate', str(footage.rate),
             '--delay', str(MATCH_S), '--clock', '--quiet', '--log', str(self._sent),
             '--decode-video',
-            # Reliable regardless of the QoS of the recorded camera, so that no frame is lost.
-            '--ros-args', '-p', f'qos_overrides.{camera.name}.publisher.reliability:=reliable',
         ]  # fmt: skip
+        if footage.decode_images:
+            command.append('--decode-images')
+        if footage.end_ns is not None:
+            command += ['--playback-until-nsec', str(footage.end_ns)]
+        # Reliable regardless of the QoS of the recorded camera, so that no frame is lost.
+        reliable = f'qos_overrides.{camera}.publisher.reliability:=reliable'
+        return [*command, '--ros-args', '-p', reliable]
 
 
 def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
@@ -242,15 +246,14 @@ def merge(footage: Footage, sent: Path, masks: Path, output: Path) -> None:
     stamps_ns = sorted(sent_ns)
 
     def replayed(bag: Bag) -> Iterator[RawMessage]:
-        names = [topic.name for topic in (footage.camera, *footage.truth)]
-        for message in bag.messages(names):
+        for message in footage.messages(bag):
             # The truth gets the time of the frame before it.
             index = max(0, bisect_right(stamps_ns, message.stamp_ns) - 1)
             time_ns = sent_ns[stamps_ns[index]]
             yield message._replace(stamp_ns=time_ns, sent_ns=time_ns)
 
     with (
-        open_bag(footage.bag, decode_video=True) as bag,
+        footage.open() as bag,
         open_bag(masks) as recorded,
         BagWriter(output, overwrite=True) as writer,
     ):

@@ -23,6 +23,7 @@ from segmentation_node.bags.images_to_bag import START_NS, main
 from segmentation_node.bags.sources import read_intrinsics
 from segmentation_node.errors import BagError
 from segmentation_node.images.files import encode_png
+from training.scenes.__main__ import main as render_scenes
 
 Seen = dict[str, list[tuple[int, Any]]]
 
@@ -409,8 +410,9 @@ def test_a_damaged_camera_file_is_named(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_generated_scenes_are_such_a_tree(tmp_path: Path) -> None:
-    make_scenes = pytest.importorskip('segmentation_node.scenes.make_scenes').main
-    assert make_scenes([str(tmp_path / 'cs'), '--frames', '2', '--size', '128x64', '--quiet']) == 0
+    assert (
+        render_scenes([str(tmp_path / 'cs'), '--frames', '2', '--size', '128x64', '--quiet']) == 0
+    )
     assert run('--cityscapes', tmp_path / 'cs', '-o', tmp_path / 'bag') == 0
     seen = seen_in(tmp_path / 'bag')
     assert {topic: len(messages) for topic, messages in seen.items()} == {

@@ -7,12 +7,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from bag_making import (
     image_cdr,
     image_topic,
     label_cdr,
+    picture,
     stamp_ns,
     string_cdr,
     string_topic,
@@ -27,11 +29,12 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
-from segmentation_node.bags.qos import LATCHED, dump_qos, is_latched
+from segmentation_node.bags.qos import CAMERA, LATCHED, dump_qos, is_latched
 from segmentation_node.bags.reader import open_bag
-from segmentation_node.bags.topic import RawMessage
+from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, ImageError
+from segmentation_node.images.files import decode_file, encode_jpeg
 
 EXPECTED = [('/notes', stamp_ns(0), string_cdr('hello'))] + [
     ('/image', stamp_ns(index), image_cdr(index)) for index in range(5)
@@ -445,3 +448,45 @@ def test_labels_are_mono8_only() -> None:
     color = RawMessage(image_topic(), 0, image_cdr(0), 0)
     with pytest.raises(ImageError, match="encoding 'rgb8'; expected mono8"):
         messages.decode_labels(messages.deserialize(color))
+
+
+def compressed_topic(name: str) -> Topic:
+    return messages.known_topic(name, messages.COMPRESSED_IMAGE, CAMERA)
+
+
+def jpeg_cdr(index: int) -> bytes:
+    data = encode_jpeg(picture(index))
+    return messages.serialize(
+        messages.compressed_image(data, 'jpeg', messages.header(stamp_ns(index), 'front'))
+    )
+
+
+def test_compressed_images_are_shown_decoded(tmp_path: Path) -> None:
+    topic = compressed_topic('/front/image/compressed')
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index in range(3):
+            bag.write(
+                compressed_topic('/front/image/compressed'), stamp_ns(index), jpeg_cdr(index)
+            )
+        bag.write(topic, stamp_ns(3), jpeg_cdr(3)[:-20])
+    with open_bag(tmp_path / 'bag', decode_images=True) as again:
+        camera = find_camera(again)
+        assert (camera.name, camera.msgtype) == ('/front/image', messages.IMAGE)
+        assert again.count('/front/image') == 4
+        images = [messages.deserialize(raw) for raw in again.messages({'/front/image'})]
+        assert [messages.stamp_ns_of(image) for image in images] == [stamp_ns(i) for i in range(3)]
+        for index, image in enumerate(images):
+            expected = decode_file(encode_jpeg(picture(index)))
+            assert np.array_equal(messages.decode(image), expected)
+        assert sum(again.lost.values()) == 1
+
+
+def test_compressed_images_beside_their_raw_topic_stay_compressed(tmp_path: Path) -> None:
+    with BagWriter(tmp_path / 'bag') as bag:
+        bag.write(image_topic(), stamp_ns(0), image_cdr(0))
+        bag.write(compressed_topic('/image/compressed'), stamp_ns(0), jpeg_cdr(0))
+    with open_bag(tmp_path / 'bag', decode_images=True) as again:
+        assert [topic.msgtype for topic in again.topics] == [
+            messages.IMAGE, messages.COMPRESSED_IMAGE,
+        ]  # fmt: skip
+        assert next(again.messages({'/image/compressed'})).cdr == jpeg_cdr(0)

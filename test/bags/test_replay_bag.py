@@ -20,6 +20,7 @@ from bag_hostile import NAMES, QOS, TYPES, mcap_bag
 from bag_making import (
     image_cdr,
     image_topic,
+    picture,
     stamp_ns,
     string_cdr,
     string_topic,
@@ -27,7 +28,7 @@ from bag_making import (
 )
 from mcap.writer import IndexType
 from mcap.writer import Writer as McapWriter
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy, qos_profile_sensor_data
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
@@ -36,12 +37,13 @@ from segmentation_node.bags import messages, player
 from segmentation_node.bags.bounds import MAX_LINE
 from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
-from segmentation_node.bags.qos import qos_profile
+from segmentation_node.bags.qos import CAMERA, Qos, qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
 from segmentation_node.bags.selection import play_extent
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
+from segmentation_node.images.encodings import encode_png
 
 RELIABLE = QoSProfile(depth=100, reliability=QoSReliabilityPolicy.RELIABLE)
 
@@ -112,6 +114,23 @@ def test_latched_messages_reach_those_who_come_late(tmp_path: Path, probe: Probe
     probe.wait_for('the note', lambda: len(notes))
     assert notes.messages[0].data == 'hello'
     assert replay.interrupt()[0] == 0
+
+
+def test_compressed_images_are_decoded_on_request(tmp_path: Path, probe: Probe) -> None:
+    topic = messages.known_topic('/front/image/compressed', messages.COMPRESSED_IMAGE, CAMERA)
+    with BagWriter(tmp_path / 'bag') as bag:
+        for index in range(3):
+            header = messages.header(stamp_ns(index), 'front')
+            image = messages.compressed_image(encode_png(picture(index)), 'png', header)
+            bag.write(topic, stamp_ns(index), messages.serialize(image))
+    images = Received(probe, '/front/image', Image, qos_profile_sensor_data)
+    replay = Replay(tmp_path / 'bag', '--decode-images', '--wait-for-subscribers', '/front/image')
+    probe.wait_for('three images', lambda: len(images) == 3)
+    assert replay.ended()[0] == 0
+    for index, image in enumerate(images.messages):
+        assert image.encoding == 'rgb8'
+        assert image.header.stamp.nanosec == stamp_ns(index) % 10**9
+        assert bytes(image.data) == picture(index).tobytes()
 
 
 def test_rate_remap_and_topics(tmp_path: Path, probe: Probe) -> None:

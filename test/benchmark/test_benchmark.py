@@ -13,6 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
+from segmentation_node.bags import messages
+from segmentation_node.bags.reader import open_bag
+from segmentation_node.bags.score_bag import TRUTH_TOPIC
 from segmentation_node.benchmark import report, run
 from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.common_model import CommonModel
@@ -28,7 +31,12 @@ from segmentation_node.benchmark.measurements import (
 )
 from segmentation_node.benchmark.plot import Bar, Line, age_of_images, bar_chart, line_chart
 from segmentation_node.benchmark.quality import agreement
-from segmentation_node.benchmark.test_images import covering, image_frames, labeled_frames
+from segmentation_node.benchmark.test_images import (
+    covering,
+    image_frames,
+    labeled_frames,
+    street_frames,
+)
 from segmentation_node.benchmark.timing import (
     Spread,
     alternating,
@@ -40,6 +48,8 @@ from segmentation_node.benchmark.timing import (
 from segmentation_node.benchmark.variants import COMMON, Variant, model_title, variants_of
 from segmentation_node.errors import BagError, SettingError
 from segmentation_node.images.files import decode_file, encode_png
+from segmentation_node.images.label_files import read_labels
+from segmentation_node.paths import demo_bag
 from segmentation_node.runtimes import machine
 from segmentation_node.runtimes.machine import Machine
 from segmentation_node.segmenter import Segmenter
@@ -201,6 +211,24 @@ def test_own_images_become_frames_of_the_size(tmp_path: Path) -> None:
     assert [int(p[0, 0, 0]) for p in pixels] == [ord('a'), ord('b')]
     with pytest.raises(BagError, match='holds no image'):
         image_frames(tmp_path, (64, 32), 2, tmp_path / 'none')
+
+
+def test_frames_of_the_street_are_scaled_on_request(tmp_path: Path) -> None:
+    large, small = (
+        street_frames(size_wh, 4, tmp_path / str(size_wh)) for size_wh in ((1024, 512), (256, 256))
+    )
+    assert large.title == '4 frames of the bundled street'
+    assert small.title == '4 frames of the bundled street, scaled to 256x256'
+    with open_bag(demo_bag(), decode_images=True) as bag:
+        first = messages.decode(messages.deserialize(bag.first('/image')))
+        truth = messages.decode_labels(messages.deserialize(bag.first(TRUTH_TOPIC)))
+    assert np.array_equal(decode_file(large.images[0].read_bytes()), first)
+    assert small.scheme is not None
+    assert np.array_equal(read_labels(large.labels[0], small.scheme), truth)
+    scaled = read_labels(small.labels[0], small.scheme)
+    assert decode_file(small.images[0].read_bytes()).shape == (256, 256, 3)
+    # Every second pixel of the square in the middle, give or take one at borders of objects.
+    assert (scaled == truth[::2, 256:768:2]).mean() > 0.98
 
 
 def test_labeled_folder_needs_its_scheme_and_all_labels(tmp_path: Path) -> None:

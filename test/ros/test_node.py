@@ -28,9 +28,9 @@ from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import ENCODINGS, decode_image
 from segmentation_node.images.files import decode_file, encode_jpeg
 from segmentation_node.labels import load_scheme
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
+from training.scenes.render import Renderer
+from training.scenes.street import Street
 
 LATCHED_QOS = QoSProfile(depth=50, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 RNG = np.random.default_rng(7)

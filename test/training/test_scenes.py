@@ -10,15 +10,15 @@ import pytest
 
 from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.labels import load_scheme
-from segmentation_node.scenes.camera import Camera, Extrinsic, Intrinsic, VehiclePose
-from segmentation_node.scenes.canvas import Canvas
-from segmentation_node.scenes.geometry import Footprint, Panel, Thing
-from segmentation_node.scenes.make_scenes import main
-from segmentation_node.scenes.render import SCHEME, Frame, Renderer
-from segmentation_node.scenes.street import Street
-from segmentation_node.scenes.textures import plain
-from segmentation_node.scenes.visibility import back_to_front
-from segmentation_node.scenes.write import KINDS, SequenceName, camera_content, write_sequence
+from training.scenes.__main__ import main
+from training.scenes.camera import Camera, Extrinsic, Intrinsic, VehiclePose
+from training.scenes.canvas import Canvas
+from training.scenes.geometry import Footprint, Panel, Thing
+from training.scenes.render import SCHEME, Frame, Renderer
+from training.scenes.street import Street
+from training.scenes.textures import plain
+from training.scenes.visibility import back_to_front
+from training.scenes.write import KINDS, SequenceName, camera_content, write_sequence
 
 WIDTH, HEIGHT = 256, 128
 SEED = 2

@@ -31,8 +31,6 @@ from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.images.files import encode_png
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Segmenter
 from training.config import Experiment, Use
 from training.datasets import open_files
@@ -40,6 +38,8 @@ from training.evaluate import main
 from training.evaluation import evaluate, evaluate_recorded
 from training.evaluation_folder import KEYS
 from training.labelled_frames import BagFrames, FileFrames
+from training.scenes.render import Renderer
+from training.scenes.street import Street
 
 CATEGORIES = load_scheme('cityscapes8')
 LABEL_IDS = load_scheme('cityscapes34')

@@ -27,13 +27,13 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
-from segmentation_node.scenes.render import SCHEME
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web import api, live
 from segmentation_node.web.live import Live
 from segmentation_node.web.page import charts, patterns, runs, sample_pictures
 from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.page.charts import ticks
+from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
 from segmentation_node.web.page.texts import LANGUAGES, Words, texts
 from segmentation_node.web.problems import KINDS

@@ -19,6 +19,7 @@ pytest.importorskip('fastapi', reason='the service is not installed: pip install
 
 import httpx
 from image_bytes import webp, with_orientation
+from streets import street_images
 from web_service import PATIENCE_S, ServiceProcess, blocks, labels_of, serving
 
 from segmentation_node.checkpoint import bundled_models
@@ -26,8 +27,6 @@ from segmentation_node.errors import SettingError
 from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, encode_png
 from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import load_scheme
-from segmentation_node.scenes.render import Renderer
-from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Prediction, Segmenter
 from segmentation_node.web import docs, service, shelf
 from segmentation_node.web.settings import Settings
@@ -104,7 +103,7 @@ def test_labels_are_those_of_the_segmenter(
 
 
 def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
-    street = Renderer(384, 192).render(Street(3), 1.0).image_rgb
+    [street] = street_images(1, (384, 192))
     names = {name: name for name in bundled_models()}
     with serving(Settings(names, device='cpu')) as client:
         states = {m['name']: m['state'] for m in client.get('/models').json()['models']}

@@ -15,12 +15,11 @@ from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import LabelImage, colorize, overlay
 from segmentation_node.labels import LabelClass, LabelScheme, available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
-from segmentation_node.scenes.render import SCHEME
 from segmentation_node.web.page.markup import ABSENT, figure, large_figure, note, swatch, table
 from segmentation_node.web.page.parts import choice, largest, shares
 from segmentation_node.web.page.patterns import disagreement, patterned
 from segmentation_node.web.page.picture import Picture
-from segmentation_node.web.page.sample_pictures import Sample
+from segmentation_node.web.page.sample_pictures import SCHEME, Sample
 from segmentation_node.web.page.service_client import Answer
 from segmentation_node.web.page.texts import Words
 

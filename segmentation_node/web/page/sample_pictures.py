@@ -5,15 +5,16 @@ from typing import Final, NamedTuple
 
 import streamlit as st
 
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.images.files import ImageRgb, read_image
+from segmentation_node.images.label_files import read_labels
 from segmentation_node.images.rendering import LabelImage
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.scenes.render import SCHEME, Renderer
-from segmentation_node.scenes.street import Street
+from segmentation_node.paths import samples_dir
 
-#: Seeds and times of the rendered streets to choose from; no training run has seen them.
-STREETS: Final = ((9, 1.0), (21, 4.0), (33, 2.0), (47, 6.0))
-STREET_WH: Final = (960, 480)
+#: Names of the bundled pictures; not used in training.
+STREETS: Final = ('street_1', 'street_2', 'street_3', 'street_4')
+#: Label scheme of their ground truth.
+SCHEME: Final = 'cityscapes34'
 
 
 class Sample(NamedTuple):
@@ -29,10 +30,10 @@ class Sample(NamedTuple):
 
 @st.cache_data(max_entries=len(STREETS), show_spinner=False)
 def street(index: int) -> Sample:
-    """Render one of STREETS."""
-    seed, time_s = STREETS[index]
-    frame = Renderer(*STREET_WH).render(Street(seed), time_s)
-    return Sample(frame.image_rgb, frame.label_ids)
+    """Read one of STREETS."""
+    name, folder = STREETS[index], samples_dir()
+    label_ids = read_labels(folder / 'labels' / f'{name}.png', load_scheme(SCHEME))
+    return Sample(read_image(folder / 'images' / f'{name}.jpg'), label_ids)
 
 
 @st.cache_resource
