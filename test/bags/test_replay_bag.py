@@ -37,7 +37,7 @@ from segmentation_node.bags import messages, player
 from segmentation_node.bags.bounds import MAX_LINE
 from segmentation_node.bags.playable import message_class
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
-from segmentation_node.bags.qos import CAMERA, Qos, qos_profile
+from segmentation_node.bags.qos import CAMERA, qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
 from segmentation_node.bags.selection import play_extent
