@@ -9,14 +9,10 @@ import cv2
 import numpy as np
 
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
-from segmentation_node.bags.sources import (
-    PICTURE_FOLDERS,
-    Source,
-    cityscapes_source,
-    folder_source,
-)
+from segmentation_node.bags.sources import Source, cityscapes_source, folder_source
 from segmentation_node.demo.footage import SEEDS
 from segmentation_node.errors import SettingError
+from segmentation_node.images.cityscapes import PICTURE_FOLDERS
 from segmentation_node.images.files import ImageRgb, encode_png, read_image
 from segmentation_node.labels import LabelScheme, load_scheme
 

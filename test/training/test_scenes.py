@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from segmentation_node.errors import DatasetError, SettingError
+from segmentation_node.images.cityscapes import KINDS
 from segmentation_node.labels import load_scheme
 from segmentation_node.scenes.camera import Camera, Extrinsic, Intrinsic, VehiclePose
 from segmentation_node.scenes.canvas import Canvas
@@ -18,7 +19,7 @@ from segmentation_node.scenes.render import SCHEME, Frame, Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.scenes.textures import plain
 from segmentation_node.scenes.visibility import back_to_front
-from segmentation_node.scenes.write import KINDS, SequenceName, camera_content, write_sequence
+from segmentation_node.scenes.write import SequenceName, camera_content, write_sequence
 
 WIDTH, HEIGHT = 256, 128
 SEED = 2
