@@ -8,6 +8,7 @@ they start immediately.
 import multiprocessing
 import os
 import resource
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -76,6 +77,10 @@ def kill_in_mid_epoch() -> None:
     _signal_in_step(signal.SIGKILL, 4)
 
 
+def kill_in_third_epoch() -> None:
+    _signal_in_step(signal.SIGKILL, 7)
+
+
 def kill_in_first_epoch() -> None:
     _signal_in_step(signal.SIGKILL, 1)
 
@@ -100,11 +105,25 @@ def kill_between_the_renames() -> None:
     replace = Path.replace
 
     def changed(self: Path, target: Any) -> Path:
-        if self.name == 'checkpoint.new' and (self.parent / 'checkpoint.old').exists():
+        if self.name == '.checkpoint.new' and (self.parent / '.checkpoint.old').exists():
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(self, target)
 
     setattr(Path, 'replace', changed)  # noqa: B010 (patched in this process only)
+
+
+def kill_while_the_state_is_moved() -> None:
+    """Kill the process while Lightning moves the second state from another file system."""
+    move = shutil.move
+
+    def changed(source: str, target: str) -> Any:
+        if 'state.ckpt' in target and (Path(target).parent / 'state.ckpt').exists():
+            content = Path(source).read_bytes()
+            Path(target).write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+        return move(source, target)
+
+    setattr(shutil, 'move', changed)  # noqa: B010 (patched in this process only)
 
 
 def _fill_disk() -> None:

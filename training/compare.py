@@ -8,9 +8,9 @@ python -m training.compare --study segmentation unet deeplabv3plus --output repo
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 
+from segmentation_node.atomic import replacing
 from segmentation_node.errors import SegmentationError, SettingError
 from training.report.page import render
 from training.report.records import read_records
@@ -22,10 +22,8 @@ def write_page(page: str, path: Path) -> None:
     """Write the page atomically; raises SettingError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.report') as aside:
-            written = Path(aside, path.name)
-            written.write_text(page, encoding='utf-8')
-            written.replace(path)
+        with replacing(path) as aside:
+            aside.write_text(page, encoding='utf-8')
     except OSError as error:
         raise SettingError(
             f'{path} cannot be written ({error}); choose another file as --output'

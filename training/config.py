@@ -22,7 +22,7 @@ from typing_extensions import Self
 from segmentation_node.errors import SettingError
 from segmentation_node.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-CATALOGUE = Path(__file__).with_name('datasets.yaml')
+CATALOG = Path(__file__).with_name('datasets.yaml')
 #: Fields that do not affect the result; they may change when a run is resumed.
 OUTER = ('data_root', 'cache', 'workers', 'notes')
 
@@ -189,7 +189,7 @@ class Experiment(_Strict):
 
     def dataset(self, name: str) -> Dataset:
         """Return a data set by name, its root below `data_root`; raises SettingError."""
-        known = {**catalogue(), **self.datasets}
+        known = {**catalog(), **self.datasets}
         if name not in known:
             raise SettingError(
                 f'unknown data set {name!r}; available: {", ".join(known)}; add others to '
@@ -204,12 +204,10 @@ class Experiment(_Strict):
         return sum(use.share for use in self.train)
 
 
-def catalogue() -> dict[str, Dataset]:
+def catalog() -> dict[str, Dataset]:
     """Return the data sets of `training/datasets.yaml` by name."""
-    content = _read_mapping(CATALOGUE)
-    return {
-        name: _validated(Dataset, row, f'{CATALOGUE}: {name}') for name, row in content.items()
-    }
+    content = _read_mapping(CATALOG)
+    return {name: _validated(Dataset, row, f'{CATALOG}: {name}') for name, row in content.items()}
 
 
 def load_experiment(path: Path, overrides: list[str]) -> Experiment:

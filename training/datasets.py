@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled images on disk: which files belong together, and what is wrong with them."""
+"""Labeled images on disk: pairs of image and label files, and their checks."""
 
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from segmentation_node.errors import DatasetError, ImageError
+from segmentation_node.images import cityscapes
 from segmentation_node.images.files import IMAGE_SUFFIXES, ImageRgb, decode_file, visible_files
 from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import LabelScheme, load_scheme
@@ -21,67 +21,69 @@ from training.config import Experiment, Use
 
 @dataclass(frozen=True)
 class Pair:
-    """One image and its label image, both as files."""
+    """File of an image and file of its label image."""
 
     image: Path
     labels: Path
 
     @property
     def name(self) -> str:
-        """The image's own name."""
+        """Name of the image file without suffix."""
         return self.image.stem
 
 
 @dataclass(frozen=True)
-class LabelledFiles:
-    """The pairs of one split of one data set; `source` says where it comes from."""
+class LabeledFiles:
+    """Pairs of one split of a data set; `source` is its origin."""
 
     pairs: tuple[Pair, ...]
     scheme: LabelScheme
     source: str
 
     def read(self, pair: Pair) -> tuple[ImageRgb, LabelImage]:
-        """Image (H, W, 3) uint8 RGB and label ids (H, W) uint8; raises DatasetError.
+        """Return the image (H, W, 3) uint8 RGB and its label ids (H, W) uint8.
 
-        The error names the file that cannot be read, is of another size than its partner, or has
-        ids that the data set's scheme does not know.
+        Raises:
+            DatasetError: a file cannot be read, the sizes differ, or an id is not in the scheme
+                of the data set.
         """
         image_rgb = _decoded(pair.image, decode_file)
         ids = _decoded(pair.labels, partial(decode_labels, scheme=self.scheme))
         if ids.shape != image_rgb.shape[:2]:
             raise DatasetError(
-                f'{pair.labels} is {ids.shape} but its image {image_rgb.shape[:2]}; both must be '
-                f'of one size'
+                f'{pair.labels} has size {ids.shape}, but its image {image_rgb.shape[:2]}; both '
+                f'must have the same size'
             )
         return image_rgb, ids
 
 
-def open_files(experiment: Experiment, use: Use) -> LabelledFiles:
-    """The files that an experiment means by one use of a data set.
+def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
+    """Find the files of one use of a data set.
 
     Raises:
-        DatasetError: no images, images without labels, or fewer than were asked for.
-        SettingError, SchemeError: the data set or its scheme is not known.
+        DatasetError: no images, images without labels, or fewer images than requested.
+        SettingError, SchemeError: the data set or its scheme is unknown.
     """
     dataset = experiment.dataset(use.set)
     if dataset.layout not in LAYOUTS:
         raise DatasetError(
-            f'data set {use.set} has layout {dataset.layout!r}; there are {", ".join(LAYOUTS)}'
+            f'data set {use.set} has unknown layout {dataset.layout!r}; choose one of '
+            f'{", ".join(LAYOUTS)}'
         )
     root = Path(dataset.root)
     pairs = _checked(root, use.split, LAYOUTS[dataset.layout](root, use.split))
     if use.count is not None:
         if use.count > len(pairs):
             raise DatasetError(
-                f'a subset of {use.count} images was asked for of {use.set} {use.split}, there '
-                f'are {len(pairs)}; ask for no more'
+                f'{use.set} {use.split} has {len(pairs)} images, fewer than the requested subset '
+                f'of {use.count}; reduce "count"'
             )
         pairs = subset(pairs, use.count, use.seed)
-    return LabelledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
+    return LabeledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
 
 
 def subset(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
-    """`count` of the pairs, the same ones for the same seed, in the order of their names."""
+    """Draw `count` pairs, determined by the seed, in their original order."""
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
     return [pairs[i] for i in sorted(chosen)]
 
@@ -100,19 +102,18 @@ def _of_one_stem(images: Path, labels: Path) -> 'Found':
 
 
 def _cityscapes(root: Path, split: str) -> 'Found':
-    images, truth = root / 'leftImg8bit' / split, root / 'gtFine' / split
-    pairs = [
-        Pair(p, truth / p.parent.name / re.sub('_leftImg8bit$', '_gtFine_labelIds.png', p.stem))
-        for p in images.glob('[!.]*/[!.]*_leftImg8bit.png')
-    ]
-    return pairs, truth.glob('[!.]*/[!.]*_gtFine_labelIds.png')
+    pictures, labels = (
+        (cityscapes.folder(root, kind) / split).glob(f'[!.]*/[!.]*{cityscapes.ending(kind)}')
+        for kind in (cityscapes.PICTURE, cityscapes.LABELS)
+    )
+    return [Pair(p, cityscapes.companion(root, p, cityscapes.LABELS)) for p in pictures], labels
 
 
-#: The pairs by their images, and all label images there are.
+#: Pairs of the images, and all existing label images.
 Found: TypeAlias = tuple[list[Pair], Iterable[Path]]
 
-#: How the files of a split are found below a root: SPLIT/images and SPLIT/labels, or SPLIT and
-#: SPLITannot (the SegNet tutorial's CamVid), or the official layout of Cityscapes.
+#: Functions that find the files of a split below a root, by layout: SPLIT/images and SPLIT/labels;
+#: SPLIT and SPLITannot (the SegNet tutorial's CamVid); the official layout of Cityscapes.
 LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
     'folders': _folders,
     'annot': _annot,
@@ -121,7 +122,7 @@ LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
 
 
 def _checked(root: Path, split: str, found: Found) -> list[Pair]:
-    """The pairs by name, none of them without its other half; raises DatasetError."""
+    """Return the pairs sorted by image; raises DatasetError if an image or a label is alone."""
     pairs = sorted(found[0], key=lambda pair: pair.image)
     if not pairs:
         raise DatasetError(
@@ -133,14 +134,14 @@ def _checked(root: Path, split: str, found: Found) -> list[Pair]:
     if unpaired:
         raise DatasetError(
             f'{len(unpaired)} of {len(pairs)} images have no labels, the first '
-            f'{unpaired[0].image} (expected {unpaired[0].labels}); add them, or take the images '
-            f'away'
+            f'{unpaired[0].image} (expected {unpaired[0].labels}); add the labels, or remove the '
+            f'images'
         )
     spare = sorted(set(found[1]) - {pair.labels for pair in pairs})
     if spare:
         raise DatasetError(
-            f'{len(spare)} label images have no image, the first {spare[0]}; complete the images, '
-            f'or take it away'
+            f'{len(spare)} label images have no image, the first {spare[0]}; add the images, or '
+            f'remove the label images'
         )
     return pairs
 
@@ -152,5 +153,5 @@ def _decoded(
         return decode(path.read_bytes())
     except (OSError, ImageError) as error:
         raise DatasetError(
-            f'{path} cannot be read: {error}; replace it, or take it and its partner away'
+            f'{path} cannot be read: {error}; replace it, or remove it with its image or labels'
         ) from error

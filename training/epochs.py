@@ -15,10 +15,12 @@ from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import TQDMProgressBar
 from safetensors import SafetensorError
 from tqdm import tqdm
 
+from segmentation_node.atomic import replacing, replacing_folder, restore_folder
 from segmentation_node.checkpoint import SPEC_FILE, Spec, save_checkpoint
 from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.labels import IGNORE
@@ -27,7 +29,7 @@ from training import figures, provenance
 from training.batches import Data
 from training.card import model_card
 from training.task import Task
-from training.tracking import Run, TrackingError
+from training.tracking import Run, close, deliver
 
 #: Called with an epoch, counted from 0, and its score; may raise an exception to end the run.
 Report = Callable[[int, float], None]
@@ -56,6 +58,9 @@ class Stopwatch(pl.Callback):
 
 class Keeper(pl.Callback):
     """Saves the scores of each epoch, the best checkpoint, and the state for resuming.
+
+    Lightning's ModelCheckpoint would save its own format, which the node cannot load. After
+    resuming, its EarlyStopping would not count epochs until the next evaluation.
 
     Must precede `Average` in the list of callbacks, so that the averaged weights are still in
     place when a validation ends.
@@ -102,26 +107,34 @@ class Keeper(pl.Callback):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
                     self._keep_best(task, by_set)
-                else:  # the checkpoint tells of all epochs, also of those after its own
-                    write_curve(self.run.folder / 'checkpoint', self.run)
+                else:  # the checkpoint lists all epochs, also later ones
+                    update_curve(self.run.folder / 'checkpoint', self.run)
                 self._draw(trainer.current_epoch, task)
                 provenance.write_confusion(self.run.artifacts / 'confusion.json', scores)
             self._print_summary(trainer.current_epoch, task, row, scores)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        # Written to another file and renamed, so that a kill leaves a complete state.
-        path = state_file(self.run.folder)
-        aside = path.with_suffix('.new')
-        with write_guard(path, aside):
-            trainer.save_checkpoint(aside)
-            if trainer.is_global_zero:
-                aside.replace(path)
+        trainer.save_checkpoint(state_file(self.run.folder))
         self._stop_early(trainer, trainer.current_epoch)
         if trainer.is_global_zero and self._score is not None:
             # Sent after the state is saved: an epoch that a kill undoes was never reported.
             deliver(self.run)
             if self.report is not None:
                 self.report(trainer.current_epoch, self._score)
+
+    def on_fit_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.is_global_zero:
+            close(self.run, 'FINISHED')
+
+    def on_exception(
+        self, trainer: pl.Trainer, _: pl.LightningModule, exception: BaseException
+    ) -> None:
+        if trainer.is_global_zero:
+            # The other processes of the run would wait for this one.
+            kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
+            if kill is not None:
+                kill(signal.SIGKILL)
+            close(self.run, 'KILLED' if isinstance(exception, KeyboardInterrupt) else 'FAILED')
 
     def state_dict(self) -> dict[str, Any]:
         return {'best': self.best, 'best_epoch': self.best_epoch}
@@ -212,6 +225,20 @@ class ProgressBar(TQDMProgressBar):
         return {'loss': f'{float(torch.stack(newest).mean()):.3f}'} if newest else {}
 
 
+class StateIO(TorchCheckpointIO):
+    """Replaces the state atomically.
+
+    Lightning writes a file in the folder for temporary files and moves it. From another file
+    system this is a copy, which a kill or a full disk cuts short.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None
+    ) -> None:
+        with write_guard(Path(path)), replacing(Path(path)) as aside:
+            super().save_checkpoint(checkpoint, aside, storage_options)
+
+
 class SignalHandling(pl.Callback):
     """Makes SIGTERM end a run like Ctrl-C; the first process then ends the others.
 
@@ -234,39 +261,22 @@ def state_file(folder: Path) -> Path:
 
 
 def write_checkpoint(folder: Path, task: Task, spec: Spec) -> None:
-    """Replace a checkpoint folder atomically."""
-    aside, before = folder.with_suffix('.new'), folder.with_suffix('.old')
-    _restore(folder)
-    with write_guard(folder, aside):
-        for leftover in (aside, before):
-            shutil.rmtree(leftover, ignore_errors=True)
+    """Replace a checkpoint folder."""
+    with write_guard(folder), replacing_folder(folder) as aside:
         save_checkpoint(aside, task.network, spec, model_card(spec))
         own_scheme = Path(task.experiment.label_scheme)
         if own_scheme.suffix in ('.yaml', '.yml'):
             shutil.copyfile(own_scheme, aside / own_scheme.name)
-        if folder.exists():
-            folder.replace(before)
-        aside.replace(folder)
-        shutil.rmtree(before, ignore_errors=True)
 
 
-def write_curve(folder: Path, run: Run) -> None:
+def update_curve(folder: Path, run: Run) -> None:
     """Bring the curve in the provenance of a checkpoint folder up to the newest epoch."""
-    _restore(folder)
+    restore_folder(folder)
     path = folder / SPEC_FILE
-    aside = path.with_suffix('.new')
     spec = Spec.read(path)
     provenance_now = spec.provenance | {'curve': provenance.curve(run)}
-    with write_guard(path, aside):
+    with write_guard(path), replacing(path) as aside:
         replace(spec, provenance=provenance_now).write(aside)
-        aside.replace(path)
-
-
-def _restore(folder: Path) -> None:
-    """Put a checkpoint folder back that a kill between two renames has left under another name."""
-    before = folder.with_suffix('.old')
-    if before.exists() and not folder.exists():
-        before.replace(folder)
 
 
 def reset_peak_memory() -> None:
@@ -288,40 +298,12 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 @contextmanager
-def write_guard(path: Path, aside: Path | None = None) -> Iterator[None]:
-    """Turn write errors into an error that names `path`, and remove the partial output `aside`."""
+def write_guard(path: Path) -> Iterator[None]:
+    """Turn write errors into an error that names `path`."""
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if aside is not None and aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        elif aside is not None:
-            aside.unlink(missing_ok=True)
         raise SegmentationError(
             f'{path} cannot be written: {one_line(error)}; free disk space there and repeat the '
             f'command, which resumes after the last complete epoch'
         ) from error
-
-
-def deliver(run: Run) -> None:
-    """Send new figures and files; the run's folder keeps those that cannot be sent yet."""
-    try:
-        run.sync()
-    except (TrackingError, OSError) as error:
-        tqdm.write(f'warning: {error}; the figures are kept in {run.folder} and sent later')
-
-
-def close(run: Run, status: str) -> None:
-    """Send the remaining files and close the MLflow run; a failure is printed with its remedy."""
-    checkpoint = run.folder / 'checkpoint'
-    try:
-        for path in checkpoint.glob('*'):
-            (run.artifacts / 'checkpoint').mkdir(exist_ok=True)
-            shutil.copy2(path, run.artifacts / 'checkpoint')
-        run.finish(status)
-    except (TrackingError, OSError) as error:
-        print(
-            f'warning: {one_line(error)}. Nothing is lost: "python -m training.tracking '
-            f'{run.folder}" sends it',
-            file=sys.stderr,
-        )

@@ -26,12 +26,12 @@ from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
-from training.config import Experiment, Use, catalogue, load_experiment
+from training.config import Experiment, Use, catalog, load_experiment
 from training.datasets import open_files
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labelled_frames import BagFrames, FileFrames, Frames
+from training.labeled_frames import BagFrames, FileFrames, Frames
 
 RUNS: Final = Path('runs')
 
@@ -251,7 +251,7 @@ def _number_from_0(text: str) -> int:
 
 def _add_data(parser: argparse.ArgumentParser) -> None:
     sets = parser.add_argument_group('data set')
-    sets.add_argument('--set', metavar='NAME', help=f'data set: {", ".join(catalogue())}')
+    sets.add_argument('--set', metavar='NAME', help=f'data set: {", ".join(catalog())}')
     sets.add_argument('--split', metavar='NAME', help='train, val, ...')
     sets.add_argument(
         '--count', type=count, metavar='N',

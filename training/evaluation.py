@@ -26,7 +26,7 @@ from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
 from training.inference_modes import WHOLE, InferenceMode
-from training.labelled_frames import BagFrames, Frame, Frames
+from training.labeled_frames import BagFrames, Frame, Frames
 
 #: Number of worst frames kept for pictures.
 WORST: Final = 8

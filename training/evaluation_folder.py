@@ -4,8 +4,6 @@
 import json
 import math
 import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -13,6 +11,7 @@ from typing import Any, Final
 from urllib.parse import quote
 
 import segmentation_node
+from segmentation_node.atomic import replacing_folder
 from segmentation_node.errors import SettingError
 from training.evaluation import Evaluation, ScoredFrame
 from training.evaluation_pictures import OTHER, confusion_matrix, draw_frame, write_confusion
@@ -64,10 +63,8 @@ def write_folder(evaluation: Evaluation, folder: Path) -> None:
         OSError: the folder cannot be written; an earlier evaluation is left in place.
     """
     check_free(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f'.{folder.name}.', dir=folder.parent) as parent:
-        aside = Path(parent, folder.name)
-        (aside / WORST_FOLDER).mkdir(parents=True)
+    with replacing_folder(folder) as aside:
+        (aside / WORST_FOLDER).mkdir()
         pictures = [_picture_name(rank, frame) for rank, frame in enumerate(evaluation.worst, 1)]
         for frame, name in zip(evaluation.worst, pictures, strict=True):
             (aside / name).write_bytes(draw_frame(frame, evaluation.scores.scheme))
@@ -76,9 +73,6 @@ def write_folder(evaluation: Evaluation, folder: Path) -> None:
         (aside / SCORES_FILE).write_text(content + '\n', encoding='utf-8')
         report = '\n'.join(_report(evaluation, pictures))
         (aside / REPORT_FILE).write_text(report, encoding='utf-8')
-        if folder.exists():
-            shutil.rmtree(folder)
-        aside.rename(folder)
 
 
 def _picture_name(rank: int, frame: ScoredFrame) -> str:

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decode, resize and remap the images of an experiment once, into a cache that training maps.
+"""Decode, scale and convert the images of an experiment once, into a cache.
 
     python -m training.prepare training/configs/deeplabv3plus_camvid8.yaml
 
-Training does the same where the cache is missing or the files have changed since. Every file is
-checked on the way, and a bad one is named before any training begins.
+Training does the same if the cache is missing or the files have changed, and then maps the cache
+into memory. Every file is checked, so an invalid one is reported before training begins.
 """
 
 import argparse
@@ -29,9 +29,9 @@ from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use, load_experiment
-from training.datasets import LabelledFiles, open_files
+from training.datasets import LabeledFiles, open_files
 
-#: Changes whenever what is written changes, so that nothing older is read.
+#: Version of the cache's format; a change makes older caches invalid.
 FORMAT: Final = 2
 
 
@@ -39,8 +39,7 @@ FORMAT: Final = 2
 class PreparedImages:
     """Images and channels of one label scheme, mapped from a cache folder.
 
-    `fingerprint` is the SHA-256 of all pixels and channels; IGNORE stands where a pixel says
-    nothing.
+    `fingerprint` is the SHA-256 of all pixels and channels; unannotated pixels are IGNORE.
     """
 
     names: tuple[str, ...]
@@ -55,30 +54,30 @@ class PreparedImages:
         return len(self.names)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """(3, H, W) uint8 RGB and (H, W) uint8 channels, both views of the mapped files."""
+        """Return (3, H, W) uint8 RGB and (H, W) uint8 channels, views of the mapped files."""
         image_rgb, channels = self.arrays(index)
         return torch.from_numpy(image_rgb).permute(2, 0, 1), torch.from_numpy(channels)
 
     def arrays(self, index: int) -> tuple[ImageRgb, LabelImage]:
-        """(H, W, 3) uint8 RGB and (H, W) uint8 channels."""
+        """Return (H, W, 3) uint8 RGB and (H, W) uint8 channels."""
         height, width = self.sizes_hw[index]
         pixels = slice(self.offsets[index], self.offsets[index] + height * width)
         image_rgb = self._images[pixels].reshape(height, width, 3)
         return image_rgb, self._channels[pixels].reshape(height, width)
 
     def channel_counts(self) -> npt.NDArray[np.int64]:
-        """Pixels of each channel over the whole set, (256,) int64."""
+        """Return the number of pixels by channel in the whole set, (256,) int64."""
         counts = (np.bincount(self.arrays(i)[1].ravel(), minlength=256) for i in range(len(self)))
         return np.asarray(np.sum(list(counts), axis=0), np.int64)
 
 
 def prepared(experiment: Experiment, use: Use, target: LabelScheme) -> PreparedImages:
-    """The images of one use, from the cache, which is filled first where it has to be.
+    """Return the images of one use of a data set from the cache, which is filled if necessary.
 
     Raises:
         DatasetError: a file is unpaired, unreadable, of the wrong size, or has unknown ids; or
             the cache cannot be written.
-        SettingError, SchemeError: the data set or its scheme is not known.
+        SettingError, SchemeError: the data set or its scheme is unknown.
     """
     files = open_files(experiment, use)
     folder = Path(experiment.cache) / f'{use.set}-{use.split}-{_key(files, target, experiment)}'
@@ -87,8 +86,8 @@ def prepared(experiment: Experiment, use: Use, target: LabelScheme) -> PreparedI
     return _map(folder, files.source)
 
 
-def _key(files: LabelledFiles, target: LabelScheme, experiment: Experiment) -> str:
-    """A short digest of all that decides the content of a cache folder."""
+def _key(files: LabeledFiles, target: LabelScheme, experiment: Experiment) -> str:
+    """Return a short digest of everything that the content of a cache folder depends on."""
     stats = [
         (str(p.resolve()), p.stat()) for pair in files.pairs for p in (pair.image, pair.labels)
     ]
@@ -102,17 +101,17 @@ def _key(files: LabelledFiles, target: LabelScheme, experiment: Experiment) -> s
 
 
 def _rows(scheme: LabelScheme) -> list[Any]:
-    """The rows of a scheme as plain values, and what it ignores."""
+    """Return the rows and the ignored ids of a scheme as plain values."""
     return [*(asdict(c) for c in scheme.classes), scheme.ignored]
 
 
 def _fill(
-    folder: Path, files: LabelledFiles, target: LabelScheme, fit_hw: tuple[int, int] | None
+    folder: Path, files: LabeledFiles, target: LabelScheme, fit_hw: tuple[int, int] | None
 ) -> None:
     channel_of_id = target.channels_from(files.scheme)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        # Written aside and renamed, so that a folder with this name is always whole.
+        # Written elsewhere and renamed, so that a folder with this name is always complete.
         with tempfile.TemporaryDirectory(prefix=f'{folder.name}.', dir=folder.parent) as name:
             aside = Path(name, 'whole')
             aside.mkdir()
@@ -125,17 +124,17 @@ def _fill(
             try:
                 aside.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was first
+                if not folder.exists():  # otherwise another process has just created it
                     raise
     except OSError as error:
         raise DatasetError(
-            f'the prepared images cannot be written to {folder}: {error}; make room there, or '
-            f'name another folder as "cache"'
+            f'the prepared images cannot be written to {folder}: {error}; free disk space there, '
+            f'or set "cache" to another folder'
         ) from error
 
 
 def _write(
-    files: LabelledFiles,
+    files: LabeledFiles,
     channel_of_id: npt.NDArray[np.uint8],
     fit_hw: tuple[int, int] | None,
     images: BinaryIO,
@@ -159,7 +158,7 @@ def _write(
 def _fitted(
     image_rgb: ImageRgb, ids: LabelImage, fit_hw: tuple[int, int] | None
 ) -> tuple[ImageRgb, LabelImage]:
-    """Both scaled down to fit into a box, aspect kept; never scaled up."""
+    """Scale image and labels down to fit into a box, keeping the aspect ratio."""
     if fit_hw is None:
         return image_rgb, ids
     height, width = ids.shape
@@ -169,7 +168,7 @@ def _fitted(
     size_wh = (max(1, round(width * scale)), max(1, round(height * scale)))
     return (
         np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8),
-        # Plain "nearest" would shift the labels by half a pixel against the image.
+        # Plain "nearest" would shift the labels by half a pixel relative to the image.
         np.asarray(cv2.resize(ids, size_wh, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8),
     )
 
@@ -186,13 +185,13 @@ def _map(folder: Path, source: str) -> PreparedImages:
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(
-            f'the prepared images in {folder} are damaged ({one_line(error)}); remove it and '
-            f'start again'
+            f'the prepared images in {folder} are damaged ({one_line(error)}); remove the folder '
+            f'and repeat the command'
         ) from error
 
 
 def _mapped(path: Path, size: int) -> npt.NDArray[np.uint8]:
-    # Copy on write: torch asks for writable memory even where it only reads.
+    # Copy on write, because torch warns of read-only memory.
     mapped = np.memmap(path, np.uint8, 'c')
     if mapped.size != size:
         raise ValueError(f'{path.name} has {mapped.size} bytes, expected {size}')
@@ -200,7 +199,7 @@ def _mapped(path: Path, size: int) -> npt.NDArray[np.uint8]:
 
 
 def prepare_all(experiment: Experiment) -> Iterator[tuple[str, PreparedImages]]:
-    """All data sets of an experiment, each under the name it goes by."""
+    """Yield all data sets of an experiment with their names."""
     target = load_scheme(experiment.label_scheme)
     for use in experiment.train:
         yield f'{use.set} {use.split}', prepared(experiment, use, target)
@@ -209,10 +208,10 @@ def prepare_all(experiment: Experiment) -> Iterator[tuple[str, PreparedImages]]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: prepare and list what is there."""
+    """Run the command line: prepare the data sets and list them."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('experiment', type=Path, help='YAML file in training/configs')
-    parser.add_argument('overrides', nargs='*', metavar='field=value', help='replaces a field')
+    parser.add_argument('overrides', nargs='*', metavar='field=value', help='override a field')
     arguments = parser.parse_args(argv)
     try:
         experiment = load_experiment(arguments.experiment, arguments.overrides)

@@ -3,7 +3,6 @@
 
 import json
 import logging
-import platform
 import subprocess
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from segmentation_node.metrics import Scores
+from segmentation_node.runtimes.machine import cpu_identity
 from training.batches import Data
 from training.config import Experiment
 from training.losses import Objective
@@ -60,23 +60,13 @@ def machine() -> str:
     """Describe the machine, for the figures of speed: GPU name, or CPU threads and model."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f'{torch.get_num_threads()} threads, {_processor()}'
-
-
-def _processor() -> str:
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
-    return names[0] if names else platform.machine()
+    return f'{torch.get_num_threads()} threads, {cpu_identity()["cpu"]}'
 
 
 def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> dict[str, Any]:
     """Return the provenance of a checkpoint as plain values.
 
-    It contains recipe, data, figures, curve and versions. Figures are not rounded: whoever shows
-    them rounds them, once.
+    It contains recipe, data, figures, curve and versions. Figures are not rounded.
     """
     experiment = task.experiment
     return {
@@ -109,7 +99,7 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
 
 
 def curve(run: Run) -> list[dict[str, float]]:
-    """Figures of CURVE by epoch, counted from 1, of all epochs that were evaluated so far."""
+    """Return the figures of CURVE of all evaluated epochs, counted from 1."""
     return [
         {'epoch': row['epoch'] + 1} | {k: row[k] for k in CURVE if k in row}
         for row in run.history()

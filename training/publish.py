@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keep the record of finished runs with the code: figures, settings and scores, no images.
+"""Copy the records of finished runs to training/results: figures, settings, scores, no images.
 
     python -m training.publish runs/unet_camvid8 runs/unet_camvid11
 
-Each becomes a folder in training/results, and the tables there are written anew. What the store of
-the runs knew comes with them: docs/training.md says how they become a report again.
+Each run becomes a folder there, and the tables are updated. The folder includes the description
+of the run in MLflow; docs/training.md shows how to recreate the report.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from training.tracking import Run
 from training.train import EXPERIMENT_FILE
 
 RESULTS: Final = Path(__file__).with_name('results')
-#: What is neither weights nor made of the images of a data set, which may not be passed on.
+#: Files without weights and without images of a data set, which may not be redistributed.
 KEPT: Final = (
     EXPERIMENT_FILE, 'metrics.jsonl', 'artifacts/confusion.json',
     'artifacts/evaluation/*/scores.json', f'artifacts/checkpoint/{SPEC_FILE}',
@@ -38,23 +38,23 @@ def publish(folder: Path, into: Path = RESULTS) -> Path:
     """Copy the record of a finished run; returns the new folder.
 
     Raises:
-        SettingError: it is no run, has not ended well, or has no scores.
+        SettingError: the folder is not that of a run, or the run is unfinished or has no scores.
     """
-    folder = folder.resolve()  # "." has no name of its own
+    folder = folder.resolve()  # "." has no name
     record = into.resolve() / folder.name
     if not (folder / 'run.json').is_file():
-        raise SettingError(f'{folder} is no folder of a run; it has no run.json')
+        raise SettingError(f'{folder} is not the folder of a run (run.json is missing)')
     if folder == record:
-        raise SettingError(f'{folder} is the record itself; give the folder that the run is in')
+        raise SettingError(f'{folder} is a published record; give the folder of the run')
     run = Run(folder)
     if run.status != 'FINISHED':
         raise SettingError(
-            f'{folder} holds a run that is {run.status or "running"}, expected a finished one; '
-            f'train it to its end'
+            f'{folder} contains a run with status {run.status or "RUNNING"}, expected FINISHED; '
+            f'complete the training'
         )
     if not any('mIoU' in row for row in run.history()):
         raise SettingError(
-            f'{folder} has no evaluated epoch; of a search, publish a trial, or what it found'
+            f'{folder} has no evaluated epoch; of a search, publish one of its trials'
         )
     shutil.rmtree(record, ignore_errors=True)
     for pattern in KEPT:
@@ -68,7 +68,7 @@ def publish(folder: Path, into: Path = RESULTS) -> Path:
 
 
 def page(results: Path = RESULTS) -> str:
-    """What the records come to, as Markdown."""
+    """Return the tables of all records as Markdown."""
     return '\n'.join(_page(results))
 
 
@@ -76,8 +76,8 @@ def _page(results: Path) -> Iterator[str]:
     yield '# Results'
     yield ''
     yield (
-        'Written by `python -m training.publish`. Scores in per cent at the best epoch on the '
-        'first\nvalidation set of each experiment, which also chose the epoch.'
+        'Written by `python -m training.publish`. Scores are percentages at the best epoch on the '
+        'first\nvalidation set of each experiment, which also determined that epoch.'
     )
     folders = sorted(path.parent for path in results.glob(f'*/{EXPERIMENT_FILE}'))
     records = [read_folder(folder) for folder in folders]
@@ -92,12 +92,12 @@ def _page(results: Path) -> Iterator[str]:
         'Pairs of runs of one family on the same validation images, each at its best epoch.',
     )
     for found in comparisons(records):
-        title = f'{found.label_scheme}, beside published figures'
+        title = f'{found.label_scheme}, compared with published figures'
         yield from _section(title, [found.table.columns, *found.table.rows], found.note)
 
 
 def _val_set(record: Record) -> str:
-    """Name and fingerprint of the first validation set, which the scores are on."""
+    """Return name and fingerprint of the first validation set, to which the scores refer."""
     name = next(key.split('.')[1] for key in record.params if key.startswith('val.'))
     return f'{name} ({record.tags[VAL_FINGERPRINT].split()[0]})'
 
@@ -114,23 +114,18 @@ def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
 def _augmentation(found: Sequence[Pair]) -> Iterator[Sequence[str]]:
     if found:
         yield (
-            'with it',
-            'without it',
-            'score',
-            'with',
-            'without',
-            'difference',
-            'differ as well in',
-        )
+            'augmented run', 'plain run', 'score', 'with', 'without', 'gain',
+            'other differences',
+        )  # fmt: skip
     for pair in found:
         for change in pair.changes:
             scores = (percent(change.on), percent(change.off), percent(change.gain, '+'))
-            differing = ', '.join(pair.differing) or 'nothing'
+            differing = ', '.join(pair.differing) or 'none'
             yield pair.on.name, pair.off.name, change.title, *scores, differing
 
 
 def _section(title: str, rows: Iterable[Sequence[str]], remark: str = '') -> Iterator[str]:
-    """A heading and a table whose first row is its head; nothing where there is no row."""
+    """Yield a heading and a table with the first row as its header; nothing without rows."""
     lines = [f'| {" | ".join(cells)} |' for cells in rows]
     if lines:
         yield from ('', f'## {title}', '')
@@ -142,10 +137,10 @@ def _section(title: str, rows: Iterable[Sequence[str]], remark: str = '') -> Ite
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: publish runs and write the tables of all."""
+    """Run the command line: publish runs and update the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('runs', nargs='*', type=Path, metavar='RUN', help='folder of a run')
-    parser.add_argument('--results', type=Path, default=RESULTS, help='where the records are kept')
+    parser.add_argument('--results', type=Path, default=RESULTS, help='folder of the records')
     arguments = parser.parse_args(argv)
     try:
         for folder in arguments.runs:

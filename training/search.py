@@ -33,7 +33,7 @@ from segmentation_node.labels import load_scheme
 from training import provenance
 from training.build import build_network
 from training.config import OUTER, Experiment, load_experiment, save_experiment
-from training.epochs import close, state_file
+from training.epochs import state_file
 from training.prepare import prepare_all
 from training.search_locks import Locks
 from training.search_results import (
@@ -57,7 +57,7 @@ from training.search_space import (
     replaced,
     variants,
 )
-from training.tracking import PARENT_TAG, SEARCH_TAG, Run, TrackingError
+from training.tracking import PARENT_TAG, SEARCH_TAG, Run, TrackingError, close
 from training.train import train
 
 USUAL_SPACE: Final = Path(__file__).with_name('search_space.yaml')
@@ -105,6 +105,10 @@ class Search:
     All shared state is read and written under `locks.whole()`. A trial that is running according
     to Optuna, but not locked, was abandoned by a process that died: the next process that looks
     for work resumes it, with the same number and in the same folder.
+
+    Optuna's heartbeat notices a dead process only after a grace period, and its retry adds a new
+    trial with a new number. A search repeated right after a kill would start over with its trial,
+    and two processes would not add up to `trials`.
     """
 
     def __init__(

@@ -13,6 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
+from segmentation_node.atomic import replacing
 from training.config import Experiment, save_experiment
 from training.search_space import Choices, Range, Space
 
@@ -70,18 +71,16 @@ def best_of(rows: Sequence[Row]) -> Row | None:
 
 def write_best(path: Path, experiment: Experiment, best: Row, rows: Sequence[Row]) -> None:
     """Write the best experiment as an input file of `training.train`."""
-    aside = path.with_suffix('.new')
-    save_experiment(experiment, aside)
     ended = sum(row.state != 'open' for row in rows)
     head = f'# Best of {ended} trials: trial {best.number}, mIoU {best.miou:.4f}\n'
-    aside.write_text(head + aside.read_text(encoding='utf-8'), encoding='utf-8')
-    aside.replace(path)
+    with replacing(path) as aside:
+        save_experiment(experiment, aside)
+        aside.write_text(head + aside.read_text(encoding='utf-8'), encoding='utf-8')
 
 
 def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
     """Write all trials as comma-separated values."""
-    aside = path.with_suffix('.new')
-    with aside.open('w', encoding='utf-8', newline='') as stream:
+    with replacing(path) as aside, aside.open('w', encoding='utf-8', newline='') as stream:
         writer = csv.writer(stream)
         writer.writerow(['trial', 'state', 'mIoU', *space, 'seconds', 'mlflow_run', 'error'])
         for row in rows:
@@ -89,7 +88,6 @@ def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
             seconds = '' if row.seconds is None else round(row.seconds, 1)
             miou = '' if row.miou is None else row.miou
             writer.writerow([row.number, row.state, miou, *values, seconds, row.run_id, row.error])
-    aside.replace(path)
 
 
 def table(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[str]:
@@ -129,9 +127,8 @@ def write_picture(path: Path, rows: Sequence[Row], space: Space) -> None:
     failed = [str(row.number) for row in rows if row.state == 'failed']
     if failed:
         figure.suptitle(f'failed, without a score: trial {", ".join(failed)}', fontsize=9)
-    aside = path.with_suffix('.new')
-    figure.savefig(aside, dpi=100, format='png')
-    aside.replace(path)
+    with replacing(path) as aside:
+        figure.savefig(aside, dpi=100, format='png')
 
 
 def _scatter(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from segmentation_node.atomic import replacing
 from segmentation_node.errors import SegmentationError, SettingError
 from training import compare, evaluate, search, tracking, train
 from training.scenes.__main__ import main as render_scenes
@@ -134,9 +135,8 @@ def _key(step: Step) -> str:
 
 
 def _write(path: Path, done: list[str]) -> None:
-    aside = path.with_suffix('.new')
-    aside.write_text(json.dumps(done), encoding='utf-8')
-    aside.replace(path)
+    with replacing(path) as aside:
+        aside.write_text(json.dumps(done), encoding='utf-8')
 
 
 def main(argv: list[str] | None = None) -> int:

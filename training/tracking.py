@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A run's figures and files: kept in its own folder first, mirrored to MLflow after.
+"""Figures and files of a run, written to its folder first and then copied to MLflow.
 
     python -m training.tracking runs/deeplabv3plus
 
-sends what a run could not deliver, for instance because the server was down; all of it, where the
-store has never heard of the run. Without the variable MLFLOW_TRACKING_URI everything goes to an
-embedded store, `runs/mlflow.db`; look at it with
+The command sends everything that a run could not deliver, for instance because the server was
+down, and the whole run to a store that does not have it. The store is the one in
+MLFLOW_TRACKING_URI, by default the embedded store `runs/mlflow.db`. To view it, run
 `mlflow ui --backend-store-uri sqlite:///runs/mlflow.db`.
+
+Lightning's MLFlowLogger is not used: a store that is down would end the training, metrics sent
+later would have the wrong time, and long parameters would be cut at 250 characters.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import logging
 import math
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-# A server that is down is told within seconds; the library's own patience is minutes.
+# By default, the library retries for minutes before it reports that a server is down.
 os.environ.setdefault('MLFLOW_HTTP_REQUEST_MAX_RETRIES', '2')
 os.environ.setdefault('MLFLOW_HTTP_REQUEST_TIMEOUT', '10')
 
@@ -31,21 +35,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
+from tqdm import tqdm
 
+from segmentation_node.atomic import replacing
 from segmentation_node.errors import SegmentationError, one_line
 
 RUNS: Final = Path('runs')
-#: What MLflow takes as the value of a parameter, at most.
-PARAM_LENGTH: Final = 6000
-#: How many parameters MLflow takes at a time, at most.
-PARAMS_AT_A_TIME: Final = 100
-#: MLflow's tag for a run inside another one, as a trial lies inside its search.
+#: MLflow's tag for the parent of a run; the trials of a search have it.
 PARENT_TAG: Final = 'mlflow.parentRunId'
-#: The tag that the run of a search has, and no other.
+#: Tag that only the run of a search has.
 SEARCH_TAG: Final = 'search.trials'
-#: How MLflow calls it where a server does not know its user, or permits too little.
+#: MLflow's error codes for missing or insufficient credentials.
 _REFUSALS: Final = ('UNAUTHENTICATED', 'PERMISSION_DENIED')
-#: Names of the figures that come with every epoch; IoU and Dice follow by class, "IoU/road".
+#: Figures of every epoch; IoU and Dice are also logged by class, as "IoU/road".
 METRICS: Final = (
     'train_loss', 'val_loss', 'pixel_acc', 'mIoU', 'Dice', 'imgs_per_sec', 'train_imgs_per_sec',
     'train_time_sec', 'data_wait_share', 'learning_rate', 'peak_memory_mb',
@@ -53,26 +55,26 @@ METRICS: Final = (
 
 
 class TrackingError(SegmentationError):
-    """MLflow cannot be reached or refuses what it is given."""
+    """MLflow is not available, or rejects the data."""
 
 
 def tracking_uri() -> str:
-    """Where runs are tracked: MLFLOW_TRACKING_URI, or the embedded store."""
+    """Return the address of the store: MLFLOW_TRACKING_URI, or the embedded store."""
     return os.environ.get('MLFLOW_TRACKING_URI') or f'sqlite:///{RUNS.resolve()}/mlflow.db'
 
 
 def shown_uri() -> str:
-    """The same to be read by others, without a password."""
+    """Return the address of the store without a password."""
     return without_password(tracking_uri())
 
 
 def without_password(text: str) -> str:
-    """A text without the users and passwords of the addresses in it."""
+    """Remove users and passwords from the addresses in a text."""
     return re.sub(r'//[^/@\s]*@', '//', text)
 
 
 def client() -> MlflowClient:
-    """A client of the store; raises TrackingError where it cannot be reached."""
+    """Return a client of the store; raises TrackingError if it is not available."""
     uri = tracking_uri()
     with _named(uri), _one_at_a_time(uri):
         found = MlflowClient(tracking_uri=uri)
@@ -82,21 +84,21 @@ def client() -> MlflowClient:
 
 @contextmanager
 def _one_at_a_time(uri: str) -> Iterator[None]:
-    """Keep others from an embedded store meanwhile: whoever comes first makes its tables."""
+    """Lock an embedded store: the first process creates its tables, which MLflow does not lock."""
     if not uri.startswith('sqlite:'):
         yield
         return
-    # Making the tables is told line by line otherwise.
+    # By default, MLflow prints a line for every table it creates.
     for name in ('alembic', 'mlflow.store.db.utils', 'mlflow.tracking'):
         logging.getLogger(name).setLevel(logging.WARNING)
     RUNS.mkdir(exist_ok=True)
-    with (RUNS / 'mlflow.lock').open('w') as lock:  # closing it lets go
+    with (RUNS / 'mlflow.lock').open('w') as lock:  # closing it unlocks
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
 def experiment_id(store: MlflowClient, study: str) -> str:
-    """The id of an MLflow experiment, which is made where there is none."""
+    """Return the id of an MLflow experiment; creates it if it does not exist."""
     with _named(tracking_uri()):
         found = store.get_experiment_by_name(study)
         if found is not None:
@@ -108,7 +110,7 @@ def experiment_id(store: MlflowClient, study: str) -> str:
         except MlflowException as error:
             if error.error_code != 'RESOURCE_ALREADY_EXISTS':
                 raise
-        return experiment_id(store, study)  # another process was first
+        return experiment_id(store, study)  # another process has just created it
 
 
 @contextmanager
@@ -118,7 +120,7 @@ def _named(uri: str) -> Iterator[None]:
     except (MlflowException, SQLAlchemyError, OSError) as error:
         local = uri.startswith('sqlite:')
         remedy = (
-            'make room there, or move the file away if it is damaged'
+            'free disk space there, or move the file away if it is damaged'
             if local
             else f'start the server, or unset MLFLOW_TRACKING_URI to track in {RUNS}/mlflow.db'
         )
@@ -134,11 +136,10 @@ def _named(uri: str) -> Iterator[None]:
 
 
 class Run:
-    """One run: `metrics.jsonl`, `artifacts/` and `run.json` in a folder, mirrored to MLflow.
+    """Folder of a run with `metrics.jsonl`, `artifacts/` and `run.json`, copied to MLflow.
 
-    `sync` sends all that has not arrived yet, so a server that is away for a while costs nothing;
-    `run.json` knows what the run is and what has arrived. An interrupted run goes on under its
-    MLflow run.
+    `run.json` describes the run and lists what MLflow has received. `sync` sends the rest, so
+    nothing is lost while a server is down. An interrupted run continues as the same MLflow run.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -153,23 +154,23 @@ class Run:
 
     @property
     def id(self) -> str:
-        """MLflow's id of the run, empty before `start`."""
+        """Id of the MLflow run; empty before `start`."""
         return str(self._state['run_id'])
 
     @property
     def status(self) -> str:
-        """How the run ended, in MLflow's words; empty while it has not."""
+        """Final status of the run in MLflow's terms; empty until it ends."""
         return str(self._state['status'])
 
     def description(self) -> dict[str, Any]:
-        """What the run is and how it ended, without what a certain store has of it."""
+        """Return description and status of the run, independent of any store."""
         kept = ('study', 'name', 'params', 'tags', 'status')
         return {key: self._state[key] for key in kept}
 
     def start(
         self, study: str, name: str, params: Mapping[str, object], tags: Mapping[str, str]
     ) -> None:
-        """Make the MLflow run, or take up the one there is; raises TrackingError."""
+        """Create the MLflow run, or continue the existing one; raises TrackingError."""
         self._state |= {
             'study': study, 'name': name, 'tags': dict(tags), 'status': '',
             'params': {k: str(v) for k, v in params.items()},
@@ -181,27 +182,26 @@ class Run:
         self._save()
 
     def _begin(self, store: MlflowClient) -> None:
-        """Have a run in the store, with its parameters and the newest tags."""
+        """Create the run with its parameters if the store does not have it; update its tags."""
         known = self._state
-        if not self.id or not _knows(store, self.id):
+        if not self.id or not _has_run(store, self.id):
             made = store.create_run(experiment_id(store, known['study']), run_name=known['name'])
-            rows = [Param(_name(k), v[:PARAM_LENGTH]) for k, v in known['params'].items()]
-            for first in range(0, len(rows), PARAMS_AT_A_TIME):
-                part = rows[first : first + PARAMS_AT_A_TIME]
-                store.log_batch(made.info.run_id, params=part)
+            params = [Param(_name(k), v) for k, v in known['params'].items()]
+            store.log_batch(made.info.run_id, params=params)
             self._state |= {'run_id': made.info.run_id, 'metrics': 0, 'files': {}}
         store.log_batch(self.id, tags=[RunTag(_name(k), v) for k, v in known['tags'].items()])
 
     def keep(self, epochs: int) -> None:
-        """Forget figures of epochs from `epochs` on; they will be run again."""
+        """Discard the figures of epochs from `epochs` on, which will be run again."""
         lines = [json.dumps(row) for row in self.history() if row['epoch'] < epochs]
-        _replace(self._metrics_file, ''.join(f'{line}\n' for line in lines))
+        with replacing(self._metrics_file) as aside:
+            aside.write_text(''.join(f'{line}\n' for line in lines), encoding='utf-8')
         self._state['metrics'] = min(self._state['metrics'], len(lines))
 
     def log(self, epoch: int, figures: Mapping[str, float]) -> None:
-        """Keep the figures of an epoch, counted from 0; those that are not a number are left out.
+        """Append the finite figures of an epoch, counted from 0, to the folder's metrics.
 
-        Written before anything is sent, so that no server can lose them.
+        Nothing is sent before it is written here, so that no server can lose it.
         """
         finite = {k: float(v) for k, v in figures.items() if math.isfinite(v)}
         row = {'epoch': epoch, 'time_ms': int(time.time() * 1000), **finite}
@@ -209,15 +209,15 @@ class Run:
             stream.write(json.dumps(row) + '\n')
 
     def history(self) -> list[dict[str, Any]]:
-        """The figures of all epochs so far, one mapping each."""
+        """Return the figures of all epochs so far, one mapping per epoch."""
         if not self._metrics_file.is_file():
             return []
         lines = self._metrics_file.read_text(encoding='utf-8').splitlines(keepends=True)
-        # Of a line that a kill or a full disk has cut short, nothing is known.
+        # A kill or a full disk may have cut the last line short.
         return [json.loads(line) for line in lines if line.endswith('\n')]
 
     def sync(self) -> None:
-        """Send figures and files that have not arrived; raises TrackingError."""
+        """Send all figures and files that MLflow has not received; raises TrackingError."""
         store = client()
         try:
             with _named(tracking_uri()):
@@ -232,7 +232,7 @@ class Run:
     def finish(self, status: str) -> None:
         """Send the rest and close the MLflow run as FINISHED, FAILED or KILLED.
 
-        Where that fails, the next `sync` closes it.
+        If this fails, the next `sync` closes it.
         """
         self._state['status'] = status
         self._save()
@@ -262,7 +262,32 @@ class Run:
         return self.folder / 'metrics.jsonl'
 
     def _save(self) -> None:
-        _replace(self._state_file, json.dumps(self._state))
+        with replacing(self._state_file) as aside:
+            aside.write_text(json.dumps(self._state), encoding='utf-8')
+
+
+def deliver(run: Run) -> None:
+    """Send new figures and files; the run's folder keeps those that cannot be sent yet."""
+    try:
+        run.sync()
+    except (TrackingError, OSError) as error:
+        tqdm.write(f'warning: {error}; the figures are kept in {run.folder} and sent later')
+
+
+def close(run: Run, status: str) -> None:
+    """Send the remaining files and close the MLflow run; a failure is printed with its remedy."""
+    checkpoint = run.folder / 'checkpoint'
+    try:
+        for path in checkpoint.glob('*'):
+            (run.artifacts / 'checkpoint').mkdir(exist_ok=True)
+            shutil.copy2(path, run.artifacts / 'checkpoint')
+        run.finish(status)
+    except (TrackingError, OSError) as error:
+        print(
+            f'warning: {one_line(error)}. Nothing is lost: "python -m training.tracking '
+            f'{run.folder}" sends it',
+            file=sys.stderr,
+        )
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -270,27 +295,17 @@ def _read_state(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding='utf-8')))
     except (ValueError, TypeError) as error:
         raise TrackingError(
-            f'{path} is damaged ({one_line(error)}); remove it, and the run is sent to MLflow anew'
+            f'{path} is damaged ({one_line(error)}); remove it to send the run as a new one'
         ) from error
 
 
-def _replace(path: Path, text: str) -> None:
-    """Replace a file whole or not at all."""
-    aside = path.with_suffix('.new')
-    try:
-        aside.write_text(text, encoding='utf-8')
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
 def _name(name: str) -> str:
-    """A name without the characters that MLflow takes none of."""
+    """Replace characters that MLflow does not allow in names."""
     return re.sub(r'[^\w .:/-]', '_', name)
 
 
-def _knows(store: MlflowClient, run_id: str) -> bool:
-    """Whether a store has a run: the one that it was begun in may be gone, or another."""
+def _has_run(store: MlflowClient, run_id: str) -> bool:
+    """Return whether a store has a run, which may have started in another store."""
     try:
         store.get_run(run_id)
     except MlflowException as error:
@@ -301,13 +316,13 @@ def _knows(store: MlflowClient, run_id: str) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line: send what has not arrived."""
+    """Run the command line: send the rest of a run to MLflow."""
     parser = argparse.ArgumentParser(description='Send what a run could not deliver to MLflow.')
     parser.add_argument('folder', type=Path, help='folder of the run')
     folder = parser.parse_args(argv).folder
     try:
         if not (folder / 'run.json').is_file():
-            raise TrackingError(f'{folder} is no folder of a run; it has no run.json')
+            raise TrackingError(f'{folder} is not the folder of a run (run.json is missing)')
         Run(folder).sync()
     except (SegmentationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)

@@ -10,7 +10,6 @@ and `artifacts/` the pictures; both, and all figures, are also sent to MLflow.
 
 import argparse
 import os
-import signal
 import sys
 from pathlib import Path
 from pickle import UnpicklingError
@@ -32,8 +31,8 @@ from training.epochs import (
     ProgressBar,
     Report,
     SignalHandling,
+    StateIO,
     Stopwatch,
-    close,
     reset_peak_memory,
     state_file,
     write_guard,
@@ -70,8 +69,8 @@ def train(
             available at the start, the loss is not finite, or the disk is full.
         KeyboardInterrupt: the process received SIGINT or SIGTERM.
     """
-    state = state_file(folder)
     _check_same(experiment, folder)
+    state = state_file(folder)
     epochs = _completed_epochs(state) if state.is_file() else 0
     torch.manual_seed(experiment.seed)
     reset_peak_memory()
@@ -82,7 +81,8 @@ def train(
     objective = objective_of(network, experiment, weights)
     task = Task(experiment, scheme, network, objective)
     with write_guard(folder):
-        run, watch = Run(folder), Stopwatch()
+        run = Run(folder)
+    watch = Stopwatch()
     keeper = Keeper(run, data, watch, report)
     callbacks: list[pl.Callback] = [watch, keeper, ProgressBar(), SignalHandling()]
     if experiment.ema:
@@ -98,18 +98,10 @@ def train(
                 provenance.tags(data, objective) | (tags or {}),
             )
             save_experiment(experiment, folder / EXPERIMENT_FILE)
-    status = 'FAILED'
     try:
         trainer.fit(task, data, ckpt_path=state if epochs else None, weights_only=True)
-        status = 'FINISHED'
     except SystemExit as error:  # Lightning raises it on SIGINT and SIGTERM
-        status = 'KILLED'
         raise KeyboardInterrupt from error
-    finally:
-        if trainer.is_global_zero:
-            if status != 'FINISHED':
-                _end_others(trainer)
-            close(run, status)
     return keeper.best
 
 
@@ -126,6 +118,7 @@ def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
             callbacks=callbacks,
+            plugins=[StateIO()],
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
@@ -136,13 +129,6 @@ def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer
             f'{experiment.strategy} are not available on this machine: {one_line(error)}; choose '
             f'others, for instance accelerator=auto devices=1 strategy=auto'
         ) from error
-
-
-def _end_others(trainer: pl.Trainer) -> None:
-    """Kill the other processes of the run, which would wait for this one."""
-    kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
-    if kill is not None:
-        kill(signal.SIGKILL)
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:

@@ -11,12 +11,13 @@ from typing import Final, TypeVar
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.messages import SECOND_NS, Intrinsics
 from segmentation_node.errors import BagError, ForeignError
+from segmentation_node.images import cityscapes
+from segmentation_node.images.cityscapes import PICTURE_FOLDERS
 from segmentation_node.images.files import IMAGE_SUFFIXES, visible_files
 from segmentation_node.untrusted import read_json
 
 LABEL_SUFFIXES: Final = ('.png', '.tif', '.tiff')
-PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')
-PICTURE_ENDING: Final = '_leftImg8bit.png'
+PICTURE_ENDING: Final = cityscapes.ending(cityscapes.PICTURE)
 
 _Place = TypeVar('_Place')
 
@@ -107,7 +108,9 @@ def cityscapes_source(
     for _, group in groupby(pictures, key=tree.sequence_of):
         members = list(group)
         for picture, time_ns in zip(members, tree.times_ns(members, period_ns), strict=True):
-            files = (tree.sibling(picture, kind) for kind in ('gtFine', 'camera'))
+            files = (
+                cityscapes.companion(root, picture, kind) for kind in (cityscapes.LABELS, 'camera')
+            )
             label, camera = (file if file.is_file() else None for file in files)
             frames.append(SourceFrame(picture, start_ns + time_ns, label, camera))
         start_ns = frames[-1].time_ns + period_ns
@@ -123,14 +126,6 @@ def _picture_folder(root: Path, sequence: bool) -> str:
         f'{root} is no Cityscapes tree: it has no folder {" or ".join(wanted)}; give the folder '
         f'above it, or take --images for a plain folder'
     )
-
-
-#: Folder and file ending of what belongs to a picture.
-_SIBLINGS: Final = {
-    'gtFine': ('gtFine', '_gtFine_labelIds.png'),
-    'camera': ('camera', '_camera.json'),
-    'timestamp': ('timestamp_sequence', '_timestamp.txt'),
-}
 
 
 @dataclass(frozen=True)
@@ -160,15 +155,9 @@ class _Tree:
         """Split, city and number of the recorded sequence, from the file name."""
         return picture.parts[-3], picture.parts[-2], picture.name.rsplit('_', 2)[0]
 
-    def sibling(self, picture: Path, kind: str) -> Path:
-        """Another file of the same frame, whether it exists or not."""
-        folder, suffix = _SIBLINGS[kind]
-        name = picture.name.removesuffix(PICTURE_ENDING) + suffix
-        return self.root / folder / picture.parts[-3] / picture.parts[-2] / name
-
     def times_ns(self, pictures: list[Path], period_ns: int) -> list[int]:
         """Times of one sequence's frames from its first on."""
-        files = [self.sibling(picture, 'timestamp') for picture in pictures]
+        files = [cityscapes.companion(self.root, picture, 'timestamp') for picture in pictures]
         if not all(file.is_file() for file in files):
             return [index * period_ns for index in range(len(files))]
         stamps_ns = [_read_timestamp(file) for file in files]
@@ -182,14 +171,14 @@ class _Tree:
 
     def unpaired(self, cities: list[Path]) -> list[Path]:
         """Label files of the selected cities that belong to no picture."""
-        folder, suffix = _SIBLINGS['gtFine']
         if self.picture_folder != PICTURE_FOLDERS[0]:
             return []  # sequences are often there in part: a label out of view is no mistake
         unpaired = []
         for city in cities:
-            labels = self.root / folder / city.parent.name / city.name
-            for label in sorted(labels.glob(f'[!.]*{suffix}')):
-                picture = city / (label.name.removesuffix(suffix) + PICTURE_ENDING)
+            labels = cityscapes.folder(self.root, cityscapes.LABELS) / city.parent.name / city.name
+            ending = cityscapes.ending(cityscapes.LABELS)
+            for label in sorted(labels.glob(f'[!.]*{ending}')):
+                picture = city / (label.name.removesuffix(ending) + PICTURE_ENDING)
                 if not picture.is_file():
                     unpaired.append(label)
         return unpaired

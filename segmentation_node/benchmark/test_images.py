@@ -15,13 +15,9 @@ from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
-from segmentation_node.bags.sources import (
-    PICTURE_FOLDERS,
-    Source,
-    cityscapes_source,
-    folder_source,
-)
+from segmentation_node.bags.sources import Source, cityscapes_source, folder_source
 from segmentation_node.errors import SettingError
+from segmentation_node.images.cityscapes import PICTURE_FOLDERS
 from segmentation_node.images.files import encode_png, read_image
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.paths import demo_bag

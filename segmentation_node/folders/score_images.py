@@ -22,14 +22,15 @@ from segmentation_node.cli import (
 from segmentation_node.errors import DatasetError, ImageError, SchemeError, SegmentationError
 from segmentation_node.folders.image_folder import FoundFiles, find_images, listed, read_bounded
 from segmentation_node.folders.result_folder import LABEL_INFO_FILE
+from segmentation_node.images import cityscapes
 from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import MAX_JSON_BYTES, LabelScheme, described_scheme, load_scheme
 from segmentation_node.metrics import LabelImage
 from segmentation_node.scoring import Comparison, SetScores, table
 
 #: Ends of the names of Cityscapes' files, by which image and truth of one frame differ.
-IMAGE_END: Final = '_leftImg8bit'
-TRUTH_END: Final = '_gtFine_labelIds'
+IMAGE_END: Final = f'_{cityscapes.PICTURE}'
+TRUTH_END: Final = f'_{cityscapes.LABELS}'
 
 
 @dataclass(frozen=True)

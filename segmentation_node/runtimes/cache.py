@@ -12,13 +12,13 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 from segmentation_node import __version__
+from segmentation_node.atomic import replacing
 from segmentation_node.errors import one_line
 
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
@@ -65,7 +65,8 @@ class Cache:
         try:
             path = self._path(key)
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _replace(path, hashlib.sha256(content).digest() + content)
+            with replacing(path, shared=True) as aside:
+                aside.write_bytes(hashlib.sha256(content).digest() + content)
             self._remove_oldest(path.parent)
         except (OSError, RuntimeError) as error:
             _warn_once(error)
@@ -104,15 +105,3 @@ def _warn_once(error: Exception) -> None:
         'running without a cache, so the next start takes longer (%s); make room, or set '
         'XDG_CACHE_HOME to a writable folder', one_line(error),
     )  # fmt: skip
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Write a file atomically: readers see either the old content or the new one."""
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix='.new', delete=False) as stream:
-        try:
-            stream.write(content)
-            stream.flush()
-            Path(stream.name).replace(path)
-        except OSError:
-            Path(stream.name).unlink(missing_ok=True)
-            raise

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import pytest
 
 from segmentation_node.errors import DatasetError, SettingError
+from segmentation_node.images.cityscapes import KINDS
 from segmentation_node.labels import load_scheme
 from training.scenes.__main__ import main
 from training.scenes.camera import Camera, Extrinsic, Intrinsic, VehiclePose
@@ -18,7 +19,7 @@ from training.scenes.render import SCHEME, Frame, Renderer
 from training.scenes.street import Street
 from training.scenes.textures import plain
 from training.scenes.visibility import back_to_front
-from training.scenes.write import KINDS, SequenceName, camera_content, write_sequence
+from training.scenes.write import SequenceName, camera_content, write_sequence
 
 WIDTH, HEIGHT = 256, 128
 SEED = 2

@@ -687,7 +687,7 @@ def test_page_that_cannot_be_written_is_an_error(
     assert 'choose another file as --output' in capsys.readouterr().err
     (workplace / 'folder' / 'full').mkdir(parents=True)
     assert main(['runs/bare-0', '--output', 'folder']) == 1
-    assert [path.name for path in workplace.glob('.report*')] == []
+    assert list(workplace.glob('*.new')) == []
 
 
 def test_store_that_is_down_is_an_error(

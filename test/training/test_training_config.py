@@ -14,7 +14,7 @@ from segmentation_node.errors import SettingError
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.networks import FAMILIES
 from training.build import build_network
-from training.config import Experiment, catalogue, load_experiment, save_experiment
+from training.config import Experiment, catalog, load_experiment, save_experiment
 from training.datasets import LAYOUTS
 
 CONFIGS = sorted((Path(training.__file__).parent / 'configs').glob('*.yaml'))
@@ -56,8 +56,8 @@ def test_there_are_experiments() -> None:
     }
 
 
-def test_the_data_sets_of_the_catalogue_have_schemes_and_sources() -> None:
-    for dataset in catalogue().values():
+def test_the_data_sets_of_the_catalog_have_schemes_and_sources() -> None:
+    for dataset in catalog().values():
         assert load_scheme(dataset.scheme).classes
         assert dataset.layout in LAYOUTS
         assert dataset.source

@@ -37,7 +37,7 @@ from training.datasets import open_files
 from training.evaluate import main
 from training.evaluation import evaluate, evaluate_recorded
 from training.evaluation_folder import KEYS
-from training.labelled_frames import BagFrames, FileFrames
+from training.labeled_frames import BagFrames, FileFrames
 from training.scenes.render import Renderer
 from training.scenes.street import Street
 
@@ -262,7 +262,7 @@ def test_recorded_masks_score_as_the_model_that_made_them(
 
 def test_masks_without_confidence_have_no_calibration(tmp_path: Path) -> None:
     ids = np.kron([[1, 1, 7]], np.ones((24, 1))).repeat(11, axis=1)[:, :32].astype(np.uint8)
-    path = write_labelled_bag(tmp_path / 'bag', [(ids, ids)], 'cityscapes8', 'cityscapes8')
+    path = write_labeled_bag(tmp_path / 'bag', [(ids, ids)], 'cityscapes8', 'cityscapes8')
     found = evaluate_recorded(BagFrames(path, predicted_topic='/segmentation_node/label_mask'))
     assert found.calibration is None
     assert found.figures()['mIoU'] == 1
@@ -274,7 +274,7 @@ def test_masks_without_confidence_have_no_calibration(tmp_path: Path) -> None:
     assert 'No confidence was recorded' in (tmp_path / 'out' / 'report.md').read_text()
 
 
-def write_labelled_bag(
+def write_labeled_bag(
     path: Path, frames: list[tuple[Image, Image]], truth_scheme: str, mask_scheme: str
 ) -> Path:
     """Write a bag with camera images, truth and label masks."""
@@ -335,7 +335,7 @@ def test_scores_are_the_official_ones(truth_of: Any, tmp_path: Path) -> None:
     guesses = [guess(truth, seed) for seed, truth in enumerate(truths)]
     reference = official(truths, guesses, tmp_path)
     pairs = list(zip(truths, guesses, strict=True))
-    path = write_labelled_bag(tmp_path / 'bag', pairs, 'cityscapes34', 'cityscapes19')
+    path = write_labeled_bag(tmp_path / 'bag', pairs, 'cityscapes34', 'cityscapes19')
     frames = BagFrames(path, predicted_topic='/segmentation_node/label_mask')
 
     found = evaluate_recorded(frames)
@@ -365,7 +365,7 @@ def test_unscored_truth_counts_nowhere(tmp_path: Path) -> None:
     mask = np.full((24, 32), 1, np.uint8)
     mask[:, 16:] = 7
     assert truth_lut_of(LABEL_IDS, CATEGORIES)[9] == -1
-    path = write_labelled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
+    path = write_labeled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
     found = evaluate_recorded(BagFrames(path, predicted_topic='/segmentation_node/label_mask'))
     assert found.scores.counts.sum() == 24 * 16
     assert found.figures() == {
@@ -380,7 +380,7 @@ def test_void_truth_counts_only_with_void(tmp_path: Path) -> None:
     truth = np.full((24, 32), 7, np.uint8)
     truth[:12] = 1  # the hood of the own car
     mask = np.full((24, 32), 1, np.uint8)
-    path = write_labelled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
+    path = write_labeled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
     found = evaluate_recorded(BagFrames(path, predicted_topic='/segmentation_node/label_mask'))
     assert found.figures()['mIoU'] == found.figures()['category_mIoU'] == 1
     assert 'boundary_F' not in found.figures()  # an edge between road and void is not a boundary
@@ -422,7 +422,7 @@ def test_a_wider_tolerance_forgives_more(model: Path, data: Path) -> None:
 
 def test_nothing_but_void_cannot_be_scored(tmp_path: Path) -> None:
     void = np.full((24, 32), 11, np.uint8)
-    path = write_labelled_bag(tmp_path / 'bag', [(void, void % 8)], 'camvid11', 'cityscapes8')
+    path = write_labeled_bag(tmp_path / 'bag', [(void, void % 8)], 'camvid11', 'cityscapes8')
     with pytest.raises(
         DatasetError, match='1 frames without a pixel whose truth is a scored class'
     ):
@@ -520,7 +520,7 @@ def test_data_sets_of_an_experiment(
         ('m --bag nothing.mcap', 'nothing.mcap does not exist'),
         ('no_such_model --set camvid --split val', "no model 'no_such_model'"),
         ('m --set camvid --split val --scales 9', 'each above 0 and at most 4'),
-        ('m --set camvid --split val --count 9', 'a subset of 9 images was asked for'),
+        ('m --set camvid --split val --count 9', 'fewer than the requested subset of 9'),
         ('m --set camvid --split train', "no images of split 'train'"),
     ],
 )
@@ -564,7 +564,7 @@ def test_pictures_of_different_sizes_in_a_bag_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     truth, mask = np.full((24, 32), 7, np.uint8), np.full((24, 30), 1, np.uint8)
-    path = write_labelled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
+    path = write_labeled_bag(tmp_path / 'bag', [(truth, mask)], 'cityscapes34', 'cityscapes8')
     given = ['--bag', str(path), '--predicted', '/segmentation_node/label_mask', '--quiet']
     assert main([*given, '--output', str(tmp_path / 'out')]) == 1
     said = capsys.readouterr().err

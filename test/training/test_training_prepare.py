@@ -212,7 +212,7 @@ def test_damaged_cache_is_named(root: Path, damage: Any) -> None:
     prepare(root)
     (folder,) = folders(root)
     damage(folder)
-    with pytest.raises(DatasetError, match=rf'{folder}.* damaged.*; remove it'):
+    with pytest.raises(DatasetError, match=rf'{folder}.* damaged.*; remove the folder'):
         prepare(root)
 
 
@@ -225,7 +225,7 @@ def test_bad_file_leaves_no_cache(root: Path) -> None:
 
 def test_cache_that_cannot_be_made_is_named(root: Path) -> None:
     (root / 'prepared').write_text('a file', encoding='utf-8')
-    with pytest.raises(DatasetError, match=r'prepared images cannot be written to .*as "cache"'):
+    with pytest.raises(DatasetError, match=r'prepared images cannot be written to .*set "cache"'):
         prepare(root)
 
 
@@ -251,7 +251,7 @@ def test_full_disk_is_named_and_leaves_nothing_half_written(root: Path) -> None:
     last = done.stderr.splitlines()[-1]
     assert last.startswith('error: the prepared images cannot be written to')
     assert 'File too large' in last
-    assert 'make room there' in last
+    assert 'free disk space there' in last
     assert 'Traceback' not in done.stderr
     assert folders(root) == []
 

@@ -76,9 +76,9 @@ def test_run_that_has_not_ended_is_refused(
     state = json.loads((run / 'run.json').read_text(encoding='utf-8')) | {'status': 'KILLED'}
     (broken / 'run.json').write_text(json.dumps(state), encoding='utf-8')
     assert main([str(broken), '--results', str(tmp_path / 'results')]) == 1
-    assert 'is KILLED, expected a finished one' in capsys.readouterr().err
+    assert 'status KILLED, expected FINISHED' in capsys.readouterr().err
     assert main([str(tmp_path), '--results', str(tmp_path / 'results')]) == 1
-    assert 'no folder of a run' in capsys.readouterr().err
+    assert 'is not the folder of a run' in capsys.readouterr().err
 
 
 def test_page_is_that_of_the_records() -> None:
@@ -131,7 +131,7 @@ def test_records_are_not_published_over_themselves(
     assert main([str(run), '--results', str(results)]) == 0
     monkeypatch.chdir(results / 'deeplab' if given == '.' else results)
     assert main([given, '--results', str(results)]) == 1
-    assert 'is the record itself' in capsys.readouterr().err
+    assert 'is a published record' in capsys.readouterr().err
     assert (results / 'deeplab' / 'metrics.jsonl').is_file()
 
 
@@ -151,7 +151,7 @@ def test_run_without_scores_is_refused(tmp_path: Path, capsys: pytest.CaptureFix
     (search / 'run.json').write_text('{"status": "FINISHED"}')
     (search / 'metrics.jsonl').write_text('{"epoch": 0, "time_ms": 0, "best_mIoU": 0.5}\n')
     assert main([str(search), '--results', str(tmp_path / 'results')]) == 1
-    assert 'has no evaluated epoch; of a search, publish a trial' in capsys.readouterr().err
+    assert 'of a search, publish one of its trials' in capsys.readouterr().err
     assert not (tmp_path / 'results').exists()
 
 
@@ -222,7 +222,7 @@ def test_scores_stand_in_the_columns_of_their_classes(published: tuple[Path, Any
 def test_augmentation_is_told_with_without_and_difference(published: tuple[Path, Any]) -> None:
     section = published[0].read_text(encoding='utf-8').partition('## Augmentation\n')[2]
     assert section.splitlines()[3:6] == [
-        '| with it | without it | score | with | without | difference | differ as well in |',
+        '| augmented run | plain run | score | with | without | gain | other differences |',
         '| --- | --- | --- | --- | --- | --- | --- |',
         '| net_camvid8 | net_camvid8_noaug | mIoU | 70.0 | 65.0 | +5.0 | crop_hw |',
     ]
@@ -230,7 +230,7 @@ def test_augmentation_is_told_with_without_and_difference(published: tuple[Path,
 
 
 def test_published_figures_stand_beside_own_ones(published: tuple[Path, Any]) -> None:
-    _, _, section = published[0].read_text(encoding='utf-8').partition('beside published figures')
+    _, _, section = published[0].read_text(encoding='utf-8').partition('with published figures')
     assert 'test split (233 images)' in ' '.join(section.split())
     rows = [line for line in section.splitlines() if line.startswith('| ')][2:]
     assert rows[0] == (

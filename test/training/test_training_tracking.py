@@ -231,7 +231,7 @@ def test_command_leaves_a_run_running_that_is(tmp_path: Path) -> None:
 
 def test_command_for_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 1
-    assert 'is no folder of a run' in capsys.readouterr().err
+    assert 'is not the folder of a run' in capsys.readouterr().err
     (tmp_path / 'run.json').write_text('{', encoding='utf-8')
     assert main([str(tmp_path)]) == 1
     assert 'run.json is damaged' in capsys.readouterr().err

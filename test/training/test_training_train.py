@@ -280,6 +280,7 @@ def test_finished_run_has_nothing_left_to_do(
         (runs.kill_in_mid_epoch, [0]),
         (runs.kill_in_first_epoch, []),
         (runs.kill_before_the_state_is_kept, [0]),
+        (runs.kill_while_the_state_is_moved, [0, 1]),
     ],
 )
 def test_killed_run_ends_as_if_nothing_had_happened(
@@ -398,6 +399,17 @@ def test_patience_counts_epochs(config: Path, tmp_path: Path) -> None:
     # The epoch in which patience ends is evaluated, because it may be the best.
     assert [row['epoch'] for row in rows(tmp_path)] == [1, 3, 4]
     assert state(tmp_path)['epoch'] == 4
+
+
+def test_patience_counts_epochs_of_a_killed_run_too(
+    config: Path, place: Path, tmp_path: Path
+) -> None:
+    """Lightning's EarlyStopping would not count the third epoch, which is not evaluated."""
+    still = ['epochs=9', 'patience=3', 'evaluate_every=2', *STILL]
+    arguments = [str(config), str(tmp_path / 'run'), *still]
+    assert runs.run(arguments, place, runs.kill_in_third_epoch)[0] == -9
+    assert runs.run(arguments, place)[0] == 0
+    assert [row['epoch'] for row in rows(tmp_path / 'run')] == [1, 3, 4]
 
 
 def test_last_epoch_is_evaluated(config: Path, tmp_path: Path) -> None:

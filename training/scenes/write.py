@@ -5,8 +5,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,24 +13,13 @@ import numpy.typing as npt
 from tqdm import tqdm
 
 from segmentation_node.errors import DatasetError, SettingError
+from segmentation_node.images import cityscapes
+from segmentation_node.images.cityscapes import KINDS, LABELS, PICTURE, PICTURE_FOLDERS
 from training.scenes.camera import Camera
 from training.scenes.render import Frame, Renderer
 from training.scenes.street import Street
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
-
-#: Folder and suffix of each kind of file; file names end with the kind.
-KINDS: Final = MappingProxyType(
-    {
-        'leftImg8bit': ('leftImg8bit', '.png'),
-        'gtFine_labelIds': ('gtFine', '.png'),
-        'gtFine_instanceIds': ('gtFine', '.png'),
-        'gtFine_color': ('gtFine', '.png'),
-        'gtFine_polygons': ('gtFine', '.json'),
-        'camera': ('camera', '.json'),
-        'timestamp': ('timestamp_sequence', '.txt'),
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -58,11 +46,11 @@ class SequenceName:
 
     def path(self, kind: str, frame: int) -> Path:
         """Return the path of one file; kind is one of KINDS."""
-        folder, suffix = KINDS[kind]
-        if kind == 'leftImg8bit' and self.sequence_layout:
-            folder += '_sequence'
-        stem = f'{self.city}_{self.sequence:06d}_{frame:06d}_{kind}'
-        return self.root / folder / self.split / self.city / (stem + suffix)
+        folder = cityscapes.folder(self.root, kind)
+        if kind == PICTURE and self.sequence_layout:
+            folder = self.root / PICTURE_FOLDERS[1]
+        name = f'{self.city}_{self.sequence:06d}_{frame:06d}{cityscapes.ending(kind)}'
+        return folder / self.split / self.city / name
 
     def existing(self) -> list[Path]:
         """Return the existing files of this sequence, in either layout, sorted."""
@@ -109,7 +97,7 @@ def write_sequence(
         stamp_ns = round(index * 1e9 / rate_hz)
         frame = renderer.render(street, stamp_ns * 1e-9)
         _write_frame(name, index, frame, stamp_ns, renderer)
-        yield name.path('leftImg8bit', index)
+        yield name.path(PICTURE, index)
 
 
 def _write_frame(
@@ -120,8 +108,8 @@ def _write_frame(
     # Color pictures of Cityscapes have an alpha channel that is opaque everywhere.
     palette = cv2.cvtColor(renderer.scheme.palette[None], cv2.COLOR_RGB2BGRA)
     color = cv2.LUT(cv2.merge([labels, labels, labels, labels]), palette)
-    _write_png(name.path('leftImg8bit', index), picture)
-    _write_png(name.path('gtFine_labelIds', index), labels)
+    _write_png(name.path(PICTURE, index), picture)
+    _write_png(name.path(LABELS, index), labels)
     _write_png(name.path('gtFine_instanceIds', index), frame.instance_ids.astype(np.uint16))
     _write_png(name.path('gtFine_color', index), color)
     _write_json(name.path('gtFine_polygons', index), frame.polygons)

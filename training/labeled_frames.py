@@ -17,7 +17,7 @@ from segmentation_node.errors import BagError
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import LabelImage
-from training.datasets import LabelledFiles
+from training.datasets import LabeledFiles
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Frames(Protocol):
 class FileFrames:
     """Frames from the files of one split; iteration raises DatasetError for an invalid file."""
 
-    files: LabelledFiles
+    files: LabeledFiles
     source: str
 
     @property
