@@ -41,7 +41,7 @@ def test_service_and_page_start_with_one_command_and_end_with_it() -> None:
                '--page-port', page_port, '--', '--model', 'unet']  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as started:
         assert started.stdout is not None
-        said = ''.join(iter(started.stdout.readline, 'Ctrl-C ends both.\n'))
+        said = ''.join(iter(started.stdout.readline, 'Press Ctrl-C to stop both.\n'))
         assert f'page         http://127.0.0.1:{page_port}\n' in said
         assert f'service      http://127.0.0.1:{port}\n' in said
         names = [m['name'] for m in httpx.get(f'http://127.0.0.1:{port}/models').json()['models']]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service over HTTP: what it answers, what it refuses, and how it ends."""
+"""Tests of the service over HTTP: responses, rejections, and shutdown."""
 
 import base64
 import socket
@@ -29,7 +29,7 @@ from segmentation_node.labels import load_scheme
 from segmentation_node.scenes.render import Renderer
 from segmentation_node.scenes.street import Street
 from segmentation_node.segmenter import Prediction, Segmenter
-from segmentation_node.web import docs, service, shelf
+from segmentation_node.web import model_cache, service, swagger_ui
 from segmentation_node.web.settings import Settings
 
 LIMITS = {'max_upload_bytes': 200_000, 'max_batch_upload_bytes': 300_000, 'max_pixels': 300 * 300,
@@ -75,8 +75,8 @@ FILES = {
     'jpeg': encode_jpeg(blocks()),
     'turned jpeg': with_orientation(encode_jpeg(blocks()), 6),
     'png': encode_png(blocks()),
-    'grey png': encode_png(blocks()[..., 0]),
-    'grey png of 16 bits': opencv_file('.png', gray16()),
+    'gray png': encode_png(blocks()[..., 0]),
+    'gray png of 16 bits': opencv_file('.png', gray16()),
     'tiff of 16 bits': opencv_file('.tiff', np.dstack([gray16()] * 3)),
     'png with alpha': opencv_file('.png', np.dstack([blocks(), blocks()[..., 0]])),
     'webp': webp(blocks()),
@@ -189,7 +189,7 @@ def forged_jpeg(width: int, height: int) -> bytes:
         ('/predict', image_file(b''), 415, 'unsupported-format', '0 bytes'),
         ('/predict', image_file(HEIC), 415, 'heic-format', 'export it as a JPEG'),
         ('/predict?modle=smp', image_file(FILES['png']), 422, 'invalid-request', 'mean model?'),
-        ('/predict/batch?x=1', image_file(FILES['png']), 422, 'invalid-request', "'x'; there are"),
+        ('/predict/batch?x=1', image_file(FILES['png']), 422, 'invalid-request', "'x'; expected"),
         ('/predict', image_file(FILES['png'][:-20]), 422, 'damaged-image', 'cut short'),
         ('/predict', image_file(forged_jpeg(65500, 65500)), 413, 'too-many-pixels', '65500'),
         ('/predict', image_file(forged_jpeg(0, 9)), 422, 'damaged-image', '0 x 9'),
@@ -242,14 +242,14 @@ def test_the_root_leads_somewhere(client: httpx.Client, models: dict[str, str]) 
 def test_without_swagger_the_remedy_is_told(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docs, 'find_spec', lambda _name: None)
+    monkeypatch.setattr(swagger_ui, 'find_spec', lambda _name: None)
     answer = client.get('/docs')
     assert (answer.status_code, answer.json()['type']) == (503, f'{TAG}no-docs')
     assert 'pip install' in answer.json()['detail']
 
 
 def test_an_address_of_the_page_is_one() -> None:
-    with pytest.raises(SettingError, match='expected one such as http'):
+    with pytest.raises(SettingError, match='expected a URL, for example http'):
         service._page_url('javascript:alert(1)')
 
 
@@ -341,12 +341,12 @@ def test_a_key_opens_what_is_closed(models: dict[str, str]) -> None:
 
 
 def blocked(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Make segmenters of this process wait; the events say that one does, and let it go."""
+    """Make segmenters of this process wait; the events tell when one waits, and release it."""
     waits, leave = threading.Event(), threading.Event()
     segment = Segmenter.segment
 
     def segment_later(self: Segmenter, images_rgb: Sequence[ImageRgb] | ImageRgb) -> Prediction:
-        if images_rgb[0].shape[:2] != shelf.TRIAL_HW:
+        if images_rgb[0].shape[:2] != model_cache.TRIAL_HW:
             waits.set()
             leave.wait(PATIENCE_S)
         return segment(self, images_rgb)
