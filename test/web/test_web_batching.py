@@ -67,7 +67,7 @@ def red(value: int, height: int = 8, green: int = 0) -> Any:
     return np.full((height, 8, 3), (value, green, 0), np.uint8)
 
 
-def test_what_waits_for_a_model_is_run_together_in_its_order(stub: type[StubSegmenter]) -> None:
+def test_images_that_wait_for_a_model_run_in_order_in_batches(stub: type[StubSegmenter]) -> None:
     runs = batcher(max_batch=3)
     answers = [runs.submit('one', red(value)) for value in range(5)]
     stub.leave.set()
@@ -111,7 +111,7 @@ def test_images_run_alone_if_batching_changes_their_labels(
     runs.close()
 
 
-def test_a_model_that_fails_is_told_to_those_who_wait_and_tried_again(
+def test_a_failed_model_is_reported_and_tried_again(
     stub: type[StubSegmenter], caplog: pytest.LogCaptureFixture
 ) -> None:
     stub.leave.set()
@@ -176,7 +176,7 @@ def test_capacity_is_bounded_by_images_and_by_pixels() -> None:
     assert (capacity.images, capacity.pixels) == (0, 0)
 
 
-def test_more_than_there_ever_is_is_no_matter_of_waiting() -> None:
+def test_requests_beyond_the_total_capacity_are_not_retried() -> None:
     capacity = Capacity(max_images=3, max_pixels=100, seconds_per_image=lambda: 0)
     for images, pixels in ((4, 4), (1, 101)):
         with pytest.raises(ProblemError) as problem:

@@ -59,7 +59,7 @@ def test_no_slot_is_freed_for_a_client_that_has_more() -> None:
     assert holders(slots, 'a3', slow='b1 c1') == [(False, None)]
 
 
-def test_all_have_one_place_at_least() -> None:
+def test_every_client_has_at_least_one_slot() -> None:
     assert holders(ClientSlots(1, 0.01), 'a1', 'b1') == [(True, None), (False, None)]
 
 

@@ -119,14 +119,12 @@ def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubCamer
     graph.wait_for_viewers(0)
 
 
-def test_cameras_are_told_of_while_no_node_says_anything(client: httpx.Client) -> None:
+def test_events_list_cameras_without_diagnostics(client: httpx.Client) -> None:
     with client.stream('GET', '/live/events') as answer:
         assert next(events(answer)) == {'cameras': ['/car/segmentation_node'], 'nodes': None}
 
 
-def test_only_cameras_that_there_are_can_be_looked_at(
-    client: httpx.Client, graph: StubCameras
-) -> None:
+def test_unknown_cameras_are_rejected(client: httpx.Client, graph: StubCameras) -> None:
     answer = client.get('/live/stream', params={'camera': '/rosout'})
     assert answer.status_code == 404
     assert '/car/segmentation_node' in answer.json()['detail']
@@ -143,7 +141,7 @@ def test_viewers_are_bounded(
     graph.wait_for_viewers(0)
 
 
-def test_a_stream_does_not_hold_up_the_end_of_the_service(graph: StubCameras) -> None:
+def test_streams_end_with_the_service(graph: StubCameras) -> None:
     live = LiveView(lambda: graph)
     with (
         serving(Settings({'unet': 'unet'}), live) as client,
@@ -154,7 +152,7 @@ def test_a_stream_does_not_hold_up_the_end_of_the_service(graph: StubCameras) ->
         assert list(pictures(answer)) == []  # the service ends the stream
 
 
-def test_without_ros_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_ros_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
     with serving(Settings({'unet': 'unet'})) as client:
         answer = client.get('/live/cameras')
@@ -163,7 +161,7 @@ def test_without_ros_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize('language', LANGUAGES)
-def test_the_page_has_its_words(language: str, client: httpx.Client) -> None:
+def test_the_page_is_translated(language: str, client: httpx.Client) -> None:
     page = client.get('/live', params={'lang': language}).text
     assert page == live_page(language)
     assert f'<html lang="{language}">' in page

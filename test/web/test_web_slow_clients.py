@@ -254,14 +254,14 @@ def test_clients_of_chunks_that_write_all_before_they_read_see_the_refusal(patie
         assert (answer.status, problem_of(answer)['type']) == (413, f'{TAG}too-many-bytes')
 
 
-def test_what_is_no_http_is_a_problem_too(patient: int) -> None:
+def test_invalid_http_is_a_problem(patient: int) -> None:
     with closing(connect(patient, PATIENCE_S)) as connection:
         connection.sendall(b'\x16\x03\x01 hello\r\n\r\n' + bytes(100_000))
         answer = read_answer(connection)
         assert (answer.status, problem_of(answer)['type']) == (400, f'{TAG}unreadable-request')
 
 
-def test_a_body_that_is_no_http_ends_the_request(patient: int) -> None:
+def test_invalid_chunks_end_the_request(patient: int) -> None:
     with closing(connect(patient, PATIENCE_S)) as connection:
         connection.sendall(
             b'POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n'
