@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-# One image for service, page and node; compose.yaml starts them.
+# Image of the service, the page and the node; compose.yaml starts them.
 #
 #   docker build -t segmentation_node .
 #   docker run -p 127.0.0.1:8000:8000 segmentation_node
 #
-# For a GPU, hub models and checkpoints without graph files: --build-arg EXTRAS=ros,web,torch
-# ROS 2 from PyPI is for x86-64: elsewhere, build with --build-arg EXTRAS=web, without live view.
-# The versions, with hashes, are in resource/container; the first lines there tell how to renew them.
+# For GPUs, hub models and checkpoints without graph files: --build-arg EXTRAS=ros,web,torch
+# ROS 2 from PyPI requires x86-64. On other machines, use --build-arg EXTRAS=web (no live view).
+# Versions and hashes are pinned in resource/container; the head of each file has its update command.
 FROM python:3.13-slim-trixie AS build
 
 ARG EXTRAS=ros,web

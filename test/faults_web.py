@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: attack a service, and say whether honest clients were served meanwhile.
+"""Command: attack a service, and report whether honest clients were served meanwhile.
 
     python test/faults_web.py --fuzzed 10000 --slow 500 --at-once 500
 
-Starts a service of its own with a bundled model. While each attack goes on, an honest client asks
-for an image to be segmented, again and again, and comes back when it is told to. Prints a report
-as JSON; the exit status tells whether what the service promises was kept.
+Starts its own service with a bundled model. During each attack, an honest client repeatedly
+requests a segmentation, and retries when it is told to. Prints a report as JSON; the exit status
+is 0 if the service met its requirements.
 """
 
 import argparse
@@ -35,17 +35,17 @@ from web_service import PATIENCE_S, ServiceProcess
 
 from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
 
-#: The attackers' address, and that of a client that has nothing to do with them.
+#: Addresses of the attackers and of an unrelated client.
 ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'
-#: An honest client is served within this.
+#: Maximum time until an honest client is served.
 HONEST_MAX_S = 2.0
 BYTE_EVERY_S = 5.0
 OVERSIZED_BYTES = 17_000_000
 REOPEN_S = 1.0
-#: The service ends slow connections within this after an attack.
+#: Maximum time until the service closes slow connections after an attack.
 PATIENCE_WITH_SLOW_S = 30.0
-#: Kinds of slow clients: whether the headers are sent at once, what is sent byte by byte then,
-#: and whether a client that is cut begins anew after REOPEN_S.
+#: Kinds of slow clients: whether the headers are sent at once, the part that is sent byte by
+#: byte, and whether a client reconnects REOPEN_S after its connection was closed.
 SLOW = {
     'headers': (False, 'head', False),
     'bodies': (True, 'body', False),
@@ -73,7 +73,7 @@ class Report:
         self._lock = threading.Lock()
 
     def note(self, answer: Answer | None, *, must_answer: bool = True) -> None:
-        """Count an answer; None where the connection ended without one."""
+        """Count an answer; None if the connection ended without one."""
         with self._lock:
             self.statuses[str(answer.status) if answer else 'none'] += 1
             if answer is None and must_answer:
@@ -82,7 +82,7 @@ class Report:
                 self.check(answer)
 
     def check(self, answer: Answer) -> None:
-        """Note a failure where an answer is not one that the service may give."""
+        """Note a failure if the service must not give this answer."""
         if answer.status >= 500 and answer.status != 503:
             self.fail(f'status {answer.status}: {answer.body[:200]!r}')
         if answer.status == 503 and 'Retry-After' not in answer.headers:
@@ -91,11 +91,11 @@ class Report:
             self.fail(f'status {answer.status} without security headers')
 
     def members(self) -> dict[str, Any]:
-        """Return what goes into the report."""
+        """Return the fields of the report."""
         return {member.name: getattr(self, member.name) for member in fields(self)}
 
     def fail(self, reason: str) -> None:
-        """Note a failure, each reason a few times at most."""
+        """Note a failure, each reason at most three times."""
         if self.failures.count(reason) < 3:
             self.failures.append(reason)
 
@@ -108,18 +108,18 @@ class Target:
         self.head, self.body = upload(encode_jpeg(image_rgb), 'Connection: close')
 
     def ask(self, data: bytes, source: str) -> Answer:
-        """Send all, then read."""
+        """Send a whole request, then read the answer."""
         with closing(connect(self.port, PATIENCE_S, source)) as connection:
             connection.sendall(data)
             return read_answer(connection)
 
     def ask_honestly(self, source: str) -> Answer:
-        """Segment one image; OSError where the service gives no answer."""
+        """Segment one image; raises OSError if there is no answer."""
         return self.ask(self.head + self.body, source)
 
     @contextmanager
     def under(self, report: Report) -> Iterator[None]:
-        """Let an honest client ask while the context lasts, and after it until it is served."""
+        """Run an honest client while the context lasts, and until it has been served."""
         ended = threading.Event()
         took_s: list[float] = []
 
@@ -156,7 +156,7 @@ class Target:
 
 
 def fuzzed(target: Target, count: int) -> Report:
-    """Damaged files in whole forms, and damaged forms; one after the other."""
+    """Send damaged files in valid forms, and damaged forms."""
     report = Report('damaged uploads', count, STRANGER)
     [small] = street_images(1, (96, 64))
     samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0]), *_others(small)]
@@ -185,9 +185,9 @@ def _others(image_rgb: ImageRgb) -> list[bytes]:
 
 
 def slow(target: Target, count: int, kind: str, duration_s: float) -> Report:
-    """Clients of one of the kinds in SLOW, which send a byte every 5 s."""
+    """Run slow clients of one kind in SLOW, which send a byte every 5 s."""
     begin, rest, reopens = SLOW[kind]
-    # Those that come back take every place that their address may have.
+    # Clients that reconnect take all slots of their address.
     report = Report(f'slow clients: {kind}', count, STRANGER if reopens else ATTACKER)
     ends_s = time.monotonic() + duration_s
     begun, rest_of = (target.head if begin else b''), getattr(target, rest, b'')
@@ -220,7 +220,7 @@ def slow(target: Target, count: int, kind: str, duration_s: float) -> Report:
 
 
 def at_once(target: Target, count: int) -> Report:
-    """Clients that all upload a whole image at the same time."""
+    """Run clients that all upload an image at the same time."""
     report = Report('uploads at once', count, STRANGER)
     barrier = threading.Barrier(count)
 
@@ -234,7 +234,7 @@ def at_once(target: Target, count: int) -> Report:
 
 
 def oversized(target: Target, count: int) -> Report:
-    """Uploads beyond the limit whose clients write all of it before they read."""
+    """Send uploads beyond the limit, and read only afterwards."""
     report = Report('oversized uploads, written before anything is read', count, STRANGER)
     head, body = upload(bytes(OVERSIZED_BYTES), 'Connection: close')
     with target.under(report):
@@ -254,7 +254,7 @@ def _asked(ask: Callable[[], Answer | None]) -> Answer | None:
 
 
 def main() -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else '')
     parser.add_argument('--fuzzed', type=int, default=10_000, help='damaged uploads')
     parser.add_argument('--slow', type=int, default=500, help='clients, for each kind of slowness')

@@ -42,7 +42,7 @@ TALK_TO_ROS = {
     'segmentation_node.bags.replay_bag', 'segmentation_node.bags.replay_node',
     'segmentation_node.benchmark.common_node',
     'segmentation_node.benchmark.image_publisher', 'segmentation_node.benchmark.mask_subscriber',
-    'segmentation_node.demo.recorder', 'segmentation_node.web.live_subscriber',
+    'segmentation_node.demo.recorder', 'segmentation_node.web.live_view.ros_cameras',
 }  # fmt: skip
 #: Import torch or its libraries; everything else runs bundled models without them.
 NEED_TORCH = {

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: put a service under load, and say what came of it.
+"""Command: put a service under load, and report the results.
 
     python test/web_load.py clients --clients 64 --requests 512
     python test/web_load.py fuzz --uploads 10000
 
-Each starts a service of its own with a bundled model. `clients` compares its throughput with that
-of the bare Segmenter on the same images, one after the other, measured just before; run it on a
-machine that does nothing else. The exit status tells whether what the service promises was kept.
+Each starts its own service with a bundled model. `clients` compares the throughput with that of
+the bare Segmenter on the same images, one after the other, measured just before; run it on an
+idle machine. The exit status is 0 if the service met its requirements.
 """
 
 import argparse
@@ -36,19 +36,19 @@ from segmentation_node.runtimes.memory import keep_freed_memory
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.settings import Settings
 
-#: Growth of the service's memory that counts as none: what allocators keep for later.
+#: Growth of memory that is not counted as a leak: memory that allocators keep.
 FLAT_MB = 64
 
 
 def damaged(rng: random.Random, samples: list[bytes]) -> bytes:
-    """An upload that is wrong somewhere, or is no image at all."""
+    """Return a damaged image file, or random bytes."""
     data = bytearray(rng.choice(samples))
     match rng.randrange(6):
         case 0:
             return rng.randbytes(rng.randrange(400))
         case 1:
             return bytes(data[: rng.randrange(len(data))])
-        case 2:  # a right beginning and nothing else that is
+        case 2:  # only the beginning is valid
             return bytes(data[: rng.randrange(40)]) + rng.randbytes(rng.randrange(2000))
         case 3:
             for _ in range(rng.randrange(1, 20)):
@@ -72,14 +72,14 @@ def fuzz(
 
 
 def memory_mb(client: httpx.Client) -> float:
-    """Resident memory of the service."""
+    """Return the resident memory of the service in MB."""
     found = re.search(r'^process_resident_memory_bytes (\S+)', client.get('/metrics').text, re.M)
     assert found
     return float(found[1]) / 2**20
 
 
 def run_fuzz(args: argparse.Namespace) -> int:
-    """10,000 damaged uploads: refused or answered, never a failure, and no memory lost."""
+    """Send damaged uploads: none may cause a failure or a memory leak."""
     [small] = street_images(1, (96, 64))
     samples = [encode_jpeg(small), encode_png(small), encode_png(small[..., 0])]
     statuses: Counter[int] = Counter()
@@ -92,7 +92,7 @@ def run_fuzz(args: argparse.Namespace) -> int:
             answers = fuzz(client, samples, args.uploads // 10, seed=part)
             statuses.update(answer.status_code for answer in answers)
             memory.append(memory_mb(client))
-    # In the first half, what is kept for good is filled: the network, buffers, caches by size.
+    # Buffers and caches are filled in the first half.
     grown = memory[-1] - memory[4]
     print(f'{sum(statuses.values())} damaged uploads: {dict(sorted(statuses.items()))}; memory in '
           f'MB after each tenth: {", ".join(f"{m:.0f}" for m in memory)}')  # fmt: skip
@@ -101,7 +101,7 @@ def run_fuzz(args: argparse.Namespace) -> int:
 
 @dataclass(frozen=True)
 class Body:
-    """An upload, made once: what clients work is taken from the service on the same cores."""
+    """Upload that is prepared once, because clients share the cores with the service."""
 
     content: bytes
     headers: dict[str, str]
@@ -117,7 +117,7 @@ class Body:
 
 
 def run_clients(args: argparse.Namespace) -> int:
-    """Many clients at once: no error but 503, and little lost against the bare Segmenter."""
+    """Run many clients at once: no error except 503, and at least 90 % of the bare throughput."""
     images = street_images(8, (1024, 512))
     uploads = [Body.of(encode_jpeg(image)) for image in images]
     keep_freed_memory()  # as the service does
@@ -170,7 +170,7 @@ def run_clients(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Run the command; returns the exit status."""
+    """Run the command and return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else '')
     commands = parser.add_subparsers(required=True)
     clients = commands.add_parser('clients')

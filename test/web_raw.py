@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP by hand, for clients that behave as no library would: slow, silent, or write-only."""
+"""HTTP on raw sockets, for clients that no library provides: slow, silent or write-only."""
 
 import socket
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ HOST = '127.0.0.1'
 
 @dataclass(frozen=True)
 class Answer:
-    """A response as it came."""
+    """Response of the service."""
 
     status: int
     headers: Message
@@ -21,7 +21,7 @@ class Answer:
 
 
 def connect(port: int, timeout_s: float, source: str = HOST) -> socket.socket:
-    """Return a connection from one of this machine's addresses; all of 127.0.0.0/8 are."""
+    """Return a connection from a local address, any of 127.0.0.0/8."""
     return socket.create_connection((HOST, port), timeout_s, (source, 0))
 
 
@@ -35,7 +35,7 @@ def upload(image: bytes, *headers: str, path: str = '/predict') -> tuple[bytes, 
 
 
 def read_answer(connection: socket.socket) -> Answer:
-    """Return the next response; raises OSError or HTTPException where there is none."""
+    """Return the next response; raises OSError or HTTPException if there is none."""
     response = HTTPResponse(connection)
     response.begin()
     return Answer(response.status, response.headers, response.read())

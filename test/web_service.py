@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real service on a real socket: in a thread of the test, or as a process of its own."""
+"""A real service on a real socket, in a thread of the test or as a process."""
 
 import os
 import queue
@@ -20,22 +20,22 @@ import numpy.typing as npt
 from segmentation_node.images.label_files import decode_label_file
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
-from segmentation_node.web.live import Live
+from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.service import Server
 from segmentation_node.web.settings import Settings
 
-#: Long enough for a loaded machine; nothing waits for it to pass.
+#: Long enough for a loaded machine; no test waits this long.
 PATIENCE_S = 240.0
 
 
 @contextmanager
-def serving(settings: Settings, live: Live | None = None) -> Iterator[httpx.Client]:
-    """A service in a thread, and a client of it."""
-    live = live or Live()
+def serving(settings: Settings, live: LiveView | None = None) -> Iterator[httpx.Client]:
+    """Run a service in a thread, and yield a client of it."""
+    live = live or LiveView()
     config = ServerConfig(make_application(settings, live), settings, lifespan='on')
     server = Server(config, live)
     with socket.create_server(('127.0.0.1', 0)) as listener:
-        # The socket takes connections from now on, whether or not the server is up.
+        # The socket accepts connections from now on, even before the server runs.
         host, port = listener.getsockname()
         thread = threading.Thread(target=server.run, args=[[listener]])
         thread.start()
@@ -48,7 +48,7 @@ def serving(settings: Settings, live: Live | None = None) -> Iterator[httpx.Clie
 
 
 class ServiceProcess:
-    """The service's command, as a process; ended on leaving the context."""
+    """The service's command as a process; killed when the context is left."""
 
     def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         self.process = subprocess.Popen(
@@ -57,7 +57,7 @@ class ServiceProcess:
             env={**os.environ, 'OMP_NUM_THREADS': '1', **(environment or {})},
             cwd=Path(__file__).parent.parent,
         )  # fmt: skip
-        # Read to the end, else the service would wait for room to say more.
+        # Read to the end; otherwise the service would block on a full pipe.
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         threading.Thread(target=self._read, daemon=True).start()
         self.port = int(self.wait_for(r'running on http://127\.0\.0\.1:(\d+)')[1])
@@ -70,7 +70,7 @@ class ServiceProcess:
         self._lines.put(None)
 
     def wait_for(self, pattern: str) -> re.Match[str]:
-        """The next line of its log that has a pattern in it."""
+        """Wait for a line of the log that matches a pattern."""
         said = []
         while (line := self._lines.get()) is not None:
             said.append(line)
@@ -79,7 +79,7 @@ class ServiceProcess:
         raise AssertionError(f'the service ended without a line {pattern!r}:\n{"".join(said)}')
 
     def end(self) -> list[str]:
-        """End it as SIGTERM does; returns what is left of its log."""
+        """Send SIGTERM, wait, and return the rest of the log."""
         self.process.terminate()
         lines = list(iter(self._lines.get, None))
         self.process.wait()
@@ -94,12 +94,12 @@ class ServiceProcess:
 
 
 def labels_of(png: bytes) -> npt.NDArray[np.uint8]:
-    """The label ids in a PNG, (H, W) uint8."""
+    """Return the label ids of a PNG, (H, W) uint8."""
     return decode_label_file(png)
 
 
 def blocks(height: int = 64, width: int = 96, seed: int = 0) -> npt.NDArray[np.uint8]:
-    """Random blocks of 8 x 8 pixels, (H, W, 3) uint8."""
+    """Return random blocks of 8 x 8 pixels, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3))
     full = coarse.repeat(8, axis=0).repeat(8, axis=1)
     return np.ascontiguousarray(full[:height, :width], np.uint8)

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models in a browser: an HTTP service, a page that talks to it, a view of the live node.
+"""The models in a browser: an HTTP service, a page that uses it, and a live view of the node.
 
-The way of an upload, and where to read on from each station:
+A request passes through these modules, in this order:
 
-- service: the command. application puts the service together; settings says what can be set.
-- admission, access: what is turned away before it is read. uploads: bytes to pixels, checked.
-- api: the routes. shelf: models, loaded with the first request. batching: the thread that runs
-  them. answers: masks to PNG and JSON. problems: what went wrong, in one format.
-- docs: the description as a page. parameters: what no route has is refused.
-- page: the Streamlit page. live: what the node does now.
+- service: the command. settings: all settings. application: assembly of the service.
+- connections, admission, api_key: limits and access, checked before a body is read.
+- api: the routes. unknown_fields: rejects parameters that a route does not have.
+- uploads, predictor, capacity: decoding in threads, with a bounded number of images in progress.
+- batching: the thread that runs the networks. model_cache: models, loaded on first use.
+- responses: results as JSON and PNG. problems: errors in one format. monitoring: metrics.
+- swagger_ui: interactive API documentation.
+
+page is the Streamlit page, live_view the view of the running node.
 """

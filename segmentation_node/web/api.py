@@ -2,7 +2,7 @@
 """The routes of the service."""
 
 from collections.abc import Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Annotated, Any, Final
 
 from fastapi import (
@@ -22,22 +22,22 @@ from pydantic import BaseModel, Field
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.runtimes.choices import DEFAULT_OVERLAY_ALPHA
-from segmentation_node.web.answers import (
-    LegendEntry,
-    OutputName,
-    Prediction,
-    Predictions,
-    Wish,
-    legend,
-    pictures,
-)
 from segmentation_node.web.clients import scope_client
-from segmentation_node.web.loss_names import loss_in_words
+from segmentation_node.web.loss_names import loss_name
+from segmentation_node.web.model_cache import ServedModel
 from segmentation_node.web.predictor import Predictor
 from segmentation_node.web.problems import ProblemError, described
-from segmentation_node.web.shelf import Model
+from segmentation_node.web.responses import (
+    BatchResult,
+    ImageResult,
+    LegendEntry,
+    OutputName,
+    PredictOptions,
+    legend,
+    render_outputs,
+)
 
-#: Stands for all models there are.
+#: Model name that selects all models.
 ALL: Final = 'all'
 UPLOAD_PROBLEMS: Final = (
     'unreadable-form', 'unauthorized', 'too-slow', 'too-many-bytes', 'too-many-pixels',
@@ -47,63 +47,66 @@ UPLOAD_PROBLEMS: Final = (
 
 
 class ModelInfo(BaseModel):
-    """One model that can be asked for."""
+    """One model of the service."""
 
     name: str = Field(examples=['deeplabv3plus'])
-    state: str = Field(description='idle until first asked for, loading, ready, or failed')
-    family: str | None = Field(description='null where it is known only once loaded')
-    label_scheme: str | None = Field(examples=['cityscapes8'])
-    parameters: int | None = Field(description='weights of the network')
-    load_s: float | None = Field(description='how long it took to load')
-    max_batch: int | None = Field(
-        description='images it takes at once; 1 where company would change their labels'
+    state: str = Field(description='idle until its first request, then loading, ready or failed')
+    family: str | None = Field(
+        description='model family; null if unknown before the model is loaded'
     )
+    label_scheme: str | None = Field(
+        description='null if unknown before the model is loaded', examples=['cityscapes8']
+    )
+    parameters: int | None = Field(description='number of parameters of the network')
+    load_s: float | None = Field(description='load time in seconds')
+    max_batch: int | None = Field(description='largest batch; 1 if batching would change labels')
     scores: dict[str, dict[str, float | dict[str, float]]] = Field(
-        description='of its training, by validation set: mIoU and more, 0 to 1'
+        description='scores after training, by validation set: mIoU and others, 0 to 1'
     )
     curve: list[dict[str, float]] = Field(
-        description='of its training, by epoch from 1: losses, scores on the first set, images '
-        'per second in validation, seconds of training'
+        description='training history, one entry per epoch from 1: losses, scores on the first '
+        'validation set, images per second in validation, training time in seconds'
     )
     loss: str = Field(
-        description='kind of loss of its training, empty where it is not known; values of '
-        'different kinds may not be compared',
+        description='loss function of the training, empty if unknown; only values of the same '
+        'loss function can be compared',
         examples=['cross-entropy + 0.5 Dice (hardest 0.5, class_balance 0.4)'],
     )
 
 
 class Models(BaseModel):
-    """The models that can be asked for, the default first."""
+    """All models of the service, the default first."""
 
     models: list[ModelInfo]
 
 
 class Scheme(BaseModel):
-    """A label scheme: which classes exist, under which ids, names and colours."""
+    """Label scheme: ids, names and colors of the classes."""
 
     name: str = Field(examples=['cityscapes8'])
     description: str
-    void_id: int = Field(description='label of pixels that belong to no class')
+    void_id: int = Field(description='label of pixels that belong to no other class')
     classes: list[LegendEntry]
 
 
 def make_router(predictor: Predictor) -> APIRouter:
-    """The routes that people and programs come for."""
+    """Return the routes for predictions, models and label schemes."""
     settings = predictor.settings
-    router = APIRouter(responses=described('unauthorized'))
+    router = APIRouter(tags=['Segmentation'], responses=described('unauthorized'))
     names = [*settings.models, ALL]
     model_help = {
-        'description': f'which model, may be repeated; {ALL} is every one. Default: {names[0]}',
+        'description': f'name of a model, may be repeated; {ALL} selects all models. '
+        f'Default: {names[0]}',
         'json_schema_extra': {'items': {'type': 'string', 'enum': names}},
     }
     outputs_help: dict[str, Any] = {
-        'description': 'which pictures, may be repeated. Default: label'
+        'description': 'name of an output, may be repeated. Default: label'
     }
     alpha_help: dict[str, Any] = {
-        'description': 'share of the colours in the overlay', 'ge': 0, 'le': 1,
+        'description': 'opacity of the colors in the overlay', 'ge': 0, 'le': 1,
     }  # fmt: skip
 
-    def wish_of(
+    def read_options(
         model: Annotated[list[str], Query(**model_help)] = [],  # noqa: B006 (read only)
         outputs: Annotated[list[OutputName], Query(**outputs_help)] = [],  # noqa: B006
         overlay_alpha: Annotated[float, Query(**alpha_help)] = DEFAULT_OVERLAY_ALPHA,
@@ -112,9 +115,9 @@ def make_router(predictor: Predictor) -> APIRouter:
         overlay_alpha_field: Annotated[
             float, Form(alias='overlay_alpha', **alpha_help)
         ] = DEFAULT_OVERLAY_ALPHA,
-    ) -> Wish:
-        """What a request asks for, in its address or in its form."""
-        return Wish(
+    ) -> PredictOptions:
+        """Read the options of a request from its query parameters and form fields."""
+        return PredictOptions(
             _models(model + model_field, list(settings.models)),
             tuple(dict.fromkeys(outputs + outputs_field)) or ('label',),
             overlay_alpha_field if overlay_alpha == DEFAULT_OVERLAY_ALPHA else overlay_alpha,
@@ -122,10 +125,10 @@ def make_router(predictor: Predictor) -> APIRouter:
 
     @router.post(
         '/predict',
-        response_model=Prediction,
+        response_model=ImageResult,
         responses={
             200: {
-                'description': 'as JSON, or with "Accept: image/png" as one picture',
+                'description': 'JSON, or a single PNG image with "Accept: image/png"',
                 'content': {'image/png': {'schema': {'type': 'string', 'format': 'binary'}}},
             },
             **described(*UPLOAD_PROBLEMS),
@@ -134,41 +137,45 @@ def make_router(predictor: Predictor) -> APIRouter:
     )
     async def predict(
         image: Annotated[UploadFile, File(description='JPEG, PNG, TIFF or WebP')],
-        wish: Annotated[Wish, Depends(wish_of)],
+        options: Annotated[PredictOptions, Depends(read_options)],
         request: Request,
         accept: Annotated[str, Header(description='application/json or image/png')] = '',
     ) -> Response:
-        """Segment one image with one model or several.
+        """Segment one image with one or more models.
 
-        Masks have the size of the image as it is seen: a photograph is turned upright first.
+        Masks have the size of the upright image: the EXIF orientation of a photo is applied first.
         """
         as_png = 'image/png' in accept and 'json' not in accept
-        if as_png and (len(wish.models), len(wish.outputs)) != (1, 1):
+        if as_png and (len(options.models), len(options.outputs)) != (1, 1):
             raise ProblemError(
                 'invalid-request',
-                f'{len(wish.models)} models and {len(wish.outputs)} outputs make more than one '
-                f'picture; ask for one of each, or accept application/json',
+                f'{len(options.models)} models and {len(options.outputs)} outputs give more than '
+                f'one PNG image; request one of each, or accept application/json',
             )
         data = await image.read()
         client = scope_client(request.scope)
-        async with predictor.segmented([data], wish.models, client) as [seen]:
+        async with predictor.process([data], options.models, client) as [processed]:
             if as_png:
-                [found] = seen.found.values()
-                files = await predictor.off_loop(
-                    partial(pictures, seen.image_rgb, found, wish.outputs, wish.overlay_alpha)
+                [result] = processed.results.values()
+                files = await predictor.run_in_thread(
+                    lambda: render_outputs(
+                        processed.image_rgb, result, options.outputs, options.overlay_alpha
+                    )
                 )
-                timing = f'decode;dur={seen.decode_ms:.1f}, wait;dur={found.wait_ms:.1f}, '
-                timing += f'segment;dur={found.segment_ms:.1f}'
+                timing = f'decode;dur={processed.decode_ms:.1f}, wait;dur={result.wait_ms:.1f}, '
+                timing += f'segment;dur={result.segment_ms:.1f}'
                 return Response(
-                    files[wish.outputs[0]], media_type='image/png',
+                    files[options.outputs[0]], media_type='image/png',
                     headers={'Server-Timing': timing},
                 )  # fmt: skip
-            text = await predictor.off_loop(lambda: seen.prediction(wish).model_dump_json())
+            text = await predictor.run_in_thread(
+                lambda: processed.response(options).model_dump_json()
+            )
         return Response(text, media_type='application/json')
 
     @router.post(
         '/predict/batch',
-        response_model=Predictions,
+        response_model=BatchResult,
         responses=described(*UPLOAD_PROBLEMS),
         summary='Segment several images',
     )
@@ -177,62 +184,63 @@ def make_router(predictor: Predictor) -> APIRouter:
             description='JPEG, PNG, TIFF or WebP, of any sizes',
             min_length=1, max_length=settings.max_images,
         )],
-        wish: Annotated[Wish, Depends(wish_of)],
+        options: Annotated[PredictOptions, Depends(read_options)],
         request: Request,
     ) -> Response:  # fmt: skip
-        """Segment several images with one model or several; all of them, or none."""
+        """Segment several images with one or more models; the request fails if one image does."""
         files = [await image.read() for image in images]
         client = scope_client(request.scope)
-        async with predictor.segmented(files, wish.models, client) as all_seen:
-            text = await predictor.off_loop(
-                lambda: Predictions(
-                    predictions=[seen.prediction(wish) for seen in all_seen]
+        async with predictor.process(files, options.models, client) as all_processed:
+            text = await predictor.run_in_thread(
+                lambda: BatchResult(
+                    predictions=[processed.response(options) for processed in all_processed]
                 ).model_dump_json()
             )
         return Response(text, media_type='application/json')
 
-    @router.get('/models', summary='Which models there are')
+    @router.get('/models', summary='List the models')
     def models() -> Models:
-        """The models that can be asked for, with their scores, and which are loaded."""
-        return Models(models=[_info(m) for m in predictor.batcher.shelf.models.values()])
+        """Return all models with their state and scores."""
+        return Models(models=[_info(m) for m in predictor.batcher.cache.models.values()])
 
     @router.get(
         '/labels/{scheme}',
         responses=described('unknown-scheme', 'invalid-request'),
-        summary='What the labels mean',
+        summary='Describe a label scheme',
     )
     def labels(
         scheme: Annotated[str, Path(examples=['cityscapes8'], description='name of the scheme')],
     ) -> Scheme:
-        """A label scheme: ids, names and colours of its classes."""
-        # Names only: load_scheme would take a path as well.
+        """Return the ids, names and colors of the classes."""
+        # Accepts names only: load_scheme would also read a path.
         if scheme not in available_schemes():
             raise ProblemError(
                 'unknown-scheme',
-                f'no label scheme {scheme[:80]!r}; there are {", ".join(available_schemes())}',
+                f'unknown label scheme {scheme[:80]!r}; available: '
+                f'{", ".join(available_schemes())}',
             )
-        found = load_scheme(scheme)
+        loaded = load_scheme(scheme)
         return Scheme(
-            name=found.name,
-            description=found.description,
-            void_id=found.void_id,
-            classes=legend(found),
+            name=loaded.name,
+            description=loaded.description,
+            void_id=loaded.void_id,
+            classes=legend(loaded),
         )
 
     return router
 
 
-def _models(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    """The models of a request in the order asked for, each once; raises ProblemError."""
-    unknown = [name for name in asked if name not in known and name != ALL]
+def _models(requested: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the requested models, each once; raises ProblemError for an unknown one."""
+    unknown = [name for name in requested if name not in known and name != ALL]
     if unknown:
         raise ProblemError(
             'unknown-model',
-            f'no model {unknown[0][:80]!r}; there are {", ".join(known)}, and {ALL} for every one',
+            f'unknown model {unknown[0][:80]!r}; available: {", ".join(known)}, and {ALL} for all',
         )
-    if ALL in asked:
+    if ALL in requested:
         return tuple(known)
-    return tuple(dict.fromkeys(asked)) or (known[0],)
+    return tuple(dict.fromkeys(requested)) or (known[0],)
 
 
 @cache
@@ -240,7 +248,7 @@ def _bundled_spec(name: str) -> Spec:
     return Spec.read(locate(name) / SPEC_FILE)
 
 
-def _info(model: Model) -> ModelInfo:
+def _info(model: ServedModel) -> ModelInfo:
     spec = None
     if model.segmenter is not None:
         spec = model.segmenter.checkpoint.spec
@@ -258,5 +266,5 @@ def _info(model: Model) -> ModelInfo:
         max_batch=model.max_batch if ready else None,
         scores=provenance.get('metrics', {}),
         curve=provenance.get('curve', []),
-        loss=loss_in_words(provenance.get('loss_kind'), provenance.get('recipe', {})),
+        loss=loss_name(provenance.get('loss_kind'), provenance.get('recipe', {})),
     )

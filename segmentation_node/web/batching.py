@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one thread that runs networks, on batches of what has arrived.
+"""The thread that runs the networks, in batches of queued images.
 
-One, since a network takes all cores there are: two at a time would take twice the memory and be no
-faster.
+A single thread, because a network uses all cores: two at a time would need twice the memory and
+be no faster.
 """
 
 import threading
@@ -17,23 +17,23 @@ from segmentation_node.errors import CheckpointError
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import LabelImage
 from segmentation_node.labels import LabelScheme
+from segmentation_node.web.model_cache import READY, ModelCache, ServedModel
 from segmentation_node.web.settings import Settings
-from segmentation_node.web.shelf import READY, Model, Shelf
 
-#: Weight of the newest batch in the mean time that an image takes.
+#: Weight of the newest batch in the moving average of the time per image.
 _NEWEST = 0.2
 
 
 @dataclass(frozen=True)
-class Segmented:
-    """Labels of one image, (H, W) uint8, what measures their confidence, and how they came about.
+class SegmentedImage:
+    """Labels of one image, (H, W) uint8, with timings.
 
-    `wait_ms` is from the request to the start of the batch, `segment_ms` is what the whole batch
-    of `batch` images took.
+    `confidence` computes the confidence, (H, W) uint8. `wait_ms` is the time from the request to
+    the start of the batch, `segment_ms` the duration of the whole batch of `batch` images.
     """
 
     labels: LabelImage
-    measure: Callable[[], LabelImage]
+    confidence: Callable[[], LabelImage]
     scheme: LabelScheme
     wait_ms: float
     segment_ms: float
@@ -45,102 +45,104 @@ class _Job:
     model: str
     image_rgb: ImageRgb
     client: str
-    #: Order in which jobs are run: how many jobs its client had before it, see Batcher.submit.
+    #: Position in the fair order, see Batcher._enqueue.
     turn: int = 0
     arrived_s: float = field(default_factory=time.perf_counter)
-    answer: 'Future[Segmented]' = field(default_factory=Future)
+    result: 'Future[SegmentedImage]' = field(default_factory=Future)
 
 
 class Batcher:
-    """Runs what is submitted, one image of each client in turn, else in the order of arrival.
+    """Runs queued images in batches, fairly between clients.
 
-    Whatever else of the same model and size waits when an image's turn comes goes with it in one
-    batch; nothing waits for company.
+    Clients take turns, one image each; within a turn, images run in the order of arrival. Queued
+    images of the same model and size join the batch; no image waits for others to arrive.
 
     Args:
-        settings: limits of a batch, and the models.
-        ran: called with model and number of images after each batch, in the batcher's thread.
+        settings: models and batch limits.
+        on_batch: called after each batch with the model and the number of images, in this thread.
     """
 
-    def __init__(self, settings: Settings, ran: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: Settings, on_batch: Callable[[str, int], None]) -> None:
         self._settings = settings
-        self._ran = ran
+        self._on_batch = on_batch
         self._runnable: deque[_Job] = deque()
         self._turn = 0
-        self._parked: dict[str, list[_Job]] = {}
+        self._waiting_for_model: dict[str, list[_Job]] = {}
         self._changed = threading.Condition()
         self._closed = False
         self.seconds_per_image = 0.0
-        self.shelf = Shelf(settings, self._on_settled)
-        self._thread = threading.Thread(target=self._serve, name='batcher', daemon=True)
+        self.cache = ModelCache(settings, self._on_loaded)
+        self._thread = threading.Thread(target=self._run, name='batcher', daemon=True)
         self._thread.start()
 
     @property
     def alive(self) -> bool:
-        """Whether what is submitted will be run."""
+        """True while the thread is running."""
         return self._thread.is_alive()
 
-    def want(self, model: str) -> None:
-        """Load a model without anything to run yet."""
+    def start_loading(self, model: str) -> None:
+        """Load a model before its first image."""
         with self._changed:
-            self.shelf.want(model)
+            self.cache.start_loading(model)
 
-    def submit(self, model: str, image_rgb: ImageRgb, client: str = '') -> 'Future[Segmented]':
-        """Have an image, (H, W, 3) uint8, of a client segmented by one of the shelf's models.
+    def submit(
+        self, model: str, image_rgb: ImageRgb, client: str = ''
+    ) -> 'Future[SegmentedImage]':
+        """Queue a client's image, (H, W, 3) uint8, for one of the models.
 
-        The future raises CheckpointError where the model cannot be loaded, ImageError where the
-        model cannot take the image.
+        The future raises CheckpointError if the model cannot be loaded, ImageError if the model
+        does not accept the image.
         """
         job = _Job(model, image_rgb, client)
         with self._changed:
-            if self.shelf.models[model].state == READY:
+            if self.cache.models[model].state == READY:
                 self._enqueue(job)
                 self._changed.notify()
             else:
-                self._parked.setdefault(model, []).append(job)
-                self.shelf.want(model)
-        return job.answer
+                self._waiting_for_model.setdefault(model, []).append(job)
+                self.cache.start_loading(model)
+        return job.result
 
     def close(self) -> None:
-        """Run what is there and end the thread."""
+        """Run the queued images and stop the thread."""
         with self._changed:
             self._closed = True
             self._changed.notify()
         self._thread.join()
 
-    def _on_settled(self, model: Model, ready: bool) -> None:
+    def _on_loaded(self, model: ServedModel, ready: bool) -> None:
         with self._changed:
-            jobs = self._parked.pop(model.name, [])
+            jobs = self._waiting_for_model.pop(model.name, [])
             if ready:
                 for job in jobs:
                     self._enqueue(job)
                 self._changed.notify()
                 return
         for job in jobs:
-            if job.answer.set_running_or_notify_cancel():
-                job.answer.set_exception(CheckpointError(model.error))
+            if job.result.set_running_or_notify_cancel():
+                job.result.set_exception(CheckpointError(model.error))
 
     def _enqueue(self, job: _Job) -> None:
-        """Put a job behind those of its turn.
+        """Queue a job behind the others of its turn.
 
-        Turns are those of start-time fair queueing (Goyal, Vin and Cheng, 1997) with images of
-        equal cost: a client's next image has the turn after its last one, but never one that is
-        over. A client with many images thereby delays another's by one image, not by all.
+        This is start-time fair queueing (Goyal, Vin and Cheng, 1997) with images of equal cost:
+        a client's next image gets the turn after its previous one, but never a past turn. A
+        client with many images thus delays another client by one image, not by all of them.
         """
         last = max((j.turn for j in self._runnable if j.client == job.client), default=-1)
         job.turn = max(self._turn, last + 1)
         index = next((i for i, j in enumerate(self._runnable) if j.turn > job.turn), None)
         self._runnable.insert(len(self._runnable) if index is None else index, job)
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while batch := self._take():
-            # From here on nobody can call an image back.
-            jobs = [job for job in batch if job.answer.set_running_or_notify_cancel()]
+            # From here on, a job can no longer be canceled.
+            jobs = [job for job in batch if job.result.set_running_or_notify_cancel()]
             if jobs:
-                self._run(self.shelf.models[jobs[0].model], jobs)
+                self._run_batch(self.cache.models[jobs[0].model], jobs)
 
     def _take(self) -> list[_Job]:
-        """The next batch, which has one image at least; empty once closed."""
+        """Wait for the next batch, at least one image; empty once closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._runnable or self._closed)
             if not self._runnable:
@@ -149,28 +151,28 @@ class Batcher:
             self._turn = first.turn
             height, width = first.image_rgb.shape[:2]
             fitting = max(1, self._settings.max_batch_pixels // (height * width))
-            size = min(fitting, self.shelf.models[first.model].max_batch)
-            batch = [job for job in self._runnable if _go_together(first, job)][:size]
+            size = min(fitting, self.cache.models[first.model].max_batch)
+            batch = [job for job in self._runnable if _same_batch(first, job)][:size]
             self._runnable = deque(job for job in self._runnable if job not in batch)
             return batch
 
-    def _run(self, model: Model, jobs: list[_Job]) -> None:
+    def _run_batch(self, model: ServedModel, jobs: list[_Job]) -> None:
         segmenter = model.loaded
         started_s = time.perf_counter()
         try:
-            found = segmenter.segment([job.image_rgb for job in jobs])
-        except BaseException as error:  # noqa: BLE001 (goes to those who asked, every one of them)
+            prediction = segmenter.segment([job.image_rgb for job in jobs])
+        except BaseException as error:  # noqa: BLE001 (every waiting request receives it)
             for job in jobs:
-                job.answer.set_exception(error)
+                job.result.set_exception(error)
             return
         took_s = time.perf_counter() - started_s
-        self._note(took_s / len(jobs))
-        self._ran(model.name, len(jobs))
+        self._update_average(took_s / len(jobs))
+        self._on_batch(model.name, len(jobs))
         for index, job in enumerate(jobs):
-            job.answer.set_result(
-                Segmented(
-                    found.labels[index],
-                    partial(found.confidence_of, index),
+            job.result.set_result(
+                SegmentedImage(
+                    prediction.labels[index],
+                    partial(prediction.confidence_of, index),
                     segmenter.scheme,
                     (started_s - job.arrived_s) * 1e3,
                     took_s * 1e3,
@@ -178,10 +180,10 @@ class Batcher:
                 )
             )
 
-    def _note(self, seconds: float) -> None:
+    def _update_average(self, seconds: float) -> None:
         before = self.seconds_per_image or seconds
         self.seconds_per_image = (1 - _NEWEST) * before + _NEWEST * seconds
 
 
-def _go_together(one: _Job, other: _Job) -> bool:
+def _same_batch(one: _Job, other: _Job) -> bool:
     return one.model == other.model and one.image_rgb.shape == other.image_rgb.shape

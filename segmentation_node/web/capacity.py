@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many images are in work, by number and by pixels, and no more than that."""
+"""Limits on the number and total size of images in progress."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,14 +9,14 @@ from typing import Final
 from segmentation_node.web.clients import share_of
 from segmentation_node.web.problems import ProblemError
 
-#: A client is told to come back within this, however long the queue.
+#: Longest time after which a client is told to retry.
 MAX_RETRY_AFTER_S: Final = 60
 
 
 class Capacity:
-    """Places for images, each counted once for every model that it goes through.
+    """Number and total size of the images in progress, each counted once per model.
 
-    It belongs to the event loop: nobody else may touch it.
+    Not thread-safe: all methods are called on the event loop.
     """
 
     def __init__(
@@ -26,36 +26,36 @@ class Capacity:
         seconds_per_image: Callable[[], float],
         client_share: float = 1.0,
     ) -> None:
-        """Begin with all places free.
+        """Start with no images in progress.
 
         Args:
-            max_images: at a time.
-            max_pixels: of these together.
-            seconds_per_image: how long one has taken of late.
-            client_share: of images and pixels that one client may have, 0 to 1.
+            max_images: maximum number of images.
+            max_pixels: maximum size of all images together.
+            seconds_per_image: returns the recent average.
+            client_share: share of both limits that one client may use, 0 to 1.
         """
         self._max_images, self._max_pixels = max_images, max_pixels
         self._client_images = share_of(max_images, client_share)
         self._client_pixels = share_of(max_pixels, client_share)
         self._seconds_per_image = seconds_per_image
         self.images = self.pixels = 0
-        self._of_clients: dict[str, tuple[int, int]] = {}
+        self._by_client: dict[str, tuple[int, int]] = {}
 
     @contextmanager
-    def taken(self, images: int, pixels: int, client: str = '') -> Iterator[None]:
-        """Hold places for images of a client, of so many pixels together.
+    def reserve(self, images: int, pixels: int, client: str = '') -> Iterator[None]:
+        """Count a client's images, of `pixels` pixels in total, while the context lasts.
 
         Raises:
-            ProblemError: there are none now, or never so many.
+            ProblemError: they exceed what is free now, or what one client may ever use.
         """
         if images > self._client_images or pixels > self._client_pixels:
             raise ProblemError(
                 'too-many-pixels',
-                f'{images} images of {pixels} pixels together, each counted for every model; '
-                f'expected at most {self._client_images} and {self._client_pixels}: ask in '
-                f'several requests',
+                f'{images} images with {pixels} pixels in total, each counted once per model; '
+                f'expected at most {self._client_images} images and {self._client_pixels} '
+                f'pixels: split them into several requests',
             )
-        own_images, own_pixels = self._of_clients.get(client, (0, 0))
+        own_images, own_pixels = self._by_client.get(client, (0, 0))
         if (
             self.images + images > self._max_images
             or self.pixels + pixels > self._max_pixels
@@ -65,8 +65,8 @@ class Capacity:
             seconds = min(MAX_RETRY_AFTER_S, ceil(self.images * self._seconds_per_image()) or 1)
             raise ProblemError(
                 'busy',
-                f'{self.images} images are waiting or in work, {own_images} of them yours, and '
-                f'{images} more would be too many; try again in {seconds} s',
+                f'{self.images} images are in progress, {own_images} of them yours, and {images} '
+                f'more would be too many; try again in {seconds} s',
                 {'Retry-After': str(seconds)},
             )
         self._add(client, images, pixels)
@@ -78,6 +78,6 @@ class Capacity:
     def _add(self, client: str, images: int, pixels: int) -> None:
         self.images += images
         self.pixels += pixels
-        own_images, own_pixels = self._of_clients.pop(client, (0, 0))
+        own_images, own_pixels = self._by_client.pop(client, (0, 0))
         if own_images + images:
-            self._of_clients[client] = (own_images + images, own_pixels + pixels)
+            self._by_client[client] = (own_images + images, own_pixels + pixels)

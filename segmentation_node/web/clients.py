@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fairness between clients: one address never holds all places, and slow holders make room."""
+"""Fairness between clients: an address gets a share of the slots, and slow holders are evicted."""
 
 import ipaddress
 from collections import defaultdict
@@ -9,7 +9,7 @@ from typing import Final, Generic, TypeVar
 from starlette.types import Scope
 
 T = TypeVar('T')
-#: Providers give a customer a whole network of IPv6 addresses of this prefix length.
+#: Prefix length of the IPv6 network that a provider assigns to one customer.
 IPV6_PREFIX: Final = 64
 
 
@@ -32,17 +32,17 @@ def scope_client(scope: Scope) -> str:
     return client_key(host)
 
 
-def share_of(places: int, share: float) -> int:
-    """Return how many of all places one client may hold, at least one."""
-    return max(1, int(places * share))
+def share_of(total: int, share: float) -> int:
+    """Return the number of slots that one client may hold, at least one."""
+    return max(1, int(total * share))
 
 
-class Places(Generic[T]):
-    """A limited number of places, of which one client may hold only a share.
+class ClientSlots(Generic[T]):
+    """A fixed number of slots, of which one client may hold only a share.
 
     Args:
-        total: places.
-        share: of them that one client may hold, 0 to 1.
+        total: number of slots.
+        share: share of them that one client may hold, 0 to 1.
     """
 
     def __init__(self, total: int, share: float) -> None:
@@ -54,15 +54,15 @@ class Places(Generic[T]):
     def take(
         self, client: str, holder: T, slowness: Callable[[T], float | None]
     ) -> tuple[bool, T | None]:
-        """Take a place; return whether there was one, and the holder that lost its place for it.
+        """Take a slot; return whether one was available, and the holder evicted for it.
 
-        Where all places are taken, the slowest holder of the client with the most places makes
-        room. Where the client has its share, the slowest of its own does.
+        If all slots are taken, the slowest holder of the client with the most slots is evicted.
+        If the client already has its share, the slowest of its own holders is.
 
         Args:
             client: key of the client.
-            holder: takes the place.
-            slowness: of a holder, higher is slower; None where it must keep its place.
+            holder: takes the slot.
+            slowness: slowness of a holder, higher is slower; None if it must not be evicted.
         """
         evicted = None
         count = len(self._holders.get(client, ()))
@@ -83,7 +83,7 @@ class Places(Generic[T]):
         return True, evicted
 
     def release(self, client: str, holder: T) -> None:
-        """Give a place back; does nothing where the holder has lost it."""
+        """Free a slot; does nothing if the holder was evicted."""
         holders = self._holders.get(client, set())
         if holder in holders:
             holders.remove(holder)

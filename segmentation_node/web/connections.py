@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of the service: bounded in number, and in the time that a client may take.
+"""Connections of the service: limits on their number and on the time that a client may take.
 
-Uvicorn limits only the time between two requests. What is missing is added to its HTTP/1.1
-protocol here: a client that is slow to send the headers of a request or to read a response loses
-its connection, and one that is refused while it still sends can read the refusal.
+Uvicorn limits only the time between two requests. This module extends its HTTP/1.1 protocol: a
+connection is closed if the client is slow to send the headers of a request or to read a response,
+and a client that is rejected while it is still sending can read the response.
 """
 
 import asyncio
@@ -20,37 +20,37 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from segmentation_node.web.clients import Places, client_key
+from segmentation_node.web.clients import ClientSlots, client_key
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
-#: A connection that has waited for less never makes room: its request may be on the way.
+#: Younger connections are never evicted: their request may still be on the way.
 GRACE_S: Final = 1.0
-#: Of a client that is refused as soon as it connects, and of all while the service ends.
-REFUSAL_LINGER_S: Final = 2.0
-#: What a client may send beyond a refusal; more than most send before they read.
+#: Lingering time of a client that is rejected when it connects, and of all during shutdown.
+REJECTION_LINGER_S: Final = 2.0
+#: Maximum number of bytes discarded after a rejection; more than most clients send before reading.
 MAX_DISCARDED_BYTES: Final = 2**28
-#: Nothing more of the request will be read.
-_ARRIVED: Final = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.SWITCHED_PROTOCOL)
+#: States in which the whole request has been received.
+_RECEIVED: Final = (h11.DONE, h11.MUST_CLOSE, h11.CLOSED, h11.SWITCHED_PROTOCOL)
 
 
 class Phase(Enum):
-    """What a connection is busy with."""
+    """Phase of a connection."""
 
     IDLE = auto()  # between requests
-    HEADERS = auto()  # a part of a request's headers has come
-    ANSWERING = auto()  # a request is received and answered
-    DRAINING = auto()  # the answer is sent, and the rest of the request is discarded
-    LINGERING = auto()  # the same, and the connection is closed after it
+    HEADERS = auto()  # receiving the headers of a request
+    RESPONDING = auto()  # receiving a body and responding
+    DRAINING = auto()  # the response is sent; the rest of the request is discarded
+    LINGERING = auto()  # as DRAINING, but the connection closes afterwards
 
 
 class ServerConfig(uvicorn.Config):
-    """Configuration of uvicorn with the limits of a service.
+    """Configuration of uvicorn with the connection limits of a service.
 
     Args:
         app: the service.
-        settings: its limits.
-        options: further ones of uvicorn.
+        settings: limits.
+        options: further options of uvicorn.Config.
     """
 
     def __init__(self, app: ASGIApp, settings: Settings, **options: Any) -> None:
@@ -59,13 +59,15 @@ class ServerConfig(uvicorn.Config):
             ws='none', timeout_keep_alive=math.ceil(settings.keep_alive_s), **options,
         )  # fmt: skip
         self.settings = settings
-        self.places: Places[Connection] = Places(settings.max_connections, settings.client_share)
-        #: Connections that were refused a place and are told so.
-        self.refused: set[Connection] = set()
+        self.slots: ClientSlots[Connection] = ClientSlots(
+            settings.max_connections, settings.client_share
+        )
+        #: Connections that did not get a slot and are being closed with a response.
+        self.rejected: set[Connection] = set()
 
 
 class Connection(H11Protocol):
-    """An HTTP/1.1 connection that does not wait for its client without limit."""
+    """HTTP/1.1 connection with time limits for its client."""
 
     config: ServerConfig
 
@@ -78,7 +80,7 @@ class Connection(H11Protocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         settings = config.settings
-        self._pace = settings.pace
+        self._transfer_limits = settings.transfer_limits
         self._limits_s = {
             Phase.IDLE: settings.keep_alive_s,
             Phase.HEADERS: settings.header_timeout_s,
@@ -93,20 +95,20 @@ class Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._socket = transport
-        super().connection_made(cast(asyncio.Transport, _Closing(transport, self)))
+        super().connection_made(cast(asyncio.Transport, _LingeringTransport(transport, self)))
         self._client_key = client_key(self.client[0] if self.client else None)
-        taken, evicted = self.config.places.take(self._client_key, self, Connection.slowness)
+        taken, evicted = self.config.slots.take(self._client_key, self, Connection.slowness)
         if evicted:
             evicted.evict()
         if taken:
             self._enter(Phase.IDLE)
         else:
-            self._refuse()
+            self._reject()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._cancel_timers()
-        self.config.places.release(self._client_key, self)
-        self.config.refused.discard(self)
+        self.config.slots.release(self._client_key, self)
+        self.config.rejected.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -118,19 +120,21 @@ class Connection(H11Protocol):
         if self._phase is Phase.LINGERING:
             return
         super().data_received(data)
-        self._watch()
+        self._update_phase()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        self._watch()
+        self._update_phase()
 
     def send_400_response(self, msg: str) -> None:
-        self._answer(ProblemError('unreadable-request', f'{msg} Send HTTP/1.1 as in RFC 9112.'))
+        self._send_problem(
+            ProblemError('unreadable-request', f'{msg} Expected HTTP/1.1 (RFC 9112).')
+        )
         self.transport.close()
 
     def shutdown(self) -> None:
         for phase in (Phase.DRAINING, Phase.LINGERING):
-            self._limits_s[phase] = REFUSAL_LINGER_S
+            self._limits_s[phase] = REJECTION_LINGER_S
         if self._phase is Phase.HEADERS:
             self._socket.close()
             return
@@ -140,7 +144,7 @@ class Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        allowed_s = self._pace.allowed_s(self._socket.get_write_buffer_size())
+        allowed_s = self._transfer_limits.allowed_s(self._socket.get_write_buffer_size())
         self._write_timer = self.loop.call_later(allowed_s, self._reset)
 
     def resume_writing(self) -> None:
@@ -149,33 +153,33 @@ class Connection(H11Protocol):
         super().resume_writing()
 
     def slowness(self) -> float | None:
-        """Return the seconds that the client has let it wait; None where it must stay open."""
+        """Return the seconds spent waiting for the client; None if it must not be evicted."""
         waited_s = self.loop.time() - self._since_s
-        return None if self._phase is Phase.ANSWERING or waited_s < GRACE_S else waited_s
+        return None if self._phase is Phase.RESPONDING or waited_s < GRACE_S else waited_s
 
     def evict(self) -> None:
         """Close the connection in favor of another one."""
         if self._phase in (Phase.IDLE, Phase.HEADERS):
-            self._refuse()
-        else:  # it has been answered
+            self._reject()
+        else:  # the response has been sent
             self._phase = Phase.LINGERING
             self._socket.close()
 
     @property
     def lingers(self) -> bool:
-        """Whether the connection counts as closed and only discards what still comes."""
+        """True once the connection counts as closed and only discards received bytes."""
         return self._phase is Phase.LINGERING
 
     def linger(self) -> None:
-        """Close the connection once the client has stopped sending, or after a while.
+        """Close the connection once the client has stopped sending, or after a time limit.
 
-        A socket that is closed while something is left to read is reset, and the client would
-        lose the answer that it has not read yet.
+        A socket that is closed with unread bytes is reset, and the client could lose a response
+        that it has not read yet.
         """
         if self.lingers or self._socket.is_closing():
             return
         idle = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
-        if self.conn.their_state in _ARRIVED or (idle and self not in self.config.refused):
+        if self.conn.their_state in _RECEIVED or (idle and self not in self.config.rejected):
             self._socket.close()
             return
         self._enter(Phase.LINGERING)
@@ -186,16 +190,16 @@ class Connection(H11Protocol):
         if self._socket.can_write_eof():
             self._socket.write_eof()
 
-    def _watch(self) -> None:
-        """Start the clock of the phase that the connection is in, unless it runs."""
+    def _update_phase(self) -> None:
+        """Start the timer of the current phase unless it is running."""
         if self.lingers or self._socket.is_closing():
             return
-        if (phase := self._present()) is not self._phase:
+        if (phase := self._current_phase()) is not self._phase:
             self._enter(phase)
 
-    def _present(self) -> Phase:
+    def _current_phase(self) -> Phase:
         if self.cycle is not None and not self.cycle.response_complete:
-            return Phase.ANSWERING
+            return Phase.RESPONDING
         if self.conn.their_state is h11.SEND_BODY:
             return Phase.DRAINING
         return Phase.HEADERS if self.conn.trailing_data[0] else Phase.IDLE
@@ -207,39 +211,39 @@ class Connection(H11Protocol):
         if phase is not Phase.LINGERING:
             self._discarded = 0
         if limit_s := self._limits_s.get(phase):
-            self._phase_timer = self.loop.call_later(limit_s, self._on_late)
+            self._phase_timer = self.loop.call_later(limit_s, self._on_timeout)
 
-    def _on_late(self) -> None:
+    def _on_timeout(self) -> None:
         match self._phase:
             case Phase.IDLE:
                 self.timeout_keep_alive_handler()
             case Phase.HEADERS:
                 limit_s = self._limits_s[Phase.HEADERS]
-                self._answer(
+                self._send_problem(
                     ProblemError(
                         'too-slow',
-                        f'the headers of the request are not complete after {limit_s:g} s; send '
-                        f'them at once',
+                        f'the headers of the request are incomplete after {limit_s:g} s; '
+                        f'send them at once',
                     )
                 )
                 self.transport.close()
             case _:
                 self._reset()
 
-    def _refuse(self) -> None:
-        """End a connection that has no place; a request that is on its way is answered."""
-        if len(self.config.refused) < self.config.places.total // 4:
-            self.config.refused.add(self)
-            self._limits_s[Phase.LINGERING] = REFUSAL_LINGER_S
-            self._answer(_no_place(self.config.places))
+    def _reject(self) -> None:
+        """Close a connection that has no slot, with a response if few are being rejected."""
+        if len(self.config.rejected) < self.config.slots.total // 4:
+            self.config.rejected.add(self)
+            self._limits_s[Phase.LINGERING] = REJECTION_LINGER_S
+            self._send_problem(_no_slot(self.config.slots))
             self.linger()
         else:
             self._reset()
 
-    def _answer(self, problem: ProblemError) -> None:
+    def _send_problem(self, problem: ProblemError) -> None:
         """Send a problem as the last response of the connection."""
         if self.conn.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
-            return  # in the middle of another response, or after it
+            return  # during or after another response
         response = problem.response()
         head = h11.Response(
             status_code=response.status_code,
@@ -254,8 +258,8 @@ class Connection(H11Protocol):
             self._socket.write(self.conn.send(event) or b'')
 
     def _reset(self) -> None:
-        """End the connection, with what the client has not read yet."""
-        # Without it, the kernel would keep that for as long as the client does not read.
+        """Close the connection at once and drop unread response bytes."""
+        # Without SO_LINGER, the kernel would keep them until the client reads.
         self._socket.get_extra_info('socket').setsockopt(
             socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0)
         )
@@ -267,8 +271,8 @@ class Connection(H11Protocol):
                 timer.cancel()
 
 
-class _Closing:
-    """A transport whose closing is left to the connection."""
+class _LingeringTransport:
+    """Transport whose close() is handled by the connection."""
 
     def __init__(self, transport: asyncio.Transport, connection: Connection) -> None:
         self._transport = transport
@@ -284,10 +288,10 @@ class _Closing:
         return getattr(self._transport, name)
 
 
-def _no_place(places: Places[Connection]) -> ProblemError:
+def _no_slot(slots: ClientSlots[Connection]) -> ProblemError:
     return ProblemError(
         'busy',
-        f'as many connections as possible are open, {places.total} in all or '
-        f'{places.per_client} of your address; try again in 1 s',
+        f'too many connections are open; at most {slots.total} are accepted, '
+        f'{slots.per_client} of them from one address; try again in 1 s',
         {'Retry-After': '1'},
     )

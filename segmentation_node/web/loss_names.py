@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names of training losses, by which values that may be compared are told from others."""
+"""Names of training losses: only values of losses with the same name can be compared."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,21 +7,20 @@ from typing import Final
 
 from segmentation_node.errors import printable
 
-#: Fields of an experiment that change the values of a loss of the same kind, with the values
-#: with which they do not.
+#: Fields of an experiment that change the values of a loss, with their neutral values.
 LOSS_FIELDS: Final = MappingProxyType({'hardest': 1.0, 'class_balance': 0.0})
 
 
-def loss_in_words(kind: object, fields: object) -> str:
-    """A kind of loss with the fields of the experiment that change its values.
+def loss_name(kind: object, fields: object) -> str:
+    """Return the kind of loss with the fields of the experiment that change its values.
 
-    Empty where it is not known, or where others wrote something that is neither name nor number.
+    Empty if it is unknown or if a field is not a number.
     """
     if not isinstance(kind, str) or not isinstance(fields, Mapping):
         return ''
     try:
-        values = {name: float(fields.get(name, usual)) for name, usual in LOSS_FIELDS.items()}
+        values = {name: float(fields.get(name, neutral)) for name, neutral in LOSS_FIELDS.items()}
     except (TypeError, ValueError):
         return ''
-    said = [f'{name} {value:g}' for name, value in values.items() if value != LOSS_FIELDS[name]]
-    return printable(f'{kind} ({", ".join(said)})' if said else kind)
+    changed = [f'{name} {value:g}' for name, value in values.items() if value != LOSS_FIELDS[name]]
+    return printable(f'{kind} ({", ".join(changed)})' if changed else kind)

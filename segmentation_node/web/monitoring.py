@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the service counts and measures, for Prometheus."""
+"""Prometheus metrics of the service."""
 
 import time
 from collections.abc import Callable
@@ -13,7 +13,7 @@ _METHODS = ('GET', 'POST')
 
 
 class Metrics:
-    """The figures of one service."""
+    """Metrics of one service."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -23,36 +23,34 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.request_seconds = Histogram(
-            'segmentation_http_request_seconds', 'Time from a request to the end of its answer',
+            'segmentation_http_request_seconds', 'Time from a request to the end of its response',
             ('route',), buckets=_SECONDS, registry=registry,
         )  # fmt: skip
         self.images = Counter(
             'segmentation_images', 'Images segmented', ('model',), registry=registry
         )
         self.batch_images = Histogram(
-            'segmentation_batch_images', 'Images that went through a network at once', ('model',),
+            'segmentation_batch_images', 'Images per batch', ('model',),
             buckets=_IMAGES, registry=registry,
         )  # fmt: skip
         self.in_work = Gauge(
-            'segmentation_images_in_work', 'Images that wait for a model or are with one',
+            'segmentation_images_in_work', 'Images that wait for a model or are being segmented',
             registry=registry,
         )  # fmt: skip
-        self.models_ready = Gauge(
-            'segmentation_models_ready', 'Models that are loaded', registry=registry
-        )
+        self.models_ready = Gauge('segmentation_models_ready', 'Loaded models', registry=registry)
 
-    def ran(self, model: str, images: int) -> None:
-        """Count a batch; from any thread."""
+    def count_batch(self, model: str, images: int) -> None:
+        """Count a batch; thread-safe."""
         self.images.labels(model).inc(images)
         self.batch_images.labels(model).observe(images)
 
     def watch(self, in_work: Callable[[], int], models_ready: Callable[[], int]) -> None:
-        """Ask these for the present figures whenever somebody looks."""
+        """Set the functions that return the current values of the gauges."""
         self.in_work.set_function(in_work)
         self.models_ready.set_function(models_ready)
 
 
-class Measured:
+class MetricsMiddleware:
     """ASGI middleware that counts and times requests by their route."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
@@ -65,7 +63,7 @@ class Measured:
             await self._app(scope, receive, send)
             return
         started_s = time.perf_counter()
-        status = 500  # unless an answer begins, it is that of a failure
+        status = 500  # applies if no response is started
 
         async def note(message: Message) -> None:
             nonlocal status
@@ -76,7 +74,7 @@ class Measured:
         try:
             await self._app(scope, receive, note)
         finally:
-            # Of what people may type without end, only what there is gets a series of its own.
+            # Paths are unbounded: only existing routes and known methods get their own series.
             route = getattr(scope.get('route'), 'path', 'none')
             method = scope['method'] if scope['method'] in _METHODS else 'other'
             self._metrics.requests.labels(method, route, status).inc()

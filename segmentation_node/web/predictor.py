@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From uploaded files to masks: the work of a request, none of it on the event loop."""
+"""Processing of a request, from uploaded files to masks, outside the event loop."""
 
 import asyncio
 import os
@@ -14,10 +14,10 @@ from typing import TypeVar
 from segmentation_node.errors import CheckpointError, ImageError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import ImageRgb
-from segmentation_node.web.answers import Prediction, Wish, model_answer
-from segmentation_node.web.batching import Batcher, Segmented
+from segmentation_node.web.batching import Batcher, SegmentedImage
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.problems import ProblemError
+from segmentation_node.web.responses import ImageResult, PredictOptions, model_result
 from segmentation_node.web.settings import Settings
 from segmentation_node.web.uploads import Upload
 
@@ -25,36 +25,36 @@ T = TypeVar('T')
 
 
 @dataclass(frozen=True)
-class Seen:
-    """One uploaded image, (H, W, 3) uint8 RGB, and what each model asked for made of it."""
+class ProcessedImage:
+    """One uploaded image, (H, W, 3) uint8 RGB, with the result of each requested model."""
 
     format: str
     image_rgb: ImageRgb
     decode_ms: float
-    found: Mapping[str, Segmented]
+    results: Mapping[str, SegmentedImage]
 
-    def prediction(self, wish: Wish) -> Prediction:
-        """What goes over the wire; takes as long as it takes to compress pictures."""
+    def response(self, options: PredictOptions) -> ImageResult:
+        """Return the response body; blocks while masks are compressed."""
         height, width = self.image_rgb.shape[:2]
-        return Prediction.model_validate(
+        return ImageResult.model_validate(
             {
                 'width': width,
                 'height': height,
                 'format': self.format,
                 'results': [
-                    model_answer(name, self.image_rgb, found, wish, self.decode_ms)
-                    for name, found in self.found.items()
+                    model_result(model, self.image_rgb, segmented, options, self.decode_ms)
+                    for model, segmented in self.results.items()
                 ],
             }
         )
 
 
 class Predictor:
-    """Decodes, segments and encodes; belongs to one event loop."""
+    """Decodes, segments and encodes images; all methods are called on one event loop."""
 
-    def __init__(self, settings: Settings, ran: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: Settings, on_batch: Callable[[str, int], None]) -> None:
         self.settings = settings
-        self.batcher = Batcher(settings, ran)
+        self.batcher = Batcher(settings, on_batch)
         self.capacity = Capacity(
             settings.max_waiting,
             settings.max_waiting_pixels,
@@ -62,66 +62,68 @@ class Predictor:
             settings.client_share,
         )
         self._samples = Samples(settings.bits_per_sample)
-        # Decoding and encoding share the cores with the network and gain nothing from more.
+        # More threads gain nothing: the network uses the same cores.
         self._pool = ThreadPoolExecutor(os.cpu_count(), 'codec')
 
     def close(self) -> None:
-        """Give up the threads."""
+        """Finish the queued images and stop the threads."""
         self.batcher.close()
         self._pool.shutdown()
 
-    async def off_loop(self, work: Callable[[], T]) -> T:
-        """Run what keeps a core busy without keeping the event loop from its requests."""
+    async def run_in_thread(self, work: Callable[[], T]) -> T:
+        """Run a CPU-bound function in a thread, so that the event loop is not blocked."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     @asynccontextmanager
-    async def segmented(
+    async def process(
         self, files: Sequence[bytes], models: Sequence[str], client: str
-    ) -> AsyncIterator[list[Seen]]:
-        """Segment image files of a client with every one of some models.
+    ) -> AsyncIterator[list[ProcessedImage]]:
+        """Segment a client's image files with each of several models.
 
-        The places that the images take in the queue are held until the context is left, which is
-        to be when the answer is ready to be sent.
+        The images count as in progress until the context is left; leave it when the response is
+        ready to be sent.
 
         Raises:
-            ProblemError: a file is no image that can be taken, there is no room, or a model fails.
+            ProblemError: a file is not a valid image, the queue is full, or a model fails.
         """
         uploads = [
-            await self._checked(index, files, partial(Upload.inspect, data, self.settings))
+            await self._for_file(index, files, partial(Upload.inspect, data, self.settings))
             for index, data in enumerate(files)
         ]
         pixels = sum(upload.pixels for upload in uploads) * len(models)
-        with self.capacity.taken(len(files) * len(models), pixels, client):
-            yield await self._seen(files, uploads, models, client)
+        with self.capacity.reserve(len(files) * len(models), pixels, client):
+            yield await self._segment(files, uploads, models, client)
 
-    async def _seen(
+    async def _segment(
         self,
         files: Sequence[bytes],
         uploads: Sequence[Upload],
         models: Sequence[str],
         client: str,
-    ) -> list[Seen]:
-        begun = []
+    ) -> list[ProcessedImage]:
+        decoded = []
         for index, upload in enumerate(uploads):
             started_s = time.perf_counter()
-            image_rgb = await self._checked(index, files, partial(upload.decode, self._samples))
+            image_rgb = await self._for_file(index, files, partial(upload.decode, self._samples))
             decode_ms = (time.perf_counter() - started_s) * 1e3
-            begun.append((upload.format, image_rgb, decode_ms))
+            decoded.append((upload.format, image_rgb, decode_ms))
         jobs = [
             [asyncio.wrap_future(self.batcher.submit(m, image_rgb, client)) for m in models]
-            for _, image_rgb, _ in begun
+            for _, image_rgb, _ in decoded
         ]
-        # All of them, also where one fails: what is in work keeps its place until it is done.
+        # Waits for all jobs even if one fails: each counts as in progress until it is done.
         await asyncio.wait([job for row in jobs for job in row])
         return [
-            Seen(*image, {m: _outcome(m, job) for m, job in zip(models, row, strict=True)})
-            for image, row in zip(begun, jobs, strict=True)
+            ProcessedImage(
+                *image, {m: _job_result(m, job) for m, job in zip(models, row, strict=True)}
+            )
+            for image, row in zip(decoded, jobs, strict=True)
         ]
 
-    async def _checked(self, index: int, files: Sequence[bytes], work: Callable[[], T]) -> T:
-        """Run a step for one of the files; its problem says for which."""
+    async def _for_file(self, index: int, files: Sequence[bytes], work: Callable[[], T]) -> T:
+        """Run a step for one of the files in a thread; its problem names the file."""
         try:
-            return await self.off_loop(work)
+            return await self.run_in_thread(work)
         except ProblemError as problem:
             if len(files) > 1:
                 problem.detail = f'image {index}: {problem.detail}'
@@ -129,15 +131,15 @@ class Predictor:
             raise
 
 
-def _outcome(model: str, job: 'asyncio.Future[Segmented]') -> Segmented:
+def _job_result(model: str, job: 'asyncio.Future[SegmentedImage]') -> SegmentedImage:
     try:
         return job.result()
     except ImageError as error:
         raise ProblemError('damaged-image', str(error)) from error
     except CheckpointError as error:
-        # The reason may name files of the machine.
+        # The reason may contain paths of this machine.
         raise ProblemError(
             'model-failed',
-            f"model {model} cannot be loaded; the service's log tells why. Take another one, or "
-            f'try again later',
+            f"model {model} cannot be loaded; the reason is in the service's log. Choose another "
+            f'model, or try again later',
         ) from error

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes wrong, told in one format: RFC 9457, Problem Details for HTTP APIs."""
+"""Errors in one format: Problem Details for HTTP APIs (RFC 9457)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,47 +19,47 @@ from segmentation_node.web.security_headers import SECURITY_HEADERS
 MEDIA_TYPE: Final = 'application/problem+json'
 _NAMES: Final = 'tag:segmentation-node.org,2026:'
 
-#: What can go wrong, by the last part of the problem's type: its status and its title.
+#: Status and title of each problem, by the last part of its type.
 KINDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
     {
-        'unreadable-request': (400, 'The request is no valid HTTP'),
+        'unreadable-request': (400, 'The request is not valid HTTP'),
         'unreadable-form': (400, 'The form cannot be read'),
-        'unauthorized': (401, 'An API key is needed'),
-        'too-slow': (408, 'The request arrives too slowly'),
+        'unauthorized': (401, 'An API key is required'),
+        'too-slow': (408, 'The request is too slow'),
         'too-many-bytes': (413, 'The upload is too large'),
         'too-many-pixels': (413, 'The image has too many pixels'),
-        'unsupported-format': (415, 'The upload is no image of a supported format'),
-        'heic-format': (415, 'The upload is a HEIC photograph'),
+        'unsupported-format': (415, 'The upload is not an image of a supported format'),
+        'heic-format': (415, 'The upload is a HEIC photo'),
         'damaged-image': (422, 'The image cannot be read'),
-        'invalid-request': (422, 'The request is not as described'),
-        'unknown-model': (422, 'There is no such model'),
-        'unknown-scheme': (404, 'There is no such label scheme'),
-        'unknown-camera': (404, 'There is no such camera'),
-        'busy': (503, 'The service has as much work as it takes on'),
+        'invalid-request': (422, 'The request is invalid'),
+        'unknown-model': (422, 'The model is unknown'),
+        'unknown-scheme': (404, 'The label scheme is unknown'),
+        'unknown-camera': (404, 'The camera is unknown'),
+        'busy': (503, 'The service is busy'),
         'model-failed': (503, 'The model cannot be loaded'),
-        'not-well': (503, 'The service does not work'),
+        'not-well': (503, 'The service is not healthy'),
         'not-ready': (503, 'The service is not ready yet'),
-        'no-ros': (503, 'ROS 2 is not installed where the service runs'),
-        'no-docs': (503, 'Swagger UI is not installed where the service runs'),
-        'internal-error': (500, 'The service has failed'),
+        'no-ros': (503, 'ROS 2 is not installed on the machine of the service'),
+        'no-docs': (503, 'Swagger UI is not installed on the machine of the service'),
+        'internal-error': (500, 'Internal error of the service'),
     }
 )
 
 
 class ProblemDetails(BaseModel):
-    """A problem as it goes over the wire."""
+    """JSON body of a problem."""
 
     model_config = ConfigDict(extra='allow')
 
-    type: str = Field(description='which problem; stays the same', examples=[f'{_NAMES}busy'])
-    title: str = Field(description='the problem in a line')
-    status: int = Field(description='the HTTP status once more', ge=400, le=599)
-    detail: str = Field(description='this case of it: the value, what was expected, the remedy')
+    type: str = Field(description='stable identifier of the problem', examples=[f'{_NAMES}busy'])
+    title: str = Field(description='short description of the problem')
+    status: int = Field(description='HTTP status code', ge=400, le=599)
+    detail: str = Field(description='details: the value, what was expected, and the remedy')
 
 
 @dataclass
 class ProblemError(SegmentationError):
-    """Raised anywhere in the service and answered as ProblemDetails.
+    """Raised anywhere in the service and sent as ProblemDetails.
 
     Args:
         kind: one of KINDS.
@@ -74,7 +74,7 @@ class ProblemError(SegmentationError):
     members: Mapping[str, Any] = field(default_factory=dict)
 
     def response(self) -> JSONResponse:
-        """The HTTP response."""
+        """Return the HTTP response."""
         status, title = KINDS[self.kind]
         return _response(f'{_NAMES}{self.kind}', title, status, self.detail, self)
 
@@ -83,14 +83,14 @@ def _response(
     type_: str, title: str, status: int, detail: str, more: ProblemError | None = None
 ) -> JSONResponse:
     content = {'type': type_, 'title': title, 'status': status, 'detail': detail}
-    # A failure is answered outside of all middleware.
+    # Responses to unexpected errors bypass all middleware.
     headers = {**SECURITY_HEADERS, **(more.headers if more else {})}
     members = dict(more.members) if more else {}
     return JSONResponse({**content, **members}, status, headers, MEDIA_TYPE)
 
 
 def described(*kinds: str) -> dict[int | str, dict[str, Any]]:
-    """These problems as the `responses` of a route in its OpenAPI description."""
+    """Return the OpenAPI `responses` of a route for these problems."""
     by_status: dict[int | str, dict[str, Any]] = {}
     for kind in kinds:
         status, title = KINDS[kind]
@@ -111,8 +111,8 @@ def described(*kinds: str) -> dict[int | str, dict[str, Any]]:
     return by_status
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of an application as a problem."""
+def install_handlers(app: FastAPI) -> None:
+    """Send every error of an application as a problem."""
 
     @app.exception_handler(ProblemError)
     async def on_problem(_request: Request, problem: ProblemError) -> JSONResponse:
@@ -120,7 +120,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def on_refusal(_request: Request, error: HTTPException) -> JSONResponse:
-        # Of routing and of the framework.
+        # Raised by routing and by the framework.
         if error.status_code == HTTPStatus.BAD_REQUEST:
             return ProblemError('unreadable-form', str(error.detail)).response()
         title = HTTPStatus(error.status_code).phrase
@@ -130,7 +130,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def on_invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        # Without the values: an upload must not come back in its own refusal.
+        # Without the values: the response must not contain the upload.
         errors = [
             {'where': '/'.join(map(str, e['loc'])), 'what': str(e['msg'])} for e in error.errors()
         ]
@@ -139,5 +139,5 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def on_failure(_request: Request, _error: Exception) -> JSONResponse:
-        # The traceback goes to the log, and nothing of it to the client.
-        return ProblemError('internal-error', "the service's log tells what happened").response()
+        # The traceback is logged, but not sent to the client.
+        return ProblemError('internal-error', "the reason is in the service's log").response()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Security headers of every response."""
+"""Security headers of all responses."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 POLICY_HEADER: Final = 'Content-Security-Policy'
-#: Of a response that is no page: nothing of it is run, loaded or framed.
+#: Policy of responses that are not pages: nothing in them is run, loaded or framed.
 _CLOSED_POLICY: Final = "default-src 'none'; frame-ancestors 'none'"
 
 SECURITY_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
@@ -26,11 +26,10 @@ SECURITY_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
 
 
 def page_policy(html: str, *, own_files: bool = False) -> str:
-    """Return the policy of a page that loads images and data from its own service only.
+    """Return the policy of a page that loads images and data only from its own service.
 
-    Its inline scripts and styles are allowed by their SHA-256, so that no other is. With
-    `own_files` it may also load scripts and styles from its service, which may set styles and
-    show images that they made.
+    Inline scripts and styles are allowed by their SHA-256. With `own_files`, the page may also
+    load scripts and styles from its service, set inline styles and show generated images.
     """
     scripts, styles, images = _hashes(html, 'script'), _hashes(html, 'style'), "'self' data:"
     if own_files:
@@ -47,8 +46,8 @@ def _hashes(html: str, tag: str) -> str:
     return ' '.join(f"'sha256-{digest}'" for digest in digests) or "'none'"
 
 
-class SecurityHeaders:
-    """ASGI middleware that adds the security headers that a response does not set itself."""
+class SecurityHeadersMiddleware:
+    """ASGI middleware that adds missing security headers to a response."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

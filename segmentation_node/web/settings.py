@@ -1,56 +1,57 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can be set about the service."""
+"""Settings of the service."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from segmentation_node.images.bit_depth import FULL_BITS
-from segmentation_node.web.pace import Pace
+from segmentation_node.web.transfer_limits import TransferLimits
 
-#: Where service and page listen unless told otherwise: for this machine alone.
+#: Default address of service and page: reachable only from this machine.
 HOST: Final = '127.0.0.1'
 PORT: Final = 8000
 PAGE_PORT: Final = 8501
-#: Of a file that the page takes, at most.
+#: Maximum file size of an upload to the page.
 PAGE_UPLOAD_MB: Final = 64
-#: The key is taken from here alone: a command line can be read by everybody on the machine.
+#: Environment variable with the key; command lines are visible to all users of a machine.
 API_KEY_VARIABLE: Final = 'SEGMENTATION_API_KEY'
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How one service behaves.
+    """Settings of one service.
 
     Args:
-        models: bundled name, folder or hub id by the name that it is asked for, the default first.
+        models: bundled name, folder or hub id of each model by its name in requests, the default
+            first.
         runtime, device, precision, input_size: as for the Segmenter.
-        bits_per_sample: how many bits of images of 16 bits are significant, as for Samples.
-        preload: load all models at the start instead of each with its first request.
-        exact: run a batch only where it gives, to the pixel, what its images give one by one.
-        api_key: what requests must bring; empty lets everybody in.
-        page_url: address of the page as browsers reach it; empty where there is none.
-        cors_origins: web pages of these origins may call the service; none by default.
-        max_upload_bytes: of one image file.
-        max_batch_upload_bytes: of the files of a batch, together.
-        max_pixels, max_side: of one image, known from its header before it is decoded.
-        max_images: of one request for a batch.
-        max_requests: uploads that are received or answered at a time. A slow one makes room for
-            a new one where there are too many.
-        max_waiting: images that wait for a model or are with one, each counted for every model.
-        max_waiting_pixels: of these, all together; bounds the memory that they take.
-        max_batch, max_batch_pixels: what is run through a network at once; with more than four
-            images a CPU leaves its caches, and each takes longer.
-        max_connections: open at a time. One that waits for its client makes room for a new one
-            where there are too many.
-        client_share: of connections, uploads and waiting images, the part that one client may
-            have, 0 to 1. A client is an IPv4 address or an IPv6 network of 64 bits.
-        keep_alive_s: an idle connection is closed after so long.
-        header_timeout_s: from the first byte of a request to the end of its headers.
-        stall_timeout_s, min_bytes_per_s, max_transfer_s: longest silence, lowest mean rate and
-            longest time of an upload, and of a response where the client is slow to read it.
-        linger_s: for so long a refused upload is still read and discarded, so that a client that
-            sends all before it reads receives the refusal.
+        bits_per_sample: significant bits of 16-bit images, as for Samples.
+        preload: load all models at start-up instead of on first use.
+        exact: batch images only if this changes no label.
+        api_key: key required of requests; empty for none.
+        page_url: address of the page for browsers; empty for no page.
+        cors_origins: origins whose web pages may call the service; none by default.
+        max_upload_bytes: size of one image file.
+        max_batch_upload_bytes: total size of the files of a batch.
+        max_pixels, max_side: size of one image, checked before it is decoded.
+        max_images: number of images in a batch request.
+        max_requests: concurrent uploads, from their headers to the end of the response. When
+            exceeded, a slow one is evicted.
+        max_waiting: images in progress, each counted once per model.
+        max_waiting_pixels: total size of these; bounds their memory.
+        max_batch, max_batch_pixels: size of a batch. More than four images exceed the caches of
+            a CPU, and each takes longer.
+        max_connections: open connections. When exceeded, one that waits for its client is
+            evicted.
+        client_share: share of connections, uploads and images in progress that one client may
+            use, 0 to 1. A client is an IPv4 address or an IPv6 /64 network.
+        keep_alive_s: time until an idle connection is closed.
+        header_timeout_s: time from the first byte of a request to the end of its headers.
+        stall_timeout_s, min_bytes_per_s, max_transfer_s: longest time without a byte, lowest mean
+            rate and longest duration of an upload, and of a response that is read slowly.
+        linger_s: time for which a rejected upload is still read and discarded, so that a client
+            that sends everything before it reads receives the response.
     """
 
     models: Mapping[str, str]
@@ -84,6 +85,6 @@ class Settings:
     linger_s: float = 30.0
 
     @property
-    def pace(self) -> Pace:
-        """The pace of uploads and responses."""
-        return Pace(self.stall_timeout_s, self.min_bytes_per_s, self.max_transfer_s)
+    def transfer_limits(self) -> TransferLimits:
+        """Time limits of uploads and responses."""
+        return TransferLimits(self.stall_timeout_s, self.min_bytes_per_s, self.max_transfer_s)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uploaded bytes to pixels, with nothing believed that is said about them."""
+"""Validation and decoding of uploaded images; file names and declared types are ignored."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from segmentation_node.web.settings import Settings
 
 @dataclass(frozen=True)
 class Upload:
-    """An image file whose header has been read; `format` is 'jpeg', 'png', 'tiff' or 'webp'."""
+    """Image file with a valid header; `format` is 'jpeg', 'png', 'tiff' or 'webp'."""
 
     data: bytes
     format: str
@@ -27,16 +27,16 @@ class Upload:
 
     @classmethod
     def inspect(cls, data: bytes, settings: Settings) -> 'Upload':
-        """Read the header, whatever name and type came with the file.
+        """Read and check the header.
 
         Raises:
-            ProblemError: no image of a known format, too large, or not whole.
+            ProblemError: the format is not supported, or the image is too large or damaged.
         """
         if len(data) > settings.max_upload_bytes:
             raise ProblemError(
                 'too-many-bytes',
                 f'the image has {len(data)} bytes, expected at most {settings.max_upload_bytes}; '
-                f'save it smaller',
+                f'save it with a smaller size',
             )
         try:
             name = codec_name(data)
@@ -49,7 +49,7 @@ class Upload:
                 raise ProblemError(
                     'too-many-pixels',
                     f'the image has {width} x {height} pixels, expected at most '
-                    f'{settings.max_pixels} and no side beyond {settings.max_side}; scale it down',
+                    f'{settings.max_pixels} pixels, {settings.max_side} per side; scale it down',
                 )
             check_size(width, height)
         except ImageError as error:
@@ -57,7 +57,7 @@ class Upload:
         return cls(data, name, width * height)
 
     def decode(self, samples: Samples | None = None) -> ImageRgb:
-        """Upright pixels, (H, W, 3) uint8 RGB; raises ProblemError."""
+        """Return the upright image, (H, W, 3) uint8 RGB; raises ProblemError."""
         try:
             return decode_file(self.data, upright=True, samples=samples)
         except ImageError as error:

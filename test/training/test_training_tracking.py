@@ -22,15 +22,15 @@ import pytest
 from repository import ROOT
 from training_data import DEEPLAB, fields, write_folders
 
-from segmentation_node.web.page.runs import (
+from segmentation_node.web.page.training_runs import (
     PARENT_TAG,
     RunsError,
     by_loss,
-    matching,
+    filter_by_name,
     runs_of_mlflow,
-    with_figures,
+    with_metrics,
 )
-from segmentation_node.web.page.texts import texts
+from segmentation_node.web.page.translations import texts
 from training.config import Experiment
 from training.tracking import Run, TrackingError, client, experiment_id, main, shown_uri
 from training.train import train
@@ -305,7 +305,7 @@ def test_the_page_shows_what_a_server_has(
     run.log(2, {'mIoU': 0.625, 'IoU/flat': 0.375})
     run.finish('FINISHED')
     begun(tmp_path / 'going_on').sync()
-    [found] = with_figures(server.uri, runs_of_mlflow(server.uri))
+    [found] = with_metrics(server.uri, runs_of_mlflow(server.uri))
     assert found.name == 'one'
     assert {metric: curve for metric, curve in found.curves.items() if curve} == {
         'mIoU': {1: 0.5, 2: 0.75, 3: 0.625},
@@ -350,8 +350,8 @@ def test_the_page_groups_the_runs_of_a_server(
     kinds = [[run.loss for run in alike] for alike in by_loss(others)]
     assert kinds == [['cross-entropy (hardest 0.5)'] * 2, ['set loss (hardest 0.5)']]
     assert len(by_loss([newest, newest])) == 2  # a loss that is not known is like no other
-    assert matching(others, f' {names[0]}, nothing ') == others[:1]
-    assert matching(others, '') == others
+    assert filter_by_name(others, f' {names[0]}, nothing ') == others[:1]
+    assert filter_by_name(others, '') == others
 
 
 class Guard(ThreadingHTTPServer):

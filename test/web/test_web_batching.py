@@ -16,7 +16,7 @@ from web_service import PATIENCE_S, blocks
 from segmentation_node.errors import CheckpointError, ImageError
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Prediction, Segmenter
-from segmentation_node.web import shelf
+from segmentation_node.web import model_cache
 from segmentation_node.web.batching import Batcher
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.problems import ProblemError
@@ -24,9 +24,9 @@ from segmentation_node.web.settings import Settings
 
 
 class StubSegmenter:
-    """Labels every pixel with its red; waits for leave, and notes what it is given."""
+    """Labels every pixel with its red value; waits for `leave`, and records its batches."""
 
-    #: Whether labels change in company.
+    #: Whether batching leaves labels unchanged.
     exact = True
     runtime = 'torch'
 
@@ -41,7 +41,7 @@ class StubSegmenter:
 
     def segment(self, images_rgb: Sequence[Any]) -> Prediction:
         batch = np.stack(images_rgb)
-        if batch.shape[1:3] != shelf.TRIAL_HW:
+        if batch.shape[1:3] != model_cache.TRIAL_HW:
             self.batches.append([int(image[0, 0, 0]) for image in images_rgb])
         if batch[0, 0, 0, 1] == 13:
             raise ImageError('unlucky')
@@ -52,7 +52,7 @@ class StubSegmenter:
 
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StubSegmenter]]:
-    monkeypatch.setattr(shelf, 'Segmenter', StubSegmenter)
+    monkeypatch.setattr(model_cache, 'Segmenter', StubSegmenter)
     StubSegmenter.leave, StubSegmenter.batches, StubSegmenter.exact = threading.Event(), [], True
     yield StubSegmenter
     StubSegmenter.leave.set()
@@ -67,7 +67,7 @@ def red(value: int, height: int = 8, green: int = 0) -> Any:
     return np.full((height, 8, 3), (value, green, 0), np.uint8)
 
 
-def test_what_waits_for_a_model_is_run_together_in_its_order(stub: type[StubSegmenter]) -> None:
+def test_images_that_wait_for_a_model_run_in_order_in_batches(stub: type[StubSegmenter]) -> None:
     runs = batcher(max_batch=3)
     answers = [runs.submit('one', red(value)) for value in range(5)]
     stub.leave.set()
@@ -98,7 +98,7 @@ def test_a_batch_is_bounded_by_its_pixels(stub: type[StubSegmenter]) -> None:
 
 
 @pytest.mark.parametrize(('exact', 'batches'), [(True, [[0], [1]]), (False, [[0, 1]])])
-def test_images_go_alone_where_company_changes_their_labels(
+def test_images_run_alone_if_batching_changes_their_labels(
     stub: type[StubSegmenter], exact: bool, batches: list[list[int]]
 ) -> None:
     stub.exact = False
@@ -111,7 +111,7 @@ def test_images_go_alone_where_company_changes_their_labels(
     runs.close()
 
 
-def test_a_model_that_fails_is_told_to_those_who_wait_and_tried_again(
+def test_a_failed_model_is_reported_and_tried_again(
     stub: type[StubSegmenter], caplog: pytest.LogCaptureFixture
 ) -> None:
     stub.leave.set()
@@ -124,7 +124,7 @@ def test_a_model_that_fails_is_told_to_those_who_wait_and_tried_again(
     runs.close()
 
 
-def test_an_image_that_fails_takes_nobody_else_down(stub: type[StubSegmenter]) -> None:
+def test_a_failed_image_does_not_affect_others(stub: type[StubSegmenter]) -> None:
     stub.leave.set()
     runs = batcher()
     with pytest.raises(ImageError, match='unlucky'):
@@ -135,7 +135,7 @@ def test_an_image_that_fails_takes_nobody_else_down(stub: type[StubSegmenter]) -
     assert not runs.alive
 
 
-def test_what_is_called_back_is_not_run(stub: type[StubSegmenter]) -> None:
+def test_canceled_images_are_not_run(stub: type[StubSegmenter]) -> None:
     runs = batcher()
     first, second = runs.submit('one', red(1)), runs.submit('one', red(2))
     assert first.cancel()
@@ -160,25 +160,25 @@ def test_labels_of_a_batch_are_those_of_its_images_alone(
             expected = alone.segment([image])
             found = answer.result(PATIENCE_S)
             assert np.array_equal(found.labels, expected.labels[0])
-            assert np.array_equal(found.measure(), expected.confidence[0])
+            assert np.array_equal(found.confidence(), expected.confidence[0])
     runs.close()
 
 
 def test_capacity_is_bounded_by_images_and_by_pixels() -> None:
     capacity = Capacity(max_images=3, max_pixels=100, seconds_per_image=lambda: 2.5)
-    with capacity.taken(2, 60):
+    with capacity.reserve(2, 60):
         for images, pixels in ((2, 2), (1, 41)):
             with pytest.raises(ProblemError, match='try again in 5 s') as busy:
-                capacity.taken(images, pixels).__enter__()
+                capacity.reserve(images, pixels).__enter__()
             assert busy.value.headers == {'Retry-After': '5'}
-        with capacity.taken(1, 40):
+        with capacity.reserve(1, 40):
             assert (capacity.images, capacity.pixels) == (3, 100)
     assert (capacity.images, capacity.pixels) == (0, 0)
 
 
-def test_more_than_there_ever_is_is_no_matter_of_waiting() -> None:
+def test_requests_beyond_the_total_capacity_are_not_retried() -> None:
     capacity = Capacity(max_images=3, max_pixels=100, seconds_per_image=lambda: 0)
     for images, pixels in ((4, 4), (1, 101)):
         with pytest.raises(ProblemError) as problem:
-            capacity.taken(images, pixels).__enter__()
+            capacity.reserve(images, pixels).__enter__()
         assert problem.value.kind == 'too-many-pixels'

@@ -41,7 +41,7 @@ def test_service_and_page_start_with_one_command_and_end_with_it() -> None:
                '--page-port', page_port, '--', '--model', 'unet']  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as started:
         assert started.stdout is not None
-        said = ''.join(iter(started.stdout.readline, 'Ctrl-C ends both.\n'))
+        said = ''.join(iter(started.stdout.readline, 'Press Ctrl-C to stop both.\n'))
         assert f'page         http://127.0.0.1:{page_port}\n' in said
         assert f'service      http://127.0.0.1:{port}\n' in said
         names = [m['name'] for m in httpx.get(f'http://127.0.0.1:{port}/models').json()['models']]
@@ -53,7 +53,7 @@ def test_service_and_page_start_with_one_command_and_end_with_it() -> None:
         httpx.get(f'http://127.0.0.1:{port}/healthz')
 
 
-def test_a_port_that_is_taken_is_told() -> None:
+def test_a_used_port_is_reported() -> None:
     with socket.create_server(('127.0.0.1', 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
@@ -64,7 +64,7 @@ def test_a_port_that_is_taken_is_told() -> None:
     assert 'address already in use' in done.stderr
 
 
-def test_what_is_copied_into_the_image_is_there_and_not_ignored() -> None:
+def test_files_copied_into_the_image_exist_and_are_not_ignored() -> None:
     copied = [word for line in re.findall(r'^COPY (?!--from)(.+)$', DOCKERFILE, re.MULTILINE)
               for word in line.split()[:-1]]  # fmt: skip
     kept = (ROOT / '.dockerignore').read_text(encoding='utf-8').splitlines()
@@ -86,14 +86,14 @@ def test_commands_of_the_containers_can_be_run(name: str) -> None:
         service._parser().parse_args(command[3:])
 
 
-def test_the_image_serves_by_itself() -> None:
+def test_the_image_starts_the_service() -> None:
     command = re.findall(r'^CMD \[(.+)\]$', DOCKERFILE, re.MULTILINE)[0].replace(',', ' ')
     words = shlex.split(command)
     assert words[:3] == ['python', '-m', 'segmentation_node.web.service']
     assert service._parser().parse_args(words[3:]).port == 8000
 
 
-def test_containers_are_reached_from_this_machine_alone_and_find_each_other() -> None:
+def test_containers_listen_on_loopback_and_find_each_other() -> None:
     services = COMPOSE['services']
     for name, port in (('service', 8000), ('page', 8501)):
         assert services[name]['ports'] == [f'127.0.0.1:{port}:{port}']
@@ -105,7 +105,7 @@ def test_containers_are_reached_from_this_machine_alone_and_find_each_other() ->
 @pytest.mark.parametrize(
     'pinned', sorted((ROOT / 'resource' / 'container').glob('*.txt')), ids=lambda path: path.stem
 )
-def test_containers_have_what_the_package_requires_in_pinned_versions(pinned: Path) -> None:
+def test_containers_pin_all_requirements(pinned: Path) -> None:
     text = pinned.read_text(encoding='utf-8')
     versions = dict(re.findall(r'^([a-z0-9-]+)==([^ ;]+)', text, re.MULTILINE))
     assert len(versions) == len(re.findall(r'^[a-z].*\\\n    --hash=sha256:', text, re.MULTILINE))

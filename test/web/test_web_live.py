@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The live view: what viewers get, and that nothing is done when nobody looks."""
+"""Tests of the live view: viewers get streams, and nothing is computed without viewers."""
 
 import base64
 import hashlib
@@ -22,17 +22,17 @@ import httpx
 from web_service import PATIENCE_S, blocks, serving
 
 from segmentation_node.images.files import decode_file, encode_jpeg
-from segmentation_node.web import live as live_module
-from segmentation_node.web.live import Live
-from segmentation_node.web.live_page import live_page
-from segmentation_node.web.page.texts import LANGUAGES
+from segmentation_node.web.live_view import streams
+from segmentation_node.web.live_view.html import live_page
+from segmentation_node.web.live_view.streams import LiveView
+from segmentation_node.web.page.translations import LANGUAGES
 from segmentation_node.web.settings import Settings
 
 JPEG = encode_jpeg(blocks())
 
 
-class StubGraph:
-    """One camera, or others; notes who looks."""
+class StubCameras:
+    """Source of cameras that records its viewers."""
 
     def __init__(self, names: Sequence[str] = ('/car/segmentation_node',)) -> None:
         self.names = list(names)
@@ -67,18 +67,18 @@ class StubGraph:
 
 
 @pytest.fixture
-def graph() -> StubGraph:
-    return StubGraph()
+def graph() -> StubCameras:
+    return StubCameras()
 
 
 @pytest.fixture
-def client(graph: StubGraph) -> Iterator[httpx.Client]:
-    with serving(Settings({'unet': 'unet'}), Live(lambda: graph)) as client:
+def client(graph: StubCameras) -> Iterator[httpx.Client]:
+    with serving(Settings({'unet': 'unet'}), LiveView(lambda: graph)) as client:
         yield client
 
 
 def pictures(answer: httpx.Response) -> Iterator[bytes]:
-    """The pictures of an MJPEG stream."""
+    """Yield the pictures of an MJPEG stream."""
     data = b''
     for chunk in answer.iter_raw():
         data += chunk
@@ -88,7 +88,7 @@ def pictures(answer: httpx.Response) -> Iterator[bytes]:
 
 
 def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
-    """The events of a stream."""
+    """Yield the events of a stream."""
     for line in answer.iter_lines():
         if line.startswith('data: '):
             yield json.loads(line[6:])
@@ -97,7 +97,7 @@ def events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 CAMERA = {'camera': '/car/segmentation_node'}
 
 
-def test_a_viewer_gets_pictures_until_it_leaves(client: httpx.Client, graph: StubGraph) -> None:
+def test_a_viewer_gets_pictures_until_it_leaves(client: httpx.Client, graph: StubCameras) -> None:
     assert client.get('/live/cameras').json() == {'cameras': ['/car/segmentation_node']}
     with client.stream('GET', '/live/stream', params=CAMERA) as answer:
         assert answer.headers['content-type'].startswith('multipart/x-mixed-replace')
@@ -109,7 +109,7 @@ def test_a_viewer_gets_pictures_until_it_leaves(client: httpx.Client, graph: Stu
     graph.wait_for_viewers(0)
 
 
-def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubGraph) -> None:
+def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubCameras) -> None:
     with client.stream('GET', '/live/events') as answer:
         [take] = graph.wait_for_viewers(1)
         take([{'name': '/car/segmentation_node', 'received': '7'}])
@@ -119,14 +119,12 @@ def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubGraph
     graph.wait_for_viewers(0)
 
 
-def test_cameras_are_told_of_while_no_node_says_anything(client: httpx.Client) -> None:
+def test_events_list_cameras_without_diagnostics(client: httpx.Client) -> None:
     with client.stream('GET', '/live/events') as answer:
         assert next(events(answer)) == {'cameras': ['/car/segmentation_node'], 'nodes': None}
 
 
-def test_only_cameras_that_there_are_can_be_looked_at(
-    client: httpx.Client, graph: StubGraph
-) -> None:
+def test_unknown_cameras_are_rejected(client: httpx.Client, graph: StubCameras) -> None:
     answer = client.get('/live/stream', params={'camera': '/rosout'})
     assert answer.status_code == 404
     assert '/car/segmentation_node' in answer.json()['detail']
@@ -134,17 +132,17 @@ def test_only_cameras_that_there_are_can_be_looked_at(
 
 
 def test_viewers_are_bounded(
-    client: httpx.Client, graph: StubGraph, monkeypatch: pytest.MonkeyPatch
+    client: httpx.Client, graph: StubCameras, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(live_module, 'MAX_VIEWERS', 1)
+    monkeypatch.setattr(streams, 'MAX_VIEWERS', 1)
     with client.stream('GET', '/live/stream', params=CAMERA):
         graph.wait_for_viewers(1)
         assert client.get('/live/events').status_code == 503
     graph.wait_for_viewers(0)
 
 
-def test_a_stream_does_not_hold_up_the_end_of_the_service(graph: StubGraph) -> None:
-    live = Live(lambda: graph)
+def test_streams_end_with_the_service(graph: StubCameras) -> None:
+    live = LiveView(lambda: graph)
     with (
         serving(Settings({'unet': 'unet'}), live) as client,
         client.stream('GET', '/live/stream', params=CAMERA) as answer,
@@ -154,8 +152,8 @@ def test_a_stream_does_not_hold_up_the_end_of_the_service(graph: StubGraph) -> N
         assert list(pictures(answer)) == []  # the service ends the stream
 
 
-def test_without_ros_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live_module, 'find_spec', lambda _name: None)
+def test_missing_ros_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
     with serving(Settings({'unet': 'unet'})) as client:
         answer = client.get('/live/cameras')
         assert answer.status_code == 503
@@ -163,7 +161,7 @@ def test_without_ros_the_reason_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize('language', LANGUAGES)
-def test_the_page_has_its_words(language: str, client: httpx.Client) -> None:
+def test_the_page_is_translated(language: str, client: httpx.Client) -> None:
     page = client.get('/live', params={'lang': language}).text
     assert page == live_page(language)
     assert f'<html lang="{language}">' in page
@@ -187,7 +185,7 @@ def test_the_page_runs_its_own_script_and_no_other(language: str, client: httpx.
 
 
 @pytest.mark.skipif(find_spec('rclpy') is None, reason='ROS 2 is not installed')
-def test_a_live_node_is_shown_and_left_alone_when_nobody_looks(
+def test_a_live_node_is_shown_and_idle_without_viewers(
     tiny_checkpoint: Path, tmp_path: Path
 ) -> None:
     from ros_process import NodeProcess, Probe, image_message, isolated_environment
@@ -209,7 +207,7 @@ def test_a_live_node_is_shown_and_left_alone_when_nobody_looks(
             )
             camera.publish(frame)
             probe.wait_for(
-                'a frame that nobody wants',
+                'a frame that is not wanted',
                 lambda: probe.diagnostics and probe.diagnostics[-1]['not_wanted'] == '1',
             )
             seen: list[Any] = []
@@ -233,16 +231,16 @@ def test_a_live_node_is_shown_and_left_alone_when_nobody_looks(
             viewer.join()
             picture, told = seen
             assert picture.shape == (64, 96, 3)
-            assert np.abs(picture.astype(int) - blocks()).mean() > 1  # colours lie over it
+            assert np.abs(picture.astype(int) - blocks()).mean() > 1  # colors over the image
             [node] = told['nodes']
             assert node['name'] == probe.target
             assert int(node['published']) >= 1
             topic = f'{probe.target}/overlay/compressed'
-            probe.wait_for('nobody subscribed', lambda: not probe.node.count_subscribers(topic))
+            probe.wait_for('no subscriber', lambda: not probe.node.count_subscribers(topic))
             before = probe.settled()
             camera.publish(frame)
             probe.wait_for(
-                'one more frame that nobody wants',
+                'one more frame that is not wanted',
                 lambda: int(probe.diagnostics[-1]['not_wanted']) == before['not_wanted'] + 1,
             )
             assert probe.settled()['published'] == before['published']

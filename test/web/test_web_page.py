@@ -20,7 +20,7 @@ pytest.importorskip('playwright', reason='it is not installed: pip install ".[te
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
-from test_web_live import StubGraph
+from test_web_live import StubCameras
 from web_service import PATIENCE_S, blocks, labels_of, serving
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
@@ -28,17 +28,18 @@ from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
 from segmentation_node.segmenter import Segmenter
-from segmentation_node.web import api, live
-from segmentation_node.web.live import Live
-from segmentation_node.web.page import charts, patterns, runs, sample_pictures
+from segmentation_node.web import api
+from segmentation_node.web.live_view import streams
+from segmentation_node.web.live_view.streams import LiveView
+from segmentation_node.web.model_cache import ServedModel
+from segmentation_node.web.page import charts, patterns, sample_pictures, training_runs
 from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.page.charts import ticks
 from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
-from segmentation_node.web.page.texts import LANGUAGES, Words, texts
+from segmentation_node.web.page.translations import LANGUAGES, Words, texts
 from segmentation_node.web.problems import KINDS
 from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
-from segmentation_node.web.shelf import Model
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
 needs_chromium = pytest.mark.skipif(
@@ -52,7 +53,7 @@ WCAG = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 
 @pytest.fixture(scope='module')
 def address(tiny_checkpoint: Path) -> Iterator[str]:
-    """A service and a page that talks to it."""
+    """Address of a page that uses a service."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
@@ -75,7 +76,7 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
 
 
 def _plain_environment() -> dict[str, str]:
-    return {k: v for k, v in os.environ.items() if k != runs.URI_VARIABLE}
+    return {k: v for k, v in os.environ.items() if k != training_runs.URI_VARIABLE}
 
 
 @pytest.fixture(scope='module')
@@ -92,17 +93,17 @@ def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iter
     page = context.new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
     page.goto(address)
-    page.get_by_role('button', name='Segment the picture').wait_for()
+    page.get_by_role('button', name='Segment the image').wait_for()
     yield page
     context.close()
 
 
-#: Whether the heading of the results is in the upper half of the screen.
+#: Returns whether the heading of the results is in the upper half of the screen.
 IN_SIGHT = """() => {
   const top = document.getElementById('result').getBoundingClientRect().top
   return 0 <= top && top < window.innerHeight / 2
 }"""
-#: What the element in focus is called, with its label where it has one.
+#: Returns the name of the focused element, with its label if it has one.
 FOCUSED = """() => {
   const e = document.activeElement
   if (e.matches('body, main')) return ''
@@ -112,18 +113,18 @@ FOCUSED = """() => {
 
 
 def tab_to(page: Page, name: str) -> None:
-    """Press Tab until something of that name is in focus."""
+    """Press Tab until an element with this name has the focus."""
     passed = []
     for _ in range(100):
         page.keyboard.press('Tab')
         passed.append(str(page.evaluate(FOCUSED)))
         if name in passed[-1]:
             return
-    pytest.fail(f'Tab never comes to {name!r}, only to {passed}')
+    pytest.fail(f'Tab never reaches {name!r}, only {passed}')
 
 
 def settled(page: Page) -> None:
-    """Wait until the page has been drawn to its end."""
+    """Wait until the page is completely drawn."""
     page.locator('[data-test-script-state="notRunning"]').wait_for(state='attached')
     page.wait_for_function('!document.querySelector(\'[data-stale="true"]\')')
 
@@ -138,22 +139,22 @@ def violations(page: Page) -> list[str]:
 @needs_chromium
 def test_every_view_in_both_languages_is_accessible(page: Page, address: str) -> None:
     assert violations(page) == []
-    page.get_by_role('button', name='Segment the picture').click()
+    page.get_by_role('button', name='Segment the image').click()
     page.get_by_role('heading', name='Download').wait_for()
     assert violations(page) == []
     page.get_by_text('Data and classes').click()
-    page.get_by_role('heading', name='An example and its truth').wait_for()
+    page.get_by_role('heading', name='Example with ground truth').wait_for()
     assert violations(page) == []
     page.get_by_text('Training and scores').click()
-    page.get_by_role('heading', name='Mean IoU over the epochs').wait_for()
+    page.get_by_role('heading', name='Mean IoU by epoch').wait_for()
     chart = page.locator('img.sn-chart')
     assert 'U-Net: from 0.675 in epoch 3 to 0.822 in epoch 30.' in str(chart.get_attribute('alt'))
     assert chart.evaluate('image => image.naturalWidth') > 0
     assert violations(page) == []
     page.get_by_text('Français').click()
-    page.get_by_role('heading', name='apprentissage des modèles').wait_for()
+    page.get_by_role('heading', name='Apprentissage et scores des modèles').wait_for()
     page.wait_for_function("document.documentElement.lang === 'fr'")
-    assert page.get_by_role('radio', name='IoU moyen au fil des époques').is_checked()
+    assert page.get_by_role('radio', name='IoU moyen par époque').is_checked()
     assert violations(page) == []
     wide = page.evaluate('document.documentElement.scrollWidth > window.innerWidth')
     assert not wide, 'the page is wider than the screen'
@@ -167,29 +168,29 @@ def test_everything_can_be_done_by_keyboard(
     mine.write_bytes(encode_png(blocks(120, 200)))
     page = browser.new_page()
     page.set_default_timeout(PATIENCE_S * 1000)
-    # Without anyone listening, the browser opens its own dialog, and it learns of a listener
-    # only some time after: one who comes as late as the key is pressed may miss it.
+    # Without a listener, the browser opens its own dialog; it must be registered in advance,
+    # because one that is added when the key is pressed may be too late.
     page.on('filechooser', lambda chooser: None)
     page.goto(address)
-    page.get_by_role('button', name='Segment the picture').wait_for()
+    page.get_by_role('button', name='Segment the image').wait_for()
     settled(page)
     # Upload
-    tab_to(page, 'a rendered street')
+    tab_to(page, 'Rendered street')
     page.keyboard.press('ArrowRight')
-    page.get_by_text('Choose a picture file above').wait_for()
+    page.get_by_text('Choose an image file above').wait_for()
     settled(page)
     tab_to(page, 'Upload')
     with page.expect_file_chooser() as chooser:
         page.keyboard.press('Enter')
     chooser.value.set_files(mine)
-    page.get_by_alt_text('The chosen picture').wait_for()
+    page.get_by_alt_text('The chosen image').wait_for()
     # Compare
-    tab_to(page, 'Segment the picture')
+    tab_to(page, 'Segment the image')
     page.keyboard.press('Enter')
     page.get_by_alt_text('Segmentation by tiny').wait_for()
-    page.get_by_role('heading', name='Where the models disagree').wait_for()
+    page.get_by_role('heading', name='Disagreement between the models').wait_for()
     settled(page)
-    # The result is in sight, and the keyboard is there.
+    # The result is visible and has the keyboard focus.
     page.wait_for_function("document.activeElement.id === 'result'")
     assert page.evaluate(IN_SIGHT)
     tab_to(page, 'Enlarge: tiny')
@@ -201,7 +202,7 @@ def test_everything_can_be_done_by_keyboard(
     large.wait_for(state='detached')
     settled(page)
     before = page.get_by_alt_text('Segmentation by tiny').get_attribute('src')
-    tab_to(page, 'Strength of the colours')
+    tab_to(page, 'Opacity of the colors')
     page.keyboard.press('ArrowRight')
     page.wait_for_function('src => !document.querySelector(`img[src="${src}"]`)', arg=before)
     # Download
@@ -215,17 +216,17 @@ def test_everything_can_be_done_by_keyboard(
     assert download.value.suggested_filename == 'tiny_label.png'
     # Another view, another metric, another language
     page.reload()
-    page.get_by_role('button', name='Segment the picture').wait_for()
+    page.get_by_role('button', name='Segment the image').wait_for()
     settled(page)
     tab_to(page, 'Compare models')
     page.keyboard.press('ArrowLeft')  # the last one
-    page.get_by_role('heading', name='Mean IoU over the epochs').wait_for()
+    page.get_by_role('heading', name='Mean IoU by epoch').wait_for()
     settled(page)
-    tab_to(page, 'Mean IoU over the epochs')
+    tab_to(page, 'Mean IoU by epoch')
     page.keyboard.press('ArrowDown')
-    page.get_by_role('heading', name='Mean Dice over the epochs').wait_for()
+    page.get_by_role('heading', name='Mean Dice coefficient by epoch').wait_for()
     page.reload()
-    page.get_by_role('button', name='Segment the picture').wait_for()
+    page.get_by_role('button', name='Segment the image').wait_for()
     settled(page)
     tab_to(page, 'English')
     page.keyboard.press('ArrowRight')
@@ -237,8 +238,8 @@ def test_everything_can_be_done_by_keyboard(
 @needs_chromium
 @pytest.mark.parametrize('width', [1280, 390])
 def test_live_view_is_accessible_and_can_be_paused(browser: Browser, width: int) -> None:
-    graph = StubGraph()
-    with serving(Settings({'unet': 'unet'}), Live(lambda: graph)) as service:
+    graph = StubCameras()
+    with serving(Settings({'unet': 'unet'}), LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': width, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live?lang=fr')
@@ -253,7 +254,7 @@ def test_live_view_is_accessible_and_can_be_paused(browser: Browser, width: int)
         assert not page.evaluate('document.documentElement.scrollWidth > window.innerWidth')
         tab_to(page, 'Pause')
         page.keyboard.press('Space')
-        graph.wait_for_viewers(0)  # who pauses asks for nothing any more
+        graph.wait_for_viewers(0)  # a paused view closes its streams
         page.get_by_text('En pause').wait_for()
         page.keyboard.press('Space')
         graph.wait_for_viewers(2)
@@ -270,10 +271,10 @@ def upload(page: Page, name: str, data: bytes) -> None:
 @pytest.mark.parametrize('language', LANGUAGES)
 def test_live_view_without_a_node_says_so_and_leads_back(browser: Browser, language: str) -> None:
     words = Words(language)
-    graph = StubGraph(names=())
+    graph = StubCameras(names=())
     back = 'http://127.0.0.1:8501'
     settings = Settings({'unet': 'unet'}, page_url=back)
-    with serving(settings, Live(lambda: graph)) as service:
+    with serving(settings, LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': 390, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live?lang={language}')
@@ -288,7 +289,7 @@ def test_live_view_without_a_node_says_so_and_leads_back(browser: Browser, langu
 
 @needs_chromium
 def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(live, 'find_spec', lambda _name: None)
+    monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
     with serving(Settings({'unet': 'unet'})) as service:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
@@ -305,7 +306,7 @@ def test_the_description_is_shown_by_swagger(browser: Browser) -> None:
         page.set_default_timeout(PATIENCE_S * 1000)
         blocked: list[str] = []
         page.on('console', lambda message: blocked.append(message.text))
-        page.goto(str(service.base_url))  # leads to the description, where there is no page
+        page.goto(str(service.base_url))  # redirects to Swagger UI without a page
         page.get_by_text('Segment one image').wait_for()
         assert page.url.endswith('/docs')
         assert blocked == []
@@ -313,28 +314,28 @@ def test_the_description_is_shown_by_swagger(browser: Browser) -> None:
 
 
 @needs_chromium
-def test_what_is_no_picture_is_told_in_words_of_its_own(page: Page, tmp_path: Path) -> None:
-    page.get_by_text('a picture of mine').click()
+def test_invalid_uploads_are_explained_on_the_page(page: Page, tmp_path: Path) -> None:
+    page.get_by_text('My own image').click()
     jpeg = encode_jpeg(blocks(120, 200))
     words = {
-        'animation.gif': (b'GIF89a', 'This file is not a picture that can be read here'),
-        'cut.jpg': (jpeg[: len(jpeg) // 2], 'The picture is damaged or incomplete'),
-        'photo.heic': (b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'This is a HEIC photograph'),
+        'animation.gif': (b'GIF89a', 'The format of this file is not supported'),
+        'cut.jpg': (jpeg[: len(jpeg) // 2], 'The image is damaged or incomplete'),
+        'photo.heic': (b'\0\0\0\x18ftypheic\0\0\0\0mif1heic', 'This is a HEIC photo'),
     }
     for name, (data, said) in words.items():
         upload(page, name, data)
         page.get_by_text(said).wait_for()
         settled(page)
-        # What was said of the file before is gone.
+        # The message about the previous file is gone.
         others = [text for _, text in words.values() if text != said]
         assert all(page.get_by_text(text).count() == 0 for text in others)
-        assert page.get_by_role('button', name='Segment the picture').is_disabled()
+        assert page.get_by_role('button', name='Segment the image').is_disabled()
     large = tmp_path / 'large.jpg'
     with large.open('wb') as stream:
         stream.truncate((PAGE_UPLOAD_MB + 1) * 2**20)
     page.locator('input[type=file]').set_input_files(large)
-    page.get_by_text(f'The file has more than {PAGE_UPLOAD_MB} MB').wait_for()
-    assert not page.get_by_text('This is a HEIC photograph').is_visible()
+    page.get_by_text(f'The file is larger than {PAGE_UPLOAD_MB} MB').wait_for()
+    assert not page.get_by_text('This is a HEIC photo').is_visible()
     assert violations(page) == []
 
 
@@ -342,7 +343,7 @@ def test_what_is_no_picture_is_told_in_words_of_its_own(page: Page, tmp_path: Pa
 def test_results_belong_to_their_picture_and_models(page: Page) -> None:
     heading = page.get_by_role('heading', name='3. Compare')
     download = page.get_by_role('button', name='U-Net: labels')
-    page.get_by_role('button', name='Segment the picture').click()
+    page.get_by_role('button', name='Segment the image').click()
     download.wait_for()
     settled(page)
     page.get_by_text('Street 2', exact=True).click()
@@ -358,9 +359,9 @@ def test_results_belong_to_their_picture_and_models(page: Page) -> None:
 
 @needs_chromium
 def test_a_sample_is_shown_with_its_truth_and_scored_against_it(page: Page) -> None:
-    page.get_by_role('button', name='Segment the picture').click()
-    page.get_by_alt_text('The true labels of that street').wait_for()
-    table = page.get_by_role('table', name='IoU on this picture, against its truth')
+    page.get_by_role('button', name='Segment the image').click()
+    page.get_by_alt_text('Ground truth of the street').wait_for()
+    table = page.get_by_role('table', name='IoU on this image')
     table.wait_for()
     example = sample_pictures.street(0)
     segmenter = Segmenter('unet', device='cpu')
@@ -383,7 +384,7 @@ def test_a_sample_is_shown_with_its_truth_and_scored_against_it(page: Page) -> N
 
 @needs_chromium
 def test_controls_can_be_told_from_the_page(page: Page) -> None:
-    """WCAG 1.4.11: what marks a control has a contrast of 3:1 against what lies beside it."""
+    """WCAG 1.4.11: controls have a contrast of at least 3:1 to their surroundings."""
     settled(page)
     page.get_by_test_id('stCheckbox').get_by_text('tiny').click()
     page.locator('[data-testid="stCheckbox"]:not([data-selected])').wait_for()
@@ -438,10 +439,10 @@ def test_curves_of_long_names_can_be_told_apart() -> None:
 @pytest.mark.parametrize('model', bundled_models())
 def test_epochs_are_those_of_the_run(model: str) -> None:
     spec = Spec.read(locate(model) / SPEC_FILE)
-    known = Model(model, model)
-    [run] = runs.runs_of_models([api._info(known).model_dump()])
+    known = ServedModel(model, model)
+    [run] = training_runs.runs_of_models([api._info(known).model_dump()])
     epochs = spec.provenance['recipe']['epochs']
-    for metric in runs.CURVES:
+    for metric in training_runs.CURVES:
         assert min(run.curves[metric]) >= 1
         assert max(run.curves[metric]) == epochs
     best = max(run.curves['mIoU'], key=lambda epoch: run.curves['mIoU'][epoch])
@@ -453,10 +454,10 @@ def test_both_languages_say_the_same() -> None:
     for other in others:
         assert list(other) == list(english)
         for key, text in english.items():
-            assert _places(other[key]) == _places(text), key
+            assert _slots(other[key]) == _slots(text), key
 
 
-def _places(text: str) -> set[str]:
+def _slots(text: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
@@ -468,7 +469,7 @@ def test_every_text_that_is_asked_for_is_there() -> None:
 
 
 def test_problems_of_uploads_are_told_in_plain_words() -> None:
-    # The page sends whole requests: the last is for clients that do not.
+    # Problems that requests of the page cannot cause.
     ours = {'internal-error', 'invalid-request', 'not-ready', 'not-well', 'unknown-camera',
             'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-docs', 'no-ros',
             'unreadable-request'}  # fmt: skip
@@ -487,7 +488,7 @@ def test_no_two_classes_look_alike(name: str) -> None:
         seen.add(look)
 
 
-def test_patterns_of_the_bundled_models_differ_without_colour() -> None:
+def test_patterns_of_the_bundled_models_differ_without_color() -> None:
     scheme = load_scheme('cityscapes8')
     inks = {patterns.pattern_of(scheme, c.id).tobytes() for c in scheme.classes}
     assert len(inks) == len(scheme.classes)

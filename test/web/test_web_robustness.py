@@ -19,19 +19,19 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from image_bytes import tiff, webp
-from test_web_live import StubGraph
+from test_web_live import StubCameras
 from web_load import fuzz
 from web_service import blocks, serving
 
 from segmentation_node.images.files import encode_jpeg, encode_png
-from segmentation_node.web.live import Live
+from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.settings import Settings
 
 
 @pytest.fixture(scope='module')
 def client(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
     models = {'tiny': str(tiny_checkpoint)}
-    with serving(Settings(models, device='cpu'), Live(StubGraph)) as client:
+    with serving(Settings(models, device='cpu'), LiveView(StubCameras)) as client:
         yield client
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The service over HTTP: what it answers, what it refuses, and how it ends."""
+"""Tests of the service over HTTP: responses, rejections, and shutdown."""
 
 import base64
 import socket
@@ -28,7 +28,7 @@ from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, e
 from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Prediction, Segmenter
-from segmentation_node.web import docs, service, shelf
+from segmentation_node.web import model_cache, service, swagger_ui
 from segmentation_node.web.settings import Settings
 
 LIMITS = {'max_upload_bytes': 200_000, 'max_batch_upload_bytes': 300_000, 'max_pixels': 300 * 300,
@@ -74,8 +74,8 @@ FILES = {
     'jpeg': encode_jpeg(blocks()),
     'turned jpeg': with_orientation(encode_jpeg(blocks()), 6),
     'png': encode_png(blocks()),
-    'grey png': encode_png(blocks()[..., 0]),
-    'grey png of 16 bits': opencv_file('.png', gray16()),
+    'gray png': encode_png(blocks()[..., 0]),
+    'gray png of 16 bits': opencv_file('.png', gray16()),
     'tiff of 16 bits': opencv_file('.tiff', np.dstack([gray16()] * 3)),
     'png with alpha': opencv_file('.png', np.dstack([blocks(), blocks()[..., 0]])),
     'webp': webp(blocks()),
@@ -123,7 +123,7 @@ def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
         assert np.array_equal(labels_of(outputs_of(result)['label']), expected)
 
 
-def test_those_who_ask_together_get_each_their_own(
+def test_concurrent_requests_get_their_own_results(
     client: httpx.Client, segmenters: dict[str, Segmenter]
 ) -> None:
     images = [blocks(seed=seed) for seed in range(12)]
@@ -138,7 +138,7 @@ def test_those_who_ask_together_get_each_their_own(
         assert np.array_equal(labels_of(png), segmenters['smp'].segment([image]).labels[0])
 
 
-def test_pictures_and_shares_are_those_of_the_labels(client: httpx.Client) -> None:
+def test_outputs_and_shares_match_the_labels(client: httpx.Client) -> None:
     form = {'outputs': ['label', 'color', 'overlay'], 'overlay_alpha': '0.25', 'model': 'smp'}
     answer = client.post('/predict', data=form, files=image_file(FILES['png']))
     [result] = answer.json()['results']
@@ -155,7 +155,7 @@ def test_pictures_and_shares_are_those_of_the_labels(client: httpx.Client) -> No
     assert all(ms == round(ms, 1) for ms in result['timings'].values())
 
 
-def test_a_picture_comes_alone_when_asked_for(client: httpx.Client) -> None:
+def test_a_single_png_is_returned_on_request(client: httpx.Client) -> None:
     answer = client.post('/predict?outputs=color', files=image_file(FILES['jpeg']),
                          headers={'Accept': 'image/png'})  # fmt: skip
     assert answer.headers['content-type'] == 'image/png'
@@ -188,7 +188,7 @@ def forged_jpeg(width: int, height: int) -> bytes:
         ('/predict', image_file(b''), 415, 'unsupported-format', '0 bytes'),
         ('/predict', image_file(HEIC), 415, 'heic-format', 'export it as a JPEG'),
         ('/predict?modle=smp', image_file(FILES['png']), 422, 'invalid-request', 'mean model?'),
-        ('/predict/batch?x=1', image_file(FILES['png']), 422, 'invalid-request', "'x'; there are"),
+        ('/predict/batch?x=1', image_file(FILES['png']), 422, 'invalid-request', "'x'; expected"),
         ('/predict', image_file(FILES['png'][:-20]), 422, 'damaged-image', 'cut short'),
         ('/predict', image_file(forged_jpeg(65500, 65500)), 413, 'too-many-pixels', '65500'),
         ('/predict', image_file(forged_jpeg(0, 9)), 422, 'damaged-image', '0 x 9'),
@@ -207,7 +207,7 @@ def forged_jpeg(width: int, height: int) -> bytes:
         ),
     ],
 )  # fmt: skip
-def test_what_cannot_be_is_refused(
+def test_invalid_requests_are_rejected(
     path: str, files: Any, status: int, kind: str, says: str, client: httpx.Client
 ) -> None:
     answer = client.post(path, files=files)
@@ -218,7 +218,7 @@ def test_what_cannot_be_is_refused(
     assert says in problem['detail']
 
 
-def test_what_no_route_has_is_refused_everywhere(client: httpx.Client) -> None:
+def test_unknown_parameters_are_rejected(client: httpx.Client) -> None:
     for path in ('/models', '/labels/cityscapes8', '/healthz', '/metrics', '/live'):
         answer = client.get(path, params={'lnag': 'fr'})
         assert (answer.status_code, answer.json()['type']) == (422, f'{TAG}invalid-request')
@@ -232,23 +232,23 @@ def test_what_no_route_has_is_refused_everywhere(client: httpx.Client) -> None:
     assert len(long.text) < 500
 
 
-def test_the_root_leads_somewhere(client: httpx.Client, models: dict[str, str]) -> None:
+def test_the_root_redirects(client: httpx.Client, models: dict[str, str]) -> None:
     assert client.get('/').headers['location'] == 'docs'
     with serving(Settings(models, page_url='http://127.0.0.1:8501', api_key='x')) as other:
         assert other.get('/').headers['location'] == 'http://127.0.0.1:8501'
 
 
-def test_without_swagger_the_remedy_is_told(
+def test_missing_swagger_ui_is_reported_with_the_remedy(
     client: httpx.Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(docs, 'find_spec', lambda _name: None)
+    monkeypatch.setattr(swagger_ui, 'find_spec', lambda _name: None)
     answer = client.get('/docs')
     assert (answer.status_code, answer.json()['type']) == (503, f'{TAG}no-docs')
     assert 'pip install' in answer.json()['detail']
 
 
-def test_an_address_of_the_page_is_one() -> None:
-    with pytest.raises(SettingError, match='expected one such as http'):
+def test_an_invalid_page_url_is_rejected() -> None:
+    with pytest.raises(SettingError, match='expected a URL, for example http'):
         service._page_url('javascript:alert(1)')
 
 
@@ -256,7 +256,7 @@ def test_an_address_of_the_page_is_one() -> None:
     ('method', 'path', 'status'),
     [('GET', '/nowhere', 404), ('GET', '/predict', 405), ('DELETE', '/labels/cityscapes8', 405)],
 )
-def test_what_is_not_there_is_a_problem_too(
+def test_unknown_routes_and_methods_are_problems(
     method: str, path: str, status: int, client: httpx.Client
 ) -> None:
     answer = client.request(method, path)
@@ -282,7 +282,7 @@ def test_an_upload_of_unknown_length_is_bounded(client: httpx.Client) -> None:
     assert (answer.status_code, answer.json()['type']) == (413, f'{TAG}too-many-bytes')
 
 
-def test_one_picture_is_not_several(client: httpx.Client) -> None:
+def test_several_outputs_cannot_be_one_png(client: httpx.Client) -> None:
     answer = client.post('/predict?model=all', files=image_file(FILES['png']),
                          headers={'Accept': 'image/png'})  # fmt: skip
     assert answer.status_code == 422
@@ -299,7 +299,7 @@ def test_labels_are_explained(client: httpx.Client) -> None:
         assert '/' not in answer.json().get('detail', '').partition(';')[2]
 
 
-def test_figures_tell_what_happened(client: httpx.Client) -> None:
+def test_metrics_count_requests(client: httpx.Client) -> None:
     client.post('/predict', files=image_file(FILES['png']))
     client.get('/made/up/by/somebody')
     figures = client.get('/metrics').text
@@ -311,7 +311,7 @@ def test_figures_tell_what_happened(client: httpx.Client) -> None:
     assert 'made' not in figures
 
 
-def test_other_sites_are_not_let_in_unless_named(
+def test_cross_origin_requests_need_permission(
     client: httpx.Client, models: dict[str, str]
 ) -> None:
     origin = {'Origin': 'https://example.org'}
@@ -323,7 +323,7 @@ def test_other_sites_are_not_let_in_unless_named(
         assert 'access-control-allow-origin' not in others
 
 
-def test_a_key_opens_what_is_closed(models: dict[str, str]) -> None:
+def test_an_api_key_is_required(models: dict[str, str]) -> None:
     with serving(Settings(models, api_key='schlüssel')) as client:
         key = 'schlüssel'.encode()
         for path in ('/models', '/metrics', '/labels/cityscapes8', '/nowhere'):
@@ -340,12 +340,12 @@ def test_a_key_opens_what_is_closed(models: dict[str, str]) -> None:
 
 
 def blocked(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
-    """Make segmenters of this process wait; the events say that one does, and let it go."""
+    """Make segmenters of this process wait; the events tell when one waits, and release it."""
     waits, leave = threading.Event(), threading.Event()
     segment = Segmenter.segment
 
     def segment_later(self: Segmenter, images_rgb: Sequence[ImageRgb] | ImageRgb) -> Prediction:
-        if images_rgb[0].shape[:2] != shelf.TRIAL_HW:
+        if images_rgb[0].shape[:2] != model_cache.TRIAL_HW:
             waits.set()
             leave.wait(PATIENCE_S)
         return segment(self, images_rgb)
@@ -354,7 +354,7 @@ def blocked(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
     return waits, leave
 
 
-def test_more_than_can_wait_is_sent_away_to_come_back(
+def test_a_full_queue_is_answered_with_retry_after(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, leave = blocked(monkeypatch)
@@ -373,7 +373,7 @@ def test_more_than_can_wait_is_sent_away_to_come_back(
         assert post().status_code == 200
 
 
-def test_one_address_leaves_places_in_the_queue_to_others(
+def test_one_address_gets_its_share_of_the_queue(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, leave = blocked(monkeypatch)
@@ -394,7 +394,7 @@ def test_one_address_leaves_places_in_the_queue_to_others(
         assert first.result().status_code == second.result().status_code == 200
 
 
-def test_addresses_behind_a_proxy_are_told_apart(
+def test_addresses_behind_a_proxy_are_distinguished(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, leave = blocked(monkeypatch)
@@ -417,7 +417,7 @@ def test_addresses_behind_a_proxy_are_told_apart(
         assert first.result().status_code == second.result().status_code == 200
 
 
-def test_uploads_at_a_time_are_bounded(
+def test_concurrent_uploads_are_limited(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, leave = blocked(monkeypatch)
@@ -430,7 +430,7 @@ def test_uploads_at_a_time_are_bounded(
         assert first.result().status_code == 200
 
 
-def test_a_model_that_is_not_there_tells_nothing_of_the_machine(tmp_path: Path) -> None:
+def test_a_missing_model_reveals_no_paths(tmp_path: Path) -> None:
     with serving(Settings({'empty': str(tmp_path)})) as client:
         answer = client.post('/predict', files=image_file(FILES['png']))
         assert (answer.status_code, answer.json()['type']) == (503, f'{TAG}model-failed')
@@ -439,7 +439,7 @@ def test_a_model_that_is_not_there_tells_nothing_of_the_machine(tmp_path: Path) 
         assert client.get('/healthz').status_code == 200
 
 
-def test_a_failure_of_our_own_tells_nothing_of_the_code(
+def test_an_internal_error_reveals_no_details(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> Prediction:
@@ -452,7 +452,7 @@ def test_a_failure_of_our_own_tells_nothing_of_the_code(
         assert 'secret' not in answer.text
 
 
-def test_models_that_are_to_be_there_first_are_awaited(models: dict[str, str]) -> None:
+def test_readiness_waits_for_preloaded_models(models: dict[str, str]) -> None:
     with serving(Settings(models, preload=True)) as client:
         while (ready := client.get('/readyz')).status_code != 200:
             assert (ready.status_code, ready.json()['type']) == (503, f'{TAG}not-ready')
@@ -460,7 +460,7 @@ def test_models_that_are_to_be_there_first_are_awaited(models: dict[str, str]) -
         assert states == ['ready', 'ready']
 
 
-def test_sigterm_finishes_what_was_accepted(tiny_checkpoint: Path) -> None:
+def test_sigterm_finishes_accepted_requests(tiny_checkpoint: Path) -> None:
     """A request whose upload has begun is answered; the process ends with status 0."""
     png = FILES['png']
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="x"\r\n\r\n'
@@ -484,7 +484,7 @@ def test_sigterm_finishes_what_was_accepted(tiny_checkpoint: Path) -> None:
         assert running.process.wait(PATIENCE_S) == 0
 
 
-def test_models_are_called_by_their_folder_without_its_path(tmp_path: Path) -> None:
+def test_models_are_named_by_their_folder(tmp_path: Path) -> None:
     folders = [tmp_path / 'a' / 'mine', tmp_path / 'b' / 'mine', tmp_path / 'all']
     for folder in folders:
         folder.mkdir(parents=True)
@@ -495,6 +495,6 @@ def test_models_are_called_by_their_folder_without_its_path(tmp_path: Path) -> N
             service._by_name([str(folder) for folder in clash])
 
 
-def test_only_this_machine_is_served_unless_told_otherwise() -> None:
+def test_the_default_address_is_loopback() -> None:
     assert service._is_loopback(service._parser().parse_args([]).host)
     assert not service._is_loopback('0.0.0.0')  # noqa: S104 (never bound)

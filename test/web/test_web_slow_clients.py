@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Clients that are slow, silent, or deaf lose their connection, and nobody else is kept waiting.
+"""Tests of slow and silent clients: they lose their connection, and others do not wait.
 
-At length: `python test/faults_web.py`.
+For a longer test, run `python test/faults_web.py`.
 """
 
 import json
@@ -39,7 +39,7 @@ PATIENT = ('--keep-alive-s', '600', '--header-timeout-s', '600', '--stall-timeou
 
 @pytest.fixture(scope='module')
 def impatient(tiny_checkpoint: Path) -> Iterator[int]:
-    """Port of a service that waits for nobody."""
+    """Port of a service with short time limits."""
     limits = ('--keep-alive-s', '0.5', '--header-timeout-s', '0.5', '--stall-timeout-s', '0.5')
     with ServiceProcess('--model', str(tiny_checkpoint), *limits) as service:
         yield service.port
@@ -53,7 +53,7 @@ def patient(tiny_checkpoint: Path) -> Iterator[int]:
 
 
 def ended(connection: socket.socket) -> bool:
-    """Wait for the end of a connection; False where something else comes."""
+    """Wait for the end of a connection; False if a byte arrives instead."""
     return connection.recv(1) == b''
 
 
@@ -63,7 +63,7 @@ def trickle(connection: socket.socket, data: bytes) -> Answer:
         if select.select([connection], [], [], PAUSE_S)[0]:
             return read_answer(connection)
         connection.sendall(bytes([byte]))
-    raise AssertionError('the service took all of it')
+    raise AssertionError('the service accepted all bytes')
 
 
 def problem_of(answer: Answer) -> dict[str, Any]:
@@ -254,14 +254,14 @@ def test_clients_of_chunks_that_write_all_before_they_read_see_the_refusal(patie
         assert (answer.status, problem_of(answer)['type']) == (413, f'{TAG}too-many-bytes')
 
 
-def test_what_is_no_http_is_a_problem_too(patient: int) -> None:
+def test_invalid_http_is_a_problem(patient: int) -> None:
     with closing(connect(patient, PATIENCE_S)) as connection:
         connection.sendall(b'\x16\x03\x01 hello\r\n\r\n' + bytes(100_000))
         answer = read_answer(connection)
         assert (answer.status, problem_of(answer)['type']) == (400, f'{TAG}unreadable-request')
 
 
-def test_a_body_that_is_no_http_ends_the_request(patient: int) -> None:
+def test_invalid_chunks_end_the_request(patient: int) -> None:
     with closing(connect(patient, PATIENCE_S)) as connection:
         connection.sendall(
             b'POST /predict HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n'

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page: compare the models on a picture of one's own, and read how they were trained.
+"""The Streamlit page: compare the models on a picture, and view how they were trained.
 
-main is the script that Streamlit runs; it shows one of the views data, scores and compare. texts
-has every word in English and French. client asks the service; runs reads what training left;
-picture and results are the two halves of compare, samples the pictures that it offers. markup,
-charts and patterns make what is shown.
+main is the script that Streamlit runs. It shows one of three views: compare_view, with
+picture_section and results_section, data_view, or training_view.
+
+- service_client: requests to the service. training_runs, mlflow_access: training metrics.
+- translations: all texts, in English and French.
+- markup, charts, patterns, choice, class_shares: building blocks of the views.
+- sample_pictures: pictures to try the models on.
 """

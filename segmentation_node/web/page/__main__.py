@@ -18,7 +18,7 @@ SCRIPT: Final = Path(__file__).with_name('main.py')
 
 
 def streamlit_command(host: str, port: int) -> list[str]:
-    """What starts the page; Streamlit is told to stay quiet and to send nothing home."""
+    """Return the command that starts the page, without telemetry."""
     return [
         sys.executable, '-m', 'streamlit', 'run', str(SCRIPT),
         '--server.address', host, '--server.port', str(port),
@@ -29,14 +29,14 @@ def streamlit_command(host: str, port: int) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Become the page's server."""
+    """Replace this process with the server of the page."""
     parser = argparse.ArgumentParser(
         prog='python -m segmentation_node.web.page',
-        description='Start the page; SEGMENTATION_SERVICE names the address of the service.',
+        description='Start the page; SEGMENTATION_SERVICE sets the address of the service.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument('--host', default=HOST, help='address to listen on')
-    parser.add_argument('--port', type=int, default=PAGE_PORT)
+    parser.add_argument('--port', type=int, default=PAGE_PORT, help='port to listen on')
     args = parser.parse_args(argv)
     os.execv(sys.executable, streamlit_command(args.host, args.port))  # noqa: S606 (no shell)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The script that Streamlit runs anew with every change of the page.
+"""Script that Streamlit runs for every interaction with the page.
 
 streamlit run segmentation_node/web/page/main.py
 """
@@ -10,29 +10,29 @@ from typing import Final
 
 import streamlit as st
 
-from segmentation_node.web.page import compare, data, scores, service_client
+from segmentation_node.web.page import compare_view, data_view, service_client, training_view
+from segmentation_node.web.page.choice import choice
 from segmentation_node.web.page.markup import STYLE
-from segmentation_node.web.page.parts import choice
-from segmentation_node.web.page.texts import LANGUAGES, Words
+from segmentation_node.web.page.translations import LANGUAGES, Words
 
 VIEWS: Final[Mapping[str, Callable[[Words], None]]] = MappingProxyType(
-    {'compare': compare.show, 'data': data.show, 'scores': scores.show}
+    {'compare': compare_view.show, 'data': data_view.show, 'scores': training_view.show}
 )
 
 
 def main() -> None:
     """Show the page."""
     st.set_page_config(page_title='segmentation_node', layout='wide')
-    asked = st.query_params.get('lang', 'en')
+    requested = st.query_params.get('lang', 'en')
     language = st.radio(
         'Language / Langue', list(LANGUAGES), horizontal=True, key='language',
-        index=list(LANGUAGES).index(asked) if asked in LANGUAGES else 0,
+        index=list(LANGUAGES).index(requested) if requested in LANGUAGES else 0,
         format_func=lambda code: LANGUAGES[code],
     )  # fmt: skip
     st.query_params['lang'] = language
     words = Words(language)
     st.html(STYLE)
-    # Screen readers pronounce the page in the language that it says it is in.
+    # Sets the language in which screen readers pronounce the page.
     st.html(
         f'<script>document.documentElement.lang = "{language}"</script>',
         unsafe_allow_javascript=True,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Figures, tables and legends as HTML that screen readers can follow."""
+"""Figures, tables and legends as accessible HTML."""
 
 import base64
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.page.patterns import ink_on, pattern_of
 
-#: Pictures are shown no wider than this, in pixels.
-MAX_SHOWN: Final = 1280
-#: In a table, where there is no figure.
+#: Maximum width of a shown picture in pixels.
+MAX_WIDTH: Final = 1280
+#: Table cell without a value.
 ABSENT: Final = '-'
 
 STYLE: Final = """
@@ -30,16 +30,16 @@ STYLE: Final = """
 .sn-keys {list-style: none; margin: .3rem 0; padding: 0}
 .sn-keys li {display: flex; align-items: center; gap: .5rem; margin: 0}
 .sn-figure img.sn-key {width: 48px; height: 16px; border: 0}
-/* Controls can be told from what lies beside them: 3:1 at least (WCAG 1.4.11). */
+/* Controls have a contrast of at least 3:1 to their surroundings (WCAG 1.4.11). */
 [data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child,
 [data-testid="stCheckbox"]:not([data-selected]) label > div:first-of-type,
 [data-testid="stTextInputRootElement"], [data-testid="stFileUploaderDropzone"],
 [data-testid^="stBaseButton-secondary"] {border: 1px solid #767b84 !important}
 [data-testid="stSlider"] [role="group"] > div > div:first-child {outline: 1px solid #767b84}
-/* Shown where Streamlit marks a file as too large; its own words are in English. */
+/* Shown if Streamlit marks a file as too large; its own message is in English only. */
 .sn-too-large {display: none}
 body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-too-large {display: block}
-/* What was wrong with the file before is not what is wrong with this one. */
+/* Hides the message about the previous file. */
 body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-unreadable {display: none}
 .sn-too-large .sn-note, .sn-unreadable .sn-note {border-color: #b3261e}
 [data-testid="stFileChip"] [role="alert"], [data-testid="stFileUploaderDropzoneInstructions"]
@@ -64,21 +64,21 @@ body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-unreadable {displa
 
 
 def large_figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
-    """The same as `figure`, as large as the screen or the picture is, and scrollable."""
+    """Return a `figure` in its full size, scrollable."""
     inner = figure(picture, alt, caption, exact=exact)
     label = escape(caption)
     return f'<div class="sn-large" tabindex="0" role="region" aria-label="{label}">{inner}</div>'
 
 
 def figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
-    """A picture, (H, W, 3) uint8 RGB, with its words; `exact` keeps the edges of patterns."""
+    """Return a figure of an (H, W, 3) uint8 RGB picture; `exact` keeps the edges of patterns."""
     height, width = picture.shape[:2]
-    if width > MAX_SHOWN:
-        size = (MAX_SHOWN, max(1, round(height * MAX_SHOWN / width)))
-        way = cv2.INTER_NEAREST if exact else cv2.INTER_AREA
-        picture = np.asarray(cv2.resize(picture, size, interpolation=way), np.uint8)
-    data, kind = (encode_png(picture), 'png') if exact else (encode_jpeg(picture), 'jpeg')
-    source = f'data:image/{kind};base64,{base64.b64encode(data).decode()}'
+    if width > MAX_WIDTH:
+        size = (MAX_WIDTH, max(1, round(height * MAX_WIDTH / width)))
+        interpolation = cv2.INTER_NEAREST if exact else cv2.INTER_AREA
+        picture = np.asarray(cv2.resize(picture, size, interpolation=interpolation), np.uint8)
+    data, file_format = (encode_png(picture), 'png') if exact else (encode_jpeg(picture), 'jpeg')
+    source = f'data:image/{file_format};base64,{base64.b64encode(data).decode()}'
     return (
         f'<figure class="sn-figure"><img src="{source}" alt="{escape(alt)}">'
         f'<figcaption>{escape(caption)}</figcaption></figure>'
@@ -91,17 +91,17 @@ def table(
     rows: Sequence[Sequence[str]],
     swatches: Sequence[str] = (),
 ) -> str:
-    """A table whose first column names its rows; `swatches` are put before these names."""
-    kinds = [_kind(cell) for cell in rows[0]]
+    """Return a table whose first column has the row headers; `swatches` are placed before them."""
+    classes = [_css_class(cell) for cell in rows[0]]
     head = ''.join(
-        f'<th scope="col"{k}>{escape(c)}</th>' for k, c in zip(kinds, columns, strict=True)
+        f'<th scope="col"{k}>{escape(c)}</th>' for k, c in zip(classes, columns, strict=True)
     )
     body = []
     for index, (name, *cells) in enumerate(rows):
         swatch = swatches[index] if swatches else ''
-        values = ''.join(f'<td{_kind(cell)}>{escape(cell)}</td>' for cell in cells)
+        values = ''.join(f'<td{_css_class(cell)}>{escape(cell)}</td>' for cell in cells)
         body.append(f'<tr><th scope="row">{swatch}{escape(name)}</th>{values}</tr>')
-    # Focusable, so that the keyboard can scroll it where it is wider than the screen.
+    # Focusable, so that a wide table can be scrolled with the keyboard.
     return (
         f'<div class="sn-scroll" tabindex="0" role="region" aria-label="{escape(caption)}">'
         f'<table class="sn-table"><caption>{escape(caption)}</caption>'
@@ -109,13 +109,13 @@ def table(
     )
 
 
-def _kind(text: str) -> str:
-    """Words are written from the left, numbers end at the right."""
+def _css_class(text: str) -> str:
+    """Return the class that aligns text to the left; numbers are aligned to the right."""
     return '' if text == ABSENT or text[:1].isdigit() else ' class="sn-words"'
 
 
 def swatch(scheme: LabelScheme, class_id: int) -> str:
-    """Colour and pattern of a class; its name stands beside it."""
+    """Return a small picture of the color and pattern of a class, to be placed beside its name."""
     color = next(c.color for c in scheme.classes if c.id == class_id)
     tile = np.empty((24, 36, 3), np.uint8)
     tile[:] = color
@@ -125,5 +125,5 @@ def swatch(scheme: LabelScheme, class_id: int) -> str:
 
 
 def note(text: str) -> str:
-    """A remark that stands out."""
+    """Return a highlighted note."""
     return f'<p class="sn-note">{escape(text)}</p>'

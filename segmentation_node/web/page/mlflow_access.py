@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Access to an MLflow server, by the variables and the file that MLflow's own client reads."""
+"""Access to an MLflow server, with the environment variables and file of MLflow's own client."""
 
 import configparser
 import os
@@ -15,15 +15,15 @@ TOKEN: Final = 'MLFLOW_TRACKING_TOKEN'  # noqa: S105 (a name)
 INSECURE: Final = 'MLFLOW_TRACKING_INSECURE_TLS'
 SERVER_CERTIFICATE: Final = 'MLFLOW_TRACKING_SERVER_CERT_PATH'
 CLIENT_CERTIFICATE: Final = 'MLFLOW_TRACKING_CLIENT_CERT_PATH'
-#: What is said of an answer, by its status.
-_REFUSALS: Final = {401: 'mlflow_unauthorized', 403: 'mlflow_forbidden'}
+#: Key of the text that explains an HTTP error, by status.
+_ERROR_TEXTS: Final = {401: 'mlflow_unauthorized', 403: 'mlflow_forbidden'}
 
 
 def mlflow_client(uri: str, timeout_s: float) -> httpx.Client:
-    """Return a client of an address on the server; user and password in it come first.
+    """Return a client for an address on the server; credentials in the address have priority.
 
     Raises:
-        OSError, ValueError: a certificate or the file of credentials cannot be read.
+        OSError, ValueError: a certificate or the credentials file cannot be read.
     """
     options: dict[str, Any] = {}
     if not httpx.URL(uri).userinfo:
@@ -38,10 +38,10 @@ def mlflow_client(uri: str, timeout_s: float) -> httpx.Client:
     return httpx.Client(base_url=uri, timeout=timeout_s, **options)
 
 
-def kind_of(error: Exception) -> str:
-    """Return the key of the text that tells people why a server could not be read."""
+def error_text(error: Exception) -> str:
+    """Return the key of the text that explains why a server could not be read."""
     if isinstance(error, httpx.HTTPStatusError):
-        return _REFUSALS.get(error.response.status_code, 'mlflow_failed')
+        return _ERROR_TEXTS.get(error.response.status_code, 'mlflow_failed')
     return 'mlflow_failed'
 
 
@@ -54,7 +54,7 @@ def _user_and_password() -> tuple[str, str]:
     try:
         saved.read(Path('~/.mlflow/credentials').expanduser(), encoding='utf-8')
     except configparser.Error as error:
-        raise ValueError('~/.mlflow/credentials is no file of credentials') from error
+        raise ValueError('~/.mlflow/credentials is not a valid credentials file') from error
     user, password = (
         _variable(name) or saved.get('mlflow', name.lower(), fallback='')
         for name in (USER, PASSWORD)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pattern for every class, so that colour is never the only thing that tells them apart."""
+"""Patterns of the classes, so that they can be told apart without color."""
 
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
@@ -13,42 +13,42 @@ from segmentation_node.images.rendering import LabelImage, colorize
 from segmentation_node.labels import LabelScheme
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
-#: Pixels after which a pattern repeats.
+#: Size of the repeated tile in pixels.
 PERIOD: Final = 12
 
 
-def _stroked(at: Callable[[Any, Any], Any]) -> Mask:
+def _pattern(at: Callable[[Any, Any], Any]) -> Mask:
     y, x = np.mgrid[:PERIOD, :PERIOD]
     return np.asarray(at(y, x), np.bool_)
 
 
-#: Where a pattern has ink, (PERIOD, PERIOD). Classes take them in the order of their scheme.
+#: Inked pixels of each pattern, (PERIOD, PERIOD), assigned to classes in the order of the scheme.
 PATTERNS: Final[tuple[Mask, ...]] = (
     np.zeros((PERIOD, PERIOD), np.bool_),  # plain
-    _stroked(lambda y, _: y % 6 < 2),  # lines across
-    _stroked(lambda y, x: (x + y) % 12 < 3),  # lines rising
-    _stroked(lambda y, x: (y - 6) ** 2 + (x - 6) ** 2 < 10),  # dots
-    _stroked(lambda y, x: (x - y) % 12 < 3),  # lines falling
-    _stroked(lambda _, x: x % 12 < 2),  # lines upright, far apart
-    _stroked(lambda y, x: (y % 12 < 2) | (x % 12 < 2)),  # grid
-    _stroked(lambda y, x: (y < 6) ^ (x < 6)),  # chessboard
+    _pattern(lambda y, _: y % 6 < 2),  # horizontal lines
+    _pattern(lambda y, x: (x + y) % 12 < 3),  # rising lines
+    _pattern(lambda y, x: (y - 6) ** 2 + (x - 6) ** 2 < 10),  # dots
+    _pattern(lambda y, x: (x - y) % 12 < 3),  # falling lines
+    _pattern(lambda _, x: x % 12 < 2),  # vertical lines
+    _pattern(lambda y, x: (y % 12 < 2) | (x % 12 < 2)),  # grid
+    _pattern(lambda y, x: (y < 6) ^ (x < 6)),  # checkerboard
 )
 
 
 def pattern_of(scheme: LabelScheme, class_id: int) -> Mask:
-    """The pattern of a class; schemes of many classes repeat them, in other colours."""
+    """Return the pattern of a class; schemes with many classes repeat patterns in other colors."""
     index = [c.id for c in scheme.classes].index(class_id)
     return PATTERNS[index % len(PATTERNS)]
 
 
 def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
-    """Black or white, whichever stands out on a colour."""
+    """Return black or white, the one with more contrast to a color."""
     red, green, blue = color
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
 
 
 def patterned(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
-    """Labels, (H, W) uint8, in colours and patterns, with lines between; (H, W, 3) uint8 RGB."""
+    """Draw labels, (H, W) uint8, with colors, patterns and borders; (H, W, 3) uint8 RGB."""
     height, width = labels.shape
     picture = colorize(labels, scheme)
     for c in scheme.classes:
@@ -60,7 +60,7 @@ def patterned(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
 
 
 def borders(labels: LabelImage) -> Mask:
-    """Where a pixel's label differs from its neighbour's to the right or below, (H, W)."""
+    """Return the pixels whose label differs from the pixel to the right or below, (H, W) bool."""
     edge = np.zeros(labels.shape, np.bool_)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     edge[:-1] |= labels[:-1] != labels[1:]
@@ -68,9 +68,9 @@ def borders(labels: LabelImage) -> Mask:
 
 
 def disagreement(image_rgb: ImageRgb, labels: list[LabelImage]) -> tuple[ImageRgb, float]:
-    """Where masks of one image differ: a picture, (H, W, 3) uint8 RGB, and the share of pixels.
+    """Draw the pixels on which masks of one image differ, and return their share.
 
-    What they agree on is grey; the rest is orange and hatched.
+    The picture, (H, W, 3) uint8 RGB, is gray where all agree, orange and hatched elsewhere.
     """
     differs = np.zeros(labels[0].shape, np.bool_)
     for other in labels[1:]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures to try the models on: rendered streets with their truth."""
+"""Sample pictures: rendered streets with their ground truth."""
 
 from typing import Final, NamedTuple
 
@@ -18,13 +18,13 @@ SCHEME: Final = 'cityscapes34'
 
 
 class Sample(NamedTuple):
-    """A picture, (H, W, 3) uint8 RGB, and its truth, (H, W) uint8 Cityscapes labelIds."""
+    """Picture, (H, W, 3) uint8 RGB, with its ground truth, (H, W) uint8 Cityscapes labelIds."""
 
     image_rgb: ImageRgb
     label_ids: LabelImage
 
     def truth_in(self, scheme: LabelScheme) -> LabelImage:
-        """The truth in the classes of a scheme, (H, W) uint8 ids; raises SchemeError."""
+        """Return the ground truth in the classes of a scheme, (H, W) uint8; raises SchemeError."""
         return load_scheme(SCHEME).mapping_to(scheme)[self.label_ids]
 
 
@@ -38,5 +38,5 @@ def street(index: int) -> Sample:
 
 @st.cache_resource
 def categories() -> LabelScheme:
-    """The classes of the bundled models."""
+    """Return the label scheme of the bundled models."""
     return load_scheme('cityscapes8')

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The page's side of the service."""
+"""HTTP client of the service."""
 
 import base64
 import os
@@ -11,22 +11,22 @@ import httpx
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.label_files import decode_label_file
 from segmentation_node.images.rendering import LabelImage
-from segmentation_node.web.access import HEADER
+from segmentation_node.web.api_key import API_KEY_HEADER
 from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT
 
-#: Where the page finds the service.
+#: Environment variable with the address of the service.
 URL_VARIABLE: Final = 'SEGMENTATION_SERVICE'
-#: Where browsers do, if elsewhere.
+#: Environment variable with its address for browsers, if that is different.
 PUBLIC_URL_VARIABLE: Final = 'SEGMENTATION_SERVICE_PUBLIC'
 DEFAULT_URL: Final = f'http://{HOST}:{PORT}'
-#: A large model is fetched from a hub within this, and the queue before us worked off.
-PATIENCE_S: Final = 600.0
-#: The kind of problem where there is no answer at all.
+#: Includes the time to download a large model and to wait in the queue.
+PREDICT_TIMEOUT_S: Final = 600.0
+#: Kind of problem if there is no response.
 NO_SERVICE: Final = 'no-service'
 
 
 class ServiceError(SegmentationError):
-    """The service refuses, or does not answer; `kind` is that of the problem."""
+    """Raised if the service reports a problem of some `kind` or does not respond."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -34,8 +34,8 @@ class ServiceError(SegmentationError):
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What one model made of the picture: label ids, (H, W) uint8, and what belongs to them."""
+class ModelResult:
+    """Result of one model for a picture; `labels` are class ids, (H, W) uint8."""
 
     model: str
     label_scheme: str
@@ -48,30 +48,30 @@ class Answer:
 
 
 def service_url() -> str:
-    """Address of the service."""
+    """Return the address of the service."""
     return os.environ.get(URL_VARIABLE, DEFAULT_URL)
 
 
 def public_url() -> str:
-    """Address of the service as browsers reach it, which may be another in a container."""
+    """Return the address of the service for browsers; different if it runs in a container."""
     return os.environ.get(PUBLIC_URL_VARIABLE, service_url())
 
 
 def known_models() -> list[dict[str, Any]]:
-    """The models as the service describes them; raises ServiceError."""
-    found: list[dict[str, Any]] = _asked('GET', '/models', timeout=10).json()['models']
-    return found
+    """Return the models as the service describes them; raises ServiceError."""
+    models: list[dict[str, Any]] = _request('GET', '/models', timeout=10).json()['models']
+    return models
 
 
-def predict(model: str, image: bytes) -> Answer:
-    """Have a picture segmented; raises ServiceError."""
-    response = _asked(
-        'POST', '/predict', timeout=PATIENCE_S, files={'image': image},
+def predict(model: str, image: bytes) -> ModelResult:
+    """Segment a picture; raises ServiceError."""
+    response = _request(
+        'POST', '/predict', timeout=PREDICT_TIMEOUT_S, files={'image': image},
         data={'model': model, 'outputs': ['label', 'color']},
     )  # fmt: skip
     [result] = response.json()['results']
     label_png, color_png = (base64.b64decode(result['outputs'][k]) for k in ('label', 'color'))
-    return Answer(
+    return ModelResult(
         model=model,
         label_scheme=result['label_scheme'],
         labels=decode_label_file(label_png),
@@ -83,12 +83,12 @@ def predict(model: str, image: bytes) -> Answer:
     )
 
 
-def _asked(method: str, path: str, timeout: float, **what: Any) -> httpx.Response:
+def _request(method: str, path: str, timeout: float, **options: Any) -> httpx.Response:
     key = os.environ.get(API_KEY_VARIABLE)
-    headers = [(HEADER.encode(), key.encode())] if key else []
+    headers = [(API_KEY_HEADER.encode(), key.encode())] if key else []
     try:
         response = httpx.request(
-            method, service_url() + path, timeout=timeout, headers=headers, **what
+            method, service_url() + path, timeout=timeout, headers=headers, **options
         )
     except httpx.HTTPError as error:
         raise ServiceError(NO_SERVICE, f'{service_url()}: {error}') from error
@@ -98,5 +98,5 @@ def _asked(method: str, path: str, timeout: float, **what: Any) -> httpx.Respons
         problem = response.json()
         kind, detail = problem['type'].rpartition(':')[2], problem['detail']
     except (ValueError, KeyError) as error:
-        raise ServiceError(NO_SERVICE, f'{service_url()} is another service') from error
+        raise ServiceError(NO_SERVICE, f'{service_url()} is not a segmentation service') from error
     raise ServiceError(kind, detail)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The part of the view in which a picture is chosen."""
+"""Section of the compare view in which a picture is chosen."""
 
 import hashlib
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ import numpy as np
 import streamlit as st
 
 from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE, ImageRgb
+from segmentation_node.web.page.choice import choice
 from segmentation_node.web.page.markup import figure, note
-from segmentation_node.web.page.parts import choice
 from segmentation_node.web.page.sample_pictures import STREETS, Sample, street
-from segmentation_node.web.page.texts import Words
+from segmentation_node.web.page.translations import Words
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
 from segmentation_node.web.uploads import Upload
 
-#: A larger picture is scaled down: it takes long, and the networks have learned from smaller ones.
+#: Larger pictures are scaled down: they are slow, and the networks were trained on smaller ones.
 MAX_SHOWN_PIXELS: Final = 2**21
 SOURCES: Final = ('sample', 'upload')
-#: What the page takes; the service gets the picture scaled down.
+#: Limits of uploads to the page; the service receives the scaled picture.
 LIMITS: Final = Settings(
     {}, max_upload_bytes=PAGE_UPLOAD_MB * 2**20, max_pixels=MAX_PIXELS, max_side=MAX_SIDE
 )
 
-#: Streamlit's button has an English word on it.
+#: Style that replaces the English text of Streamlit's upload button.
 _BUTTON: Final = """<style>
 [data-testid="stFileUploaderDropzone"] button p {{display: none}}
 [data-testid="stFileUploaderDropzone"] button [data-testid="stMarkdownContainer"]::after
@@ -37,26 +37,21 @@ _BUTTON: Final = """<style>
 
 @dataclass(frozen=True)
 class Picture:
-    """A chosen picture.
-
-    Attributes:
-        image_rgb: (H, W, 3) uint8 RGB.
-        sample: with the truth, where it is known.
-    """
+    """Chosen picture, (H, W, 3) uint8 RGB; `sample` has its ground truth, if known."""
 
     image_rgb: ImageRgb
     sample: Sample | None = None
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of size and pixels: equal for the same picture only."""
+        """SHA-256 of size and pixels."""
         digest = hashlib.sha256(repr(self.image_rgb.shape).encode())
         digest.update(self.image_rgb.tobytes())
         return digest.hexdigest()
 
 
 def choose_picture(words: Words) -> Picture | None:
-    """Let a picture be chosen, and show it; None where there is none."""
+    """Let the user choose a picture, and show it; None if there is none yet."""
     texts = [words(f'from_{source}') for source in SOURCES]
     source = choice(words, words('picture_from'), 'from', SOURCES, texts)
     if source == 'upload':
@@ -65,8 +60,8 @@ def choose_picture(words: Words) -> Picture | None:
         numbers = [str(n + 1) for n in range(len(STREETS))]
         texts = [words('sample_name', number=number) for number in numbers]
         chosen = choice(words, words('sample'), 'sample', numbers, texts)
-        found = street(int(chosen) - 1)
-        picture = Picture(found.image_rgb, found)
+        sample = street(int(chosen) - 1)
+        picture = Picture(sample.image_rgb, sample)
     if picture is not None:
         st.html(figure(picture.image_rgb, words('original_alt'), words('original')))
     return picture
@@ -77,7 +72,7 @@ def _uploaded(words: Words) -> Picture | None:
     file = st.file_uploader(words('upload', megabytes=megabytes), key='upload')
     if words.language != 'en':
         st.html(_BUTTON.format(text=words('upload_button')))
-    # Streamlit refuses larger files in the browser, and says so in English and in a tooltip only.
+    # Streamlit rejects larger files in the browser, with an English tooltip only.
     too_large = words('upload_too_large', megabytes=megabytes)
     st.html(f'<div class="sn-too-large" role="alert">{note(too_large)}</div>')
     if file is None:
@@ -86,9 +81,10 @@ def _uploaded(words: Words) -> Picture | None:
     try:
         image_rgb = Upload.inspect(file.getvalue(), LIMITS).decode()
     except ProblemError as problem:
-        too_many = problem.kind == 'too-many-bytes'
-        said = too_large if too_many else words.problem(problem.kind, problem.detail)
-        st.html(f'<div class="sn-unreadable" role="alert">{note(said)}</div>')
+        text = words.problem(problem.kind, problem.detail)
+        if problem.kind == 'too-many-bytes':
+            text = too_large
+        st.html(f'<div class="sn-unreadable" role="alert">{note(text)}</div>')
         return None
     return Picture(_scaled(words, image_rgb))
 
@@ -99,6 +95,6 @@ def _scaled(words: Words, image_rgb: ImageRgb) -> ImageRgb:
         return image_rgb
     scale = (MAX_SHOWN_PIXELS / (height * width)) ** 0.5
     size_wh = (max(1, int(width * scale)), max(1, int(height * scale)))
-    said = [words.number(side, 0) for side in size_wh]
-    st.html(note(words('scaled', width=said[0], height=said[1])))
+    width_text, height_text = (words.number(side, 0) for side in size_wh)
+    st.html(note(words('scaled', width=width_text, height=height_text)))
     return np.asarray(cv2.resize(image_rgb, size_wh, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The HTML of the live view; it needs nothing but the service that it comes from."""
+"""HTML of the live view; it loads nothing from other servers."""
 
 import json
 from html import escape
 from string import Template
 from typing import Final
 
-from segmentation_node.web.page.texts import Words
+from segmentation_node.web.page.translations import Words
 
-#: Rows of the table: what the diagnostics call them.
+#: Rows of the table, as keys of the diagnostics.
 ROWS: Final = (
     'message', 'model', 'in_rate_hz', 'out_rate_hz', 'latency_p50_ms', 'latency_p99_ms',
     'received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted', 'last_error',
@@ -42,7 +42,7 @@ $back
 <p><button id="pause" type="button" aria-pressed="false">$live_pause</button></p>
 <p id="state" role="status">$live_waiting</p>
 <div id="cameras"></div>
-<div id="accounts" class="scroll" hidden tabindex="0" role="region" aria-label="$live_accounts">
+<div id="counts" class="scroll" hidden tabindex="0" role="region" aria-label="$live_accounts">
 <table><caption>$live_accounts</caption>
 <thead><tr id="nodes"><th scope="col">$live_row</th></tr></thead><tbody id="rows"></tbody></table>
 </div>
@@ -52,13 +52,13 @@ $back
 const words = $words, rows = $rows
 const cameras = document.getElementById('cameras'), state = document.getElementById('state')
 const pause = document.getElementById('pause')
-const accounts = [document.getElementById('accounts'), document.getElementById('note')]
+const counts = [document.getElementById('counts'), document.getElementById('note')]
 let source = null, shown = null
 
-function show(found) {
-  if (found.join() === shown) return
-  shown = found.join()
-  cameras.replaceChildren(...found.map(name => {
+function showCameras(names) {
+  if (names.join() === shown) return
+  shown = names.join()
+  cameras.replaceChildren(...names.map(name => {
     const figure = document.createElement('figure')
     const image = document.createElement('img')
     image.alt = words.live_alt.replace('{camera}', name)
@@ -68,18 +68,18 @@ function show(found) {
     figure.append(image, caption)
     return figure
   }))
-  state.textContent = found.length ? '' : words.live_none
+  state.textContent = names.length ? '' : words.live_none
 }
 
 function cell(kind, text, scope) {
-  const made = document.createElement(kind)
-  made.textContent = text
-  if (scope) made.scope = scope
-  return made
+  const element = document.createElement(kind)
+  element.textContent = text
+  if (scope) element.scope = scope
+  return element
 }
 
-function tell(nodes) {
-  for (const part of accounts) part.hidden = !nodes.length
+function showNodes(nodes) {
+  for (const part of counts) part.hidden = !nodes.length
   const head = document.getElementById('nodes')
   head.replaceChildren(head.firstElementChild, ...nodes.map(n => cell('th', n.name, 'col')))
   document.getElementById('rows').replaceChildren(...rows.map(key => {
@@ -90,31 +90,31 @@ function tell(nodes) {
   }))
 }
 
-// A stream that fails does not say why; the list of cameras does.
-async function explain() {
+// A failed stream has no reason; the list of cameras does.
+async function showError() {
   state.textContent = words.live_lost
   shown = null
   cameras.replaceChildren()
-  const answer = await fetch('live/cameras').catch(() => null)
-  if (!answer || answer.ok || !source) return
-  const problem = await answer.json().catch(() => ({type: ''}))
+  const response = await fetch('live/cameras').catch(() => null)
+  if (!response || response.ok || !source) return
+  const problem = await response.json().catch(() => ({type: ''}))
   const kind = problem.type.split(':').pop()
   const refused = words.live_refused.replace('{detail}', problem.detail)
   state.textContent = words['live_' + kind] || refused
 }
 
-// While nobody sees the page it asks for nothing, and the node computes nothing for it.
-function look() {
-  const wanted = !document.hidden && pause.getAttribute('aria-pressed') === 'false'
-  if (wanted && !source) {
+// A hidden page closes its streams, so that the node computes nothing for it.
+function updateStream() {
+  const watching = !document.hidden && pause.getAttribute('aria-pressed') === 'false'
+  if (watching && !source) {
     source = new EventSource('live/events')
     source.onmessage = event => {
-      const news = JSON.parse(event.data)
-      show(news.cameras)
-      if (news.nodes) tell(news.nodes)
+      const update = JSON.parse(event.data)
+      showCameras(update.cameras)
+      if (update.nodes) showNodes(update.nodes)
     }
-    source.onerror = explain
-  } else if (!wanted && source) {
+    source.onerror = showError
+  } else if (!watching && source) {
     source.close()
     source = null
     shown = null
@@ -127,30 +127,35 @@ function look() {
 pause.addEventListener('click', () => {
   const paused = pause.getAttribute('aria-pressed') === 'true'
   pause.setAttribute('aria-pressed', String(!paused))
-  look()
+  updateStream()
 })
-document.addEventListener('visibilitychange', look)
-look()
+document.addEventListener('visibilitychange', updateStream)
+updateStream()
 </script>
 </body>
 </html>
 """)
 
-_SAID: Final = ('live_title', 'live_lead', 'live_pause', 'live_waiting', 'live_accounts',
-                'live_row', 'live_note')  # fmt: skip
-_SCRIPTED: Final = ('live_alt', 'live_none', 'live_lost', 'live_paused', 'live_refused',
-                    'live_no-ros', 'live_busy', 'live_unauthorized',
-                    *(f'live_{row}' for row in ROWS))  # fmt: skip
+_HTML_KEYS: Final = (
+    'live_title', 'live_lead', 'live_pause', 'live_waiting', 'live_accounts', 'live_row',
+    'live_note',
+)  # fmt: skip
+_SCRIPT_KEYS: Final = (
+    'live_alt', 'live_none', 'live_lost', 'live_paused', 'live_refused', 'live_no-ros',
+    'live_busy', 'live_unauthorized', *(f'live_{row}' for row in ROWS),
+)  # fmt: skip
 
 
 def live_page(language: str, page_url: str = '') -> str:
-    """The page in one of the languages there are; it leads back to `page_url` if there is one."""
+    """Return the page in one of LANGUAGES; with `page_url`, it links back to the page."""
     words = Words(language)
-    # JSON is no HTML: an end tag in a text would end the script.
-    scripted = json.dumps({key: words.raw(key) for key in _SCRIPTED}).replace('<', '\\u003c')
-    said = {key: escape(words(key)) for key in _SAID}
+    # Escapes end tags, which would end the script.
+    script_words = json.dumps({key: words.raw(key) for key in _SCRIPT_KEYS}).replace(
+        '<', '\\u003c'
+    )
+    html_words = {key: escape(words(key)) for key in _HTML_KEYS}
     address = escape(f'{page_url}/?lang={language}')
     back = f'<p><a href="{address}">{escape(words("live_back"))}</a></p>' if page_url else ''
     return _PAGE.substitute(
-        back=back, lang=language, words=scripted, rows=json.dumps(ROWS), **said
+        back=back, lang=language, words=script_words, rows=json.dumps(ROWS), **html_words
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What training left: figures by epoch and by class, of the served models or from MLflow.
+"""Metrics of training runs by epoch and class, from the served models or from MLflow.
 
-MLflow is asked over HTTP, so that the page needs none of its libraries. An embedded store is
-opened with `mlflow server --backend-store-uri sqlite:///runs/mlflow.db`.
+MLflow is read over HTTP, so that the page does not depend on its libraries. To read an embedded
+store, run `mlflow server --backend-store-uri sqlite:///runs/mlflow.db`.
 """
 
 import math
@@ -17,31 +17,31 @@ from typing import Any, Final
 import httpx
 
 from segmentation_node.errors import SegmentationError
-from segmentation_node.web.loss_names import loss_in_words
+from segmentation_node.web.loss_names import loss_name
 from segmentation_node.web.page.charts import Curve
-from segmentation_node.web.page.mlflow_access import kind_of, mlflow_client
+from segmentation_node.web.page.mlflow_access import error_text, mlflow_client
 
 URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'
-#: Runs that are read from MLflow, the newest.
+#: Maximum number of runs read from MLflow, the newest first.
 MAX_RUNS: Final = 500
-#: Runs that are shown side by side; a chart has no more colors that can be told apart.
+#: Maximum number of runs shown together; a chart has no more distinguishable colors.
 MAX_SHOWN: Final = 6
-#: Figures whose values depend on the kind of loss.
+#: Metrics that can be compared only between runs with the same loss function.
 LOSSES: Final = ('val_loss', 'train_loss')
-#: Figures that come with every epoch and are shown as curves, as training names them.
+#: Metrics of every epoch, shown as curves, by their names in training.
 CURVES: Final = ('mIoU', 'Dice', 'pixel_acc', *LOSSES, 'imgs_per_sec', 'train_time_sec')
-#: Figures of the best epoch, with what the page calls them.
+#: Metrics of the best epoch, with their names on the page.
 SCORES: Final = MappingProxyType({'mIoU': 'miou', 'Dice': 'dice', 'pixel_acc': 'pixel_accuracy'})
-#: What the name of a class's figure begins with.
+#: Prefix of the metrics of a class.
 CLASS_IOU: Final = 'IoU/'
-#: Tag of a run inside another one: a trial of a search.
+#: Tag of a nested run: a trial of a search.
 PARENT_TAG: Final = 'mlflow.parentRunId'
 TIMEOUT_S: Final = 10.0
 _TEXTS: Final = ('params', 'tags')
 
 
 class RunsError(SegmentationError):
-    """MLflow cannot be read; `kind` is the key of the text that says why."""
+    """Raised if MLflow cannot be read; `kind` is the key of the text that explains why."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -53,16 +53,16 @@ class Run:
     """One training run.
 
     Attributes:
-        name: of the run, or of the model.
-        id: in MLflow.
-        label_scheme: classes that it learned; empty where it is not known.
-        data: images that its scores are measured on; empty where it is not known.
-        loss: what it minimizes; empty where it is not known.
-        trial: whether it is part of a search.
-        metrics: names of its figures in MLflow.
-        curves: by metric, value by epoch from 1.
-        class_iou: by class, 0 to 1, at the best epoch.
-        scores: by the values of SCORES, 0 to 1, at the best epoch.
+        name: name of the run or of the model.
+        id: run id in MLflow.
+        label_scheme: label scheme; empty if unknown.
+        data: validation data of the scores; empty if unknown.
+        loss: loss function; empty if unknown.
+        trial: whether the run is a trial of a search.
+        metrics: names of its metrics in MLflow.
+        curves: values by metric and epoch, from epoch 1.
+        class_iou: IoU by class at the best epoch, 0 to 1.
+        scores: scores by the values of SCORES at the best epoch, 0 to 1.
     """
 
     name: str
@@ -78,13 +78,13 @@ class Run:
 
     @property
     def group(self) -> tuple[str, str]:
-        """Classes and data: scores of runs that differ in these may not be compared."""
+        """Label scheme and data; only scores of runs with the same group can be compared."""
         return self.label_scheme, self.data
 
 
 def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
-    """The runs that the served models come from, with the scores on their first set."""
-    found = []
+    """Return the training runs of the served models, with scores on their first data set."""
+    runs = []
     for model in models:
         data = next(iter(model['scores']), '')
         scores: dict[str, Any] = model['scores'].get(data, {})
@@ -92,7 +92,7 @@ def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
             metric: {int(row['epoch']): row[metric] for row in model['curve'] if metric in row}
             for metric in CURVES
         }
-        found.append(
+        runs.append(
             Run(
                 model['name'],
                 label_scheme=model['label_scheme'] or '',
@@ -103,61 +103,61 @@ def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
                 scores={k: v for k, v in scores.items() if not isinstance(v, dict)},
             )
         )
-    return [run for run in found if run.scores or any(run.curves.values())]
+    return [run for run in runs if run.scores or any(run.curves.values())]
 
 
-def named_apart(found: Sequence[Run]) -> list[Run]:
-    """The same runs; those that share a name carry the beginning of their id as well."""
-    count = Counter(run.name for run in found)
+def with_unique_names(runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with unique names: duplicates get the beginning of their id."""
+    count = Counter(run.name for run in runs)
     return [
         replace(run, name=f'{run.name} ({run.id[:8]})') if count[run.name] > 1 else run
-        for run in found
+        for run in runs
     ]
 
 
-def matching(found: Sequence[Run], wanted: str) -> list[Run]:
-    """The runs with one of several parts of names, separated by commas; all without any."""
-    parts = [part.strip().lower() for part in wanted.split(',') if part.strip()]
-    return [run for run in found if not parts or any(part in run.name.lower() for part in parts)]
+def filter_by_name(runs: Sequence[Run], text: str) -> list[Run]:
+    """Return the runs whose name contains a comma-separated part of `text`; all if it is empty."""
+    parts = [part.strip().lower() for part in text.split(',') if part.strip()]
+    return [run for run in runs if not parts or any(part in run.name.lower() for part in parts)]
 
 
-def by_loss(found: Sequence[Run]) -> list[list[Run]]:
-    """Runs whose losses may be compared, together; one whose loss is not known is alone."""
+def by_loss(runs: Sequence[Run]) -> list[list[Run]]:
+    """Return the runs grouped by loss function; each unknown one is its own group."""
     kinds: dict[str, list[Run]] = {}
-    for index, run in enumerate(found):
+    for index, run in enumerate(runs):
         kinds.setdefault(run.loss or f'unknown {index}', []).append(run)
     return list(kinds.values())
 
 
 def mlflow_uri() -> str | None:
-    """Address of the MLflow server where one is named; an embedded store has none."""
+    """Return the address of the MLflow server, if one is set; an embedded store has no address."""
     uri = os.environ.get(URI_VARIABLE, '')
     return uri.rstrip('/') if uri.startswith(('http://', 'https://')) else None
 
 
 def runs_of_mlflow(uri: str) -> list[Run]:
-    """The newest finished runs of all experiments, without their figures; raises RunsError."""
-    with _reading(uri) as client:
+    """Return the newest finished runs of all experiments, without metrics; raises RunsError."""
+    with _connection(uri) as client:
         experiments = _post(client, 'experiments/search', {'max_results': 100})
         ids = [e['experiment_id'] for e in experiments.get('experiments', [])]
-        runs = _post(
+        records = _post(
             client, 'runs/search',
             {'experiment_ids': ids, 'filter': "attributes.status = 'FINISHED'",
              'max_results': MAX_RUNS, 'order_by': ['attributes.start_time DESC']},
         ).get('runs', [])  # fmt: skip
-        # The run of a search itself has figures of other kinds.
-        found = [run for run in map(_described, runs) if set(run.metrics) & set(CURVES)]
-        return named_apart(found)
+        # The parent run of a search has other metrics.
+        runs = [run for run in map(_run_of, records) if set(run.metrics) & set(CURVES)]
+        return with_unique_names(runs)
 
 
-def with_figures(uri: str, found: Sequence[Run]) -> list[Run]:
-    """Fetch curves and scores of some runs; raises RunsError."""
-    with _reading(uri) as client:
-        return [_with_figures(client, run) for run in found]
+def with_metrics(uri: str, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs with their curves and scores; raises RunsError."""
+    with _connection(uri) as client:
+        return [_with_metrics(client, run) for run in runs]
 
 
 @contextmanager
-def _reading(uri: str) -> Iterator[httpx.Client]:
+def _connection(uri: str) -> Iterator[httpx.Client]:
     try:
         with mlflow_client(f'{uri}/api/2.0/mlflow', TIMEOUT_S) as client:
             yield client
@@ -166,11 +166,11 @@ def _reading(uri: str) -> Iterator[httpx.Client]:
         AttributeError,
     ) as error:  # fmt: skip
         raise RunsError(
-            kind_of(error), f'MLflow cannot be read ({type(error).__name__})'
+            error_text(error), f'MLflow cannot be read ({type(error).__name__})'
         ) from error
 
 
-def _described(run: dict[str, Any]) -> Run:
+def _run_of(run: dict[str, Any]) -> Run:
     info, data = run['info'], run['data']
     params, tags = ({p['key']: p['value'] for p in data.get(kind, [])} for kind in _TEXTS)
     metrics = {m['key']: m['value'] for m in data.get('metrics', [])}
@@ -179,32 +179,32 @@ def _described(run: dict[str, Any]) -> Run:
         id=info['run_id'],
         label_scheme=params.get('label_scheme', ''),
         data=_data(params, tags, metrics),
-        loss=loss_in_words(tags.get('loss_kind'), params),
+        loss=loss_name(tags.get('loss_kind'), params),
         trial=PARENT_TAG in tags,
         metrics=tuple(metrics),
     )
 
 
 def _data(params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[str, Any]) -> str:
-    """Name and fingerprint of the first validation set, which the scores are measured on."""
+    """Return the name and fingerprint of the first validation set, the data of the scores."""
     names = {
         key.removeprefix('val.').rpartition('.')[0] for key in params if key.startswith('val.')
     }
-    # Parameters come in any order; the first set is the one that has the run's score.
+    # Parameters are unordered; the first set is the one whose mIoU is that of the run.
     first = [n for n in sorted(names) if metrics.get(f'mIoU/{n}') == metrics.get('mIoU')]
     fingerprint = tags.get('val_fingerprint', '').partition(' ')[0]
     known = (first[0] if len(first) == 1 else '', f'({fingerprint})' if fingerprint else '')
     return ' '.join(filter(None, known))
 
 
-def _with_figures(client: httpx.Client, run: Run) -> Run:
+def _with_metrics(client: httpx.Client, run: Run) -> Run:
     histories = {
         name: _history(client, run.id, name)
         for name in run.metrics
         if name in CURVES or name in SCORES or name.startswith(CLASS_IOU)
     }
     curves = {metric: histories.get(metric, {}) for metric in CURVES}
-    # The epoch whose weights were kept; MLflow's own summary is of the last. Epoch 0 is none.
+    # The epoch of the saved weights; MLflow's summary is of the last epoch. 0 if there is none.
     best = max(curves['mIoU'], key=lambda epoch: curves['mIoU'][epoch], default=0)
     at_best = {name: curve[best] for name, curve in histories.items() if best in curve}
     class_iou = {
@@ -217,15 +217,15 @@ def _with_figures(client: httpx.Client, run: Run) -> Run:
 
 
 def _history(client: httpx.Client, run_id: str, metric: str) -> Curve:
-    asked = {'run_id': run_id, 'metric_key': metric, 'max_results': '1000'}
-    answer = client.get('/metrics/get-history', params=asked).raise_for_status().json()
+    params = {'run_id': run_id, 'metric_key': metric, 'max_results': '1000'}
+    response = client.get('/metrics/get-history', params=params).raise_for_status().json()
     return {
         int(m.get('step', 0)) + 1: float(m['value'])
-        for m in answer.get('metrics', [])
+        for m in response.get('metrics', [])
         if math.isfinite(float(m['value']))
     }
 
 
 def _post(client: httpx.Client, path: str, content: dict[str, Any]) -> dict[str, Any]:
-    answer: dict[str, Any] = client.post(f'/{path}', json=content).raise_for_status().json()
-    return answer
+    response: dict[str, Any] = client.post(f'/{path}', json=content).raise_for_status().json()
+    return response

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What segmentation nodes in the ROS graph show and say, for whoever looks at the moment.
+"""Overlays and diagnostics of the segmentation nodes in the ROS graph.
 
-The node segments only while somebody subscribes to an output; so here is subscribed only while
-somebody looks, and to nothing but what they look at.
+A node computes an output only while it has a subscriber, so this module subscribes to an output
+only while it has a viewer.
 """
 
 import threading
@@ -24,20 +24,20 @@ from segmentation_node.ros.publishers import DIAGNOSTICS_QOS
 
 OVERLAY: Final = f'/{OUTPUTS[topics.OVERLAY + topics.COMPRESSED_SUFFIX].name}'
 OVERLAY_TYPE: Final = 'sensor_msgs/msg/CompressedImage'
-#: The newest picture alone, and no reliability that a slow viewer would be waited for with.
-NEWEST: Final = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-#: Only our nodes have this in their diagnostics.
-ACCOUNT: Final = 'in_flight'
+#: Only the newest picture, best effort: a slow viewer must not delay the node.
+OVERLAY_QOS: Final = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+#: Diagnostics key that only segmentation nodes have.
+NODE_KEY: Final = 'in_flight'
 
 Status = dict[str, str]
 
 
-class LiveGraph:
-    """A node in a ROS context of its own, spun by a thread; to be called from any thread."""
+class RosCameras:
+    """ROS node that is spun by a thread; all methods are thread-safe."""
 
     def __init__(self) -> None:
         self._context = rclpy.Context()
-        # Signals stay with the service.
+        # The service handles signals itself.
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
         self._node = rclpy.create_node('live_view', context=self._context)
         self._executor = SingleThreadedExecutor(context=self._context)
@@ -53,7 +53,7 @@ class LiveGraph:
         self._context.try_shutdown()
 
     def cameras(self) -> list[str]:
-        """Where overlays are published: the node's name, or below it the camera's."""
+        """Return the name of each node or camera that publishes overlays."""
         return sorted(
             name.removesuffix(OVERLAY)
             for name, types in self._node.get_topic_names_and_types()
@@ -64,20 +64,20 @@ class LiveGraph:
 
     @contextmanager
     def overlays(self, camera: str, take: Callable[[bytes], None]) -> Iterator[None]:
-        """Call `take` with every compressed overlay of a camera, in ROS's own thread."""
+        """Call `take` with every overlay of a camera, a JPEG, in the ROS thread."""
 
         def on_overlay(message: Any) -> None:
             take(bytes(message.data))
 
-        with self._subscribed(CompressedImage, camera + OVERLAY, on_overlay, NEWEST):
+        with self._subscribed(CompressedImage, camera + OVERLAY, on_overlay, OVERLAY_QOS):
             yield
 
     @contextmanager
     def statuses(self, take: Callable[[list[Status]], None]) -> Iterator[None]:
-        """Call `take` with what segmentation nodes say of themselves, in ROS's own thread."""
+        """Call `take` with the diagnostics of the segmentation nodes, in the ROS thread."""
 
         def on_diagnostics(message: Any) -> None:
-            found = [
+            statuses = [
                 {
                     'name': status.name,
                     'level': str(status.level[0]),
@@ -86,7 +86,7 @@ class LiveGraph:
                 }
                 for status in message.status
             ]
-            if ours := [status for status in found if ACCOUNT in status]:
+            if ours := [status for status in statuses if NODE_KEY in status]:
                 take(ours)
 
         with self._subscribed(
@@ -98,14 +98,14 @@ class LiveGraph:
     def _subscribed(
         self, kind: Any, topic: str, callback: Callable[[Any], None], qos: QoSProfile
     ) -> Iterator[None]:
-        """Subscribe meanwhile; in ROS's thread, which may be waiting for the subscription."""
-        made: list[Subscription] = []
+        """Subscribe while the context lasts, in the ROS thread: its executor may be waiting."""
+        subscriptions: list[Subscription] = []
 
         def begin() -> None:
-            made.append(self._node.create_subscription(kind, topic, callback, qos))
+            subscriptions.append(self._node.create_subscription(kind, topic, callback, qos))
 
         def end() -> None:
-            for subscription in made:
+            for subscription in subscriptions:
                 self._node.destroy_subscription(subscription)
 
         self._executor.create_task(begin)

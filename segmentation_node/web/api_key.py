@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The API key, where one is set."""
+"""Authentication by an optional API key."""
 
 import base64
 import binascii
@@ -9,19 +9,19 @@ from typing import Final
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from segmentation_node.web import docs
 from segmentation_node.web.problems import ProblemError
+from segmentation_node.web.swagger_ui import PATHS
 
-HEADER: Final = 'X-API-Key'
-#: Says nothing about anybody: for whoever watches over the service, and for the documentation.
-OPEN_PATHS: Final = frozenset({'/healthz', '/readyz', '/', '/openapi.json', *docs.PATHS})
+API_KEY_HEADER: Final = 'X-API-Key'
+#: Paths that need no key: health checks and documentation, neither with private data.
+OPEN_PATHS: Final = frozenset({'/healthz', '/readyz', '/', '/openapi.json', *PATHS})
 
 
-class ApiKey:
-    """ASGI middleware that lets those in who bring the key, before it reads what they send.
+class ApiKeyMiddleware:
+    """ASGI middleware that rejects requests without the API key before their body is read.
 
-    The key comes in the header X-API-Key, or as the password of HTTP's basic authentication,
-    which is what browsers ask their users for.
+    The key is sent in the header X-API-Key or as the password of HTTP basic authentication,
+    which browsers ask their users for.
     """
 
     def __init__(self, app: ASGIApp, key: str) -> None:
@@ -30,22 +30,22 @@ class ApiKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        closed = scope['type'] == 'http' and scope['path'] not in OPEN_PATHS
-        if closed and not self._knows(Headers(scope=scope)):
+        protected = scope['type'] == 'http' and scope['path'] not in OPEN_PATHS
+        if protected and not self._is_authorized(Headers(scope=scope)):
             problem = ProblemError(
                 'unauthorized',
-                f'the request has no valid key; send it in the header {HEADER}, or as the '
-                f'password of a basic authentication',
+                f'the request has no valid API key; send it in the header {API_KEY_HEADER}, or as '
+                f'the password of basic authentication',
                 {'WWW-Authenticate': 'Basic realm="segmentation", charset="UTF-8"'},
             )
             await problem.response()(scope, receive, send)
             return
         await self._app(scope, receive, send)
 
-    def _knows(self, headers: Headers) -> bool:
-        given = headers.get(HEADER)
+    def _is_authorized(self, headers: Headers) -> bool:
+        given = headers.get(API_KEY_HEADER)
         candidate = _password(headers) if given is None else given.encode('latin-1')
-        # Takes as long for a wrong key as for one that is nearly right.
+        # Constant time: does not reveal how much of a wrong key is correct.
         return secrets.compare_digest(candidate, self._key)
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The view of the data set: what was learned from, and which classes there are."""
+"""View of the training data and the classes."""
 
 import streamlit as st
 
+from segmentation_node.web.page.class_shares import largest_shares, shares_by_id
 from segmentation_node.web.page.markup import figure, note, swatch, table
-from segmentation_node.web.page.parts import largest, shares
 from segmentation_node.web.page.patterns import patterned
 from segmentation_node.web.page.sample_pictures import categories, street
-from segmentation_node.web.page.texts import Words
+from segmentation_node.web.page.translations import Words
 
 
 def show(words: Words) -> None:
@@ -19,11 +19,11 @@ def show(words: Words) -> None:
     st.subheader(words('example_head'))
     example = street(0)
     true_labels = example.truth_in(scheme)
-    share_of = shares(true_labels)
+    share_of = shares_by_id(true_labels)
     named = [(c.name, share_of.get(c.id, 0.0)) for c in scheme.classes]
     left, right = st.columns(2)
     left.html(figure(example.image_rgb, words('example_alt'), words('example_caption')))
-    truth_alt = words('truth_alt', largest=largest(words, named))
+    truth_alt = words('truth_alt', largest=largest_shares(words, named))
     truth = patterned(true_labels, scheme)
     right.html(figure(truth, truth_alt, words('truth_caption'), exact=True))
     st.html(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The description of the service as a page, Swagger UI, from files of this machine alone."""
+"""Interactive API documentation: Swagger UI, from local files only."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +13,11 @@ from segmentation_node.paths import with_extra
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.security_headers import POLICY_HEADER, page_policy
 
-#: Its folder "static" has the files of Swagger UI.
+#: Package whose folder "static" contains the files of Swagger UI.
 PACKAGE: Final = 'fastapi_offline'
 SCRIPT: Final = 'swagger-ui-bundle.js'
 STYLE: Final = 'swagger-ui.css'
-#: Paths of the page and its files; they say nothing about anybody.
+#: Paths of the page and its files; they contain no private data.
 PATHS: Final = ('/docs', f'/docs/{SCRIPT}', f'/docs/{STYLE}')
 
 _PAGE: Final = Template("""<!doctype html>
@@ -25,7 +25,7 @@ _PAGE: Final = Template("""<!doctype html>
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>segmentation_node: the service</title>
+<title>segmentation_node: service API</title>
 <link rel="stylesheet" href="docs/$style">
 <link rel="icon" href="data:,">
 </head>
@@ -39,7 +39,7 @@ _PAGE: Final = Template("""<!doctype html>
 
 
 def make_docs_router(page_url: str) -> APIRouter:
-    """Routes of the description, and `/`, which leads to the page or else to the description."""
+    """Return the routes of Swagger UI, and `/`, which redirects to the page or to Swagger UI."""
     router = APIRouter(include_in_schema=False)
 
     @router.get('/')
@@ -64,12 +64,12 @@ def make_docs_router(page_url: str) -> APIRouter:
 
 
 def _static() -> Path:
-    """Folder of Swagger UI's files; raises ProblemError where it is not installed."""
-    found = find_spec(PACKAGE)
-    if found is None or found.origin is None:
+    """Return the folder of Swagger UI's files; raises ProblemError if it is not installed."""
+    spec = find_spec(PACKAGE)
+    if spec is None or spec.origin is None:
         raise ProblemError(
             'no-docs',
-            f'Swagger UI is not installed where the service runs; /openapi.json has the '
-            f'description. To install it: pip install {with_extra("web")}',
+            f'Swagger UI is not installed on the machine of the service; the OpenAPI schema is at '
+            f'/openapi.json. To install it: pip install {with_extra("web")}',
         )
-    return Path(found.origin).with_name('static')
+    return Path(spec.origin).with_name('static')

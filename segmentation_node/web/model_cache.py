@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The models that can be asked for: each is loaded with its first request, and stays."""
+"""Models of the service: each is loaded on first use and stays loaded."""
 
 import logging
 import queue
@@ -23,24 +23,24 @@ IDLE: Final = 'idle'
 LOADING: Final = 'loading'
 READY: Final = 'ready'
 FAILED: Final = 'failed'
-#: Height and width of the pictures that a new model is tried on.
+#: Height and width of the images that determine the batch size of a model.
 TRIAL_HW: Final = (192, 320)
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Model:
-    """One model on the shelf.
+class ServedModel:
+    """One model of the service.
 
     Args:
-        name: by which it is asked for.
+        name: name in requests.
         source: bundled name, folder or hub id.
         state: IDLE, LOADING, READY or FAILED.
-        segmenter: once READY.
-        max_batch: images that it takes at once; 1 where company would change their labels.
-        load_s: how long it took to load.
-        error: why it FAILED, in full; it may name files of the machine.
+        segmenter: set when READY.
+        max_batch: largest batch; 1 if batching would change labels.
+        load_s: load time.
+        error: full reason why it FAILED; may contain paths of this machine.
     """
 
     name: str
@@ -59,37 +59,37 @@ class Model:
         return self.segmenter
 
 
-class Shelf:
-    """Loads models one after the other in a thread of its own.
+class ModelCache:
+    """Loads models one after the other in a thread.
 
     Args:
-        settings: which models, and how they are run.
-        settled: called in that thread with each model and whether it is ready.
+        settings: models and their runtime settings.
+        on_loaded: called in that thread with each model and whether it is READY.
     """
 
-    def __init__(self, settings: Settings, settled: Callable[[Model, bool], None]) -> None:
+    def __init__(self, settings: Settings, on_loaded: Callable[[ServedModel, bool], None]) -> None:
         self._settings = settings
-        self._settled = settled
-        self.models = {name: Model(name, source) for name, source in settings.models.items()}
-        self._wanted: queue.SimpleQueue[Model] = queue.SimpleQueue()
-        threading.Thread(target=self._serve, name='shelf', daemon=True).start()
+        self._on_loaded = on_loaded
+        self.models = {name: ServedModel(name, source) for name, source in settings.models.items()}
+        self._pending: queue.SimpleQueue[ServedModel] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name='model cache', daemon=True).start()
 
-    def want(self, name: str) -> None:
-        """See to it that a model is loaded; one that failed is tried again.
+    def start_loading(self, name: str) -> None:
+        """Load a model in the background unless it is loaded; one that failed is tried again.
 
         Only one thread at a time may call this.
         """
         model = self.models[name]
         if model.state in (IDLE, FAILED):
             model.state = LOADING
-            self._wanted.put(model)
+            self._pending.put(model)
 
-    def _serve(self) -> None:
+    def _run(self) -> None:
         while True:
-            model = self._wanted.get()
-            self._settled(model, self._load(model))
+            model = self._pending.get()
+            self._on_loaded(model, self._load(model))
 
-    def _load(self, model: Model) -> bool:
+    def _load(self, model: ServedModel) -> bool:
         started_s = time.perf_counter()
         try:
             model.segmenter = self._segmenter(model.source)
@@ -98,8 +98,8 @@ class Shelf:
             model.error, model.state = str(error), FAILED
             _log.error('model %s cannot be loaded: %s', model.name, error)
             return False
-        except Exception as error:  # noqa: BLE001 (told, and logged in full)
-            # Whoever waits for the model must hear of it, and the others be loaded all the same.
+        except Exception as error:  # noqa: BLE001 (logged in full, and reported to the client)
+            # Requests wait for the model, and other models must still be loaded.
             model.error, model.state = repr(error), FAILED
             _log.exception('model %s cannot be loaded', model.name)
             return False
@@ -119,25 +119,25 @@ class Shelf:
         )
 
     def _max_batch(self, segmenter: Segmenter) -> int:
-        """How many images to run at once.
+        """Return the largest batch that does not change labels.
 
-        What is computed for an image in company may differ in its last bits from what is computed
-        for it alone, with some networks, precisions and devices, and a pixel may tip over. An
-        answer must not depend on who else asks at the moment.
+        With some networks, precisions and devices, the scores of an image differ in their last
+        bits between a batch and a single run, which can change the label of a pixel. A result
+        must not depend on which other requests arrive at the same time.
         """
         largest = self._settings.max_batch
         if not self._settings.exact or segmenter.runtime not in TORCH_RUNTIMES:
-            return largest  # the other runtimes run the images of a batch one by one
+            return largest  # other runtimes run the images of a batch one by one
         images = trial_images(largest)
-        alone = np.concatenate([segmenter.segment([image]).labels for image in images])
+        single = np.concatenate([segmenter.segment([image]).labels for image in images])
         for size in sorted({2, largest}):
-            if (segmenter.segment(images[:size]).labels != alone[:size]).any():
+            if (segmenter.segment(images[:size]).labels != single[:size]).any():
                 return 1
         return largest
 
 
 def trial_images(count: int) -> list[ImageRgb]:
-    """Pictures of many edges, each (H, W, 3) uint8 and unlike the others."""
+    """Return different images of random blocks, each (H, W, 3) uint8."""
     rng = np.random.default_rng(0)
     height, width = TRIAL_HW
     coarse = rng.integers(0, 256, (count, height // 16, width // 16, 3), np.uint8)

@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pace that clients must keep while they send a request or read a response."""
+"""Time limits of clients that send a request or read a response."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Pace:
+class TransferLimits:
     """Time limits of a transfer.
 
     Args:
-        stall_s: longest time without any byte; also what a transfer may take at its start before
-            its rate counts.
+        stall_s: longest time without any byte, and time before the rate limit applies.
         min_bytes_per_s: lowest mean rate after that.
-        max_s: longest time of a whole transfer, at any rate.
+        max_s: longest duration of a transfer at any rate.
     """
 
     stall_s: float

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Responses of the service: results as JSON, masks as PNG."""
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from segmentation_node import topics
+from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.images.rendering import LabelImage, Rendered
+from segmentation_node.labels import LabelScheme
+from segmentation_node.web.batching import SegmentedImage
+
+OutputName: TypeAlias = Literal['label', 'color', 'overlay', 'confidence']
+
+#: Outputs that can be requested, with the name under which the node publishes each.
+NODE_OUTPUTS: Final[Mapping[OutputName, str]] = MappingProxyType(
+    {
+        'label': topics.LABEL_MASK,
+        'color': topics.COLOR_MASK,
+        'overlay': topics.OVERLAY,
+        'confidence': topics.CONFIDENCE,
+    }
+)
+
+
+class LegendEntry(BaseModel):
+    """One class of a label scheme."""
+
+    id: int = Field(description='value in the label mask', examples=[7])
+    name: str = Field(examples=['vehicle'])
+    color: tuple[int, int, int] = Field(description='red, green, blue', examples=[(0, 0, 142)])
+    category: str = Field(examples=['vehicle'])
+    void: bool = Field(description='true for pixels that belong to no other class')
+
+
+class ClassShare(LegendEntry):
+    """One class and its share of the image."""
+
+    share: float = Field(description='share of the pixels, 0 to 1', ge=0, le=1, examples=[0.125])
+
+
+class Timings(BaseModel):
+    """Durations of the stages, in milliseconds."""
+
+    decode_ms: float = Field(description='decoding the image file')
+    wait_ms: float = Field(description='loading the model and waiting in the queue')
+    segment_ms: float = Field(description='running the network, for the whole batch')
+    encode_ms: float = Field(description='encoding the masks as PNG')
+
+
+class ModelResult(BaseModel):
+    """Result of one model for one image."""
+
+    model: str = Field(examples=['deeplabv3plus'])
+    label_scheme: str = Field(examples=['cityscapes8'])
+    outputs: dict[OutputName, str] = Field(
+        description='PNG files in base64. label: class ids; color: class colors; overlay: class '
+        'colors over the image; confidence: confidence of each pixel, 255 is certain'
+    )
+    classes: list[ClassShare] = Field(description='all classes, in the order of the scheme')
+    confidence: float = Field(description='mean confidence of all pixels, 0 to 1', ge=0, le=1)
+    batch: int = Field(description='number of images in the same batch', ge=1)
+    timings: Timings
+
+
+class ImageResult(BaseModel):
+    """Results of all requested models for one image."""
+
+    width: int = Field(description='width of the upright image', ge=1)
+    height: int = Field(description='height of the upright image', ge=1)
+    format: Literal['jpeg', 'png', 'tiff', 'webp'] = Field(description='detected file format')
+    results: list[ModelResult] = Field(description='one per model, in the order of the request')
+
+
+class BatchResult(BaseModel):
+    """Results for several images, in the order of the request."""
+
+    predictions: list[ImageResult]
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """Options of a request for predictions."""
+
+    models: tuple[str, ...]
+    outputs: tuple[OutputName, ...]
+    overlay_alpha: float
+
+
+def legend(scheme: LabelScheme) -> list[LegendEntry]:
+    """Return all classes of a scheme."""
+    return [
+        LegendEntry(id=c.id, name=c.name, color=c.color, category=c.category, void=c.void)
+        for c in scheme.classes
+    ]
+
+
+def class_shares(labels: LabelImage, scheme: LabelScheme) -> list[ClassShare]:
+    """Return all classes of a scheme with their share of the labels, (H, W) uint8."""
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return [
+        ClassShare(**entry.model_dump(), share=float(counts[entry.id] / labels.size))
+        for entry in legend(scheme)
+    ]
+
+
+def render_outputs(
+    image_rgb: ImageRgb, segmented: SegmentedImage, outputs: Sequence[OutputName], alpha: float
+) -> dict[OutputName, bytes]:
+    """Render the requested outputs as PNG files."""
+    rendered = Rendered(image_rgb, segmented.labels, segmented.confidence, segmented.scheme, alpha)
+    return {name: encode_png(getattr(rendered, NODE_OUTPUTS[name])) for name in outputs}
+
+
+def model_result(
+    model: str,
+    image_rgb: ImageRgb,
+    segmented: SegmentedImage,
+    options: PredictOptions,
+    decode_ms: float,
+) -> ModelResult:
+    """Render and encode the result of one model for one image."""
+    started_s = time.perf_counter()
+    files = render_outputs(image_rgb, segmented, options.outputs, options.overlay_alpha)
+    encode_ms = (time.perf_counter() - started_s) * 1e3
+    return ModelResult(
+        model=model,
+        label_scheme=segmented.scheme.name,
+        outputs={name: base64.b64encode(data).decode() for name, data in files.items()},
+        classes=class_shares(segmented.labels, segmented.scheme),
+        confidence=float(segmented.confidence().mean() / 255),
+        batch=segmented.batch,
+        timings=Timings(
+            decode_ms=round(decode_ms, 1),
+            wait_ms=round(segmented.wait_ms, 1),
+            segment_ms=round(segmented.segment_ms, 1),
+            encode_ms=round(encode_ms, 1),
+        ),
+    )
