@@ -153,7 +153,7 @@ def _ious(words: Words, sample: Sample, results: Sequence[ModelResult]) -> None:
         except SchemeError:
             continue
         for comparison, result in zip(comparisons, group, strict=True):
-            comparison.add(sample.label_ids, result.labels)
+            comparison.add(sample.label_ids, result.labels, result.model)
         scores = [comparison.confusion.scores(scheme) for comparison in comparisons]
         ious = [s.class_iou() for s in scores]
         rows = [
