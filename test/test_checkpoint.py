@@ -315,7 +315,7 @@ def test_file_instead_of_its_folder(deeplab: Path) -> None:
 
 def test_no_config(deeplab: Path) -> None:
     (deeplab / 'config.json').unlink()
-    refused(deeplab, str(deeplab), 'no config.json', 'a checkpoint folder holds')
+    refused(deeplab, str(deeplab), 'no config.json', 'a checkpoint folder contains')
 
 
 @pytest.mark.parametrize('text', ['', '{"a": ', '\x00', '[]', '3', 'null'])
