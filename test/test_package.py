@@ -20,7 +20,7 @@ from unittest import mock
 import pytest
 import yaml
 from repository import ROOT
-from test_imports import imports_of
+from test_imports import packages_of
 
 import segmentation_node
 from segmentation_node import topics
@@ -72,7 +72,7 @@ def test_every_library_imported_is_required(project: dict[str, Any], manifest: E
     ros_packages = {element.text for element in manifest.iter('exec_depend')}
     distributions = packages_distributions()
     package = (ROOT / 'segmentation_node').rglob('*.py')
-    imported = set().union(*map(imports_of, package)) - sys.stdlib_module_names
+    imported = set().union(*map(packages_of, package)) - sys.stdlib_module_names
     for module in sorted(imported - {'segmentation_node'}):
         names = {name.replace('_', '-').lower() for name in distributions.get(module, [module])}
         names |= {name.replace('ros-', 'ros-jazzy-') for name in names}
