@@ -67,8 +67,8 @@ def test_hostile_yaml(content: str | bytes, said: str) -> None:
         ('{"a":' * 40_000 + '1' + '}' * 40_000, 'deeper than'),
         ('[' * (MAX_DEPTH + 1) + ']' * (MAX_DEPTH + 1), 'deeper than'),
         ('9' * 5000, 'not valid JSON'),
-        ('[NaN]', 'NaN is no number of JSON'),
-        ('-Infinity', 'no number of JSON'),
+        ('[NaN]', 'NaN is not valid in JSON'),
+        ('-Infinity', 'not valid in JSON'),
         ('', 'not valid JSON'),
     ],
 )
