@@ -103,6 +103,7 @@ setup(
             'fastapi-offline',  # the files of Swagger UI
             'h11',
             'httpx',
+            'matplotlib',
             'prometheus-client',
             'pydantic>=2',
             'python-multipart',

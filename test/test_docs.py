@@ -280,7 +280,7 @@ def test_architecture_lists_every_folder() -> None:
     ignored = ('__pycache__', 'build', 'install', 'log', 'dist', 'site', 'data', 'runs')
     there = [
         path.relative_to(ROOT).as_posix()
-        for folder in (ROOT, ROOT / 'segmentation_node')
+        for folder in (ROOT, ROOT / 'segmentation_node', ROOT / 'training')
         for path in folder.iterdir()
         if path.is_dir()
         and path.name not in ignored

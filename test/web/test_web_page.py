@@ -34,7 +34,6 @@ from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.model_cache import ServedModel
 from segmentation_node.web.page import charts, patterns, sample_pictures, training_runs
 from segmentation_node.web.page.__main__ import streamlit_command
-from segmentation_node.web.page.charts import ticks
 from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
 from segmentation_node.web.page.translations import LANGUAGES, Words, texts
@@ -269,7 +268,7 @@ def upload(page: Page, name: str, data: bytes) -> None:
 
 @needs_chromium
 @pytest.mark.parametrize('language', LANGUAGES)
-def test_live_view_without_a_node_says_so_and_leads_back(browser: Browser, language: str) -> None:
+def test_live_view_without_a_node_explains_and_links_back(browser: Browser, language: str) -> None:
     words = Words(language)
     graph = StubCameras(names=())
     back = 'http://127.0.0.1:8501'
@@ -299,7 +298,7 @@ def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.Mon
 
 
 @needs_chromium
-def test_the_description_is_shown_by_swagger(browser: Browser) -> None:
+def test_swagger_ui_shows_the_routes(browser: Browser) -> None:
     pytest.importorskip('fastapi_offline', reason='it is not installed: pip install ".[web]"')
     with serving(Settings({'unet': 'unet'})) as service:
         page = browser.new_page()
@@ -383,7 +382,7 @@ def test_a_sample_is_shown_with_its_truth_and_scored_against_it(page: Page) -> N
 
 
 @needs_chromium
-def test_controls_can_be_told_from_the_page(page: Page) -> None:
+def test_controls_have_enough_contrast(page: Page) -> None:
     """WCAG 1.4.11: controls have a contrast of at least 3:1 to their surroundings."""
     settled(page)
     page.get_by_test_id('stCheckbox').get_by_text('tiny').click()
@@ -409,7 +408,7 @@ def svg_of(chart: str) -> str:
     return base64.b64decode(source[1]).decode()
 
 
-def test_numbers_are_written_as_the_language_does() -> None:
+def test_numbers_follow_the_language() -> None:
     english, french = Words('en'), Words('fr')
     assert english.number(51587.44) == '51,587.4'
     assert french.number(51587.44) == '51\N{NARROW NO-BREAK SPACE}587,4'
@@ -425,15 +424,14 @@ def test_numbers_are_written_as_the_language_does() -> None:
     assert not any('.' in text for text in texts_of['fr'])
 
 
-def test_curves_of_long_names_can_be_told_apart() -> None:
+def test_curves_are_distinguishable() -> None:
     names = ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug')
     curves = {name: {1: 0.5, 2: 0.75} for name in names}
-    chart = charts.curve_chart('t', 'd', 'x', curves, str)
-    assert re.findall('>([AB])</text>', svg_of(chart)) == ['A', 'B']
-    for letter, name in zip('AB', names, strict=True):
-        assert f'<strong>{letter}</strong> {name}<' in chart
-    short = charts.curve_chart('t', 'd', 'x', {'U-Net': curves[names[0]]}, str)
-    assert '>U-Net</text>' in svg_of(short)
+    svg = svg_of(charts.curve_chart('t', 'd', 'x', curves, str))
+    for name in names:
+        assert f'>{name}</text>' in svg
+    assert set(charts.COLORS[:2]) <= set(re.findall('stroke: (#[0-9a-f]{6})', svg))
+    assert svg.count('stroke-dasharray') == 2  # the second curve, and its sample in the legend
 
 
 @pytest.mark.parametrize('model', bundled_models())
@@ -449,7 +447,7 @@ def test_epochs_are_those_of_the_run(model: str) -> None:
     assert best == spec.provenance['epoch']
 
 
-def test_both_languages_say_the_same() -> None:
+def test_both_languages_have_the_same_texts() -> None:
     english, *others = map(texts, LANGUAGES)
     for other in others:
         assert list(other) == list(english)
@@ -461,14 +459,14 @@ def _slots(text: str) -> set[str]:
     return {name for _, name, _, _ in Formatter().parse(text) if name}
 
 
-def test_every_text_that_is_asked_for_is_there() -> None:
+def test_every_used_text_exists() -> None:
     folder = Path(patterns.__file__).parent
     code = '\n'.join(path.read_text(encoding='utf-8') for path in folder.glob('*.py'))
     asked = set(re.findall(r"words\(\s*'(\w+)'", code))
     assert {'title', 'run', 'legend'} <= asked <= set(texts('en'))
 
 
-def test_problems_of_uploads_are_told_in_plain_words() -> None:
+def test_upload_problems_are_explained() -> None:
     # Problems that requests of the page cannot cause.
     ours = {'internal-error', 'invalid-request', 'not-ready', 'not-well', 'unknown-camera',
             'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-docs', 'no-ros',
@@ -479,7 +477,7 @@ def test_problems_of_uploads_are_told_in_plain_words() -> None:
 
 
 @pytest.mark.parametrize('name', available_schemes())
-def test_no_two_classes_look_alike(name: str) -> None:
+def test_all_classes_look_different(name: str) -> None:
     scheme = load_scheme(name)
     seen: set[Any] = set()
     for c in scheme.classes:
@@ -505,7 +503,11 @@ def test_disagreement_is_counted_and_shown() -> None:
 
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (0.65, 0.83), (3, 30), (5, 5)])
-def test_ticks_hold_the_values_between_them(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert found[0] <= low <= high <= found[-1]
-    assert 2 <= len(found) <= 8
+def test_charts_have_a_few_round_ticks(low: float, high: float) -> None:
+    svg = svg_of(charts.curve_chart('t', 'd', 'x', {'U-Net': {1: low, 2: high}}, '{:.10g}'.format))
+    numbers = [float(text) for text in re.findall(r'>([\d.]+)</text>', svg)]
+    values = numbers[2:]  # epochs 1 and 2 come first
+    assert numbers[:2] == [1, 2]
+    assert 2 <= len(values) <= 10
+    assert min(values) <= high
+    assert max(values) >= low

@@ -27,9 +27,6 @@ STYLE: Final = """
 .sn-large {overflow: auto; max-height: 80vh}
 .sn-large .sn-figure img {width: max(100%, 60rem); max-width: none}
 #result {scroll-margin-top: 4rem}
-.sn-keys {list-style: none; margin: .3rem 0; padding: 0}
-.sn-keys li {display: flex; align-items: center; gap: .5rem; margin: 0}
-.sn-figure img.sn-key {width: 48px; height: 16px; border: 0}
 /* Controls have a contrast of at least 3:1 to their surroundings (WCAG 1.4.11). */
 [data-testid="stRadioOption"]:not([data-selected]) > div > div:first-child,
 [data-testid="stCheckbox"]:not([data-selected]) label > div:first-of-type,
