@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: a segmentation node as it is commonly written, which ours is compared with.
+"""Baseline node: a segmentation node as it is commonly written.
 
-Each habit is taken from nodes and tutorials that many use, and none is made worse than it is
-there: the weights are the same, the image is read without a copy, gradients are off, and the
-publishers and the subscription work. Left out are conversions that such nodes do by cv_bridge,
-which is not always there; that is to its advantage.
+It follows widely used nodes and tutorials, and is no worse than these: the weights are ours, the
+image is read without a copy, gradients are off, and publishers and subscription are correct. It
+lacks the conversions of cv_bridge, which is not always installed; this is to its advantage.
 """
 
 import sys
@@ -22,16 +21,16 @@ from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 
-#: The number that stands in nearly every create_subscription and create_publisher: a reliable
-#: queue of ten, in which images wait and grow old.
+#: QoS depth of nearly all subscriptions and publishers: a reliable queue of ten, in which images
+#: wait.
 DEPTH = 10
 
 
 class CommonNode(Node):
-    """Everything in the callback of the image."""
+    """Node that does all work in the callback of the image."""
 
     def __init__(self) -> None:
-        # Under the name of ours, so that a subscriber finds both at the same topics.
+        # The same name, and thus the same topics, as our node.
         super().__init__(topics.NODE_NAME)
         model = self.declare_parameter('model', DEFAULT_MODEL).value
         device = self.declare_parameter('device', 'auto').value
@@ -44,10 +43,10 @@ class CommonNode(Node):
         self.create_subscription(Image, topics.IMAGE, self._on_image, DEPTH)
 
     def _on_image(self, message: Image) -> None:
-        # What cv_bridge's passthrough does: a view of the message's memory.
+        # A view of the message's memory, as cv_bridge's passthrough returns it.
         image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
         labels = self._model.labels(image)
-        # Colours by indexing, and the overlay, whether anybody looks or not.
+        # Colors and overlay are computed even if they have no subscriber.
         color = self._palette[labels]
         alpha = DEFAULT_OVERLAY_ALPHA
         overlay = np.asarray(cv2.addWeighted(image, 1 - alpha, color, alpha, 0), np.uint8)
@@ -60,20 +59,20 @@ class CommonNode(Node):
 
     def _as_message(self, pixels: ImageRgb, encoding: str, image: Image) -> Image:
         message = Image()
-        # The time of publishing in place of the image's own: the mask looks fresh, however old
-        # its image is, and cannot be matched with it.
+        # The time of publishing instead of the stamp of the image: the mask looks recent however
+        # old its image is, and cannot be matched with it.
         message.header.stamp = self.get_clock().now().to_msg()
         message.header.frame_id = image.header.frame_id
         message.height, message.width = pixels.shape[:2]
         message.encoding = encoding
         message.step = pixels.shape[1] * pixels[0, 0].size
-        # As cv_bridge did for years: the bytes are copied, and once more into the message.
+        # Copied twice, once into the message, as cv_bridge did for years.
         message.data = pixels.tobytes()
         return message
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until it is told to stop; returns the exit status."""
+    """Run the node until it is stopped; returns the exit status."""
     rclpy.init(args=args)
     try:
         rclpy.spin(CommonNode())

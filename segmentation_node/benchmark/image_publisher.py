@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: publish image files as cameras would, at a steady rate, over and over.
+"""Command that publishes image files like cameras, at a constant rate, in a loop.
 
-On stdout it writes a line of JSON every quarter of a second: how many frames were sent.
+Every quarter of a second it writes a line of JSON to stdout: the number of frames sent.
 """
 
 import argparse
@@ -25,22 +25,22 @@ from segmentation_node.images.files import read_image
 from segmentation_node.interrupt import StopRequest, stop_on_signal
 from segmentation_node.ros.mask_messages import ImageBuffer
 
-#: As many camera drivers have it; whoever subscribes best effort gets it as well.
+#: QoS of many camera drivers: reliable, so that best-effort subscribers receive frames, too.
 CAMERA_QOS: Final = QoSProfile(depth=10)
 REPORT_PERIOD_S: Final = 0.25
 
 
 def frame_id(stamp_ns: int, sent_ns: int) -> str:
-    """A frame_id that tells stamp and time of sending, for whoever gets it back with a mask.
+    """Return a frame_id that contains the stamp and the time of sending.
 
-    Nodes copy it even where they stamp masks anew. The time is of the monotonic clock, which
-    all processes of a machine share.
+    Masks return it to the subscriber: nodes copy it even if they change the stamp. The time is
+    that of the monotonic clock, which all processes on a machine share.
     """
     return f'camera_{stamp_ns}_{sent_ns}'
 
 
 def times_of(frame_id: str) -> tuple[int, int]:
-    """Stamp and time of sending in nanoseconds, of what `frame_id` made."""
+    """Return the stamp and the time of sending, in nanoseconds, from a `frame_id`."""
     _, stamp_ns, sent_ns = frame_id.split('_')
     return int(stamp_ns), int(sent_ns)
 
@@ -54,7 +54,7 @@ def _send(publisher: Publisher, message: Any) -> None:
 
 def _run(publishers: Sequence[Publisher], messages: Sequence[Any], hz: float,
          stop: StopRequest) -> None:  # fmt: skip
-    """Send frames to the cameras in turn, `hz` of them a second in all."""
+    """Publish frames on the topics in turn; `hz` is the total rate."""
     due_s = reported_s = time.monotonic()
     # Every camera sees every frame.
     turns = cycle(product(messages, publishers))
@@ -66,17 +66,21 @@ def _run(publishers: Sequence[Publisher], messages: Sequence[Any], hz: float,
         if now_s - reported_s >= REPORT_PERIOD_S or sent == 1:
             reported_s = now_s
             print(json.dumps({'sent': sent}), flush=True)
-        # What comes too late is not made up for, as no camera would.
+        # Like a camera, it does not catch up on delayed frames.
         due_s = max(due_s + 1 / hz, now_s)
         time.sleep(due_s - now_s)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='camera', description='Publish images until a signal.')
-    parser.add_argument('images', type=Path, nargs='+', help='files, all of one size')
-    parser.add_argument('--topic', action='append', required=True, help='one for each camera')
-    parser.add_argument('--rate-hz', type=rate_hz, required=True, help='of all cameras together')
+    parser = argparse.ArgumentParser(
+        prog='camera', description='Publish images until SIGINT or SIGTERM.'
+    )
+    parser.add_argument('images', type=Path, nargs='+', help='image files of equal size')
+    parser.add_argument(
+        '--topic', action='append', required=True, help='topic of a camera; may be repeated'
+    )
+    parser.add_argument('--rate-hz', type=rate_hz, required=True, help='total rate of all cameras')
     args = parser.parse_args(argv)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: subscribe to what nodes publish and note when each label mask came.
+"""Command that subscribes to the outputs of nodes and records when each label mask arrives.
 
-Several times a second it writes a line of JSON on stdout: label masks by camera, and the newest
-diagnostics by node. When it is told to stop, it writes all masks into a file.
+Several times a second it writes a line of JSON to stdout: number of label masks by camera, and the
+last diagnostics by node. On SIGINT or SIGTERM it writes the times of all masks to a file.
 """
 
 import argparse
@@ -27,16 +27,16 @@ from segmentation_node.benchmark.image_publisher import times_of
 from segmentation_node.interrupt import stop_on_signal
 
 REPORT_PERIOD_S: Final = 0.1
-#: Masks may wait here for a moment; none is to be lost between the node and the count.
+#: Reliable and deep enough that no mask is lost while another is counted.
 QOS: Final = QoSProfile(depth=10)
 
 
 class Subscriber(Node):
-    """Receives every message as any node would; keeps the times of the label masks."""
+    """Node that receives every message and keeps the times of the label masks."""
 
     def __init__(self, label_masks: Sequence[str], others: Sequence[str]) -> None:
         super().__init__('subscriber')
-        #: Camera, time of sending, time of receiving (monotonic, ns), whether the stamp is kept.
+        #: Camera, times of sending and receiving (monotonic, ns), and True if the stamp is kept.
         self.masks: list[tuple[int, int, int, bool]] = []
         self._counts = [0] * len(label_masks)
         self._status: dict[str, dict[str, str]] = {}
@@ -56,7 +56,7 @@ class Subscriber(Node):
         self._counts[camera] += 1
 
     def _on_other(self, _message: Image) -> None:
-        """Received, which is all that is asked of it."""
+        """Ignore the message; receiving it is the load to measure."""
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:
@@ -69,7 +69,9 @@ class Subscriber(Node):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog='subscriber', description='Receive until a signal.')
+    parser = argparse.ArgumentParser(
+        prog='subscriber', description='Receive masks until SIGINT or SIGTERM.'
+    )
     parser.add_argument('output', type=Path, help='file for the times of the label masks')
     parser.add_argument('--label-mask', action='append', required=True, metavar='TOPIC')
     parser.add_argument('--other', action='append', default=[], metavar='TOPIC')

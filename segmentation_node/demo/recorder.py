@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Command: record topics of the ROS graph into a bag and tell how it goes.
+"""Command that records topics of the ROS graph into a bag and reports its progress.
 
-Stands in for `ros2 bag record` where ROS 2 comes from pip. What is recorded is said beforehand,
-with its type and quality of service, so that nothing is missed while the graph is explored. On
-stdout it writes a line of JSON every quarter of a second: messages by topic, and the node's
-last diagnostics.
+It replaces `ros2 bag record` where ROS 2 comes from pip. Topics are given with type and QoS, so
+that no message is missed during discovery. Every quarter of a second it writes a line of JSON to
+stdout: number of messages by topic, and the last diagnostics of the node.
 """
 
 import argparse
@@ -36,9 +35,9 @@ from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError
 from segmentation_node.interrupt import StopRequest, stop_on_signal
 
-#: Messages that may wait while the disk is busy; seconds of a camera.
+#: Queue size, for times when the disk is busy: some seconds of a camera.
 DEPTH: Final = 60
-#: Ways to subscribe, by the word on the command line.
+#: QoS of subscriptions by their name on the command line.
 QOS: Final[Mapping[str, Qos]] = MappingProxyType(
     {
         'best_effort': qos_profile(depth=DEPTH, reliability='best_effort'),
@@ -50,7 +49,7 @@ REPORT_PERIOD_S: Final = 0.25
 
 
 class Wanted(NamedTuple):
-    """A topic to record: its name, its type such as sensor_msgs/msg/Image, and a key of QOS."""
+    """Topic to record: name, type, for example sensor_msgs/msg/Image, and a key of QOS."""
 
     name: str
     msgtype: str
@@ -58,7 +57,7 @@ class Wanted(NamedTuple):
 
 
 class Recorder(Node):
-    """Writes serialized messages as they come, with the times of sending and receiving."""
+    """Node that records serialized messages, with the times of sending and receiving."""
 
     def __init__(self, writer: BagWriter, wanted: Sequence[Wanted]) -> None:
         super().__init__('recorder')
@@ -107,10 +106,11 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='recorder', description='Record topics into a bag until SIGINT or SIGTERM.'
     )
-    parser.add_argument('output', type=Path, help='bag to write; one that is there is replaced')
+    parser.add_argument('output', type=Path, help='bag to write; an existing one is replaced')
     parser.add_argument(
         '--topic', nargs=3, action='append', required=True, metavar=('NAME', 'TYPE', 'QOS'),
-        help=f'such as /image sensor_msgs/msg/Image best_effort; QOS is one of {", ".join(QOS)}',
+        help='for example /image sensor_msgs/msg/Image best_effort; QOS is one of '
+        f'{", ".join(QOS)}',
     )  # fmt: skip
     return parser
 
@@ -121,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     unknown = sorted({qos for _, _, qos in args.topic} - set(QOS))
     if unknown:
-        parser.error(f'unknown QOS {", ".join(unknown)}; there are {", ".join(QOS)}')
-    # Signals end the recording first and ROS after: a context that is taken down while a message
-    # is being received brings the process down with it.
+        parser.error(f'unknown QOS {", ".join(unknown)}; use one of {", ".join(QOS)}')
+    # A signal ends the recording before ROS: shutting down the context while a message is being
+    # received would crash the process.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with stop_on_signal() as stop, BagWriter(args.output, overwrite=True) as writer:

@@ -132,7 +132,9 @@ def test_what_ends_it_ends_its_processes(tiny_checkpoint: Path, tmp_path: Path) 
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     ) as benchmark:  # fmt: skip
         deadline = time.monotonic() + PATIENCE_S
-        while not any('benchmark.worker' in words for words in processes_with(tiny_checkpoint)):
+        while not any(
+            'benchmark.variant_process' in words for words in processes_with(tiny_checkpoint)
+        ):
             assert time.monotonic() < deadline, 'waited for a worker'
             time.sleep(0.05)
         benchmark.send_signal(signal.SIGTERM)

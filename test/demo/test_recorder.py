@@ -35,7 +35,7 @@ def test_a_qos_that_is_not_known_is_named(
     with pytest.raises(SystemExit) as ended:
         main([str(tmp_path / 'bag'), '--topic', '/image', 'sensor_msgs/msg/Image', 'slow'])
     assert ended.value.code == 2
-    assert 'unknown QOS slow; there are best_effort, reliable, latched' in capsys.readouterr().err
+    assert 'unknown QOS slow; use one of best_effort, reliable, latched' in capsys.readouterr().err
 
 
 def test_a_killed_recorder_leaves_what_it_reported(tmp_path: Path) -> None:
