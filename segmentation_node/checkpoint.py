@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import yaml
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
 from segmentation_node.images.files import MAX_SIDE
 from segmentation_node.labels import (
     LabelScheme,
-    Lut,
     available_schemes,
     load_scheme,
     scheme_of_class_names,
@@ -118,7 +118,7 @@ class Checkpoint:
     folder: Path
     spec: Spec
     scheme: LabelScheme
-    channel_ids: Lut
+    channel_ids: UInt8Array
 
     def load_network(self) -> 'Network':
         """Return the network, in fp32 on the CPU; loaded once.
@@ -303,7 +303,7 @@ def find_checkpoint(model: str) -> Checkpoint:
 
 def _scheme_of_names(
     folder: Path, family: str, names: list[str] | None
-) -> tuple[LabelScheme, Lut]:
+) -> tuple[LabelScheme, UInt8Array]:
     if names is None:
         raise CheckpointError(
             f'{folder} names no classes; add a file {SPEC_FILE} with the lines '
@@ -313,7 +313,9 @@ def _scheme_of_names(
     return scheme_of_class_names(names)
 
 
-def _scheme_of_spec(folder: Path, spec: Spec, names: list[str] | None) -> tuple[LabelScheme, Lut]:
+def _scheme_of_spec(
+    folder: Path, spec: Spec, names: list[str] | None
+) -> tuple[LabelScheme, UInt8Array]:
     beside = folder / spec.label_scheme
     scheme = load_scheme(beside if beside.is_file() else spec.label_scheme)
     # If the network names the classes of the scheme, its channels are in the order of its names.
@@ -321,7 +323,7 @@ def _scheme_of_spec(folder: Path, spec: Spec, names: list[str] | None) -> tuple[
     return scheme, scheme.channel_ids if by_name is None else by_name
 
 
-def _binary_ids(scheme: LabelScheme) -> Lut:
+def _binary_ids(scheme: LabelScheme) -> UInt8Array:
     """Return the published ids of background and foreground of a binary network, (2,) uint8.
 
     The foreground is the only learned class that is not void, or the second of two such classes.

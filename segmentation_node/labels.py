@@ -21,8 +21,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import (
     ForeignError,
     ImageError,
@@ -33,8 +33,6 @@ from segmentation_node.errors import (
 )
 from segmentation_node.paths import config_dir
 from segmentation_node.untrusted import parse_json, read_yaml
-
-Lut = npt.NDArray[np.uint8]
 
 #: Target value of pixels that training and scoring ignore. Not a published id.
 IGNORE = 255
@@ -148,12 +146,12 @@ class LabelScheme:
         return tuple(c for c in self.classes if c.learned)
 
     @cached_property
-    def channel_ids(self) -> Lut:
+    def channel_ids(self) -> UInt8Array:
         """Published id of each network channel, (C,) uint8."""
         return np.array([c.id for c in self.learned], np.uint8)
 
     @cached_property
-    def palette(self) -> Lut:
+    def palette(self) -> UInt8Array:
         """Color of each published id, (256, 3) uint8 RGB; ids without a class are black."""
         palette = np.zeros((256, 3), np.uint8)
         for c in self.classes:
@@ -169,7 +167,7 @@ class LabelScheme:
             )
         return self._by_name[name].id
 
-    def ids_of_names(self, names: Sequence[str]) -> Lut | None:
+    def ids_of_names(self, names: Sequence[str]) -> UInt8Array | None:
         """Return the published ids of a network's channels, (C,) uint8, from its class names.
 
         Case and punctuation do not matter. Returns None unless the names are exactly the learned
@@ -181,13 +179,13 @@ class LabelScheme:
             return None
         return np.array([id_of_plain[name] for name in plain], np.uint8)
 
-    def unknown_ids(self, labels: npt.NDArray[np.uint8]) -> dict[int, int]:
+    def unknown_ids(self, labels: UInt8Array) -> dict[int, int]:
         """Return the pixel count in `labels` of each value that this scheme lacks."""
         pixels = np.bincount(labels.ravel(), minlength=256)
         pixels[[*(c.id for c in self.classes), *self.ignored]] = 0
         return {int(value): int(pixels[value]) for value in np.flatnonzero(pixels)}
 
-    def check_ids(self, labels: npt.NDArray[np.uint8]) -> None:
+    def check_ids(self, labels: UInt8Array) -> None:
         """Raise ImageError if `labels`, uint8, contain values that this scheme lacks."""
         if unknown := self.unknown_ids(labels):
             raise ImageError(
@@ -197,7 +195,7 @@ class LabelScheme:
                 f'"ignored"'
             )
 
-    def mapping_to(self, target: 'LabelScheme') -> Lut:
+    def mapping_to(self, target: 'LabelScheme') -> UInt8Array:
         """Return a look-up table from published ids to those of `target`, (256,) uint8.
 
         A class maps to the class that contains its Cityscapes labelIds, else to the class of the
@@ -211,7 +209,7 @@ class LabelScheme:
             lut[c.id] = _counterpart(c, self, target)
         return lut
 
-    def channels_from(self, source: 'LabelScheme') -> Lut:
+    def channels_from(self, source: 'LabelScheme') -> UInt8Array:
         """Return a look-up table from ids of `source` to this scheme's channels, (256,) uint8.
 
         Ids without a channel here map to IGNORE. So does void if it is not a learned class of
@@ -340,7 +338,7 @@ def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme
     return scheme
 
 
-def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, Lut]:
+def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, UInt8Array]:
     """Find the scheme whose learned classes have the class names of a network.
 
     Returns:

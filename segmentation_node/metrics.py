@@ -8,9 +8,9 @@ from typing import Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import LabelClass, LabelScheme
 
-LabelImage: TypeAlias = npt.NDArray[np.uint8]
 #: Ground truth as ids of the scored scheme; UNCOUNTED where a pixel does not count.
 Target: TypeAlias = npt.NDArray[np.int16]
 
@@ -43,7 +43,7 @@ class Confusion:
 
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros((256, 256), np.int64))
 
-    def add(self, truth: LabelImage, predicted: LabelImage) -> None:
+    def add(self, truth: UInt8Array, predicted: UInt8Array) -> None:
         """Count one pair of (H, W) uint8 label images of the same size."""
         if truth.shape != predicted.shape:
             raise ValueError(
@@ -54,7 +54,7 @@ class Confusion:
         pairs = truth.astype(np.uint16).ravel() << 8 | predicted.ravel()
         self.counts += np.bincount(pairs, minlength=1 << 16).reshape(256, 256)
 
-    def add_target(self, target: Target, predicted: LabelImage) -> None:
+    def add_target(self, target: Target, predicted: UInt8Array) -> None:
         """Count an (H, W) prediction where its target, (H, W) int16, is not UNCOUNTED."""
         if target.shape != predicted.shape:
             raise ValueError(

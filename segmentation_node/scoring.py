@@ -5,16 +5,17 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, ImageError
 from segmentation_node.labels import LabelScheme
-from segmentation_node.metrics import Confusion, LabelImage, Scores, Target, truth_lut_of
+from segmentation_node.metrics import Confusion, Scores, Target, truth_lut_of
 
 
 class ComparedFrame(NamedTuple):
     """One frame in the scored scheme; `target` and `labels` are (H, W)."""
 
     target: Target
-    labels: LabelImage
+    labels: UInt8Array
     confusion: Confusion
 
 
@@ -38,7 +39,7 @@ class Comparison:
         self._predicted_lut = predicted.mapping_to(self.scheme)
         self._truth, self._predicted = truth, predicted
 
-    def add(self, truth: LabelImage, predicted: LabelImage, name: str) -> ComparedFrame:
+    def add(self, truth: UInt8Array, predicted: UInt8Array, name: str) -> ComparedFrame:
         """Count one frame, two (H, W) uint8 label images.
 
         Raises:
@@ -76,7 +77,7 @@ class Comparison:
         return scores
 
 
-def _wh(labels: LabelImage) -> str:
+def _wh(labels: UInt8Array) -> str:
     height, width = labels.shape
     return f'{width} x {height}'
 

@@ -6,11 +6,11 @@ from functools import cached_property, partial
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.errors import ImageError, SettingError
-from segmentation_node.images.files import MAX_SIDE, ImageRgb, check_size
+from segmentation_node.images.files import MAX_SIDE, check_size
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.networks.postprocessing import Segmentation
@@ -19,24 +19,22 @@ from segmentation_node.runtimes import MeasuredRuntime, Runtime, open_runtime
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 from segmentation_node.runtimes.short_thread import in_short_thread
 
-LabelImages = npt.NDArray[np.uint8]
-
 
 class Prediction:
     """Labels of a batch of images, and their confidence, which is computed on first access."""
 
-    def __init__(self, labels: LabelImages, measure: Callable[[int], LabelImages]) -> None:
+    def __init__(self, labels: UInt8Array, measure: Callable[[int], UInt8Array]) -> None:
         self.labels, self._measure = labels, measure
 
     #: Published label ids, (B, H, W) uint8.
-    labels: LabelImages
+    labels: UInt8Array
 
     @cached_property
-    def confidence(self) -> LabelImages:
+    def confidence(self) -> UInt8Array:
         """Confidence, (B, H, W) uint8; 255 is certain."""
         return _stacked([self.confidence_of(index) for index in range(len(self.labels))])
 
-    def confidence_of(self, index: int) -> LabelImages:
+    def confidence_of(self, index: int) -> UInt8Array:
         """Return the confidence of one image, (H, W); threads may ask for different images."""
         return self._measure(index)
 
@@ -108,7 +106,7 @@ class Segmenter:
         self._published = None if scheme == own else own.mapping_to(scheme)
         self.scheme = scheme
 
-    def segment(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> Prediction:
+    def segment(self, images_rgb: Sequence[UInt8Array] | UInt8Array) -> Prediction:
         """Segment a batch.
 
         Args:
@@ -120,7 +118,7 @@ class Segmenter:
         return self.publish(self.engine.run(as_batch(images_rgb)))
 
     def render(
-        self, image_rgb: ImageRgb, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
+        self, image_rgb: UInt8Array, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
     ) -> Rendered:
         """Segment one image, (H, W, 3) uint8, and return its pictures, painted when asked for.
 
@@ -149,7 +147,7 @@ class Segmenter:
         if isinstance(self.engine, MeasuredRuntime):
             self.engine.wait()
 
-    def forward(self, images_rgb: Sequence[ImageRgb] | ImageRgb) -> None:
+    def forward(self, images_rgb: Sequence[UInt8Array] | UInt8Array) -> None:
         """Run the network as `segment` does, without postprocessing, to measure its latency."""
         self.engine.forward(as_batch(images_rgb))
 
@@ -194,12 +192,12 @@ class Segmenter:
         return prediction
 
 
-def _stacked(images: list[LabelImages]) -> LabelImages:
+def _stacked(images: list[UInt8Array]) -> UInt8Array:
     """Stack (H, W) images to (B, H, W); a single image, the usual case, is not copied."""
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
-def as_batch(images_rgb: Sequence[ImageRgb] | ImageRgb) -> ImageRgb:
+def as_batch(images_rgb: Sequence[UInt8Array] | UInt8Array) -> UInt8Array:
     """Return images as one C-contiguous batch, (B, H, W, 3) uint8; raises as `segment`."""
     if isinstance(images_rgb, np.ndarray):
         batch = images_rgb

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages, score_bag, segment_bag
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
@@ -30,7 +30,7 @@ class Plain:
 
     min_confidence = 0.0
 
-    def render(self, image_rgb: npt.NDArray[np.uint8], overlay_alpha: float) -> Rendered:
+    def render(self, image_rgb: UInt8Array, overlay_alpha: float) -> Rendered:
         labels = np.ones(image_rgb.shape[:2], np.uint8)
         return Rendered(
             image_rgb, labels, lambda: np.zeros_like(labels), self.scheme, overlay_alpha
@@ -121,7 +121,7 @@ def mutated_metadata(text: str, random_: random.Random) -> str:
 
 
 def mutated_bytes(data: bytes, random_: random.Random) -> bytes:
-    """Bytes with some bits flipped, parts cut out, repeated or overwritten, or cut short."""
+    """UInt8Array with some bits flipped, parts cut out, repeated or overwritten, or cut short."""
     changed = bytearray(data)
     for _ in range(random_.choice((1, 1, 2, 5, 20))):
         if not changed:

@@ -33,7 +33,8 @@ from web_load import damaged, memory_mb
 from web_raw import Answer, connect, read_answer, upload
 from web_service import PATIENCE_S, ServiceProcess
 
-from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import encode_jpeg, encode_png
 
 #: Addresses of the attackers and of an unrelated client.
 ATTACKER, STRANGER = '127.0.0.1', '127.0.0.2'
@@ -103,7 +104,7 @@ class Report:
 class Target:
     """The service under attack, and the requests made for it."""
 
-    def __init__(self, port: int, image_rgb: ImageRgb) -> None:
+    def __init__(self, port: int, image_rgb: UInt8Array) -> None:
         self.port = port
         self.head, self.body = upload(encode_jpeg(image_rgb), 'Connection: close')
 
@@ -177,7 +178,7 @@ def fuzzed(target: Target, count: int) -> Report:
     return report
 
 
-def _others(image_rgb: ImageRgb) -> list[bytes]:
+def _others(image_rgb: UInt8Array) -> list[bytes]:
     import cv2
 
     bgr = image_rgb[..., ::-1]

@@ -3,7 +3,8 @@
 
 import cv2
 import numpy as np
-import numpy.typing as npt
+
+from segmentation_node.arrays import UInt8Array
 
 
 def tiff() -> bytes:
@@ -15,14 +16,14 @@ def tiff() -> bytes:
     return b'II*\0\x08\0\0\0' + len(entries).to_bytes(2, 'little') + tags + bytes(4) + b'\x07\xc8'
 
 
-def webp(rgb: npt.NDArray[np.uint8], quality: int = 101) -> bytes:
+def webp(rgb: UInt8Array, quality: int = 101) -> bytes:
     """A WebP; a quality above 100 is without loss, another kind of file."""
     bgr = np.ascontiguousarray(rgb[..., ::-1])
     _, data = cv2.imencode('.webp', bgr, [cv2.IMWRITE_WEBP_QUALITY, quality])
     return bytes(data)
 
 
-def extended_webp(rgb: npt.NDArray[np.uint8]) -> bytes:
+def extended_webp(rgb: UInt8Array) -> bytes:
     """The same in the extended format, which says the size on its own."""
     chunk = webp(rgb)[12:]
     high, wide = (int(side) - 1 for side in rgb.shape[:2])

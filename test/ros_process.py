@@ -24,6 +24,7 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile  # noqa: E402
 from sensor_msgs.msg import CompressedImage, Image  # noqa: E402
 from std_msgs.msg import String  # noqa: E402
 
+from segmentation_node.arrays import UInt8Array  # noqa: E402
 from segmentation_node.processes import Child  # noqa: E402
 from segmentation_node.ros.domain import environment_of, unused_domain  # noqa: E402
 from segmentation_node.ros.transport import large_frames_environment  # noqa: E402
@@ -263,7 +264,7 @@ def stamp_ns(message: Any) -> int:
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)
 
 
-def pixels_of(message: Any) -> npt.NDArray[np.uint8]:
+def pixels_of(message: Any) -> UInt8Array:
     """Return the pixels of a mask message as (H, W) or (H, W, 3) uint8."""
     shape: Sequence[int] = (message.height, message.width, -1)
     array = np.frombuffer(message.data, np.uint8).reshape(shape)

@@ -6,14 +6,14 @@ from itertools import islice
 import cv2
 import numpy as np
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.paths import demo_bag
 
 
-def street_images(count: int, size_wh: tuple[int, int]) -> list[ImageRgb]:
+def street_images(count: int, size_wh: tuple[int, int]) -> list[UInt8Array]:
     """Frames, spread over the street and scaled, (H, W, 3) uint8 RGB each."""
     with open_bag(demo_bag()) as bag:
         camera = find_camera(bag).name

@@ -23,10 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import UNCOUNTED, Confusion
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 CATEGORIES = load_scheme('cityscapes8')
 TRAIN_IDS = load_scheme('cityscapes19')

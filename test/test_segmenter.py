@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
 from segmentation_node.errors import CheckpointError, ImageError, SchemeError, SettingError
 from segmentation_node.labels import load_scheme
@@ -17,7 +17,7 @@ from segmentation_node.networks.preprocessing import Preprocessing
 from segmentation_node.networks.smp import DeepLabV3Plus
 from segmentation_node.segmenter import Segmenter
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 
 def image(height: int = 64, width: int = 96, seed: int = 0) -> Image:

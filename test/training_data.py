@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import yaml
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_png
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 #: CamVid ids and their colors in the images: sky, building, road, car, unlabeled.
 COLORS = {0: (90, 150, 240), 1: (120, 40, 30), 3: (70, 70, 75), 8: (220, 210, 40), 11: (0, 0, 0)}

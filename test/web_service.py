@@ -15,8 +15,8 @@ from pathlib import Path
 
 import httpx
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.label_files import decode_label_file
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
@@ -93,12 +93,12 @@ class ServiceProcess:
         self.process.wait()
 
 
-def labels_of(png: bytes) -> npt.NDArray[np.uint8]:
+def labels_of(png: bytes) -> UInt8Array:
     """Return the label ids of a PNG, (H, W) uint8."""
     return decode_label_file(png)
 
 
-def blocks(height: int = 64, width: int = 96, seed: int = 0) -> npt.NDArray[np.uint8]:
+def blocks(height: int = 64, width: int = 96, seed: int = 0) -> UInt8Array:
     """Return random blocks of 8 x 8 pixels, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (-(-height // 8), -(-width // 8), 3))
     full = coarse.repeat(8, axis=0).repeat(8, axis=1)

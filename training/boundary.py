@@ -17,8 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import LabelClass
-from segmentation_node.metrics import UNCOUNTED, LabelImage, Target
+from segmentation_node.metrics import UNCOUNTED, Target
 
 #: Tolerance as a share of the image's diagonal, from Csurka et al.
 TOLERANCE: Final = 0.0075
@@ -46,7 +47,7 @@ class BoundaryCounts:
     truth_matched: Counts = field(default_factory=_no_counts)
     tolerances_px: set[float] = field(default_factory=set)
 
-    def add(self, target: Target, predicted: LabelImage) -> None:
+    def add(self, target: Target, predicted: UInt8Array) -> None:
         """Count one frame, (H, W) each.
 
         UNCOUNTED truth is excluded: its edges are not boundaries, and boundary pixels within the

@@ -12,7 +12,8 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.metrics import UNCOUNTED, LabelImage, Target
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.metrics import UNCOUNTED, Target
 
 #: Number of bins of equal width, as in the paper.
 BINS: Final = 15
@@ -42,7 +43,7 @@ class Calibration:
     pixels: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
     right: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
 
-    def add(self, target: Target, predicted: LabelImage, confidence: LabelImage) -> None:
+    def add(self, target: Target, predicted: UInt8Array, confidence: UInt8Array) -> None:
         """Count the pixels of one frame, (H, W) each, whose truth is not UNCOUNTED."""
         counted = target != UNCOUNTED
         values = confidence[counted]

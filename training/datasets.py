@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, ImageError
 from segmentation_node.images import cityscapes
-from segmentation_node.images.files import IMAGE_SUFFIXES, ImageRgb, decode_file, visible_files
+from segmentation_node.images.files import IMAGE_SUFFIXES, decode_file, visible_files
 from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use
 
 
@@ -40,7 +39,7 @@ class LabeledFiles:
     scheme: LabelScheme
     source: str
 
-    def read(self, pair: Pair) -> tuple[ImageRgb, LabelImage]:
+    def read(self, pair: Pair) -> tuple[UInt8Array, UInt8Array]:
         """Return the image (H, W, 3) uint8 RGB and its label ids (H, W) uint8.
 
         Raises:
@@ -146,9 +145,7 @@ def _checked(root: Path, split: str, found: Found) -> list[Pair]:
     return pairs
 
 
-def _decoded(
-    path: Path, decode: Callable[[bytes], npt.NDArray[np.uint8]]
-) -> npt.NDArray[np.uint8]:
+def _decoded(path: Path, decode: Callable[[bytes], UInt8Array]) -> UInt8Array:
     try:
         return decode(path.read_bytes())
     except (OSError, ImageError) as error:

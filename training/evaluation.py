@@ -10,17 +10,10 @@ from typing import Final
 import numpy as np
 from tqdm import tqdm
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, ImageError, SettingError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.metrics import (
-    UNCOUNTED,
-    LabelImage,
-    Scores,
-    Target,
-    mean_of,
-    scored_classes,
-)
+from segmentation_node.metrics import UNCOUNTED, Scores, Target, mean_of, scored_classes
 from segmentation_node.scoring import Comparison
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE, BoundaryCounts
@@ -37,9 +30,9 @@ class ScoredFrame:
     """One frame with its scores; `target` and `labels` are (H, W), ids of the same scheme."""
 
     name: str
-    image_rgb: ImageRgb
+    image_rgb: UInt8Array
     target: Target
-    labels: LabelImage
+    labels: UInt8Array
     miou: float
     pixel_accuracy: float
 
@@ -121,7 +114,7 @@ def evaluate(
         SchemeError: the schemes cannot be compared; a coarser `label_scheme` may work.
     """
 
-    def predict(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
+    def predict(frame: Frame) -> tuple[UInt8Array, UInt8Array | None]:
         prediction = mode.predict(segmenter, frame.image_rgb)
         return prediction.labels[0], prediction.confidence[0]
 
@@ -152,7 +145,7 @@ def evaluate_recorded(
             f'{frames.source} was opened without recorded label masks; give the topic of the masks'
         )
 
-    def recorded(frame: Frame) -> tuple[LabelImage, LabelImage | None]:
+    def recorded(frame: Frame) -> tuple[UInt8Array, UInt8Array | None]:
         if frame.labels is None:
             raise AssertionError('label masks with a scheme are read with every frame')
         return frame.labels, frame.confidence
@@ -164,7 +157,7 @@ def evaluate_recorded(
 
 def _score_frames(
     frames: Frames,
-    predict: Callable[[Frame], tuple[LabelImage, LabelImage | None]],
+    predict: Callable[[Frame], tuple[UInt8Array, UInt8Array | None]],
     scorer: '_Scorer',
     quiet: bool,
 ) -> None:
@@ -203,7 +196,7 @@ class _Scorer:
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 
-    def add(self, frame: Frame, ids: LabelImage, confidence: LabelImage | None, name: str) -> None:
+    def add(self, frame: Frame, ids: UInt8Array, confidence: UInt8Array | None, name: str) -> None:
         _, labels, confusion = self._comparison.add(frame.truth, ids, name)
         target = self._scored_lut[frame.truth]
         self._boundary.add(target, labels)

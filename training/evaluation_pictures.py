@@ -11,11 +11,12 @@ import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import encode_png
 from segmentation_node.images.lettering import BOLD, GRAY, shortened, width, write
 from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
-from segmentation_node.metrics import UNCOUNTED, LabelImage, Scores, Target
+from segmentation_node.metrics import UNCOUNTED, Scores, Target
 from training.evaluation import ScoredFrame
 
 #: Column of the predictions that are not a scored class.
@@ -97,7 +98,7 @@ def draw_frame(frame: ScoredFrame, scheme: LabelScheme) -> bytes:
     return encode_png(np.ascontiguousarray(np.vstack([head, row, legend])))
 
 
-def draw_errors(image_rgb: ImageRgb, target: Target, labels: LabelImage) -> ImageRgb:
+def draw_errors(image_rgb: UInt8Array, target: Target, labels: UInt8Array) -> UInt8Array:
     """Draw the image in gray, with wrong pixels in WRONG and unscored pixels in NOT_SCORED."""
     gray = cv2.cvtColor(image_rgb, cv2.COLOR_RGB2GRAY)
     picture = np.asarray(cv2.cvtColor(gray // 2 + 90, cv2.COLOR_GRAY2RGB), np.uint8)
@@ -106,7 +107,7 @@ def draw_errors(image_rgb: ImageRgb, target: Target, labels: LabelImage) -> Imag
     return picture
 
 
-def _legend(scheme: LabelScheme, present: set[int], sheet_width: int) -> ImageRgb:
+def _legend(scheme: LabelScheme, present: set[int], sheet_width: int) -> UInt8Array:
     """Draw a color swatch and the name of each class in `present`."""
     classes = [c for c in scheme.classes if c.id in present]
     entry = 60 + max((width(c.name, TEXT_PX) for c in classes), default=0)

@@ -7,18 +7,18 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import encode_png
 from segmentation_node.labels import IGNORE, LabelScheme
 
 #: Width of a picture in the grid.
 TILE = 320
 
 
-def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> ImageRgb:
+def draw_channels(channels: UInt8Array, scheme: LabelScheme) -> UInt8Array:
     """Color (H, W) channels by the scheme, (H, W, 3) uint8 RGB; IGNORE is black."""
     colors = np.zeros((256, 3), np.uint8)
     colors[: len(scheme.channel_ids)] = scheme.palette[scheme.channel_ids]
@@ -26,7 +26,7 @@ def draw_channels(channels: npt.NDArray[np.uint8], scheme: LabelScheme) -> Image
     return colors[channels]
 
 
-def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
+def draw_grid(columns: Sequence[Sequence[UInt8Array]]) -> UInt8Array:
     """Draw columns of pictures side by side, (H, W, 3) uint8 RGB.
 
     All pictures of a column have the same size.
@@ -44,7 +44,7 @@ def draw_grid(columns: Sequence[Sequence[ImageRgb]]) -> ImageRgb:
     return np.concatenate([np.concatenate(column) for column in padded], axis=1)
 
 
-def write_picture(path: Path, image_rgb: ImageRgb) -> None:
+def write_picture(path: Path, image_rgb: UInt8Array) -> None:
     """Write a PNG, creating its parent folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(encode_png(np.ascontiguousarray(image_rgb)))

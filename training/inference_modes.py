@@ -14,8 +14,8 @@ from typing import Final
 import numpy as np
 import torch
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SettingError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes.torch_runtime import TorchRuntime
 from segmentation_node.segmenter import Prediction, Segmenter
 
@@ -70,7 +70,7 @@ class InferenceMode:
             parts.append('mirrored, too')
         return ', '.join(parts) or 'whole'
 
-    def predict(self, segmenter: Segmenter, image_rgb: ImageRgb) -> Prediction:
+    def predict(self, segmenter: Segmenter, image_rgb: UInt8Array) -> Prediction:
         """Segment one (H, W, 3) uint8 RGB image; returns labels and confidence, (1, H, W)."""
         if self.window_hw is None and self.scales == (1.0,) and not self.flip:
             return segmenter.segment([image_rgb])
@@ -84,7 +84,7 @@ class InferenceMode:
         with torch.inference_mode():
             return segmenter.publish(engine.postprocess(self.scores(engine, image_rgb, scale)))
 
-    def scores(self, engine: TorchRuntime, image_rgb: ImageRgb, base: float) -> torch.Tensor:
+    def scores(self, engine: TorchRuntime, image_rgb: UInt8Array, base: float) -> torch.Tensor:
         """Return the class scores of an image, (1, C, H, W) float32, averaged over its views.
 
         `base` is the checkpoint's scale, in network pixels per image pixel.
@@ -96,7 +96,7 @@ class InferenceMode:
         return sum(views[1:], views[0]) / len(views)
 
     def _view_scores(
-        self, engine: TorchRuntime, image_rgb: ImageRgb, scale: float, mirrored: bool
+        self, engine: TorchRuntime, image_rgb: UInt8Array, scale: float, mirrored: bool
     ) -> torch.Tensor:
         """Return the class scores of one view, (1, C, H, W), flipped back if it is mirrored."""
         if mirrored:
@@ -104,7 +104,7 @@ class InferenceMode:
         scores = self._windowed(engine, image_rgb, scale)
         return scores.flip(3) if mirrored else scores
 
-    def _windowed(self, engine: TorchRuntime, image_rgb: ImageRgb, scale: float) -> torch.Tensor:
+    def _windowed(self, engine: TorchRuntime, image_rgb: UInt8Array, scale: float) -> torch.Tensor:
         if self.window_hw is None:
             return engine.class_scores(image_rgb[None], scale)
         height, width = image_rgb.shape[:2]

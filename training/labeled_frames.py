@@ -8,15 +8,14 @@ from pathlib import Path
 from typing import Protocol
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
 from segmentation_node.errors import BagError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
-from segmentation_node.metrics import LabelImage
 from training.datasets import LabeledFiles
 
 
@@ -28,10 +27,10 @@ class Frame:
     """
 
     name: str
-    image_rgb: ImageRgb
-    truth: LabelImage
-    labels: LabelImage | None = None
-    confidence: LabelImage | None = None
+    image_rgb: UInt8Array
+    truth: UInt8Array
+    labels: UInt8Array | None = None
+    confidence: UInt8Array | None = None
 
 
 class Frames(Protocol):

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, SegmentationError, one_line
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme, load_scheme
-from segmentation_node.metrics import LabelImage
 from training.config import Experiment, Use, load_experiment
 from training.datasets import LabeledFiles, open_files
 
@@ -47,8 +46,8 @@ class PreparedImages:
     offsets: tuple[int, ...]  # in pixels
     fingerprint: str
     source: str
-    _images: npt.NDArray[np.uint8]
-    _channels: npt.NDArray[np.uint8]
+    _images: UInt8Array
+    _channels: UInt8Array
 
     def __len__(self) -> int:
         return len(self.names)
@@ -58,7 +57,7 @@ class PreparedImages:
         image_rgb, channels = self.arrays(index)
         return torch.from_numpy(image_rgb).permute(2, 0, 1), torch.from_numpy(channels)
 
-    def arrays(self, index: int) -> tuple[ImageRgb, LabelImage]:
+    def arrays(self, index: int) -> tuple[UInt8Array, UInt8Array]:
         """Return (H, W, 3) uint8 RGB and (H, W) uint8 channels."""
         height, width = self.sizes_hw[index]
         pixels = slice(self.offsets[index], self.offsets[index] + height * width)
@@ -135,7 +134,7 @@ def _fill(
 
 def _write(
     files: LabeledFiles,
-    channel_of_id: npt.NDArray[np.uint8],
+    channel_of_id: UInt8Array,
     fit_hw: tuple[int, int] | None,
     images: BinaryIO,
     channels: BinaryIO,
@@ -156,8 +155,8 @@ def _write(
 
 
 def _fitted(
-    image_rgb: ImageRgb, ids: LabelImage, fit_hw: tuple[int, int] | None
-) -> tuple[ImageRgb, LabelImage]:
+    image_rgb: UInt8Array, ids: UInt8Array, fit_hw: tuple[int, int] | None
+) -> tuple[UInt8Array, UInt8Array]:
     """Scale image and labels down to fit into a box, keeping the aspect ratio."""
     if fit_hw is None:
         return image_rgb, ids
@@ -190,7 +189,7 @@ def _map(folder: Path, source: str) -> PreparedImages:
         ) from error
 
 
-def _mapped(path: Path, size: int) -> npt.NDArray[np.uint8]:
+def _mapped(path: Path, size: int) -> UInt8Array:
     # Copy on write, because torch warns of read-only memory.
     mapped = np.memmap(path, np.uint8, 'c')
     if mapped.size != size:

@@ -9,13 +9,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
 from segmentation_node.labels import IGNORE, LabelScheme
@@ -111,7 +111,7 @@ class Task(pl.LightningModule):
         sums.images += 1
         sums.confusion.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
 
-    def predict(self, image: Tensor) -> npt.NDArray[np.uint8]:
+    def predict(self, image: Tensor) -> UInt8Array:
         """Segment (3, H, W) uint8 RGB; returns (H, W) uint8 channels."""
         with torch.inference_mode():
             return np.asarray(self._infer(image[None].to(self.device))[1][0].cpu().numpy())

@@ -8,12 +8,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import RELIABLE
 from segmentation_node.bags.topic import RawMessage, Storage, Topic
 from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.video import DecodedFrame, VideoDecoder
 from segmentation_node.topics import COMPRESSED_SUFFIX
 
@@ -23,7 +23,7 @@ class CameraFrame(NamedTuple):
 
     raw: RawMessage
     header: Any
-    decode: Callable[[], ImageRgb]
+    decode: Callable[[], UInt8Array]
 
 
 class CameraFrames:
@@ -76,7 +76,7 @@ def _frame(found: DecodedFrame[tuple[RawMessage, Any]]) -> CameraFrame:
     return CameraFrame(raw, header, partial(_given, found.image_rgb))
 
 
-def _given(image: ImageRgb | ImageError) -> ImageRgb:
+def _given(image: UInt8Array | ImageError) -> UInt8Array:
     if isinstance(image, ImageError):
         raise image
     return image
@@ -138,7 +138,7 @@ class DecodedCameras:
                 cdr = messages.serialize(messages.image(pixels, 'rgb8', frame.header))
                 yield frame.raw._replace(topic=self._shown[frame.raw.topic], cdr=cdr)
 
-    def _decoded(self, frame: CameraFrame) -> ImageRgb | None:
+    def _decoded(self, frame: CameraFrame) -> UInt8Array | None:
         try:
             return frame.decode()
         except ImageError as error:

@@ -9,17 +9,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.camera_frames import decodable
 from segmentation_node.bags.reader import Bag
 from segmentation_node.errors import BagError, ImageError
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
-Decode: TypeAlias = Callable[[Any], Pixels]
+Decode: TypeAlias = Callable[[Any], UInt8Array]
 
 
 class FrameTime(NamedTuple):
@@ -67,7 +64,7 @@ class Matching:
 
     def pixels(
         self, topics: Sequence[tuple[Bag, str, Decode]]
-    ) -> Iterator[tuple[FrameTime, tuple[Pixels, ...]]]:
+    ) -> Iterator[tuple[FrameTime, tuple[UInt8Array, ...]]]:
         """Yield each frame with its pixels of all topics, which are those that were matched.
 
         Raises:
@@ -79,7 +76,9 @@ class Matching:
         repeats = stamp_ns in self._repeated
         return FrameTime(repeats, recorded_ns if repeats else stamp_ns)
 
-    def _decoded(self, bag: Bag, name: str, decode: Decode) -> Iterator[tuple[FrameTime, Pixels]]:
+    def _decoded(
+        self, bag: Bag, name: str, decode: Decode
+    ) -> Iterator[tuple[FrameTime, UInt8Array]]:
         for recorded_ns, message in _images(bag, name):
             time = self._time(messages.stamp_ns_of(message), recorded_ns)
             if time in self.frames:
@@ -118,13 +117,13 @@ def _images(bag: Bag, name: str) -> Iterator[tuple[int, Any]]:
 
 
 def together(
-    *streams: Iterator[tuple[FrameTime, Pixels]],
-) -> Iterator[tuple[FrameTime, tuple[Pixels, ...]]]:
+    *streams: Iterator[tuple[FrameTime, UInt8Array]],
+) -> Iterator[tuple[FrameTime, tuple[UInt8Array, ...]]]:
     """Time and pixels of all streams, which have the same frames, each once.
 
     All come about in the order of time, so that only few wait for their partners at any time.
     """
-    waiting: list[dict[FrameTime, Pixels]] = [{} for _ in streams]
+    waiting: list[dict[FrameTime, UInt8Array]] = [{} for _ in streams]
     for items in zip(*streams, strict=True):
         for there, (time, pixels) in zip(waiting, items, strict=True):
             there[time] = pixels

@@ -8,18 +8,17 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 from rosbags.interfaces import Qos
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import decode_compressed, decode_image, image_view
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.video import is_codec
 from segmentation_node.labels import LabelScheme
 
@@ -131,7 +130,7 @@ def stamp_ns_of(message: Any) -> int:
     return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
 
 
-def image(pixels: npt.NDArray[np.uint8], encoding: str, header_: Any) -> Any:
+def image(pixels: UInt8Array, encoding: str, header_: Any) -> Any:
     """(H, W) or (H, W, C) uint8 as sensor_msgs/Image."""
     height, width = pixels.shape[:2]
     data = np.ascontiguousarray(pixels).reshape(-1)
@@ -174,12 +173,12 @@ VIDEOS: Final[Mapping[str, str]] = MappingProxyType(
 )
 #: What makes RGB of a message, by its type: the types a camera topic can have. The Samples of a
 #: run may be given as `samples`.
-DECODERS: Final[Mapping[str, Callable[..., ImageRgb]]] = MappingProxyType(
+DECODERS: Final[Mapping[str, Callable[..., UInt8Array]]] = MappingProxyType(
     {IMAGE: decode_image, COMPRESSED_IMAGE: decode_compressed}
 )
 
 
-def decode(message: Any, samples: Samples | None = None) -> ImageRgb:
+def decode(message: Any, samples: Samples | None = None) -> UInt8Array:
     """Return an image message as (H, W, 3) uint8 RGB; raises ImageError.
 
     `samples` scales 16 bits to 8; without it all 16 are significant.
@@ -212,7 +211,7 @@ def is_video(topic: Topic) -> bool:
     return is_image(topic) and topic.msgtype in VIDEOS
 
 
-def decode_labels(message: Any) -> npt.NDArray[np.uint8]:
+def decode_labels(message: Any) -> UInt8Array:
     """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
     if message.__msgtype__ != IMAGE:
         raise ImageError(f'a label image is a {message.__msgtype__}; expected a {IMAGE}')

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.camera import calibrations_of, find_camera
@@ -35,7 +36,6 @@ from segmentation_node.cli import (
 )
 from segmentation_node.errors import BagError, ImageError, MemoryLimitError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.interrupt import stop_on_signal
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
@@ -190,7 +190,7 @@ class OutputTopics:
 
     def write(
         self,
-        image_rgb: ImageRgb,
+        image_rgb: UInt8Array,
         segmenter: 'Segmenter',
         header: Any,
         stamp_ns: int,

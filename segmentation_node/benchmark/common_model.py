@@ -12,11 +12,10 @@ import cv2
 import numpy as np
 import torch
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Checkpoint, load_checkpoint
 from segmentation_node.errors import SettingError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
-from segmentation_node.metrics import LabelImage
 from segmentation_node.networks.preprocessing import DIVISOR
 
 #: File with the preprocessing settings of a hub checkpoint.
@@ -26,7 +25,7 @@ _PROCESSOR_FILE: Final = 'preprocessor_config.json'
 class _Library(Protocol):
     """Model of a library that returns channels (H, W), on any device, for (H, W, 3) uint8 RGB."""
 
-    def channels(self, image_rgb: ImageRgb) -> torch.Tensor: ...
+    def channels(self, image_rgb: UInt8Array) -> torch.Tensor: ...
 
 
 class CommonModel:
@@ -47,11 +46,11 @@ class CommonModel:
             )
         self._library = build(checkpoint, torch.device(device))
 
-    def labels(self, image_rgb: ImageRgb) -> LabelImage:
+    def labels(self, image_rgb: UInt8Array) -> UInt8Array:
         """Return label ids, (H, W) uint8, of an image, (H, W, 3) uint8 RGB."""
         with torch.no_grad():
             tensor = self._library.channels(image_rgb)
-            channels: LabelImage = tensor.cpu().numpy().astype(np.uint8)
+            channels: UInt8Array = tensor.cpu().numpy().astype(np.uint8)
         # The examples publish channels directly. Our labels are ids, which are often the same.
         if (self._ids == range(len(self._ids))).all():
             return channels
@@ -70,7 +69,7 @@ class _Smp:
         self._mean = torch.tensor(preprocessing.mean, device=device).view(3, 1, 1)
         self._std = torch.tensor(preprocessing.std, device=device).view(3, 1, 1)
 
-    def channels(self, image_rgb: ImageRgb) -> torch.Tensor:
+    def channels(self, image_rgb: UInt8Array) -> torch.Tensor:
         height, width = image_rgb.shape[:2]
         # The models require multiples of their stride, so images are resized to the nearest one.
         # A model that was trained at a fixed size gets that size.
@@ -120,7 +119,7 @@ class _Mask2Former:
             image_std=list(preprocessing.std),
         )
 
-    def channels(self, image_rgb: ImageRgb) -> torch.Tensor:
+    def channels(self, image_rgb: UInt8Array) -> torch.Tensor:
         inputs = self._processor(images=image_rgb, return_tensors='pt').to(self._device)
         outputs = self._model(**inputs)
         channels: torch.Tensor = self._processor.post_process_semantic_segmentation(

@@ -16,9 +16,9 @@ from rclpy.node import Node
 from sensor_msgs.msg import Image
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.errors import SegmentationError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 
 #: QoS depth of nearly all subscriptions and publishers: a reliable queue of ten, in which images
@@ -57,7 +57,7 @@ class CommonNode(Node):
         ):
             self._publishers_of[name].publish(self._as_message(pixels, encoding, message))
 
-    def _as_message(self, pixels: ImageRgb, encoding: str, image: Image) -> Image:
+    def _as_message(self, pixels: UInt8Array, encoding: str, image: Image) -> Image:
         message = Image()
         # The time of publishing instead of the stamp of the image: the mask looks recent however
         # old its image is, and cannot be matched with it.

@@ -9,11 +9,11 @@ from typing import Final
 import cv2
 import numpy as np
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.benchmark.figures import Figures
 from segmentation_node.benchmark.measurements import Key, Stream
 from segmentation_node.benchmark.timing import three_digits
 from segmentation_node.benchmark.variants import COMMON
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.lettering import BOLD, GRAY, INK, Color, shortened, width, write
 
 MARGIN: Final = 32
@@ -48,7 +48,7 @@ class Bar:
     color: Color
 
 
-def draw_plot(figures: Figures) -> ImageRgb:
+def draw_plot(figures: Figures) -> UInt8Array:
     """Draw one row of charts per model and size, (H, W, 3) uint8 RGB."""
     rows = [
         _side_by_side(_age_chart(figures, model, size), _throughput_chart(figures, model, size))
@@ -60,18 +60,18 @@ def draw_plot(figures: Figures) -> ImageRgb:
     return np.vstack([head, *rows])
 
 
-def _side_by_side(left: ImageRgb, right: ImageRgb) -> ImageRgb:
+def _side_by_side(left: UInt8Array, right: UInt8Array) -> UInt8Array:
     height = max(len(left), len(right))
     return np.hstack([
         np.vstack([panel, _paper(panel.shape[1], height - len(panel))]) for panel in (left, right)
     ])  # fmt: skip
 
 
-def _paper(width_px: int, height_px: int) -> ImageRgb:
+def _paper(width_px: int, height_px: int) -> UInt8Array:
     return np.full((height_px, width_px, 3), 255, np.uint8)
 
 
-def _age_chart(figures: Figures, model: str, size: str) -> ImageRgb:
+def _age_chart(figures: Figures, model: str, size: str) -> UInt8Array:
     title = f'{model}, {size}: age of an image when its mask arrives [s]'
     chosen = {figures.common(model): COMMON_COLOR}
     if (fastest := figures.fastest(model, size)) is not None:
@@ -94,7 +94,7 @@ def age_of_images(stream: Stream) -> list[tuple[float, float]]:
     return [(m.received_s - masks[0].received_s, m.received_s - m.sent_s) for m in masks[1:]]
 
 
-def _throughput_chart(figures: Figures, model: str, size: str) -> ImageRgb:
+def _throughput_chart(figures: Figures, model: str, size: str) -> UInt8Array:
     title = 'masks per second; share of pixels labeled as by torch fp32'
     fastest = figures.fastest(model, size)
     bars = []
@@ -116,7 +116,7 @@ def _name(key: Key) -> str:
     return 'as commonly written' if key[1] == COMMON else f'{key[1]} {key[2]}'
 
 
-def _titled_panel(title: str) -> ImageRgb:
+def _titled_panel(title: str) -> UInt8Array:
     panel = _paper(*PANEL_WH)
     room = PANEL_WH[0] - 2 * MARGIN
     write(panel, (MARGIN, TITLE_PX + 6), shortened(title, room, TITLE_PX - 3, BOLD), TITLE_PX - 3,
@@ -124,7 +124,7 @@ def _titled_panel(title: str) -> ImageRgb:
     return panel
 
 
-def _empty_panel(title: str, why: str) -> ImageRgb:
+def _empty_panel(title: str, why: str) -> UInt8Array:
     panel = _titled_panel(title)
     write(panel, (MARGIN, 3 * MARGIN), why, TEXT_PX, GRAY)
     return panel
@@ -132,7 +132,7 @@ def _empty_panel(title: str, why: str) -> ImageRgb:
 
 def line_chart(
     title: str, lines: Sequence[Line], legend: Sequence[tuple[str, Color]], x_title: str
-) -> ImageRgb:
+) -> UInt8Array:
     """Draw lines over axes that begin at 0, (H, W, 3) uint8 RGB."""
     panel = _titled_panel(title)
     points = [point for line in lines for point in line.points] or [(1.0, 1.0)]
@@ -158,13 +158,13 @@ def line_chart(
     return panel
 
 
-def _legend(panel: ImageRgb, legend: Sequence[tuple[str, Color]], left: int) -> None:
+def _legend(panel: UInt8Array, legend: Sequence[tuple[str, Color]], left: int) -> None:
     for name, color in legend:
         cv2.line(panel, (left, 40), (left + 24, 40), color, 3)
         left = write(panel, (left + 32, 45), name, TEXT_PX) + 28
 
 
-def bar_chart(title: str, bars: Sequence[Bar]) -> ImageRgb:
+def bar_chart(title: str, bars: Sequence[Bar]) -> UInt8Array:
     """Draw horizontal bars one below the other, (H, W, 3) uint8 RGB; the height adapts."""
     panel = _titled_panel(title)
     height = max(PANEL_WH[1], 40 + len(bars) * (_BAR_PX + 8))

@@ -8,8 +8,8 @@ from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
@@ -92,8 +92,8 @@ def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Pat
 
 
 def covering(
-    pixels: npt.NDArray[np.uint8], size_wh: tuple[int, int], interpolation: int = cv2.INTER_AREA
-) -> npt.NDArray[np.uint8]:
+    pixels: UInt8Array, size_wh: tuple[int, int], interpolation: int = cv2.INTER_AREA
+) -> UInt8Array:
     """Scale an image or labels until they cover a size and crop the center."""
     width, height = size_wh
     scale = max(width / pixels.shape[1], height / pixels.shape[0])

@@ -18,10 +18,10 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any, Final, TextIO
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.errors import SegmentationError, one_line
-from segmentation_node.images.files import ImageRgb, encode_png, read_image
-from segmentation_node.metrics import LabelImage
+from segmentation_node.images.files import encode_png, read_image
 
 #: Parts that can be timed: the network alone (pixels to class scores), or image to labels.
 NETWORK: Final = 'network'
@@ -34,14 +34,14 @@ class LoadedVariant:
     """Loaded variant of a model."""
 
     def __init__(self, model: str, runtime: str, precision: str, device: str) -> None:
-        self.label: Callable[[ImageRgb], LabelImage]
+        self.label: Callable[[UInt8Array], UInt8Array]
         self._segmenter: Any = None  # imported on demand: it takes seconds; the baseline has none
         if runtime == COMMON:
             from segmentation_node.benchmark.common_model import CommonModel
 
             common = CommonModel(model, device)
             self.label = common.labels
-            self._run: dict[str, Callable[[ImageRgb], object]] = {SEGMENT: self.label}
+            self._run: dict[str, Callable[[UInt8Array], object]] = {SEGMENT: self.label}
             self._facts = {'runtime': COMMON, 'precision': 'fp32', 'device': common.device}
             return
         from segmentation_node.runtimes.memory import keep_freed_memory
@@ -73,7 +73,7 @@ class LoadedVariant:
         if self._segmenter is not None:
             self._segmenter.prepare(image_hw)
 
-    def prepare(self, images: Sequence[ImageRgb], what: str) -> Iterator[Callable[[], object]]:
+    def prepare(self, images: Sequence[UInt8Array], what: str) -> Iterator[Callable[[], object]]:
         """Warm up and return an endless iterator of calls to time."""
         calls = [partial(self._run[what], image) for image in images]
         for call, _ in zip(cycle(calls), range(WARM_UP_CALLS), strict=False):

@@ -9,7 +9,7 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.lettering import BOLD, GRAY, INK, shortened, width, write
 from segmentation_node.labels import LabelClass, LabelScheme
 
@@ -27,7 +27,7 @@ class SheetRow:
     """Pictures of one frame by column title, each (H, W, 3) uint8 RGB, and the frame's time."""
 
     time_s: float
-    pictures: Mapping[str, ImageRgb]
+    pictures: Mapping[str, UInt8Array]
 
 
 def draw_contact_sheet(
@@ -36,7 +36,7 @@ def draw_contact_sheet(
     scheme: LabelScheme,
     class_iou: Mapping[str, float] | None = None,
     sheet_width: int = SHEET_WIDTH,
-) -> ImageRgb:
+) -> UInt8Array:
     """Draw a sheet, (H, `sheet_width`, 3) uint8 RGB.
 
     Args:
@@ -56,7 +56,7 @@ def draw_contact_sheet(
     return np.vstack([*bands, foot])
 
 
-def _paper(height: int, width_px: int) -> ImageRgb:
+def _paper(height: int, width_px: int) -> UInt8Array:
     return np.full((height, width_px, 3), PAPER, np.uint8)
 
 
@@ -71,21 +71,21 @@ def _left(column: int, cell_width: int) -> int:
     return MARGIN + column * (cell_width + GAP)
 
 
-def _title(text: str, sheet_width: int) -> ImageRgb:
+def _title(text: str, sheet_width: int) -> UInt8Array:
     band = _paper(MARGIN + TITLE_PX + 14, sheet_width)
     short = shortened(text, sheet_width - 2 * MARGIN, TITLE_PX, BOLD)
     write(band, (MARGIN, MARGIN + TITLE_PX), short, TITLE_PX, INK, BOLD)
     return band
 
 
-def _column_titles(columns: Sequence[str], cell_width: int, sheet_width: int) -> ImageRgb:
+def _column_titles(columns: Sequence[str], cell_width: int, sheet_width: int) -> UInt8Array:
     band = _paper(TEXT_PX + 22, sheet_width)
     for column, text in enumerate(columns):
         write(band, (_left(column, cell_width), TEXT_PX + 10), text, TEXT_PX + 2, INK, BOLD)
     return band
 
 
-def _row(row: SheetRow, cell_wh: tuple[int, int], sheet_width: int) -> ImageRgb:
+def _row(row: SheetRow, cell_wh: tuple[int, int], sheet_width: int) -> UInt8Array:
     band = _paper(cell_wh[1] + GAP, sheet_width)
     for column, picture in enumerate(row.pictures.values()):
         left = _left(column, cell_wh[0])
@@ -99,7 +99,7 @@ def _row(row: SheetRow, cell_wh: tuple[int, int], sheet_width: int) -> ImageRgb:
     return band
 
 
-def _time_mark(band: ImageRgb, text: str, cell_height: int) -> None:
+def _time_mark(band: UInt8Array, text: str, cell_height: int) -> None:
     """Write a frame's time into the lower left corner of its first picture."""
     right = MARGIN + width(text, TEXT_PX) + 16
     top = cell_height - TEXT_PX - 14
@@ -107,7 +107,7 @@ def _time_mark(band: ImageRgb, text: str, cell_height: int) -> None:
     write(band, (MARGIN + 8, cell_height - 8), text, TEXT_PX)
 
 
-def _legend(scheme: LabelScheme, class_iou: Mapping[str, float], width_px: int) -> ImageRgb:
+def _legend(scheme: LabelScheme, class_iou: Mapping[str, float], width_px: int) -> UInt8Array:
     """Draw color, name and score of each class, in columns of equal width."""
     texts = {c: _score(class_iou.get(c.name)) if class_iou else '' for c in scheme.classes}
     entry_width = 44 + max(
@@ -129,7 +129,7 @@ def _score(iou: float | None) -> str:
     return '-' if iou is None or math.isnan(iou) else f'{100 * iou:.1f}'
 
 
-def _entry(band: ImageRgb, at: tuple[int, int], label_class: LabelClass, score: str) -> None:
+def _entry(band: UInt8Array, at: tuple[int, int], label_class: LabelClass, score: str) -> None:
     left, top = at
     cv2.rectangle(band, (left, top), (left + 30, top + 20), label_class.color, cv2.FILLED)
     cv2.rectangle(band, (left, top), (left + 30, top + 20), FRAME_GRAY, 1)

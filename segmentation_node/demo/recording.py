@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import Bag, open_bag
@@ -18,9 +19,8 @@ from segmentation_node.bags.topic import Topic
 from segmentation_node.demo.contact_sheet import SheetRow
 from segmentation_node.demo.video_file import TimedPicture
 from segmentation_node.errors import BagError, SegmentationError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import colorize
-from segmentation_node.labels import LabelScheme, Lut
+from segmentation_node.labels import LabelScheme
 from segmentation_node.scoring import SetScores
 
 LABEL_TOPIC: Final = topics.resolved(topics.LABEL_MASK)
@@ -82,7 +82,7 @@ class Recording:
         wanted = self._pick_stamps(count)
         if not wanted:
             return []
-        pictures: dict[int, dict[str, ImageRgb]] = {stamp_ns: {} for stamp_ns in wanted}
+        pictures: dict[int, dict[str, UInt8Array]] = {stamp_ns: {} for stamp_ns in wanted}
         with open_bag(self.path) as bag:
             names = {self.camera.name, LABEL_TOPIC, OVERLAY_TOPIC}
             luts = {LABEL_TOPIC: np.arange(256, dtype=np.uint8)}
@@ -106,7 +106,7 @@ class Recording:
         picked = np.linspace(0, len(complete) - 1, min(count, len(complete))).round().astype(int)
         return [complete[i] for i in picked]
 
-    def _picture(self, message: Any, lut: Lut | None) -> ImageRgb:
+    def _picture(self, message: Any, lut: UInt8Array | None) -> UInt8Array:
         """Decode a picture, or map labels by a look-up table and paint them in their colors."""
         if lut is None:
             return messages.decode(message)
@@ -123,7 +123,7 @@ def _no_truth_reason(bag: Bag, scheme: LabelScheme) -> str:
     return ''
 
 
-def _columns(pictures: Mapping[str, ImageRgb], camera: str) -> dict[str, ImageRgb]:
+def _columns(pictures: Mapping[str, UInt8Array], camera: str) -> dict[str, UInt8Array]:
     titles = {
         camera: 'camera', TRUTH_TOPIC: 'truth', LABEL_TOPIC: 'label mask', OVERLAY_TOPIC: 'overlay'
     }  # fmt: skip

@@ -11,11 +11,11 @@ from typing import Final
 
 from tqdm import tqdm
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.demo.contact_sheet import draw_contact_sheet
 from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.recording import Recording
 from segmentation_node.demo.video_file import write_video
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.pipeline.frames import FATES
 from segmentation_node.processes import DemoError
 from segmentation_node.runtimes.machine import describe
@@ -65,7 +65,7 @@ class Outcome:
 
 def contact_sheet(
     recording: Recording, title: str, scores: SetScores | None, rows: int = ROWS
-) -> ImageRgb:
+) -> UInt8Array:
     """Draw some frames of the recording; raises DemoError if no frame is complete."""
     drawn = recording.rows(rows)
     if not drawn:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.processes import DemoError
 
 #: Maximum duration for which a gap in a recording is shown.
@@ -23,7 +23,7 @@ class TimedPicture(NamedTuple):
     """Picture, (H, W, 3) uint8 RGB, and the time when it was taken."""
 
     time_s: float
-    picture: ImageRgb
+    picture: UInt8Array
 
 
 class Sink(Protocol):
@@ -31,7 +31,7 @@ class Sink(Protocol):
 
     codec: str
 
-    def write(self, picture: ImageRgb) -> None:
+    def write(self, picture: UInt8Array) -> None:
         """Append a picture."""
 
     def close(self) -> None:
@@ -65,7 +65,7 @@ def write_video(pictures: Iterable[TimedPicture], path: Path, rate_hz: float) ->
     return sink.codec
 
 
-def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRgb]:
+def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[UInt8Array]:
     """Yield one picture per video frame; the last one repeats until the next arrives."""
     shown: TimedPicture | None = None
     for newest in pictures:
@@ -78,7 +78,7 @@ def _paced(pictures: Iterable[TimedPicture], rate_hz: float) -> Iterator[ImageRg
         yield shown.picture
 
 
-def _fit(picture: ImageRgb) -> ImageRgb:
+def _fit(picture: UInt8Array) -> UInt8Array:
     """Scale or crop a picture to even sides, as codecs require, and to a size players support."""
     scale = min(1.0, LONGEST_SIDE_PX / max(picture.shape[:2]))
     height, width = (max(2, int(n * scale) // 2 * 2) for n in picture.shape[:2])
@@ -108,7 +108,7 @@ class _Av:
         self._stream.pix_fmt = 'yuv420p'  # the only format that every browser decodes
         self._stream.options = {'crf': '21', 'preset': 'veryfast'}
 
-    def write(self, picture: ImageRgb) -> None:
+    def write(self, picture: UInt8Array) -> None:
         frame = self._av.VideoFrame.from_ndarray(picture, format='rgb24')
         self._container.mux(self._stream.encode(frame))
 
@@ -130,7 +130,7 @@ class _OpenCv:
                 f'cannot write {path}: OpenCV was built without MPEG-4; run "pip install av"'
             )
 
-    def write(self, picture: ImageRgb) -> None:
+    def write(self, picture: UInt8Array) -> None:
         # A camera may change its size; OpenCV would drop frames whose size differs from the first.
         bgr = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), self._size_wh)
         self._writer.write(bgr)

@@ -6,24 +6,25 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.camera_frames import decodable
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import folder_source
-from segmentation_node.images.files import ImageRgb, read_image
+from segmentation_node.images.files import read_image
 
 Item = TypeVar('Item')
 
 
-def images_of_folders(folders: Sequence[Path], count: int) -> list[ImageRgb]:
+def images_of_folders(folders: Sequence[Path], count: int) -> list[UInt8Array]:
     """Read up to `count` images, (H, W, 3) uint8 RGB, spread evenly over each folder.
 
     Raises:
         BagError: a folder does not exist or contains no images.
         ImageError: a file is damaged.
     """
-    images: list[ImageRgb] = []
+    images: list[UInt8Array] = []
     for index, folder in enumerate(folders, 1):
         files = [frame.image for frame in folder_source(folder, None, 1.0).frames]
         share = (count - len(images)) // (len(folders) - index + 1)
@@ -31,7 +32,7 @@ def images_of_folders(folders: Sequence[Path], count: int) -> list[ImageRgb]:
     return images
 
 
-def images_of_bag(path: Path, topic: str | None, count: int) -> list[ImageRgb]:
+def images_of_bag(path: Path, topic: str | None, count: int) -> list[UInt8Array]:
     """Read up to `count` frames of a bag's camera; raises as `images_of_folders`."""
     with open_bag(path, decode_video=True) as bag:
         name = find_camera(bag, topic).name

@@ -13,11 +13,12 @@ from typing import Any, Final
 
 import numpy as np
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.benchmark.test_images import Frames, covering
 from segmentation_node.checkpoint import Checkpoint, find_checkpoint
 from segmentation_node.errors import ExportError, SettingError
 from segmentation_node.export.judging import Judge, Judgment, share
-from segmentation_node.images.files import ImageRgb, encode_png, read_image
+from segmentation_node.images.files import encode_png, read_image
 from segmentation_node.images.label_files import read_labels
 from segmentation_node.metrics import truth_lut_of
 from segmentation_node.networks.postprocessing import postprocess
@@ -52,7 +53,7 @@ class Request:
     """
 
     model: str
-    images: Sequence[ImageRgb]
+    images: Sequence[UInt8Array]
     format: str = 'openvino'
     precisions: Sequence[str] = PRECISIONS
     truth: Frames | None = None
@@ -129,7 +130,7 @@ class _Work:
         return Segmenter(self.request.model, runtime='torch', precision='fp32', device='cpu')
 
     @cached_property
-    def _calibrated(self) -> Sequence[ImageRgb]:
+    def _calibrated(self) -> Sequence[UInt8Array]:
         images = self.request.images
         if self.request.truth is not None:
             return images
@@ -261,7 +262,7 @@ class _Work:
     def _graph(self) -> Any:
         return self.checkpoint.load_graph()
 
-    def _pixels(self, image_rgb: ImageRgb) -> Any:
+    def _pixels(self, image_rgb: UInt8Array) -> Any:
         """Prepare an image for the network, (1, 3, h, w) float32."""
         import torch
 

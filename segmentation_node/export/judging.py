@@ -7,17 +7,16 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 from tqdm import tqdm
 
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import Confusion, Target
 
-Labels = npt.NDArray[np.uint8]
+Labels = UInt8Array
 #: (H, W, 3) uint8 RGB to (H, W) uint8 label ids.
-Label = Callable[[ImageRgb], Labels]
+Label = Callable[[UInt8Array], Labels]
 
 #: Color that marks pixels with different labels.
 _MARK = (255, 0, 255)
@@ -32,11 +31,11 @@ class Judgment:
 
     agreement: float
     miou: float
-    worst: ImageRgb
+    worst: UInt8Array
     expected: Labels
     found: Labels
 
-    def picture(self, scheme: LabelScheme) -> ImageRgb:
+    def picture(self, scheme: LabelScheme) -> UInt8Array:
         """Draw a 2 x 2 grid: the worst image, its differing pixels, and both label images."""
         marked = self.worst // 2
         marked[self.expected != self.found] = _MARK
@@ -54,7 +53,7 @@ class Judge:
     """
 
     scheme: LabelScheme
-    images: Sequence[ImageRgb]
+    images: Sequence[UInt8Array]
     expected: Sequence[Labels]
     truth: Sequence[Target] = ()
 

@@ -7,12 +7,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import Float32Array
 from segmentation_node.errors import SettingError
 from segmentation_node.runtimes.openvino_telemetry import without_telemetry
 
-Pixels = npt.NDArray[np.float32]
+Pixels = Float32Array
 #: Returns the share of equal labels for an image index and its class scores, (1, C, h, w).
 Share = Callable[[int, Pixels], float]
 

@@ -7,10 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
-import numpy as np
-import numpy.typing as npt
-
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError
 from segmentation_node.folders.image_folder import ImageFile, listed
 from segmentation_node.images.files import encode_png
@@ -25,7 +23,7 @@ _SUFFIXES: Final = MappingProxyType({'png': '.png', 'jpeg': '.jpg'})
 
 class _Format(NamedTuple):
     suffix: str
-    encode: Callable[[npt.NDArray[np.uint8]], bytes]
+    encode: Callable[[UInt8Array], bytes]
 
 
 #: Compressed as on the topics; what has no compressed topic is stored without loss.

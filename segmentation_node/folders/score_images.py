@@ -11,6 +11,7 @@ from typing import Final
 from tqdm import tqdm
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.bounds import tell
 from segmentation_node.bags.sources import LABEL_SUFFIXES
 from segmentation_node.cli import (
@@ -25,7 +26,6 @@ from segmentation_node.folders.result_folder import LABEL_INFO_FILE
 from segmentation_node.images import cityscapes
 from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import MAX_JSON_BYTES, LabelScheme, described_scheme, load_scheme
-from segmentation_node.metrics import LabelImage
 from segmentation_node.scoring import Comparison, SetScores, table
 
 #: Ends of the names of Cityscapes' files, by which image and truth of one frame differ.
@@ -133,7 +133,7 @@ def score_images(
     return SetScores(scores, len(common), len(truth.files), len(predicted.files))
 
 
-def _read(path: Path, scheme: LabelScheme) -> LabelImage:
+def _read(path: Path, scheme: LabelScheme) -> UInt8Array:
     try:
         return decode_labels(read_bounded(path), scheme)
     except (ImageError, OSError) as error:

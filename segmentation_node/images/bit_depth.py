@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SettingError
 
 #: All bits, the default.
@@ -40,7 +41,7 @@ class Samples:
         self._examined = 0
         self._largest = 0
 
-    def to_bytes(self, pixels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    def to_bytes(self, pixels: npt.NDArray[Any]) -> UInt8Array:
         """Scale uint16 samples of any shape to uint8; the largest possible value becomes 255.
 
         8-bit values that were expanded to 16 bits are restored exactly.

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, quoted, suggestion
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import (
     MAX_PIXELS,
-    ImageRgb,
     check_size,
     codec_name,
     decode_file,
@@ -37,7 +37,6 @@ __all__ = [
     'CompressedMessage',
     'Convert',
     'ImageMessage',
-    'ImageRgb',
     'compressed_format',
     'convert_with_opencv',
     'decode_compressed',
@@ -47,7 +46,7 @@ __all__ = [
     'image_view',
 ]
 
-Pixels: TypeAlias = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+Pixels: TypeAlias = UInt8Array | npt.NDArray[np.uint16]
 
 
 class ImageMessage(Protocol):
@@ -69,7 +68,7 @@ class CompressedMessage(Protocol):
 
 
 #: Converts a validated message and its pixels, (H, W) or (H, W, C) in native byte order, to RGB.
-Convert: TypeAlias = Callable[[ImageMessage, Pixels], ImageRgb]
+Convert: TypeAlias = Callable[[ImageMessage, Pixels], UInt8Array]
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ _MOSAIC: Final = 'bayer_'
 MIN_MOSAIC: Final = 3
 
 
-def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
+def convert_with_opencv(msg: ImageMessage, pixels: Pixels) -> UInt8Array:
     """Convert the pixels of a message to RGB, as cv_bridge does.
 
     Args:
@@ -171,7 +170,7 @@ def _to_rgb(pixels: Pixels, encoding: Encoding) -> npt.NDArray[Any]:
     return pixels if encoding.to_rgb is None else cv2.cvtColor(pixels, encoding.to_rgb)
 
 
-def _nv24_to_rgb(pixels: Pixels, height: int) -> ImageRgb:
+def _nv24_to_rgb(pixels: Pixels, height: int) -> UInt8Array:
     """Convert NV24 as NV12 of twice the size, of which every 2nd pixel is kept.
 
     OpenCV does not support NV24; this way, its own arithmetic is used.
@@ -236,14 +235,14 @@ def _check_mosaic(width: int, height: int) -> None:
         )
 
 
-def _nv24_planes(data: npt.NDArray[np.uint8], width: int, height: int, step: int) -> Pixels:
+def _nv24_planes(data: UInt8Array, width: int, height: int, step: int) -> Pixels:
     """Return the luma plane and the chroma plane, whose step is twice as long, (3 * height, W)."""
     luma = data[: height * step].reshape(height, step)[:, :width]
     chroma = data[height * step : 3 * height * step].reshape(height, 2 * step)[:, : 2 * width]
     return np.concatenate([luma, chroma.reshape(2 * height, width)])
 
 
-def _as_native_uint16(rows: npt.NDArray[np.uint8], is_bigendian: bool) -> npt.NDArray[np.uint16]:
+def _as_native_uint16(rows: UInt8Array, is_bigendian: bool) -> npt.NDArray[np.uint16]:
     words = np.ascontiguousarray(rows).view(np.uint16)
     return words.byteswap() if is_bigendian != (sys.byteorder == 'big') else words
 
@@ -254,7 +253,7 @@ def decode_image(
     *,
     max_pixels: int = MAX_PIXELS,
     samples: Samples | None = None,
-) -> ImageRgb:
+) -> UInt8Array:
     """Decode an image message.
 
     Args:
@@ -302,7 +301,7 @@ def _known_encoding(msg: ImageMessage) -> Encoding:
     )
 
 
-def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
+def _as_bytes(data: Any) -> UInt8Array:
     try:
         # frombuffer accepts bytes, array, memoryview and ndarray, but not an empty buffer.
         return np.frombuffer(data, np.uint8) if len(data) else np.empty(0, np.uint8)
@@ -315,7 +314,7 @@ def _as_bytes(data: Any) -> npt.NDArray[np.uint8]:
 
 def decode_compressed(
     msg: CompressedMessage, *, max_pixels: int = MAX_PIXELS, samples: Samples | None = None
-) -> ImageRgb:
+) -> UInt8Array:
     """Decode a compressed image message: JPEG, PNG, TIFF or WebP, independent of its `format`.
 
     `format` only tells which pixels the publisher passed to its encoder, which expects BGR or
@@ -351,7 +350,7 @@ def _encoded_as(format_: str, data: bytes) -> str:
 
 def _decode_mosaic(
     data: bytes, encoding: str, max_pixels: int, samples: Samples | None
-) -> ImageRgb:
+) -> UInt8Array:
     if encoding not in ENCODINGS:
         known = ', '.join(name for name in ENCODINGS if name.startswith(_MOSAIC))
         raise ImageError(

@@ -11,16 +11,15 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError
 from segmentation_node.images.bit_depth import Samples
-
-ImageRgb: TypeAlias = npt.NDArray[np.uint8]
 
 #: Larger images are always refused: 8K cameras fit, and a forged header cannot exhaust memory.
 MAX_PIXELS: Final = 2**26
@@ -52,7 +51,7 @@ def decode_file(
     upright: bool = False,
     max_pixels: int = MAX_PIXELS,
     samples: Samples | None = None,
-) -> ImageRgb:
+) -> UInt8Array:
     """Decode the content of a JPEG, PNG, TIFF or WebP file.
 
     Args:
@@ -76,7 +75,7 @@ def decode_file(
     return np.asarray(cv2.cvtColor(to_bytes(bgr, samples), cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.NDArray[np.uint8]:
+def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> UInt8Array:
     """Convert pixels of 8 or 16 bits per sample to uint8; raises ImageError for other types."""
     if pixels.dtype == np.uint16:
         return (samples or Samples()).to_bytes(pixels)
@@ -88,7 +87,7 @@ def to_bytes(pixels: npt.NDArray[Any], samples: Samples | None = None) -> npt.ND
     return pixels
 
 
-def read_image(path: Path | str) -> ImageRgb:
+def read_image(path: Path | str) -> UInt8Array:
     """Read an image file, (H, W, 3) uint8 RGB; raises ImageError that names the file."""
     try:
         return decode_file(Path(path).read_bytes())
@@ -286,18 +285,18 @@ _HEIC_BRANDS: Final = frozenset({b'heic', b'heix', b'heim', b'heis', b'mif1', b'
 _WEBP: Final = _Codec('webp', _webp_size)
 
 
-def encode_png(image: npt.NDArray[np.uint8]) -> bytes:
+def encode_png(image: UInt8Array) -> bytes:
     """Compress (H, W) labels or an (H, W, 3) RGB image, uint8, losslessly."""
     # Level 1: masks are hardly larger than at level 9, in a fraction of the time.
     return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
 
-def encode_jpeg(image_rgb: ImageRgb, quality: int = 90) -> bytes:
+def encode_jpeg(image_rgb: UInt8Array, quality: int = 90) -> bytes:
     """Compress an (H, W, 3) uint8 RGB image; lossy, so not for labels."""
     return _encode('.jpg', image_rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def _encode(suffix: str, image: npt.NDArray[np.uint8], settings: list[int]) -> bytes:
+def _encode(suffix: str, image: UInt8Array, settings: list[int]) -> bytes:
     is_labels = image.ndim == 2
     is_rgb = image.ndim == 3 and image.shape[2] == 3
     if image.dtype != np.uint8 or image.size == 0 or not (is_labels or is_rgb):

@@ -12,17 +12,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, counted
 from segmentation_node.images.files import check_size, codec_name, decode_pixels, image_size
 from segmentation_node.labels import LabelScheme
-
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 #: Color types of PNG.
 _GRAY, _RGB, _PALETTE, _GRAY_ALPHA, _RGBA = 0, 2, 3, 4, 6
@@ -44,8 +43,8 @@ class StoredLabels:
     `palette` is the palette of the file, (N, 3) uint8 RGB, if it has one.
     """
 
-    pixels: Bytes
-    palette: Bytes | None = None
+    pixels: UInt8Array
+    palette: UInt8Array | None = None
 
     @property
     def is_colored(self) -> bool:
@@ -53,7 +52,7 @@ class StoredLabels:
         return self.pixels.ndim == 3
 
 
-def decode_label_file(data: bytes) -> Bytes:
+def decode_label_file(data: bytes) -> UInt8Array:
     """Decode a label image of ids, (H, W) uint8 as stored; palette indices are ids.
 
     Raises:
@@ -66,7 +65,7 @@ def decode_label_file(data: bytes) -> Bytes:
     return stored.pixels
 
 
-def decode_labels(data: bytes, scheme: LabelScheme) -> Bytes:
+def decode_labels(data: bytes, scheme: LabelScheme) -> UInt8Array:
     """Decode a label image of ids, or of a scheme's colors, to ids of the scheme, (H, W) uint8.
 
     Reading colors is logged once per scheme.
@@ -86,7 +85,7 @@ def decode_labels(data: bytes, scheme: LabelScheme) -> Bytes:
     return stored.pixels
 
 
-def read_labels(path: Path, scheme: LabelScheme | None = None) -> Bytes:
+def read_labels(path: Path, scheme: LabelScheme | None = None) -> UInt8Array:
     """Read a label file, (H, W) uint8 ids; raises ImageError that names the file.
 
     Without a scheme, the ids are returned as stored.
@@ -137,7 +136,7 @@ def _as_gray_png(data: bytes) -> bytes:
     return b''.join(chunks)
 
 
-def _palette(data: bytes) -> Bytes:
+def _palette(data: bytes) -> UInt8Array:
     content = next((content for kind, content in _png_chunks(data) if kind == b'PLTE'), b'')
     return np.frombuffer(content[: len(content) // 3 * 3], np.uint8).reshape(-1, 3)
 
@@ -193,7 +192,7 @@ def _order(data: bytes) -> str:
     return '<' if data.startswith(b'II') else '>'
 
 
-def _bytes_of(pixels: npt.NDArray[np.uint8]) -> Bytes:
+def _bytes_of(pixels: UInt8Array) -> UInt8Array:
     """Convert one channel of 8 or 16 bits to (H, W) uint8; raises ImageError above 255."""
     if pixels.ndim != 2 or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'a label image of shape {pixels.shape}, {pixels.dtype}; {_EXPECTED}')
@@ -205,7 +204,7 @@ def _bytes_of(pixels: npt.NDArray[np.uint8]) -> Bytes:
     return pixels.astype(np.uint8, copy=False)
 
 
-def _opaque(pixels: Bytes) -> Bytes:
+def _opaque(pixels: UInt8Array) -> UInt8Array:
     """Return pixels without the alpha channel; raises ImageError if some are transparent."""
     if pixels.ndim != 3 or pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError(f'a label image of shape {pixels.shape}, {pixels.dtype}; {_EXPECTED}')
@@ -219,13 +218,13 @@ def _opaque(pixels: Bytes) -> Bytes:
     return pixels[..., :3]
 
 
-def _rgb(bgr: Bytes) -> Bytes:
+def _rgb(bgr: UInt8Array) -> UInt8Array:
     if bgr.dtype != np.uint8:
         raise ImageError(f'a label image with 16-bit colors; {_EXPECTED}: save it with 8 bits')
     return np.ascontiguousarray(bgr[..., ::-1])
 
 
-def _ids_of_colors(colors: Bytes, scheme: LabelScheme) -> Bytes:
+def _ids_of_colors(colors: UInt8Array, scheme: LabelScheme) -> UInt8Array:
     codes = _codes(colors)
     ids = np.zeros(codes.shape, np.uint8)
     known = np.zeros(codes.shape, bool)
@@ -250,7 +249,7 @@ def _ids_of_colors(colors: Bytes, scheme: LabelScheme) -> Bytes:
     return ids
 
 
-def _check_palette(ids: Bytes, palette: Bytes, scheme: LabelScheme) -> None:
+def _check_palette(ids: UInt8Array, palette: UInt8Array, scheme: LabelScheme) -> None:
     """Raise ImageError if the colors of the palette contradict its indices."""
     used = np.flatnonzero(np.bincount(ids.ravel(), minlength=256)[: len(palette)]).tolist()
     code_of = {index: int(_codes(palette[index])) for index in used}
@@ -269,7 +268,7 @@ def _check_palette(ids: Bytes, palette: Bytes, scheme: LabelScheme) -> None:
         )
 
 
-def _codes(colors: Bytes) -> npt.NDArray[np.int32]:
+def _codes(colors: UInt8Array) -> npt.NDArray[np.int32]:
     """Return (..., 3) uint8 RGB as one number per pixel, (...) int32."""
     wide = colors.astype(np.int32)
     return np.asarray(wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2], np.int32)

@@ -5,7 +5,7 @@ from typing import Final, TypeAlias
 
 import cv2
 
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 
 Color: TypeAlias = tuple[int, int, int]
 
@@ -16,7 +16,7 @@ BOLD: Final = cv2.FONT_HERSHEY_DUPLEX
 
 
 def write(
-    canvas: ImageRgb,
+    canvas: UInt8Array,
     at: tuple[int, int],
     text: str,
     capital_px: int,

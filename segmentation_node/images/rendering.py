@@ -8,23 +8,21 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from segmentation_node import topics
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import LabelScheme
 
-LabelImage: TypeAlias = npt.NDArray[np.uint8]
 #: Returns the memory, (H, W, 3) uint8, for the picture of a topic with a size (height, width).
-Canvas: TypeAlias = Callable[[str, tuple[int, int]], ImageRgb]
+Canvas: TypeAlias = Callable[[str, tuple[int, int]], UInt8Array]
 
 
-def new_canvas(_topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+def new_canvas(_topic: str, size_hw: tuple[int, int]) -> UInt8Array:
     """Allocate memory for a picture."""
     return np.empty((*size_hw, 3), np.uint8)
 
 
-def colorize(labels: LabelImage, scheme: LabelScheme, out: ImageRgb | None = None) -> ImageRgb:
+def colorize(labels: UInt8Array, scheme: LabelScheme, out: UInt8Array | None = None) -> UInt8Array:
     """Paint (H, W) uint8 label ids in their scheme's colors, (H, W, 3) uint8 RGB.
 
     `out` is C-contiguous memory for the result.
@@ -35,8 +33,8 @@ def colorize(labels: LabelImage, scheme: LabelScheme, out: ImageRgb | None = Non
 
 
 def overlay(
-    image_rgb: ImageRgb, color_rgb: ImageRgb, alpha: float, out: ImageRgb | None = None
-) -> ImageRgb:
+    image_rgb: UInt8Array, color_rgb: UInt8Array, alpha: float, out: UInt8Array | None = None
+) -> UInt8Array:
     """Blend a color mask over its image, both (H, W, 3) uint8; `alpha` is the mask's weight.
 
     `out` is C-contiguous memory for the result.
@@ -51,30 +49,30 @@ class Rendered:
     `image_rgb` is (H, W, 3); `label_mask` and the result of `measure` are (H, W); all are uint8.
     """
 
-    image_rgb: ImageRgb
-    label_mask: LabelImage
-    measure: Callable[[], LabelImage]
+    image_rgb: UInt8Array
+    label_mask: UInt8Array
+    measure: Callable[[], UInt8Array]
     scheme: LabelScheme
     overlay_alpha: float
     canvas: Canvas = new_canvas
 
     @cached_property
-    def confidence(self) -> LabelImage:
+    def confidence(self) -> UInt8Array:
         """Confidence of the network, (H, W) uint8; 255 is certain."""
         return self.measure()
 
     @cached_property
-    def color_mask(self) -> ImageRgb:
+    def color_mask(self) -> UInt8Array:
         """Labels painted in their colors, (H, W, 3) uint8 RGB."""
         return colorize(self.label_mask, self.scheme, self._canvas(topics.COLOR_MASK))
 
     @cached_property
-    def overlay(self) -> ImageRgb:
+    def overlay(self) -> UInt8Array:
         """Color mask blended over the image, (H, W, 3) uint8 RGB."""
         return overlay(
             self.image_rgb, self.color_mask, self.overlay_alpha, self._canvas(topics.OVERLAY)
         )
 
-    def _canvas(self, topic: str) -> ImageRgb:
+    def _canvas(self, topic: str) -> UInt8Array:
         height, width = self.label_mask.shape
         return self.canvas(topic, (height, width))

@@ -11,8 +11,9 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, quoted
-from segmentation_node.images.files import MAX_PIXELS, ImageRgb, check_size
+from segmentation_node.images.files import MAX_PIXELS, check_size
 from segmentation_node.paths import with_extra
 
 #: Decoders of libavcodec by a part of the names of codecs and encoders.
@@ -44,7 +45,7 @@ class DecodedFrame(NamedTuple, Generic[Key]):
     """Frame of a packet, (H, W, 3) uint8 RGB, or the error if it cannot be decoded."""
 
     key: Key
-    image_rgb: ImageRgb | ImageError
+    image_rgb: UInt8Array | ImageError
 
 
 class VideoDecoder(Generic[Key]):

@@ -16,11 +16,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.errors import ScoresError
 from segmentation_node.networks.preprocessing import Geometry
-
-Scores = npt.NDArray[np.float32]
-Bytes = npt.NDArray[np.uint8]
 
 #: Number of pixels compared per step; the scores of a few classes fit into the cache of one core.
 _CHUNK_PIXELS = 2**15
@@ -33,12 +31,12 @@ class Segmentation(Protocol):
     """
 
     @property
-    def labels(self) -> Bytes:
+    def labels(self) -> UInt8Array:
         """Label ids, (H, W) uint8."""
         ...
 
     @property
-    def confidence(self) -> Bytes:
+    def confidence(self) -> UInt8Array:
         """Confidence, (H, W) uint8; 255 is certain."""
         ...
 
@@ -47,11 +45,11 @@ class Segmentation(Protocol):
 class DeviceSegmentation:
     """Segmentation computed on the device, whose memory is faster than that of the CPU."""
 
-    labels: Bytes
-    confidence: Bytes
+    labels: UInt8Array
+    confidence: UInt8Array
 
 
-def postprocess(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Segmentation:
+def postprocess(scores: Float32Array, geometry: Geometry, channel_ids: UInt8Array) -> Segmentation:
     """Choose the class of every pixel of one image.
 
     Args:
@@ -71,7 +69,7 @@ def postprocess(scores: Scores, geometry: Geometry, channel_ids: Bytes) -> Segme
 class _Pixels:
     """Segmentation computed per pixel, for scores at full resolution or off the pixel grid."""
 
-    def __init__(self, scores: Scores, geometry: Geometry, channel_ids: Bytes) -> None:
+    def __init__(self, scores: Float32Array, geometry: Geometry, channel_ids: UInt8Array) -> None:
         h, w = geometry.image_hw
         if geometry.padded_hw == scores.shape[1:]:
             enlarged = scores[:, :h, :w]
@@ -83,7 +81,7 @@ class _Pixels:
         self.labels = _label_ids(channels, channel_ids)
 
     @cached_property
-    def confidence(self) -> Bytes:
+    def confidence(self) -> UInt8Array:
         return _to_bytes(self._best)
 
 
@@ -96,7 +94,7 @@ class _Cells:
     """
 
     def __init__(
-        self, scores: Scores, image_hw: tuple[int, int], stride: int, channel_ids: Bytes
+        self, scores: Float32Array, image_hw: tuple[int, int], stride: int, channel_ids: UInt8Array
     ) -> None:
         self._image_hw, self._stride = image_hw, stride
         channels, self._best = _compare(scores)
@@ -114,7 +112,7 @@ class _Cells:
         )
 
     @cached_property
-    def confidence(self) -> Bytes:
+    def confidence(self) -> UInt8Array:
         best = cv2.copyMakeBorder(self._best, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
         margin = self._stride // 2
         enlarged = cv2.resize(best, None, fx=self._stride, fy=self._stride)
@@ -123,7 +121,7 @@ class _Cells:
         frame = np.asarray(enlarged[inner, inner], np.float32)
         return self._fill_mixed(_to_bytes(frame), _to_bytes(self._inside_best))
 
-    def _interpolate(self, scores: Scores) -> Scores:
+    def _interpolate(self, scores: Float32Array) -> Float32Array:
         """Interpolate the scores of the pixels in mixed cells, (C, stride * stride, N)."""
         count, h, w = scores.shape
         rows, columns = self._places
@@ -137,10 +135,10 @@ class _Cells:
             np.take(flat, places, axis=1, out=corner, mode='clip')
         # No matrix product: the threads of BLAS would then busy-wait for tens of milliseconds, on
         # cores that the network needs.
-        inside: Scores = np.einsum('pk,kcn->cpn', _weights(self._stride), corners)
+        inside: Float32Array = np.einsum('pk,kcn->cpn', _weights(self._stride), corners)
         return inside
 
-    def _fill_mixed(self, frame: Bytes, inside: Bytes) -> Bytes:
+    def _fill_mixed(self, frame: UInt8Array, inside: UInt8Array) -> UInt8Array:
         """Fill the mixed cells of a frame with (s * s, N) values and crop it to the image."""
         stride, (height, width) = self._stride, self._image_hw
         cells = frame.reshape(frame.shape[0] // stride, stride, -1, stride).swapaxes(1, 2)
@@ -149,7 +147,7 @@ class _Cells:
         return np.ascontiguousarray(frame[margin : margin + height, margin : margin + width])
 
 
-def _weights(stride: int) -> Scores:
+def _weights(stride: int) -> Float32Array:
     """Return the weights of a cell's corners in its pixels, row by row, (stride * stride, 4)."""
     # With an even stride no pixel lies on a score; with an odd stride the first one does.
     right = (np.arange(stride) + (0.5 if stride % 2 == 0 else 0)) / stride
@@ -157,7 +155,7 @@ def _weights(stride: int) -> Scores:
     return np.kron(rows, rows).astype(np.float32)
 
 
-def _compare(scores: Scores) -> tuple[Bytes, Scores]:
+def _compare(scores: Float32Array) -> tuple[UInt8Array, Float32Array]:
     """Return the channel and the score of the best class of (C, ...); ties go to the first.
 
     The score is NaN wherever a score of any class is NaN.
@@ -187,17 +185,17 @@ def check_finite(finite: npt.NDArray[np.bool_]) -> None:
         )
 
 
-def _label_ids(channels: Bytes, channel_ids: Bytes) -> Bytes:
+def _label_ids(channels: UInt8Array, channel_ids: UInt8Array) -> UInt8Array:
     """Map channels, of any shape, to label ids."""
     return np.take(channel_ids, channels)
 
 
-def _repeated(values: Bytes, stride: int) -> Bytes:
+def _repeated(values: UInt8Array, stride: int) -> UInt8Array:
     """Repeat every value of (h, w), giving (h * stride, w * stride)."""
     return values.repeat(stride, axis=1).repeat(stride, axis=0)
 
 
-def _to_bytes(scores: Scores) -> Bytes:
+def _to_bytes(scores: Float32Array) -> UInt8Array:
     """Convert scores to bytes; 1 and above become 255."""
     if not scores.size:  # OpenCV rejects empty arrays
         return np.empty(scores.shape, np.uint8)

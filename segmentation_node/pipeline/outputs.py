@@ -6,12 +6,9 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.encodings import compressed_format, encode_jpeg, encode_png
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 
 
@@ -25,9 +22,9 @@ class Output:
 
     topic: str
     encoding: str
-    render: Callable[[Rendered], npt.NDArray[np.uint8]]
+    render: Callable[[Rendered], UInt8Array]
     codec: str = ''
-    encode: Callable[[npt.NDArray[np.uint8]], bytes] | None = None
+    encode: Callable[[UInt8Array], bytes] | None = None
 
     @property
     def name(self) -> str:
@@ -40,19 +37,19 @@ class Output:
         return compressed_format(self.encoding, self.codec)
 
 
-def _label_mask(rendered: Rendered) -> npt.NDArray[np.uint8]:
+def _label_mask(rendered: Rendered) -> UInt8Array:
     return rendered.label_mask
 
 
-def _color_mask(rendered: Rendered) -> npt.NDArray[np.uint8]:
+def _color_mask(rendered: Rendered) -> UInt8Array:
     return rendered.color_mask
 
 
-def _overlay(rendered: Rendered) -> npt.NDArray[np.uint8]:
+def _overlay(rendered: Rendered) -> UInt8Array:
     return rendered.overlay
 
 
-def _confidence(rendered: Rendered) -> npt.NDArray[np.uint8]:
+def _confidence(rendered: Rendered) -> UInt8Array:
     return rendered.confidence
 
 
@@ -84,7 +81,7 @@ class OutputPublisher(Protocol):
         """Return the outputs that have a subscriber now."""
         ...
 
-    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+    def canvas(self, topic: str, size_hw: tuple[int, int]) -> UInt8Array:
         """Return memory to paint the picture of a topic in; valid until the next image."""
         ...
 

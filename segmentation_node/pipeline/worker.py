@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Final
 
 import cv2
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SegmentationError, one_line
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.pipeline.frames import Accounts, LiveFrame
 from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
@@ -44,7 +44,7 @@ class ReadyFrame:
 
     frame: LiveFrame
     wanted: list[Output]
-    image_rgb: ImageRgb
+    image_rgb: UInt8Array
     begun_s: float
 
     @property
@@ -66,7 +66,7 @@ class Worker:
         overlay_alpha: float,
         publishers: Mapping[str, OutputPublisher],
         accounts: Accounts,
-        decode: Callable[[object], ImageRgb],
+        decode: Callable[[object], UInt8Array],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
     ) -> None:

@@ -5,12 +5,11 @@ import math
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.encodings import Convert, ImageMessage, Pixels, convert_with_opencv
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.labels import LabelScheme
 
 try:
@@ -34,7 +33,7 @@ class ImageBuffer:
         self._message = Image(encoding=encoding)
         self._pixels = np.empty(0, np.uint8)
 
-    def canvas(self, shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    def canvas(self, shape: tuple[int, ...]) -> UInt8Array:
         """Return the memory of the message as (H, W) or (H, W, C) uint8, to paint in."""
         if self._pixels.shape != shape:
             message = Image(encoding=self._message.encoding)
@@ -46,7 +45,7 @@ class ImageBuffer:
             self._pixels = np.frombuffer(message.data, np.uint8).reshape(shape)
         return self._pixels
 
-    def message(self, pixels: npt.NDArray[np.uint8], header: Header) -> Image:
+    def message(self, pixels: UInt8Array, header: Header) -> Image:
         """Return the message with an unchanged header; copies pixels unless painted in place."""
         canvas = self.canvas(pixels.shape)
         if not np.may_share_memory(canvas, pixels):
@@ -86,7 +85,7 @@ def pick_converter() -> tuple[str, Convert]:
         return 'OpenCV', convert_with_opencv
     bridge = cv_bridge.CvBridge()
 
-    def convert(msg: ImageMessage, pixels: Pixels) -> ImageRgb:
+    def convert(msg: ImageMessage, pixels: Pixels) -> UInt8Array:
         try:
             return np.asarray(bridge.imgmsg_to_cv2(msg, 'rgb8'), np.uint8)
         except cv_bridge.CvBridgeError:

@@ -15,9 +15,10 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 
 from segmentation_node import topics
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError, SettingError, one_line, printable
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.encodings import ImageRgb, decode_compressed, decode_image
+from segmentation_node.images.encodings import decode_compressed, decode_image
 from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.diagnostics import NodeHealth
 from segmentation_node.ros.intake import Intake
@@ -201,10 +202,10 @@ class SegmentationNode(LifecycleNode):
 
     # Frames
 
-    def _decoder(self, *, compressed: bool) -> tuple[str, Callable[[Any], ImageRgb]]:
+    def _decoder(self, *, compressed: bool) -> tuple[str, Callable[[Any], UInt8Array]]:
         """Return the name of the library that converts formats, and the decoder of messages."""
         converter, convert = pick_converter()
-        decode: Callable[..., ImageRgb] = (
+        decode: Callable[..., UInt8Array] = (
             decode_compressed if compressed else partial(decode_image, convert=convert)
         )
         return converter, lambda message: decode(

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header, String
 
 from segmentation_node import topics
-from segmentation_node.images.files import ImageRgb
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
 from segmentation_node.pipeline.outputs import OUTPUTS, Output, ShutDown
@@ -68,7 +68,7 @@ class CameraPublishers:
         with self._shutdown_errors():
             return [o for o, p in self._publishers.items() if p.get_subscription_count()]
 
-    def canvas(self, topic: str, size_hw: tuple[int, int]) -> ImageRgb:
+    def canvas(self, topic: str, size_hw: tuple[int, int]) -> UInt8Array:
         """Return memory to paint the picture of a topic in; valid until the next image."""
         return self._buffers[topic].canvas((*size_hw, 3))
 

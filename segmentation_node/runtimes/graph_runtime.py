@@ -9,19 +9,18 @@ from typing import Any, Final, TypeAlias
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.networks.postprocessing import Scores, Segmentation, postprocess
+from segmentation_node.networks.postprocessing import Segmentation, postprocess
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.memory import check_memory
 from segmentation_node.runtimes.recent import Recent
 
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 #: Runs a compiled graph on the padded image, (1, H, W, 3) uint8 RGB, and returns class scores,
 #: (C, h, w) float32, in memory that the next run may overwrite.
-Forward: TypeAlias = Callable[[Bytes], Scores]
+Forward: TypeAlias = Callable[[UInt8Array], Float32Array]
 
 #: Total pixels of the most recently used image sizes that stay compiled, such as four sizes of
 #: 1024 x 512; smaller sizes count as the minimum. Each compiled size keeps its layers in memory.
@@ -53,19 +52,19 @@ class GraphRuntime(ABC):
     def _compile(self, geometry: Geometry) -> Forward:
         """Return a function that runs the graph on images of one size."""
 
-    def run(self, images_rgb: Bytes) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         geometry, forward = self._compiled_for(images_rgb)
         ids = self._checkpoint.channel_ids
         return [
             postprocess(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb
         ]
 
-    def forward(self, images_rgb: Bytes) -> None:
+    def forward(self, images_rgb: UInt8Array) -> None:
         geometry, forward = self._compiled_for(images_rgb)
         for image in images_rgb:
             forward(_padded(image, geometry))
 
-    def _compiled_for(self, images_rgb: Bytes) -> tuple[Geometry, Forward]:
+    def _compiled_for(self, images_rgb: UInt8Array) -> tuple[Geometry, Forward]:
         """Return the geometry and the compiled graph for the size of some images."""
         image_hw = images_rgb.shape[1], images_rgb.shape[2]
 
@@ -84,7 +83,7 @@ class GraphRuntime(ABC):
         return self._compiled.get(image_hw, compile_graph)
 
 
-def _padded(image_rgb: Bytes, geometry: Geometry) -> Any:
+def _padded(image_rgb: UInt8Array, geometry: Geometry) -> Any:
     """Pad (H, W, 3) to (1, H, W, 3) by repeating edge pixels, as the torch graph does."""
     (height, width), (padded_height, padded_width) = geometry.image_hw, geometry.padded_hw
     if geometry.padded_hw != geometry.image_hw:

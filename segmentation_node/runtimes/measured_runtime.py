@@ -9,12 +9,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib import metadata
-from typing import Final, TypeAlias
+from typing import Final
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.networks.postprocessing import Segmentation
@@ -23,8 +23,6 @@ from segmentation_node.runtimes.cache import Cache
 from segmentation_node.runtimes.graph_files import KINDS, graph_digest
 from segmentation_node.runtimes.machine import cpu_identity
 from segmentation_node.runtimes.runtime import Candidate, Runtime
-
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 
 #: Rounds in which each candidate is called once. After the minimum, measuring stops as soon as the
 #: time limit has passed.
@@ -100,12 +98,12 @@ class MeasuredRuntime:
     def precision(self) -> str:
         return self._current.precision
 
-    def run(self, images_rgb: Bytes) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         runtime = self._for(images_rgb)
         with self._turn:
             return runtime.run(images_rgb)
 
-    def forward(self, images_rgb: Bytes) -> None:
+    def forward(self, images_rgb: UInt8Array) -> None:
         runtime = self._for(images_rgb)
         with self._turn:
             runtime.forward(images_rgb)
@@ -115,7 +113,7 @@ class MeasuredRuntime:
         if self._measuring is not None:
             self._measuring.join()
 
-    def _for(self, images_rgb: Bytes) -> Runtime:
+    def _for(self, images_rgb: UInt8Array) -> Runtime:
         size = _size_class(images_rgb)
         is_measuring = self._measuring is not None and self._measuring.is_alive()
         if size not in self._chosen and not is_measuring and not self._recall(size):
@@ -151,7 +149,7 @@ class MeasuredRuntime:
         _log.info('runtime auto for %s, from the cache: %s', self._name, entry['figures'])
         return True
 
-    def _measure(self, size: int, image_rgb: Bytes) -> None:
+    def _measure(self, size: int, image_rgb: UInt8Array) -> None:
         with (
             doing(f'measuring the fastest runtime for {self._name}'),
             _MEASURING,
@@ -160,7 +158,7 @@ class MeasuredRuntime:
             if not self._recall(size):  # another runtime or process may have measured it
                 self._choose(size, image_rgb)
 
-    def _choose(self, size: int, image_rgb: Bytes) -> None:
+    def _choose(self, size: int, image_rgb: UInt8Array) -> None:
         """Time all candidates on an image, rescaled if necessary, and choose one."""
         sample_rgb = _sample(image_rgb)
         for candidate in self._candidates:
@@ -186,7 +184,7 @@ class MeasuredRuntime:
         kept = self._chosen.values()
         self._opened = {c: runtime for c, runtime in self._opened.items() if c in kept}
 
-    def _compile(self, candidate: Candidate, image_rgb: Bytes) -> bool:
+    def _compile(self, candidate: Candidate, image_rgb: UInt8Array) -> bool:
         """Compile a candidate for an image; return false if it cannot run on this machine."""
         try:
             runtime = self._opened.get(candidate) or self._open(candidate)
@@ -201,7 +199,9 @@ class MeasuredRuntime:
             return False
         return True
 
-    def _times(self, candidates: Sequence[Candidate], image_rgb: Bytes) -> dict[Candidate, float]:
+    def _times(
+        self, candidates: Sequence[Candidate], image_rgb: UInt8Array
+    ) -> dict[Candidate, float]:
         """Return the time of a call of each candidate in milliseconds, the minimum of several."""
         best = dict.fromkeys(candidates, float('inf'))
         until_s = time.monotonic() + _TIME_LIMIT_S
@@ -227,7 +227,7 @@ def choose(times_ms: dict[Candidate, float]) -> Candidate:
     return min(fast, key=lambda c: (_BY_PRECISION.index(c.precision), times_ms[c]))
 
 
-def _size_class(images_rgb: Bytes) -> int:
+def _size_class(images_rgb: UInt8Array) -> int:
     """Return a class of image sizes; pixel counts in a class differ by at most a factor of 1.4."""
     return round(math.log2(_pixels(images_rgb.shape[1], images_rgb.shape[2])))
 
@@ -236,7 +236,7 @@ def _pixels(height: int, width: int) -> int:
     return min(max(height * width, _MIN_PIXELS), _MAX_PIXELS)
 
 
-def _sample(image_rgb: Bytes) -> Bytes:
+def _sample(image_rgb: UInt8Array) -> UInt8Array:
     """Scale an image, (1, H, W, 3), to the range of sizes that are measured."""
     height, width = image_rgb.shape[1:3]
     wanted, ratio = _pixels(height, width), min(max(width / height, 0.25), 4.0)

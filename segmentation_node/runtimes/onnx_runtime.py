@@ -9,13 +9,13 @@ import onnxruntime  # type: ignore[import-untyped]
 import openvino  # type: ignore[import-untyped]
 from onnxruntime.capi import onnxruntime_pybind11_state  # type: ignore[import-untyped]
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SettingError, one_line
-from segmentation_node.networks.postprocessing import Scores
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.graph_files import load_graph
-from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
@@ -68,7 +68,7 @@ class OnnxRuntime(GraphRuntime):
         session = self._session
         name = session.get_inputs()[0].name
 
-        def forward(padded: Bytes) -> Scores:
+        def forward(padded: UInt8Array) -> Float32Array:
             (prepared,) = prepare.infer(padded, share_inputs=True, share_outputs=True).values()
             try:
                 (scores,) = session.run(None, {name: prepared})

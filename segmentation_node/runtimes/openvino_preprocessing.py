@@ -4,7 +4,6 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import openvino  # type: ignore[import-untyped]
 from openvino import opset13 as ops
 from openvino.preprocess import PrePostProcessor  # type: ignore[import-untyped]
@@ -12,6 +11,7 @@ from openvino.utils.decorators import (  # type: ignore[import-untyped]
     custom_preprocess_function,
 )
 
+from segmentation_node.arrays import Float32Array
 from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 
 
@@ -58,7 +58,7 @@ def _resize_step(geometry: Geometry) -> Any:
     return resize
 
 
-def resize_matrix(padded: int, network: int) -> npt.NDArray[np.float32]:
+def resize_matrix(padded: int, network: int) -> Float32Array:
     """Return the weight of each pixel of a padded row for each pixel of a network input row.
 
     The interpolation is bilinear and antialiased: when the image is scaled down, the triangle

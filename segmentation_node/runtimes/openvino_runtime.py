@@ -9,9 +9,9 @@ from typing import Any, Final
 import numpy as np
 import openvino  # type: ignore[import-untyped]
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import CheckpointError, SettingError, one_line
-from segmentation_node.networks.postprocessing import Scores
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.cache import Cache
 from segmentation_node.runtimes.graph_files import (
@@ -20,7 +20,7 @@ from segmentation_node.runtimes.graph_files import (
     graph_digest,
     load_graph,
 )
-from segmentation_node.runtimes.graph_runtime import Bytes, Forward, GraphRuntime
+from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime
 from segmentation_node.runtimes.machine import cpu_identity, multiplies_bf16_matrices
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
@@ -109,7 +109,7 @@ class OpenVinoRuntime(GraphRuntime):
         self._files = None  # read again if another size is not in the cache
         run = compiled.create_infer_request()
 
-        def forward(padded: Bytes) -> Scores:
+        def forward(padded: UInt8Array) -> Float32Array:
             # The scores share the runtime's memory, without a copy.
             (scores,) = run.infer(padded, share_inputs=True, share_outputs=True).values()
             return np.asarray(scores[0])

@@ -4,9 +4,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.networks.postprocessing import Segmentation
 
 
@@ -25,7 +23,7 @@ class Runtime(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def run(self, images_rgb: npt.NDArray[np.uint8]) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         """Segment (B, H, W, 3) uint8 RGB, C-contiguous; return a segmentation for each image.
 
         Raises:
@@ -34,7 +32,7 @@ class Runtime(Protocol):
         """
         ...
 
-    def forward(self, images_rgb: npt.NDArray[np.uint8]) -> None:
+    def forward(self, images_rgb: UInt8Array) -> None:
         """Run the network on the input of `run`, wait for it, and discard its results."""
         ...
 

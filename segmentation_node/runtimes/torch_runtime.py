@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Final, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SettingError, one_line
 from segmentation_node.networks.graph import SegmentationGraph
@@ -33,7 +32,6 @@ _WARM_UPS: Final = 3
 
 _log = logging.getLogger(__name__)
 
-Bytes: TypeAlias = npt.NDArray[np.uint8]
 Run: TypeAlias = Callable[..., Any]
 
 
@@ -79,17 +77,17 @@ class TorchRuntime:
     def _compiled(self, run: Run) -> Run:
         return run
 
-    def run(self, images_rgb: Bytes) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
             return self._executor.run(images_rgb, geometry)
 
-    def forward(self, images_rgb: Bytes) -> None:
+    def forward(self, images_rgb: UInt8Array) -> None:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
             self._executor.forward(images_rgb, geometry)
 
-    def class_scores(self, images_rgb: Bytes, scale: float | None = None) -> torch.Tensor:
+    def class_scores(self, images_rgb: UInt8Array, scale: float | None = None) -> torch.Tensor:
         """Compute scores (B, C, H, W) float32, 0 or greater, on the device, from RGB images.
 
         `images_rgb` is (B, H, W, 3) uint8. `scale` is in network pixels per image pixel; None uses
@@ -105,7 +103,7 @@ class TorchRuntime:
         with torch.inference_mode():
             return _split_by_image(self._graph.choose_class(scores))
 
-    def _geometry(self, images_rgb: Bytes, scale: float | None) -> Geometry:
+    def _geometry(self, images_rgb: UInt8Array, scale: float | None) -> Geometry:
         geometry = self._graph.geometry((images_rgb.shape[1], images_rgb.shape[2]), scale)
         geometry.check()
         if self._device.type == 'cpu' and geometry.network_hw not in self._fitting:
@@ -145,14 +143,14 @@ class CompiledTorchRuntime(TorchRuntime):
 class _OnCpu:
     """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
 
-    def __init__(self, run: Run, channel_ids: Bytes) -> None:
+    def __init__(self, run: Run, channel_ids: UInt8Array) -> None:
         self._run, self._ids = run, channel_ids
 
-    def run(self, images_rgb: Bytes, geometry: Geometry) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
         batch_scores = self.forward(images_rgb, geometry)
         return [postprocess(scores, geometry, self._ids) for scores in batch_scores.numpy()]
 
-    def forward(self, images_rgb: Bytes, geometry: Geometry) -> torch.Tensor:
+    def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> torch.Tensor:
         scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
         return scores.float().contiguous()
 
@@ -169,18 +167,18 @@ class _OnGpu:
         self._memory = torch.cuda.graph_pool_handle()
         self._captured: Recent[tuple[int, ...], Run] = Recent(_CAPTURED)
 
-    def run(self, images_rgb: Bytes, geometry: Geometry) -> list[Segmentation]:
+    def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
         del geometry
         with torch.cuda.device(self._device):
             return _split_by_image(self._graph_for(images_rgb)(torch.from_numpy(images_rgb)))
 
-    def forward(self, images_rgb: Bytes, geometry: Geometry) -> None:
+    def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> None:
         del geometry
         with torch.cuda.device(self._device):
             self._graph_for(images_rgb)(torch.from_numpy(images_rgb))
             torch.cuda.synchronize()
 
-    def _graph_for(self, images_rgb: Bytes) -> Run:
+    def _graph_for(self, images_rgb: UInt8Array) -> Run:
         """Return a function that runs batches of this shape; each run overwrites its results."""
         return self._captured.get(images_rgb.shape, lambda: self._capture(images_rgb.shape))
 

@@ -13,9 +13,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError
-from segmentation_node.images.files import ImageRgb
-from segmentation_node.images.rendering import LabelImage
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.model_cache import READY, ModelCache, ServedModel
 from segmentation_node.web.settings import Settings
@@ -32,8 +31,8 @@ class SegmentedImage:
     the start of the batch, `segment_ms` the duration of the whole batch of `batch` images.
     """
 
-    labels: LabelImage
-    confidence: Callable[[], LabelImage]
+    labels: UInt8Array
+    confidence: Callable[[], UInt8Array]
     scheme: LabelScheme
     wait_ms: float
     segment_ms: float
@@ -43,7 +42,7 @@ class SegmentedImage:
 @dataclass(eq=False)
 class _Job:
     model: str
-    image_rgb: ImageRgb
+    image_rgb: UInt8Array
     client: str
     #: Position in the fair order, see Batcher._enqueue.
     turn: int = 0
@@ -86,7 +85,7 @@ class Batcher:
             self.cache.start_loading(model)
 
     def submit(
-        self, model: str, image_rgb: ImageRgb, client: str = ''
+        self, model: str, image_rgb: UInt8Array, client: str = ''
     ) -> 'Future[SegmentedImage]':
         """Queue a client's image, (H, W, 3) uint8, for one of the models.
 

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.runtimes import TORCH_RUNTIMES
 from segmentation_node.runtimes.short_thread import in_short_thread
 from segmentation_node.segmenter import Segmenter
@@ -136,7 +136,7 @@ class ModelCache:
         return largest
 
 
-def trial_images(count: int) -> list[ImageRgb]:
+def trial_images(count: int) -> list[UInt8Array]:
     """Return different images of random blocks, each (H, W, 3) uint8."""
     rng = np.random.default_rng(0)
     height, width = TRIAL_HW

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError, ImageError
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.files import ImageRgb
 from segmentation_node.web.batching import Batcher, SegmentedImage
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.problems import ProblemError
@@ -29,7 +29,7 @@ class ProcessedImage:
     """One uploaded image, (H, W, 3) uint8 RGB, with the result of each requested model."""
 
     format: str
-    image_rgb: ImageRgb
+    image_rgb: UInt8Array
     decode_ms: float
     results: Mapping[str, SegmentedImage]
 

@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import BaseModel, Field
 
 from segmentation_node import topics
-from segmentation_node.images.files import ImageRgb, encode_png
-from segmentation_node.images.rendering import LabelImage, Rendered
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import encode_png
+from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.batching import SegmentedImage
 
@@ -102,7 +103,7 @@ def legend(scheme: LabelScheme) -> list[LegendEntry]:
     ]
 
 
-def class_shares(labels: LabelImage, scheme: LabelScheme) -> list[ClassShare]:
+def class_shares(labels: UInt8Array, scheme: LabelScheme) -> list[ClassShare]:
     """Return all classes of a scheme with their share of the labels, (H, W) uint8."""
     counts = np.bincount(labels.ravel(), minlength=256)
     return [
@@ -112,7 +113,7 @@ def class_shares(labels: LabelImage, scheme: LabelScheme) -> list[ClassShare]:
 
 
 def render_outputs(
-    image_rgb: ImageRgb, segmented: SegmentedImage, outputs: Sequence[OutputName], alpha: float
+    image_rgb: UInt8Array, segmented: SegmentedImage, outputs: Sequence[OutputName], alpha: float
 ) -> dict[OutputName, bytes]:
     """Render the requested outputs as PNG files."""
     rendered = Rendered(image_rgb, segmented.labels, segmented.confidence, segmented.scheme, alpha)
@@ -121,7 +122,7 @@ def render_outputs(
 
 def model_result(
     model: str,
-    image_rgb: ImageRgb,
+    image_rgb: UInt8Array,
     segmented: SegmentedImage,
     options: PredictOptions,
     decode_ms: float,

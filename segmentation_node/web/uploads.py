@@ -3,16 +3,10 @@
 
 from dataclasses import dataclass
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.files import (
-    ImageRgb,
-    check_size,
-    codec_name,
-    decode_file,
-    image_size,
-    is_heic,
-)
+from segmentation_node.images.files import check_size, codec_name, decode_file, image_size, is_heic
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.settings import Settings
 
@@ -56,7 +50,7 @@ class Upload:
             raise ProblemError('damaged-image', str(error)) from error
         return cls(data, name, width * height)
 
-    def decode(self, samples: Samples | None = None) -> ImageRgb:
+    def decode(self, samples: Samples | None = None) -> UInt8Array:
         """Return the upright image, (H, W, 3) uint8 RGB; raises ProblemError."""
         try:
             return decode_file(self.data, upright=True, samples=samples)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from bag_making import image_topic, label_cdr, stamp_ns, string_cdr, string_topic
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
-from segmentation_node.bags.matching import FrameTime, Matching, Pixels, together
+from segmentation_node.bags.matching import FrameTime, Matching, together
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, ImageError
@@ -19,12 +20,12 @@ MASKS, TRUTH = '/masks', '/truth'
 Rows = list[tuple[int, int, int]]
 
 
-def stream(*stamps: int) -> Iterator[tuple[FrameTime, Pixels]]:
+def stream(*stamps: int) -> Iterator[tuple[FrameTime, UInt8Array]]:
     for stamp in stamps:
         yield FrameTime(recorded=False, time_ns=stamp), np.array([[stamp]], np.uint8)
 
 
-def matched(*streams: Iterator[tuple[FrameTime, Pixels]]) -> list[tuple[int, list[int]]]:
+def matched(*streams: Iterator[tuple[FrameTime, UInt8Array]]) -> list[tuple[int, list[int]]]:
     return [
         (time.time_ns, [int(pixels[0, 0]) for pixels in found])
         for time, found in together(*streams)
@@ -118,7 +119,7 @@ def test_a_message_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         list(Matching([(bag, MASKS)]).pixels([(bag, MASKS, _refuse)]))
 
 
-def _refuse(message: object) -> Pixels:
+def _refuse(message: object) -> UInt8Array:
     raise ImageError('no labels')
 
 

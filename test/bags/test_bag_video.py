@@ -4,7 +4,6 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from bag_making import image_topic, stamp_ns
 from bag_probing import Plain, said_by
@@ -13,6 +12,7 @@ pytest.importorskip('av')
 
 from video_making import TOPIC, frame, video, video_bag, video_cdr
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import camera, messages, reader, segment_bag
 from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.reader import open_bag
@@ -34,7 +34,7 @@ VIDEOS = [
 class Brightness(Plain):
     """Labels each image with the number of its frame."""
 
-    def render(self, image_rgb: npt.NDArray[np.uint8], overlay_alpha: float) -> Rendered:
+    def render(self, image_rgb: UInt8Array, overlay_alpha: float) -> Rendered:
         rendered = super().render(image_rgb, overlay_alpha)
         rendered.label_mask[:] = np.round((image_rgb.mean() - 20) / 20)
         return rendered

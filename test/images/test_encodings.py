@@ -9,12 +9,12 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from image_bytes import extended_webp, tiff, webp, with_orientation
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.images.bit_depth import EXAMINED, Samples
 from segmentation_node.images.encodings import (
@@ -425,7 +425,7 @@ def test_a_tiff_has_the_order_of_the_raw_image(format_: str, swapped: bool) -> N
     assert decode_compressed(Compressed(format_, data)).tolist() == [[BLUE if swapped else RED]]
 
 
-MOSAIC: npt.NDArray[np.uint8] = np.tile(np.array([[255, 0], [0, 0]], np.uint8), (4, 4))
+MOSAIC: UInt8Array = np.tile(np.array([[255, 0], [0, 0]], np.uint8), (4, 4))
 
 
 @pytest.mark.parametrize(
@@ -498,9 +498,7 @@ def test_webp_without_loss_gives_back_every_pixel() -> None:
 
 @pytest.mark.parametrize('make', [webp, extended_webp, lambda rgb: webp(rgb, 80)])
 @pytest.mark.parametrize('width', [1, 300])
-def test_size_of_a_webp_is_in_its_header(
-    make: Callable[[npt.NDArray[np.uint8]], bytes], width: int
-) -> None:
+def test_size_of_a_webp_is_in_its_header(make: Callable[[UInt8Array], bytes], width: int) -> None:
     assert image_size(make(np.zeros((700, width, 3), np.uint8))) == (width, 700)
 
 

@@ -2,16 +2,16 @@
 """Labels as pictures, pixel by pixel."""
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import Rendered, colorize, overlay
 from segmentation_node.labels import available_schemes, load_scheme
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 CATEGORIES = load_scheme('cityscapes8')
 
 

@@ -5,13 +5,13 @@ import subprocess
 import sys
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.errors import ScoresError
 from segmentation_node.networks.graph import SegmentationGraph
 from segmentation_node.networks.postprocessing import postprocess
@@ -20,7 +20,7 @@ from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 IDS = np.array([7, 0, 255, 3, 12, 5], np.uint8)
 
 
-def in_full(scores: npt.NDArray[np.float32], geometry: Geometry) -> list[npt.NDArray[np.uint8]]:
+def in_full(scores: Float32Array, geometry: Geometry) -> list[UInt8Array]:
     """Labels and confidence as the graph has them: all scores enlarged, then compared."""
     ids = torch.from_numpy(IDS[: len(scores)])
     network = nn.Identity()
@@ -29,7 +29,7 @@ def in_full(scores: npt.NDArray[np.float32], geometry: Geometry) -> list[npt.NDA
     return [part[0].numpy() for part in found]
 
 
-def drawn(seed: int, shape: tuple[int, int, int], blur: int) -> npt.NDArray[np.float32]:
+def drawn(seed: int, shape: tuple[int, int, int], blur: int) -> Float32Array:
     """Shares of classes, in larger areas the more they are blurred."""
     noise = torch.from_numpy(np.random.default_rng(seed).normal(size=(1, *shape)))
     for _ in range(blur):
@@ -64,7 +64,7 @@ def test_scores_on_no_grid_of_pixels(
     check(drawn(seed, shape, 1), Geometry(padded, padded, padded))
 
 
-def check(scores: npt.NDArray[np.float32], geometry: Geometry) -> None:
+def check(scores: Float32Array, geometry: Geometry) -> None:
     labels, confidence = in_full(scores, geometry)
     found = postprocess(scores, geometry, IDS)
     assert found.labels.dtype == found.confidence.dtype == np.uint8

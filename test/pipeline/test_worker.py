@@ -8,10 +8,10 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from threads import PATIENCE_S, in_thread
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError
 from segmentation_node.images.encodings import decode_image
 from segmentation_node.labels import load_scheme
@@ -63,7 +63,7 @@ class Publisher:
     def wanted(self) -> list[Output]:
         return [OUTPUTS['label_mask']]
 
-    def canvas(self, _topic: str, size_hw: tuple[int, int]) -> npt.NDArray[np.uint8]:
+    def canvas(self, _topic: str, size_hw: tuple[int, int]) -> UInt8Array:
         return np.empty((*size_hw, 3), np.uint8)
 
 
@@ -97,7 +97,7 @@ class Bench:
         self.decoding.enter(int(image_rgb[0, 0, 0]))
         return image_rgb
 
-    def _segment(self, images_rgb: Sequence[npt.NDArray[np.uint8]]) -> Any:
+    def _segment(self, images_rgb: Sequence[UInt8Array]) -> Any:
         self.inferring.enter([int(image[0, 0, 0]) for image in images_rgb])
         labels = np.stack([image[..., 0] for image in images_rgb])
         return Prediction(labels, lambda index: labels[index])

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError, ExportError
 from segmentation_node.export.calibration_images import images_of_folders, spread
 from segmentation_node.export.export_model import main
@@ -24,7 +24,7 @@ from segmentation_node.runtimes import graph_files
 from segmentation_node.runtimes.graph_files import GraphInfo, info_file
 from segmentation_node.segmenter import Segmenter
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 
 def picture(seed: int, height: int = 64, width: int = 96) -> Image:

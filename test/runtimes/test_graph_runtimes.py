@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given
@@ -19,6 +18,7 @@ from repository import ROOT
 from safetensors.torch import load_file, save_file
 from test_segmenter import image
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.errors import CheckpointError, ImageError, SettingError
 from segmentation_node.labels import load_scheme
@@ -28,7 +28,7 @@ from segmentation_node.runtimes.openvino_preprocessing import resize_matrix
 from segmentation_node.runtimes.openvino_runtime import OpenVinoRuntime
 from segmentation_node.segmenter import Segmenter
 
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from test_segmenter import image
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.networks.postprocessing import DeviceSegmentation
@@ -22,8 +22,6 @@ from segmentation_node.runtimes.measured_runtime import MeasuredRuntime, choose
 from segmentation_node.runtimes.opening import candidates, open_candidate
 from segmentation_node.runtimes.runtime import Candidate
 from segmentation_node.segmenter import Segmenter
-
-Bytes = npt.NDArray[np.uint8]
 
 INT8, BF16, FP32 = (Candidate('openvino', precision) for precision in ('int8', 'bf16', 'fp32'))
 
@@ -42,12 +40,12 @@ class Slow:
     def __init__(self, precision: str, took_s: float, label: int) -> None:
         self.precision, self._took_s, self._label = precision, took_s, label
 
-    def run(self, images_rgb: Bytes) -> list[Any]:
+    def run(self, images_rgb: UInt8Array) -> list[Any]:
         time.sleep(self._took_s)
         labels = np.full(images_rgb.shape[1:3], self._label, np.uint8)
         return [DeviceSegmentation(labels, labels)] * len(images_rgb)
 
-    def forward(self, images_rgb: Bytes) -> None:
+    def forward(self, images_rgb: UInt8Array) -> None:
         self.run(images_rgb)
 
 
@@ -77,7 +75,7 @@ def test_images_are_served_while_it_measures(
     measured, released = threading.Event(), threading.Event()
     compile_ = MeasuredRuntime._compile
 
-    def held(self: MeasuredRuntime, candidate: Candidate, image_rgb: Bytes) -> bool:
+    def held(self: MeasuredRuntime, candidate: Candidate, image_rgb: UInt8Array) -> bool:
         measured.set()
         assert released.wait(60)
         return compile_(self, candidate, image_rgb)
@@ -131,7 +129,7 @@ def test_two_that_start_at_once_measure_once_and_agree(
     released = threading.Event()
     compile_ = MeasuredRuntime._compile
 
-    def held(self: MeasuredRuntime, candidate: Candidate, image_rgb: Bytes) -> bool:
+    def held(self: MeasuredRuntime, candidate: Candidate, image_rgb: UInt8Array) -> bool:
         assert released.wait(60)
         return compile_(self, candidate, image_rgb)
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.images.cityscapes import KINDS
 from segmentation_node.labels import load_scheme
@@ -42,7 +43,7 @@ def video(street: Street) -> list[Frame]:
     return [renderer.render(street, t) for t in (0.0, 0.1, 1.5, 4.0)]
 
 
-def redrawn(frame: Frame) -> npt.NDArray[np.uint8]:
+def redrawn(frame: Frame) -> UInt8Array:
     """Labels as anyone would draw them from the polygons alone, (H, W) uint8."""
     labels = np.zeros((frame.polygons['imgHeight'], frame.polygons['imgWidth']), np.uint8)
     for item in frame.polygons['objects']:
@@ -215,7 +216,7 @@ def test_camera_file_explains_where_the_road_is_drawn(street: Street) -> None:
     assert set(seen) == {True, False}
 
 
-def _ground_only(frame: Frame) -> npt.NDArray[np.uint8]:
+def _ground_only(frame: Frame) -> UInt8Array:
     """Labels of the ground alone, redrawn from the polygons before anything stands on it."""
     labels = np.zeros(frame.label_ids.shape, np.uint8)
     for item in frame.polygons['objects']:

@@ -4,16 +4,14 @@
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.metrics import UNCOUNTED
 from training.calibration import Calibration
-
-Bytes = npt.NDArray[np.uint8]
 
 
 def calibration(target: list[int], predicted: list[int], confidence: list[int]) -> Calibration:
@@ -82,7 +80,7 @@ rows = st.integers(1, 40).flatmap(
 
 
 @given(rows, st.integers(1, 20))
-def test_error_is_that_of_the_formula(row: tuple[Bytes, Bytes], bins: int) -> None:
+def test_error_is_that_of_the_formula(row: tuple[UInt8Array, UInt8Array], bins: int) -> None:
     right, confidence = row
     expected = 0.0
     for m in range(bins):
@@ -101,7 +99,7 @@ def test_error_is_that_of_the_formula(row: tuple[Bytes, Bytes], bins: int) -> No
 
 
 @given(rows)
-def test_finer_bins_hide_no_more(row: tuple[Bytes, Bytes]) -> None:
+def test_finer_bins_hide_no_more(row: tuple[UInt8Array, UInt8Array]) -> None:
     right, confidence = row
     found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
     assert found.ece(15) >= found.ece(5) - 1e-12  # each of 5 bins covers 3 of 15

@@ -12,7 +12,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import pytest
 import yaml
 from bag_making import image_cdr, image_topic, label_cdr, stamp_ns, string_cdr, string_topic
@@ -23,6 +22,7 @@ from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluate
 from fitted_model import write_fitted_model
 from training_data import street, write_folders
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.images_to_bag import main as images_to_bag
 from segmentation_node.bags.score_bag import score_bag
 from segmentation_node.bags.segment_bag import main as segment_bag
@@ -45,7 +45,7 @@ CATEGORIES = load_scheme('cityscapes8')
 LABEL_IDS = load_scheme('cityscapes34')
 TRAIN_IDS = load_scheme('cityscapes19')
 FRAMES = 3
-Image = npt.NDArray[np.uint8]
+Image = UInt8Array
 
 
 @pytest.fixture(scope='module')

@@ -22,9 +22,10 @@ from image_bytes import webp, with_orientation
 from streets import street_images
 from web_service import PATIENCE_S, ServiceProcess, blocks, labels_of, serving
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.errors import SettingError
-from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, encode_png
+from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Prediction, Segmenter
@@ -128,7 +129,7 @@ def test_concurrent_requests_get_their_own_results(
 ) -> None:
     images = [blocks(seed=seed) for seed in range(12)]
 
-    def ask(image: ImageRgb) -> bytes:
+    def ask(image: UInt8Array) -> bytes:
         return outputs_of(client.post('/predict', files=image_file(encode_png(image))).json()[
             'results'][0])['label']  # fmt: skip
 
@@ -344,7 +345,9 @@ def blocked(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading
     waits, leave = threading.Event(), threading.Event()
     segment = Segmenter.segment
 
-    def segment_later(self: Segmenter, images_rgb: Sequence[ImageRgb] | ImageRgb) -> Prediction:
+    def segment_later(
+        self: Segmenter, images_rgb: Sequence[UInt8Array] | UInt8Array
+    ) -> Prediction:
         if images_rgb[0].shape[:2] != model_cache.TRIAL_HW:
             waits.set()
             leave.wait(PATIENCE_S)

@@ -12,8 +12,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError
-from segmentation_node.images.files import ImageRgb, decode_file, encode_jpeg, encode_png
+from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
 from training.report.records import Record
 
@@ -54,24 +55,24 @@ class Gallery:
     missing: tuple[str, ...]
 
 
-def photograph(image_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+def photograph(image_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> Picture:
     """Encode a camera image, scaled down to at most `width`."""
     small = _scaled(image_rgb, width, cv2.INTER_AREA)
     return _picture('jpeg', encode_jpeg(small, 82), alt, small)
 
 
-def label_picture(color_rgb: ImageRgb, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+def label_picture(color_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> Picture:
     """Encode labels in color, scaled down to at most `width` without mixing colors."""
     small = _scaled(color_rgb, width, cv2.INTER_NEAREST_EXACT)
     return _picture('png', encode_png(small), alt, small)
 
 
-def _picture(codec: str, data: bytes, alt: str, image: ImageRgb) -> Picture:
+def _picture(codec: str, data: bytes, alt: str, image: UInt8Array) -> Picture:
     uri = f'data:image/{codec};base64,{base64.b64encode(data).decode("ascii")}'
     return Picture(uri, alt, image.shape[1], image.shape[0])
 
 
-def _scaled(image: ImageRgb, width: int, interpolation: int) -> ImageRgb:
+def _scaled(image: UInt8Array, width: int, interpolation: int) -> UInt8Array:
     if image.shape[1] <= width:
         return np.ascontiguousarray(image)
     height = max(1, round(image.shape[0] * width / image.shape[1]))
@@ -120,7 +121,7 @@ def _example_names(record: Record) -> list[str]:
     ]
 
 
-def _read_example(record: Record, name: str) -> tuple[ImageRgb, ImageRgb, ImageRgb] | str:
+def _read_example(record: Record, name: str) -> tuple[UInt8Array, UInt8Array, UInt8Array] | str:
     read = []
     for kind in KINDS:
         path = f'examples/{name}_{kind}.png'
@@ -134,7 +135,7 @@ def _read_example(record: Record, name: str) -> tuple[ImageRgb, ImageRgb, ImageR
     return image, truth, prediction
 
 
-def _decoded(record: Record, path: str) -> ImageRgb | None:
+def _decoded(record: Record, path: str) -> UInt8Array | None:
     data = record.artifacts.read(path)
     try:
         return None if data is None else decode_file(data)
@@ -142,7 +143,7 @@ def _decoded(record: Record, path: str) -> ImageRgb | None:
         return None
 
 
-def _digest(*images: ImageRgb) -> str:
+def _digest(*images: UInt8Array) -> str:
     digest = hashlib.sha256()
     for image in images:
         digest.update(str(image.shape).encode())
@@ -150,7 +151,7 @@ def _digest(*images: ImageRgb) -> str:
     return digest.hexdigest()
 
 
-def class_shares(color_rgb: ImageRgb, scheme: LabelScheme) -> Mapping[str, float]:
+def class_shares(color_rgb: UInt8Array, scheme: LabelScheme) -> Mapping[str, float]:
     """Return the share of each class in a picture in the scheme's colors, largest first.
 
     The result is empty if the picture has any other color. Black counts as void, because pixels
@@ -166,7 +167,7 @@ def class_shares(color_rgb: ImageRgb, scheme: LabelScheme) -> Mapping[str, float
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 
-def _codes(color_rgb: ImageRgb) -> npt.NDArray[np.int32]:
+def _codes(color_rgb: UInt8Array) -> npt.NDArray[np.int32]:
     """Convert (H, W, 3) colors to one number per pixel, (H, W)."""
     return color_rgb.astype(np.int32) @ np.array([1 << 16, 1 << 8, 1], np.int32)
 
@@ -178,13 +179,13 @@ def _names_by_code(scheme: LabelScheme) -> dict[int, str]:
     }
 
 
-def _truth_alt(name: str, truth: ImageRgb, scheme: LabelScheme | None) -> str:
+def _truth_alt(name: str, truth: UInt8Array, scheme: LabelScheme | None) -> str:
     shares = class_shares(truth, scheme) if scheme is not None else {}
     content = ', '.join(f'{100 * share:.0f} % {name}' for name, share in shares.items())
     return f'Truth of {name}: {content}.' if content else f'Truth of {name}, one color per class.'
 
 
-def _prediction_alt(record: Record, name: str, truth: ImageRgb, prediction: ImageRgb) -> str:
+def _prediction_alt(record: Record, name: str, truth: UInt8Array, prediction: UInt8Array) -> str:
     true, predicted = _codes(truth), _codes(prediction)
     counted = true != 0
     if not counted.any():

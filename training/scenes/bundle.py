@@ -13,13 +13,14 @@ from typing import Final
 import cv2
 from tqdm import tqdm
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.images_to_bag import Settings, write_frames
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import SourceFrame
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import SegmentationError
-from segmentation_node.images.files import ImageRgb, encode_png
+from segmentation_node.images.files import encode_png
 from segmentation_node.labels import load_scheme
 from segmentation_node.paths import demo_bag, samples_dir
 from training.scenes.render import SCHEME, Frame, Renderer
@@ -127,7 +128,7 @@ def _write_frame(stem: Path, frame: Frame, time_ns: int) -> SourceFrame:
     return SourceFrame(image, time_ns, label, camera)
 
 
-def _jpeg(image_rgb: ImageRgb) -> bytes:
+def _jpeg(image_rgb: UInt8Array) -> bytes:
     return cv2.imencode('.jpg', cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), _JPEG)[1].tobytes()
 
 

@@ -7,8 +7,8 @@ Street coordinates are x along the world's x axis, and t to the left of the cent
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import Float32Array
 from training.scenes.camera import Extrinsic, FloatArray, VehiclePose
 
 CURB_M = 0.12
@@ -70,11 +70,11 @@ class Layout:
         wave = 2 * np.pi * np.asarray(x, float) / self.bend_length + self.bend_phase
         return np.asarray(self.bend * np.sin(wave))
 
-    def center_of(self, x: npt.NDArray[np.float32], start: float) -> npt.NDArray[np.float32]:
+    def center_of(self, x: Float32Array, start: float) -> Float32Array:
         """Return the world y of the center line at start + x, in single precision."""
         turn = np.float32(2 * np.pi / self.bend_length)
         phase = np.float32((2 * np.pi * start / self.bend_length + self.bend_phase) % (2 * np.pi))
-        y: npt.NDArray[np.float32] = np.float32(self.bend) * np.sin(turn * x + phase)
+        y: Float32Array = np.float32(self.bend) * np.sin(turn * x + phase)
         return y
 
     def heading(self, x: float) -> float:

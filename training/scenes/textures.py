@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from segmentation_node.arrays import Float32Array, UInt8Array
 from training.scenes.camera import FloatArray
 
-Image = npt.NDArray[np.uint8]
-Field = npt.NDArray[np.float32]
+Image = UInt8Array
+Field = Float32Array
 Color = tuple[float, float, float]
 
 
@@ -68,7 +69,7 @@ class Sprite:
     outline: FloatArray
 
 
-def opaque(rgb: npt.NDArray[np.float32] | Image) -> Texture:
+def opaque(rgb: Float32Array | Image) -> Texture:
     """Create an opaque texture from RGB (H, W, 3) in 0..255."""
     clipped = np.clip(rgb, 0, 255).astype(np.uint8)
     return Texture(np.asarray(cv2.cvtColor(clipped, cv2.COLOR_RGB2RGBA), np.uint8))
@@ -162,7 +163,7 @@ def grain(rng: np.random.Generator, height: int, width: int) -> Field:
     return _cut(rng, 'grain', height, width)
 
 
-def tint(color: Color, brightness: Field) -> npt.NDArray[np.float32]:
+def tint(color: Color, brightness: Field) -> Float32Array:
     """Multiply a color by a brightness field (H, W), giving (H, W, 3) float32."""
     return brightness[..., None] * np.asarray(color, np.float32)
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from segmentation_node.images.rendering import LabelImage
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.web.page.translations import Words
 
 
-def shares_by_id(labels: LabelImage) -> dict[int, float]:
+def shares_by_id(labels: UInt8Array) -> dict[int, float]:
     """Return the share of the pixels, 0 to 1, by class id."""
     ids, counts = np.unique(labels, return_counts=True)
     return {int(i): float(n / labels.size) for i, n in zip(ids, counts, strict=True)}

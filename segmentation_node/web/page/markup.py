@@ -9,7 +9,8 @@ from typing import Final
 import cv2
 import numpy as np
 
-from segmentation_node.images.files import ImageRgb, encode_jpeg, encode_png
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.page.patterns import ink_on, pattern_of
 
@@ -60,14 +61,14 @@ body:has([data-testid="stFileChip"][aria-invalid="true"]) .sn-unreadable {displa
 """
 
 
-def large_figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
+def large_figure(picture: UInt8Array, alt: str, caption: str, *, exact: bool = False) -> str:
     """Return a `figure` in its full size, scrollable."""
     inner = figure(picture, alt, caption, exact=exact)
     label = escape(caption)
     return f'<div class="sn-large" tabindex="0" role="region" aria-label="{label}">{inner}</div>'
 
 
-def figure(picture: ImageRgb, alt: str, caption: str, *, exact: bool = False) -> str:
+def figure(picture: UInt8Array, alt: str, caption: str, *, exact: bool = False) -> str:
     """Return a figure of an (H, W, 3) uint8 RGB picture; `exact` keeps the edges of patterns."""
     height, width = picture.shape[:2]
     if width > MAX_WIDTH:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.images.files import ImageRgb
-from segmentation_node.images.rendering import LabelImage, colorize
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
@@ -47,7 +47,7 @@ def ink_on(color: tuple[int, int, int]) -> tuple[int, int, int]:
     return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
 
 
-def patterned(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
+def patterned(labels: UInt8Array, scheme: LabelScheme) -> UInt8Array:
     """Draw labels, (H, W) uint8, with colors, patterns and borders; (H, W, 3) uint8 RGB."""
     height, width = labels.shape
     picture = colorize(labels, scheme)
@@ -59,7 +59,7 @@ def patterned(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
     return picture
 
 
-def borders(labels: LabelImage) -> Mask:
+def borders(labels: UInt8Array) -> Mask:
     """Return the pixels whose label differs from the pixel to the right or below, (H, W) bool."""
     edge = np.zeros(labels.shape, np.bool_)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
@@ -67,7 +67,7 @@ def borders(labels: LabelImage) -> Mask:
     return edge
 
 
-def disagreement(image_rgb: ImageRgb, labels: list[LabelImage]) -> tuple[ImageRgb, float]:
+def disagreement(image_rgb: UInt8Array, labels: list[UInt8Array]) -> tuple[UInt8Array, float]:
     """Draw the pixels on which masks of one image differ, and return their share.
 
     The picture, (H, W, 3) uint8 RGB, is gray where all agree, orange and hatched elsewhere.

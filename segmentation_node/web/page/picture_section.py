@@ -10,7 +10,8 @@ import cv2
 import numpy as np
 import streamlit as st
 
-from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE, ImageRgb
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE
 from segmentation_node.web.page.choice import choice
 from segmentation_node.web.page.markup import figure, note
 from segmentation_node.web.page.sample_pictures import STREETS, Sample, street
@@ -39,7 +40,7 @@ _BUTTON: Final = """<style>
 class Picture:
     """Chosen picture, (H, W, 3) uint8 RGB; `sample` has its ground truth, if known."""
 
-    image_rgb: ImageRgb
+    image_rgb: UInt8Array
     sample: Sample | None = None
 
     @cached_property
@@ -89,7 +90,7 @@ def _uploaded(words: Words) -> Picture | None:
     return Picture(_scaled(words, image_rgb))
 
 
-def _scaled(words: Words, image_rgb: ImageRgb) -> ImageRgb:
+def _scaled(words: Words, image_rgb: UInt8Array) -> UInt8Array:
     height, width = image_rgb.shape[:2]
     if height * width <= MAX_SHOWN_PIXELS:
         return image_rgb

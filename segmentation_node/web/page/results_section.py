@@ -9,10 +9,10 @@ from uuid import uuid4
 
 import streamlit as st
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.errors import SchemeError
-from segmentation_node.images.files import ImageRgb
-from segmentation_node.images.rendering import LabelImage, colorize, overlay
+from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import LabelClass, LabelScheme, available_schemes, load_scheme
 from segmentation_node.scoring import Comparison
 from segmentation_node.web.page.choice import choice
@@ -77,7 +77,7 @@ def _pictures(
 ) -> None:
     exact = style == 'patterns'
 
-    def draw(labels: LabelImage, scheme: LabelScheme) -> ImageRgb:
+    def draw(labels: UInt8Array, scheme: LabelScheme) -> UInt8Array:
         if exact:
             return patterned(labels, scheme)
         return overlay(picture.image_rgb, colorize(labels, scheme), alpha)
@@ -170,7 +170,7 @@ def _percent(words: Words, share: float) -> str:
     return ABSENT if math.isnan(share) else words.percent(share)
 
 
-def _truth(sample: Sample, result: ModelResult) -> LabelImage | None:
+def _truth(sample: Sample, result: ModelResult) -> UInt8Array | None:
     """Return the truth in a model's classes, (H, W) uint8; None if it cannot be mapped to them."""
     try:
         return sample.truth_in(_scheme(result))
@@ -178,7 +178,7 @@ def _truth(sample: Sample, result: ModelResult) -> LabelImage | None:
         return None
 
 
-def _disagreements(words: Words, image_rgb: ImageRgb, results: Sequence[ModelResult]) -> None:
+def _disagreements(words: Words, image_rgb: UInt8Array, results: Sequence[ModelResult]) -> None:
     st.subheader(words('disagree_head'))
     if len(_class_sets(results)) > 1:
         st.write(words('other_schemes'))

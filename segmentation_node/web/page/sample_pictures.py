@@ -5,9 +5,9 @@ from typing import Final, NamedTuple
 
 import streamlit as st
 
-from segmentation_node.images.files import ImageRgb, read_image
+from segmentation_node.arrays import UInt8Array
+from segmentation_node.images.files import read_image
 from segmentation_node.images.label_files import read_labels
-from segmentation_node.images.rendering import LabelImage
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.paths import samples_dir
 
@@ -20,10 +20,10 @@ SCHEME: Final = 'cityscapes34'
 class Sample(NamedTuple):
     """Picture, (H, W, 3) uint8 RGB, with its ground truth, (H, W) uint8 Cityscapes labelIds."""
 
-    image_rgb: ImageRgb
-    label_ids: LabelImage
+    image_rgb: UInt8Array
+    label_ids: UInt8Array
 
-    def truth_in(self, scheme: LabelScheme) -> LabelImage:
+    def truth_in(self, scheme: LabelScheme) -> UInt8Array:
         """Return the ground truth in the classes of a scheme, (H, W) uint8; raises SchemeError."""
         return load_scheme(SCHEME).mapping_to(scheme)[self.label_ids]
 

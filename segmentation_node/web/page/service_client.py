@@ -8,9 +8,9 @@ from typing import Any, Final
 
 import httpx
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.label_files import decode_label_file
-from segmentation_node.images.rendering import LabelImage
 from segmentation_node.web.api_key import API_KEY_HEADER
 from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT
 
@@ -39,7 +39,7 @@ class ModelResult:
 
     model: str
     label_scheme: str
-    labels: LabelImage
+    labels: UInt8Array
     label_png: bytes
     color_png: bytes
     classes: list[dict[str, Any]]
