@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
 
 DEFAULT_PICTURES: Final = f'{topics.LABEL_MASK},{topics.COLOR_MASK},{topics.OVERLAY}'
-#: Status of a run in which some images could not be read, though everything else was written.
+#: Exit status of a run in which some images could not be read.
 EXIT_INCOMPLETE: Final = 3
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there is one to show."""
+    """Shows the defaults of options that have one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or isinstance(action.default, (bool, list)):
@@ -40,50 +40,50 @@ class Report:
 
     @property
     def images(self) -> int:
-        """All images that were tried."""
+        """Number of images that were tried."""
         return self.segmented + len(self.malformed)
 
     def left(self, limit: int | None) -> int | None:
-        """Return how many more images a limit admits; None is no limit."""
+        """Return the number of images left within a limit; None is no limit."""
         return None if limit is None else limit - self.images
 
     def miss(self, what: object, error: Exception) -> None:
-        """Note why an image could not be segmented."""
+        """Add the reason why an image could not be segmented."""
         self.malformed.append(f'{what}: {error}')
 
     def summary(self, total: int, unit: str, place: object, *, interrupted: bool) -> str:
-        """One line: how many of all images were segmented, and where they are."""
+        """Return one line: the number of segmented images, and the place of the results."""
         start = 'interrupted: ' if interrupted else ''
         malformed = f', {len(self.malformed)} malformed' if self.malformed else ''
         return f'{start}{self.segmented} of {total} {unit} segmented{malformed}, in {place}'
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--model, its scheme, runtime, device, precision and threshold, and --overlay-alpha."""
+    """Add --model, its options, and --overlay-alpha."""
     model = parser.add_argument_group('model')
     model.add_argument(
         '--model', default=DEFAULT_MODEL, help='bundled name, checkpoint folder, or hub id'
     )
     model.add_argument(
-        '--label-scheme', metavar='NAME', help="classes to publish; the checkpoint's without it"
+        '--label-scheme', metavar='NAME', help="classes to publish; default: the checkpoint's"
     )
     model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='what runs the model')
+    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='inference library')
     model.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
     add_input_size_option(model)
     model.add_argument(
         '--min-confidence', type=share, default=0.0, metavar='SHARE',
-        help='pixels of less confidence (0 to 1) become void',
+        help='pixels of lower confidence (0 to 1) become void',
     )  # fmt: skip
     parser.add_argument(
         '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
-        help='how much of the colors shows in the overlay, 0 to 1',
+        help='opacity of the colors in the overlay, 0 to 1',
     )  # fmt: skip
 
 
 def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
-    """Load the model that the options ask for; raises as `Segmenter`."""
-    # Imported late: it takes seconds that --help and wrong arguments need not wait for.
+    """Load the model of the options; raises like `Segmenter`."""
+    # Imported late, since it takes seconds, which --help does not need.
     from segmentation_node.segmenter import Segmenter
 
     return Segmenter(
@@ -98,7 +98,7 @@ def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
 
 
 def picture_names(text: str, known: list[str]) -> list[str]:
-    """Parse names of pictures with commas between them."""
+    """Parse names of pictures, separated by commas."""
     chosen = [name.strip() for name in text.split(',')]
     unknown = [name for name in chosen if name not in known]
     if unknown:
@@ -109,32 +109,32 @@ def picture_names(text: str, known: list[str]) -> list[str]:
 
 
 def add_quiet_option(parser: argparse.ArgumentParser) -> None:
-    """--quiet."""
+    """Add --quiet."""
     parser.add_argument('--quiet', action='store_true', help='show no progress bar')
 
 
 def add_input_size_option(parser: argparse._ActionsContainer) -> None:
-    """--input-size, (height, width) as the segmenter takes it, or None."""
+    """Add --input-size, parsed to (height, width) or None."""
     parser.add_argument(
         '--input-size', type=_size_hw, metavar='WxH',
-        help="box that images are scaled into for the network (without it: the checkpoint's)",
+        help="box that images are scaled into for the network; default: the checkpoint's",
     )  # fmt: skip
 
 
 def add_scored_scheme_option(parser: argparse.ArgumentParser) -> None:
-    """--label-scheme of commands that score."""
+    """Add --label-scheme of commands that score."""
     parser.add_argument(
         '--label-scheme', metavar='NAME|FILE',
-        help='scheme to score in, where truth and masks have only coarser classes in common; '
-        'that of the masks without it',
+        help='scheme to score in, if truth and masks have only coarser classes in common; '
+        'default: that of the masks',
     )  # fmt: skip
 
 
 def add_bits_option(parser: argparse.ArgumentParser) -> None:
-    """--bits-per-sample."""
+    """Add --bits-per-sample."""
     parser.add_argument(
         '--bits-per-sample', type=_bits, default=FULL_BITS, metavar='N',
-        help='how many bits the camera uses in images of 16 bits: 12 for 12-bit values from 0 to '
+        help='number of bits that the camera uses in images of 16 bits: 12 for values from 0 to '
         '4095',
     )  # fmt: skip
 
@@ -150,7 +150,7 @@ def not_negative(text: str) -> float:
 
 
 def rate_hz(text: str) -> float:
-    """Parse how many a second; beyond 1e9 their stamps, in nanoseconds, would be the same."""
+    """Parse a rate; above 1e9, stamps in nanoseconds would be equal."""
     return number(text, lambda value: 1e-12 <= value <= 1e9, 'rate from 1e-12 to 1e9 Hz')
 
 
@@ -160,7 +160,7 @@ def share(text: str) -> float:
 
 
 def number(text: str, fits: Callable[[float], bool], what: str) -> float:
-    """Parse a number that fits; `what` describes the expectation in the error."""
+    """Parse a number that fits; the error names `what` is expected."""
     try:
         value = float(text)
     except ValueError:
@@ -171,7 +171,7 @@ def number(text: str, fits: Callable[[float], bool], what: str) -> float:
 
 
 def count(text: str) -> int:
-    """Parse a number of things, one at least."""
+    """Parse a count of at least 1."""
     if not (text.isdigit() and int(text)):
         raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
     return int(text)
@@ -190,7 +190,7 @@ def size_wh(text: str) -> tuple[int, int]:
     found = re.fullmatch(r'(\d{1,5})x(\d{1,5})', text.lower())
     if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no size; expected WxH such as 1024x512, each from 1 to {MAX_SIDE}'
+            f'{text!r} is no size; expected WxH, for example 1024x512, each from 1 to {MAX_SIDE}'
         )
     return int(found[1]), int(found[2])
 

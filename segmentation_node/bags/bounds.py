@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on foreign input: a bag may claim any size, depth and text."""
+"""Limits for foreign bags, which may claim any size, depth and text."""
 
 import sys
 from typing import Final
@@ -12,7 +12,7 @@ MAX_MESSAGE_BYTES: Final = 256 << 20
 MAX_CHUNK_BYTES: Final = 512 << 20
 #: Messages that are held in memory to put overlapping chunks into order.
 MAX_QUEUED_BYTES: Final = 2 << 30
-#: Definitions, QoS profiles and the like of one topic.
+#: A text of one topic: definition or QoS profiles.
 MAX_TEXT_BYTES: Final = 4 << 20
 MAX_METADATA_BYTES: Final = 8 << 20
 MAX_QOS_BYTES: Final = 64 << 10
@@ -24,12 +24,12 @@ MAX_LINE: Final = 4000
 
 
 def shown(text: str, most: int = MAX_SHOWN) -> str:
-    """Foreign text on one line, without control characters and of bounded length."""
+    """Return foreign text on one line, without control characters and of bounded length."""
     return printable(text, most).translate(_ON_ONE_LINE)
 
 
 def tell(program: str, text: object) -> None:
-    """Write what a command has to say to stderr, whatever a bag made it quote."""
+    """Write a message of a command to stderr, without control characters."""
     lines = f'{program}: {text}'.split('\n')
     print('\n'.join(shown(line, MAX_LINE) for line in lines), file=sys.stderr)
 

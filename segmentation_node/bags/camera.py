@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the camera in a bag, or says why there is none."""
+"""Finds the camera in a bag."""
 
 from collections.abc import Callable
 from typing import Final
@@ -12,7 +12,7 @@ from segmentation_node.errors import BagError
 from segmentation_node.images.video import can_decode
 from segmentation_node.paths import with_extra
 
-#: Pictures that image_transport offers beside the raw one, in the order in which they are taken.
+#: Suffixes of compressed topics of image_transport, in order of preference.
 _TRANSPORTS: Final = (
     '/compressed', '/zstd', '/ffmpeg', '/foxglove', '/theora', '/compressedDepth',
 )  # fmt: skip
@@ -20,15 +20,14 @@ _RECORD: Final = f'record {messages.IMAGE} or {messages.COMPRESSED_IMAGE} with "
 
 
 def find_camera(bag: Bag, wanted: str | None = None) -> Topic:
-    """The topic to segment: the wanted one, or the only camera.
+    """Return the topic to segment: the wanted one, or the only camera.
 
-    Label masks and overlays, which come with a topic `label_info_json` beside them, are no
-    cameras; of a camera that was recorded raw and compressed, the raw topic is taken. A name may
-    have several topics, which differ in type or in how they were recorded: their messages are
-    frames of one camera.
+    Label masks and overlays, which have a topic `label_info_json` beside them, are not cameras.
+    If a camera was recorded raw and compressed, the raw topic is used. Several topics of one name
+    (of different types or QoS) are frames of one camera.
 
     Raises:
-        BagError: no such topic, no camera, or several to choose from; names those that exist.
+        BagError: there is no such topic, no camera, or more than one; names the existing ones.
     """
     if wanted is None:
         return _checked(bag, _only_camera(bag))
@@ -73,12 +72,12 @@ def _checked(bag: Bag, camera: Topic) -> Topic:
 
 
 def _remedy(topics: list[Topic]) -> str:
-    """Advice for a bag of these topics and of no camera."""
+    """Return advice for a bag without a camera."""
     for applies, advice in _REMEDIES:
         found = [topic for topic in topics if applies(topic)]
         if found:
             return f'{found[0].shown} {advice}'
-    return 'record the camera, too'
+    return 'record the camera as well'
 
 
 def _is_ros1(topic: Topic) -> bool:
@@ -98,14 +97,14 @@ def _is_untyped(topic: Topic) -> bool:
     return not topic.msgtype
 
 
-#: What is said of the first topic to which a case applies.
+#: Advice for the first topic to which a case applies.
 _REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
     (_is_ros1, (
-        'has messages of ROS 1: convert the bag that this file was made of with '
+        'has messages of ROS 1: convert the original bag with '
         '"rosbags-convert --src drive.bag --dst drive"'
     )),
     (_is_untyped, (
-        f'has no schema, so that its type is unknown: write the file with a schema for each '
+        f'has no schema, so its type is unknown: write the file with a schema for each '
         f'channel, or {_RECORD}'
     )),
     (_is_foreign_image, (
@@ -113,8 +112,8 @@ _REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
         f'"images_to_bag --images FOLDER" make a bag of them'
     )),
     (messages.is_image, (
-        'has no messages: look whether the camera was running, and whether the recorder '
-        'subscribed with its QoS'
+        'has no messages: check that the camera was running, and that the recorder subscribed '
+        'with a matching QoS'
     )),
     (_may_be_image, (
         f'has images of a type that is not supported: publish them as an Image, for example with '
@@ -124,13 +123,13 @@ _REMEDIES: Final[tuple[tuple[Callable[[Topic], bool], str], ...]] = (
 
 
 def calibrations_of(camera: Topic, bag: Bag) -> set[Topic]:
-    """Return the topic `camera_info` beside a camera; several if recorded in several ways."""
+    """Return the topics `camera_info` beside a camera; several if types or QoS differ."""
     name = f'{_base(camera).rpartition("/")[0]}/{topics.CAMERA_INFO}'
     return {t for t in bag.topics if t.name == name and t.msgtype == messages.CAMERA_INFO}
 
 
 def _images(bag: Bag) -> list[Topic]:
-    """Topics with images, one of each name."""
+    """Return topics with images, one for each name."""
     there = {topic.name: topic for topic in reversed(bag.topics)
              if messages.is_image(topic) and bag.counts[topic]}  # fmt: skip
     return [there[name] for name in sorted(there)]
@@ -146,7 +145,7 @@ def _without_masks(images: list[Topic], bag: Bag) -> list[Topic]:
 
 
 def _without_transports(images: list[Topic]) -> list[Topic]:
-    """One topic of each camera, the one that comes first in _TRANSPORTS."""
+    """Return one topic of each camera, the first by _TRANSPORTS."""
     best: dict[str, Topic] = {}
     for suffix in ('', *_TRANSPORTS):
         for topic in images:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Frames of a camera topic: still images, or video that is decoded message by message."""
+"""Frames of a camera topic: still images, or video."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -27,7 +27,7 @@ class CameraFrame(NamedTuple):
 
 
 class CameraFrames:
-    """Decoder of one camera's messages, which are given to it in order.
+    """Decoder of the messages of one camera, in order.
 
     `samples` scales still images of 16 bits.
     """
@@ -40,7 +40,7 @@ class CameraFrames:
         """Return the frames that are complete with a message; video may hold some back.
 
         Raises:
-            MessageError: the message is no image.
+            MessageError: the message is not an image.
             ImageError: it is video, and PyAV is not installed.
         """
         message = decodable(raw)
@@ -51,12 +51,12 @@ class CameraFrames:
         if self._video is None:
             self._video = VideoDecoder()
         packet = message.data.tobytes()
-        # Without the message's bytes, which would be kept for as long as the frame is.
+        # Without the message's bytes, which would be kept as long as the frame.
         key = (raw._replace(cdr=b''), header)
         return [_frame(found) for found in self._video.decode(codec, packet, key)]
 
     def rest(self) -> list[CameraFrame]:
-        """Return the frames that were held back; the last message was given."""
+        """Return the frames that were held back, at the end of the stream."""
         return [_frame(found) for found in self._video.flush()] if self._video else []
 
 
@@ -83,11 +83,11 @@ def _given(image: UInt8Array | ImageError) -> UInt8Array:
 
 
 class DecodedCameras:
-    """Storage whose compressed camera topics are topics of sensor_msgs/Image, rgb8.
+    """Storage that presents compressed camera topics as topics of sensor_msgs/Image, rgb8.
 
-    A topic of still images has the name without "/compressed", unless the bag has a topic of that
-    name. `lost` counts the messages that could not be decoded when such a topic was last read, by
-    reason; they are left out.
+    A topic of still images is presented without the suffix "/compressed", unless the bag has a
+    topic of that name. `lost` counts, by reason, the messages that could not be decoded in the
+    last pass.
     """
 
     def __init__(self, storage: Storage, *, video: bool, images: bool) -> None:
@@ -161,7 +161,7 @@ def _shown(topic: Topic, storage: Storage, video: bool, images: bool) -> Topic:
 
 
 def _is_video(storage: Storage, topic: Topic) -> bool:
-    """Return whether a topic is video, which a CompressedImage says in its messages."""
+    """Return whether a topic is video; of a CompressedImage, its messages tell."""
     if topic.msgtype == messages.COMPRESSED_IMAGE:
         for raw in storage.messages([topic]):
             with suppress(messages.MessageError):

@@ -31,7 +31,7 @@ class _Storage(NamedTuple):
     open: Callable[[Path, bool], DataFile]
 
 
-#: By the suffix that a file has, which decides where its first bytes are damaged.
+#: By file suffix, which decides if the first bytes are damaged.
 _STORAGES: Final[Mapping[str, _Storage]] = MappingProxyType(
     {'.mcap': _Storage(MAGIC, McapData), '.db3': _Storage(b'SQLite format 3\0', SqliteData)}
 )
@@ -59,8 +59,8 @@ class DataFiles:
 
         Args:
             paths: files in the order of their messages.
-            salvage: read what comes before a damage and pass over the rest.
-            messages_are_packed: each message was compressed by itself; a file may say so, too.
+            salvage: read the messages before a damaged place, and skip the rest.
+            messages_are_packed: each message is compressed; a file may say so itself.
         """
         self._packed = messages_are_packed
         self._files: list[tuple[Path, DataFile]] = []
@@ -70,7 +70,7 @@ class DataFiles:
                 try:
                     file = open_data_file(path, salvage)
                 except BagError:
-                    # A recording that is killed may leave nothing but the name of its last file.
+                    # The last file of a killed recording may be empty.
                     if salvage and (self._files or path != paths[-1]):
                         continue
                     raise
@@ -96,10 +96,10 @@ def open_data_file(path: Path, salvage: bool) -> DataFile:
     """Open one data file, compressed or not.
 
     Raises:
-        BagError: it is no data file of a rosbag2, or damaged.
+        BagError: it is damaged, or not a data file of rosbag2.
     """
     if not path.is_file():
-        raise BagError(f'{path} is no regular file; give a bag folder, or a .mcap or .db3 file')
+        raise BagError(f'{path} is not a regular file; give a bag folder, or a .mcap or .db3 file')
     head = _head(path)
     if head.startswith(ZSTD_MAGIC) or path.suffix == PACKED_SUFFIX:
         return _PackedFile(path, salvage)
@@ -131,10 +131,10 @@ def _open_plain(path: Path, head: bytes, salvage: bool) -> DataFile:
 
 
 class _PackedFile:
-    """A data file that was compressed as a whole; it is decompressed into a temporary folder."""
+    """Compressed data file, which is decompressed into a temporary folder."""
 
     def __init__(self, path: Path, salvage: bool) -> None:
-        # Its finalizer removes it where close() is not reached.
+        # Its finalizer removes it if close() is never called.
         self._folder = TemporaryDirectory(prefix='bag_')
         try:
             plain = Path(self._folder.name, plain_name(path))
@@ -154,7 +154,7 @@ class _PackedFile:
 
 
 def _unpacked(path: Path, message: RawMessage, packed: bool) -> RawMessage:
-    """Decompress a message where it is compressed, which its first bytes tell."""
+    """Decompress a message if its first bytes say that it is compressed."""
     is_cdr = message.topic.serialization_format == 'cdr'
     if not is_cdr or (len(message.cdr) >= 2 and message.cdr[:2] <= _CDR_LAST):
         return message

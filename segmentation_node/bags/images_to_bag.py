@@ -33,16 +33,16 @@ from segmentation_node.images.label_files import decode_labels
 from segmentation_node.interrupt import stop_on_signal
 from segmentation_node.labels import LabelScheme, load_scheme
 
-#: Stamp of the first frame unless chosen: the same files make the same bag at any time.
+#: Default stamp of the first frame; fixed, so that the same files always make the same bag.
 START_NS: Final = 1_600_000_000 * messages.SECOND_NS
-#: Cityscapes keeps the ids as annotated in its labelIds files.
+#: Scheme of the labelIds files of Cityscapes.
 CITYSCAPES_SCHEME: Final = 'cityscapes34'
 ENCODINGS: Final = ('rgb8', 'bgr8')
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How frames become messages."""
+    """Settings of the messages that frames are written as."""
 
     image_topic: str = f'/{topics.IMAGE}'
     frame_id: str = 'camera'
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         prog='images_to_bag',
         description='Make a ROS 2 bag of a folder of images or of a Cityscapes tree. Label images '
         f'become a topic of their own, {topics.GROUND_TRUTH}/{topics.LABEL_MASK}, with a topic '
-        'beside it that says what their ids mean.',
+        'beside it that describes their ids.',
         epilog='examples: images_to_bag --images frames --output drive.mcap   |   '
         'images_to_bag --cityscapes cityscapes --split val --output val_bag',
         formatter_class=HelpFormatter,
@@ -71,8 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     source.add_argument(
         '--cityscapes', type=Path, metavar='ROOT',
-        help='folder that holds leftImg8bit/ or leftImg8bit_sequence/, and gtFine/, camera/ and '
-        'timestamp_sequence/ as far as there are any',
+        help='folder with leftImg8bit/ or leftImg8bit_sequence/; gtFine/, camera/ and '
+        'timestamp_sequence/ are optional',
     )  # fmt: skip
     folder = parser.add_argument_group('with --images')
     folder.add_argument(
@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     folder.add_argument(
         '--label-scheme', metavar='NAME',
-        help='what the ids in --labels mean: camvid11, cityscapes34, ... or a .yaml file',
+        help='label scheme of --labels: camvid11, cityscapes34, ... or a .yaml file',
     )  # fmt: skip
     tree = parser.add_argument_group('with --cityscapes')
     tree.add_argument(
@@ -95,20 +95,20 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     tree.add_argument(
         '--sequence', action='store_true',
-        help='take leftImg8bit_sequence/ (every frame) although leftImg8bit/ is there',
+        help='read leftImg8bit_sequence/ (every frame) even if leftImg8bit/ exists',
     )  # fmt: skip
     add_output_options(parser)
     add_bits_option(parser)
     parser.add_argument(
         '--compressed', action='store_true',
-        help='write CompressedImage: JPEG files byte by byte as they are, others as PNG',
+        help='write CompressedImage: JPEG files unchanged, others as PNG',
     )  # fmt: skip
     parser.add_argument(
         '--encoding', choices=ENCODINGS, default=Settings.encoding, help='of raw images'
     )
     parser.add_argument(
         '--rate-hz', type=rate_hz, default=10.0, metavar='HZ',
-        help='frames per second where no timestamp files say otherwise',
+        help='frames per second; timestamp files take precedence',
     )  # fmt: skip
     parser.add_argument(
         '--start', type=stamp_s, default=START_NS / messages.SECOND_NS, metavar='SECONDS',
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--frame-id', default=Settings.frame_id, help='frame_id of the camera')
     parser.add_argument(
         '--skip-bad', action='store_true',
-        help='leave out files that do not fit or cannot be read; they are named either way',
+        help='leave out files that do not fit or cannot be read; they are listed in any case',
     )  # fmt: skip
     return parser
 
@@ -183,11 +183,11 @@ def checked(
     skip_bad: bool = False,
     quiet: bool = True,
 ) -> list[SourceFrame]:
-    """The frames that are fit for one camera topic; `samples` scales images of 16 bits.
+    """Return the frames that fit one camera topic; `samples` scales images of 16 bits.
 
     Raises:
-        BagError: names all files that cannot be read, do not fit or have no partner, unless they
-            are to be skipped; or no frame is left.
+        BagError: files cannot be read, do not fit or have no partner, and are not skipped; names
+            all of them. Or no frame is left.
     """
     problems = [f'{label}: a label image of no frame' for label in source.unpaired]
     frames: list[SourceFrame] = []
@@ -217,7 +217,7 @@ def _checked_size(
     frame: SourceFrame, first_wh: tuple[int, int] | None, samples: Samples | None
 ) -> tuple[tuple[int, int], str]:
     try:
-        # Decoded, since the header of a TIFF or a JPEG does not tell whether the rest is sound.
+        # Decoded, since the header of a TIFF or a JPEG does not tell if the rest is valid.
         height, width, _ = decode_file(frame.image.read_bytes(), samples=samples).shape
     except (ImageError, OSError) as error:
         return (0, 0), str(error)
@@ -260,7 +260,7 @@ def _report(problems: list[str], skip_bad: bool) -> None:
     if not skip_bad:
         raise BagError(
             f'{len(problems)} files cannot go into the bag, so nothing is written:\n  {shown}\n'
-            f'mend them, or leave them out with --skip-bad'
+            f'repair them, or leave them out with --skip-bad'
         )
     tell('images_to_bag', f'left out {len(problems)} files:\n  {shown}')
 
@@ -286,7 +286,7 @@ def write_frames(
     """Write frames until done or stopped; returns how many were written.
 
     Raises:
-        BagError: the disk is full, or a file is other than it was when it was checked.
+        BagError: the disk is full, or a file changed after it was checked.
     """
     if any(frame.label for frame in frames):
         name = f'{topics.GROUND_TRUTH}/{topics.LABEL_INFO_JSON}'
@@ -311,7 +311,7 @@ def write_frames(
 def _messages(
     frame: SourceFrame, header: Any, settings: Settings, scheme: LabelScheme
 ) -> Iterator[tuple[Topic, Any]]:
-    """All messages of one frame, each with its topic."""
+    """Yield the messages of one frame, each with its topic."""
     data = frame.image.read_bytes()
     if settings.compressed:
         name = settings.image_topic.removesuffix(topics.COMPRESSED_SUFFIX)
@@ -339,7 +339,7 @@ def _messages(
 
 def _compressed_image(data: bytes, header: Any, samples: Samples | None) -> Any:
     if codec_name(data) == 'jpeg':
-        # Of a plain "jpeg", decoders take colours or grey as they find them.
+        # For a plain "jpeg", decoders keep color or gray.
         return messages.compressed_image(data, 'jpeg', header)
     png = encode_png(decode_file(data, samples=samples))
     return messages.compressed_image(png, compressed_format('rgb8', 'png'), header)

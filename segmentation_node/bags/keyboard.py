@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys that are pressed in the terminal a command was started in."""
+"""Keys that are pressed in the terminal of a command."""
 
 import os
 import select
@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Final
 
 SPACE: Final = ' '
-#: What terminals send for the cursor keys.
+#: Codes that terminals send for the cursor keys.
 UP: Final = '\x1b[A'
 DOWN: Final = '\x1b[B'
 RIGHT: Final = '\x1b[C'
@@ -28,9 +28,10 @@ def has_keyboard() -> bool:
 
 @contextmanager
 def keys(actions: Mapping[str, Callable[[], object]]) -> Iterator[None]:
-    """Call actions when their keys are pressed, in a thread of its own.
+    """Call actions when their keys are pressed, in a thread.
 
-    The terminal gives keys without waiting for a line meanwhile; Ctrl-C remains a signal.
+    Meanwhile the terminal passes on keys at once, without waiting for a line; Ctrl-C remains a
+    signal.
     """
     fd = sys.stdin.fileno()
     before, done = termios.tcgetattr(fd), threading.Event()

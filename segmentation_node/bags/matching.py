@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of several topics, perhaps of several bags, brought together by their stamps.
+"""Messages of several topics of one or more bags, matched by their stamps.
 
-A header stamp tells which frame a message belongs to. Some cameras leave it at 0 or repeat it;
-such messages are matched by the time at which they were recorded, which `segment_bag` keeps.
+Messages of one frame have the same header stamp. Some cameras leave it at 0 or repeat it; their
+messages are matched by the time of recording, which `segment_bag` keeps.
 """
 
 from collections import Counter
@@ -27,13 +27,13 @@ class FrameTime(NamedTuple):
 
 
 class Matching:
-    """Frames that all of some image topics have.
+    """Frames that several image topics have in common.
 
-    `counts` are the messages of each topic, `recorded` the common frames that are told by when
-    they were recorded.
+    `counts` are the messages of each topic, `recorded` the number of frames that are matched by
+    the time of recording.
 
     Raises:
-        BagError: header stamps repeat in a way that leaves open which messages belong together.
+        BagError: header stamps repeat, and the times of recording do not match either.
     """
 
     def __init__(self, topics: Sequence[tuple[Bag, str]]) -> None:
@@ -48,7 +48,7 @@ class Matching:
             stamp_ns for found in stamps for stamp_ns, count in found.items() if count > 1
         }
         keys = [Counter(self._time(*time) for time in found) for found in times]
-        #: Those that are told apart.
+        #: Times that occur once.
         single = [{time for time, count in found.items() if count == 1} for found in keys]
         self.frames = set.intersection(*single)
         self.recorded = sum(time.recorded for time in self.frames)
@@ -103,8 +103,8 @@ class Matching:
                 + (f' (stamp {stamp_ns} ns occurs {times} times)' if times > 1 else '')
             )
         raise BagError(
-            f'header stamps repeat, and the messages were recorded at different times, so that it '
-            f'is open which belong together: {", ".join(parts)}; correct the stamps in the camera '
+            f'header stamps repeat, and the messages were recorded at different times, so they '
+            f'cannot be matched: {", ".join(parts)}; correct the stamps in the camera '
             f'driver and record again, or segment the bag of the camera with segment_bag, whose '
             f'masks keep both times'
         )
@@ -119,9 +119,9 @@ def _images(bag: Bag, name: str) -> Iterator[tuple[int, Any]]:
 def together(
     *streams: Iterator[tuple[FrameTime, UInt8Array]],
 ) -> Iterator[tuple[FrameTime, tuple[UInt8Array, ...]]]:
-    """Time and pixels of all streams, which have the same frames, each once.
+    """Yield time and pixels of streams that have the same frames, each once.
 
-    All come about in the order of time, so that only few wait for their partners at any time.
+    The streams are about in the order of time, so few frames wait for their partners.
     """
     waiting: list[dict[FrameTime, UInt8Array]] = [{} for _ in streams]
     for items in zip(*streams, strict=True):

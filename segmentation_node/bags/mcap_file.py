@@ -42,7 +42,7 @@ class McapFile:
     """An MCAP file being written (https://mcap.dev/spec); see `writer.StorageFile`."""
 
     def __init__(self, path: Path) -> None:
-        # Unbuffered, since a buffer would write again and again what does not fit.
+        # Unbuffered, since a buffer would retry data that does not fit.
         self._file = path.open('xb', buffering=0)
         self._schemas: dict[tuple[str, str, str], Schema] = {}
         self._channels: dict[Topic, Channel] = {}
@@ -67,7 +67,7 @@ class McapFile:
         )
 
     def add_topic(self, topic: Topic) -> None:
-        # A topic copied from an older bag may come without the definition, or with another.
+        # A topic copied from an older bag may have no definition, or another one.
         key = (topic.msgtype, topic.definition_format, topic.definition)
         schema = self._schemas.get(key)
         if schema is None:
@@ -198,7 +198,7 @@ class McapFile:
 
 
 class _Pending:
-    """A chunk in the making; `entries` are stamp and offset of its messages by channel."""
+    """Chunk that is not written yet; `entries` are (stamp, offset) of messages by channel."""
 
     def __init__(self) -> None:
         self.content = RecordBuilder()

@@ -26,9 +26,9 @@ from segmentation_node.bags.qos import read_qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError
 
-#: What reading a damaged file raises.
+#: Raised by reading a damaged file.
 DAMAGED: Final = (BagError, OSError, MemoryError)
-#: Name of the record in which rosbag2 keeps its metadata, and the key of their text.
+#: Name of the record with the metadata of rosbag2, and the key of its text.
 _ROSBAG2: Final = 'rosbag2'
 _ROSBAG2_KEY: Final = 'serialized_metadata'
 
@@ -36,7 +36,7 @@ _ROSBAG2_KEY: Final = 'serialized_metadata'
 class McapData:
     """One MCAP file; see `topic.DataFile`.
 
-    With `salvage`, what comes before a damage is read and the rest is passed over.
+    With `salvage`, messages before a damaged place are read, and the rest is skipped.
     """
 
     def __init__(self, path: Path, salvage: bool) -> None:
@@ -76,7 +76,7 @@ class McapData:
         self._indexed = _finds_all_chunks(summary) and _describes(summary, self._topics)
 
     def _rosbag2_metadata(self, summary: Summary, stream: BinaryIO) -> str:
-        """Return the text that the last record of rosbag2 has, '' without one."""
+        """Return the text of the last metadata record of rosbag2, '' without one."""
         for index in reversed(summary.metadata_indexes):
             if index.name == _ROSBAG2:
                 return _metadata_text(record_at(stream, index.offset, index.length, self._size))
@@ -89,7 +89,7 @@ class McapData:
             self.counts[self._topics[channel_id]] += count
 
     def _scan(self, stream: BinaryIO, known_error: Exception | None) -> None:
-        """Count by reading everything; raises BagError where the file is cut and must not be."""
+        """Count by reading everything; raises BagError if the file is cut, unless salvaging."""
         error: Exception | None = None
         try:
             for message in self._stream(stream):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages to and from CDR without ROS, for the few types this package works with."""
+"""Messages to and from CDR without ROS, for the types that this package uses."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ _MORE_TYPES: Final = MappingProxyType(
         ),
     }
 )
-#: Stamps end before it: builtin_interfaces/Time counts seconds in 32 bits with sign.
+#: Exclusive limit of stamps: builtin_interfaces/Time counts seconds in 32 bits with sign.
 MAX_STAMP_S: Final = 2**31
 
 
@@ -63,7 +63,7 @@ class Intrinsics:
 
 
 class MessageError(BagError):
-    """The bytes of a message are none of its type."""
+    """The bytes of a message are not a valid message of its type."""
 
 
 @cache
@@ -77,24 +77,24 @@ def typestore() -> Typestore:
 
 @cache
 def known_topic(name: str, msgtype: str, qos: Qos) -> Topic:
-    """A topic of a common type, with definition and hash; raises BagError on any other type."""
+    """Return a topic of a common type, with definition and hash; raises BagError on others."""
     store = typestore()
     if msgtype not in store.types:
         raise BagError(
-            f'topic {name} is to be of type {msgtype}, which is none of the common interfaces; '
-            f'expected one such as {IMAGE}'
+            f'topic {name} has type {msgtype}, which is not one of the common interfaces; '
+            f'expected a type like {IMAGE}'
         )
     definition, _ = store.generate_msgdef(msgtype, ros_version=2)
     return Topic(name, msgtype, definition, 'ros2msg', store.hash_rihs01(msgtype), (qos,))
 
 
 def serialize(message: Any) -> bytes:
-    """Message of `typestore()` to CDR."""
+    """Serialize a message of `typestore()` to CDR."""
     return bytes(typestore().serialize_cdr(message, message.__msgtype__))
 
 
 def deserialize(message: RawMessage) -> Any:
-    """CDR of a common type to a message whose arrays share its memory.
+    """Deserialize CDR of a common type; arrays of the message share its memory.
 
     Raises:
         MessageError: the bytes are no message of the topic's type.
@@ -103,7 +103,7 @@ def deserialize(message: RawMessage) -> Any:
         return typestore().deserialize_cdr(message.cdr, message.topic.msgtype)
     except (SerdeError, KeyError) as error:
         raise MessageError(
-            f'message of {message.topic.shown} at {message.stamp_ns} ns is no valid '
+            f'message of {message.topic.shown} at {message.stamp_ns} ns is not a valid '
             f'{message.topic.shown_type} ({shown(str(error), 300)}); it was damaged when it '
             f'was recorded'
         ) from error
@@ -171,8 +171,7 @@ def label_info(scheme: LabelScheme, min_confidence: float, header_: Any) -> Any:
 VIDEOS: Final[Mapping[str, str]] = MappingProxyType(
     {FOXGLOVE_VIDEO: 'format', FFMPEG_PACKET: 'encoding'}
 )
-#: What makes RGB of a message, by its type: the types a camera topic can have. The Samples of a
-#: run may be given as `samples`.
+#: Decoders of still images to RGB, by message type; `samples` are the Samples of a run.
 DECODERS: Final[Mapping[str, Callable[..., UInt8Array]]] = MappingProxyType(
     {IMAGE: decode_image, COMPRESSED_IMAGE: decode_compressed}
 )
@@ -218,6 +217,6 @@ def decode_labels(message: Any) -> UInt8Array:
     if message.encoding not in ('mono8', '8UC1'):
         raise ImageError(
             f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '
-            f'of the label mask, not of its colours'
+            f'of the label mask, not of its colors'
         )
     return np.asarray(image_view(message), np.uint8)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Metadata of a rosbag2: metadata.yaml, and the copy that a data file may hold.
 
-The data files are the truth. Metadata tells which files belong together, and how many messages
-there were when it was written; topics, types and profiles are read from the files.
+The data files are the truth. Metadata lists the files of a recording and the number of messages at
+its end; topics, types and profiles are read from the files.
 """
 
 import os
@@ -24,10 +24,10 @@ _KEY: Final = 'rosbag2_bagfile_information'
 
 
 class Metadata(NamedTuple):
-    """Content of metadata.yaml as far as it is needed.
+    """Content of metadata.yaml that is used.
 
     `counts` are the messages of each topic, by its name; `messages_are_packed` says that each
-    message was compressed by itself.
+    message is compressed.
     """
 
     files: list[str]
@@ -62,7 +62,7 @@ def read_metadata(folder: Path) -> Metadata:
 def says_packed_messages(file: Path, text: str) -> bool:
     """Return whether the metadata that a data file holds says that its messages are compressed.
 
-    Text that is no metadata says nothing: a file is read without it as well.
+    Invalid metadata is ignored, since a file can be read without it.
 
     Raises:
         BagError: they are, in a way that is not supported.

@@ -10,30 +10,33 @@ from segmentation_node.cli import add_quiet_option, number
 
 
 def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """The bag to read, and --salvage."""
+    """Add the bag to read, and --salvage."""
     parser.add_argument(
         'input', type=Path, metavar='BAG',
         help='bag to read: a folder with metadata.yaml, or a .mcap or .db3 file',
     )  # fmt: skip
     parser.add_argument(
         '--salvage', action='store_true',
-        help='read what a killed recording left: a folder without metadata.yaml, and an MCAP file '
-        'that was cut short, as far as it goes',
+        help='read an unfinished recording: a folder without metadata.yaml, and an MCAP file that '
+        'was cut short, up to the cut',
     )  # fmt: skip
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
-    """--output, --storage, --overwrite and --quiet."""
+    """Add --output, --storage, --overwrite and --quiet."""
     parser.add_argument(
         '-o', '--output', type=Path, required=True, metavar='BAG',
-        help='bag to write: a folder, or a single file where it ends in .mcap',
+        help='bag to write: a folder, or a single file if the name ends in .mcap',
     )  # fmt: skip
     parser.add_argument(
-        '--storage', choices=sorted(STORAGE_FILES), default='mcap', help='of a bag folder'
+        '--storage',
+        choices=sorted(STORAGE_FILES),
+        default='mcap',
+        help='storage format of a bag folder',
     )
     parser.add_argument(
         '--overwrite', action='store_true',
-        help='replace the bag if it is there; nothing but a bag is ever deleted',
+        help='replace an existing bag; other files are never deleted',
     )  # fmt: skip
     add_quiet_option(parser)
 

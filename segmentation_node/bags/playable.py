@@ -46,7 +46,7 @@ def playable(
 
 
 def name_problem(old: str, name: str) -> str:
-    """Why a topic cannot be published under a name, '' where it can."""
+    """Return the reason why a topic cannot be published under a name, '' if it can be."""
     reason = ''
     if not name.isascii() or not name.isprintable():
         reason = 'only letters, digits, underscores and slashes'
@@ -65,7 +65,7 @@ def name_problem(old: str, name: str) -> str:
 
 
 def message_class(topic: Topic) -> Any:
-    """The Python class of a topic's type, or why there is none."""
+    """Return the Python class of a topic's type, or the reason why there is none."""
     found = _MSGTYPE.fullmatch(topic.msgtype)
     if topic.serialization_format != 'cdr' or not found:
         return (

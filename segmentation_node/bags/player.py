@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishes the messages of a bag when they are due, by a clock that can be paused."""
+"""Publishes the messages of a bag in time, by a clock that can be paused."""
 
 import threading
 import time
@@ -16,11 +16,11 @@ from segmentation_node.bags.reader import Bag
 from segmentation_node.bags.selection import Extent
 from segmentation_node.bags.topic import RawMessage, Topic
 
-#: How soon a signal or a key is noticed while waiting.
+#: Longest delay until a signal or a key is noticed.
 SLICE_S: Final = 0.05
 #: Serialized messages begin with their encoding, in 4 bytes.
 MIN_CDR_BYTES: Final = 4
-#: Change of the rate by a key, and the least rate that keys can set.
+#: Change of the rate by a key, and the lowest rate.
 RATE_STEP: Final = 0.1
 
 Stop = Callable[[], bool]
@@ -36,7 +36,7 @@ def sleep_until(deadline_s: float, stop: Stop) -> None:
 
 
 class PlayClock:
-    """Time of a bag, which passes at a rate and stands still while paused.
+    """Time of a bag, which passes at a rate and stops while paused.
 
     Keys change it in one thread while messages wait for it in another.
     """
@@ -45,7 +45,7 @@ class PlayClock:
         self._lock = threading.Lock()
         self._rate, self._paused = rate, paused
         self._steps = 0
-        #: Time of the bag and of the monotonic clock where they were last known together.
+        #: Time of the bag and of the monotonic clock at the same moment.
         self._start: tuple[int, float] | None = None
 
     def start(self, bag_ns: int) -> None:
@@ -64,7 +64,7 @@ class PlayClock:
         return self._start is not None
 
     def now_ns(self) -> int | None:
-        """Time of the bag now, None before it is set."""
+        """Return the current time of the bag, None before it is set."""
         with self._lock:
             return self._now_ns()
 
@@ -89,12 +89,12 @@ class PlayClock:
             self._steps = 0
 
     def step(self) -> None:
-        """Let one more message pass while paused."""
+        """Publish one more message while paused."""
         with self._lock:
             self._steps += self._paused
 
     def change_rate(self, by: float) -> None:
-        """Let time pass faster or slower, never slower than a step."""
+        """Change the rate, to at least RATE_STEP."""
         with self._lock:
             self._rebase()
             self._rate = max(RATE_STEP, round(self._rate + by, 6))
@@ -142,7 +142,7 @@ class Player:
         self.max_late_s = 0.0
         #: Messages that cannot be published, by reason.
         self.unfit: Counter[str] = Counter()
-        #: Where to write when messages were sent; None to keep no record.
+        #: File for the times of sending; None for no log.
         self.log: TextIO | None = None
         self._bag = bag
         self._publishers = publishers
@@ -151,7 +151,7 @@ class Player:
         self._quiet = quiet
 
     def play(self) -> bool:
-        """Play to the end; False where it was stopped before or nothing was published."""
+        """Play to the end; returns False if it was stopped or published nothing."""
         published_before = self.published
         names = {topic.name for topic in self._publishers}
         total = sum(self._bag.counts[topic] for topic in self._publishers)
@@ -179,7 +179,7 @@ class Player:
             self._clock.wait_while_paused(self._stop)
             due_s = time.monotonic()
         else:
-            # Not before: to read what is left out takes its time.
+            # Not earlier: reading the part before it takes time.
             if not self._clock.is_started:
                 self._clock.start(self._extent.begin_ns or message.stamp_ns)
             due_s = -self._clock.wait_until(message.stamp_ns, self._stop) + time.monotonic()
@@ -198,7 +198,7 @@ def message_problem(message: RawMessage) -> str:
     if len(message.cdr) < MIN_CDR_BYTES:
         return f'{message.topic.shown} has messages of less than {MIN_CDR_BYTES} bytes'
     if message.cdr[0]:
-        return f'{message.topic.shown} has messages that are no CDR, the format of ROS 2'
+        return f'{message.topic.shown} has messages that are not CDR, the format of ROS 2'
     if not 0 <= message.stamp_ns < MAX_STAMP_S * SECOND_NS:
         return f'{message.topic.shown} has stamps outside of 0 to 2^31 s, the time of ROS 2'
     return ''

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""QoS that a replayed topic is published with: as recorded, or as a file says instead."""
+"""QoS of replayed topics: as recorded, or from a file of overrides."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ from segmentation_node.bags.topic import Topic
 from segmentation_node.errors import SettingError, one_line, quoted
 from segmentation_node.untrusted import read_yaml
 
-#: Messages that a publisher keeps at most: a bag may ask for all the memory there is.
+#: Limit of messages that a publisher keeps: the depth in a bag may exceed the memory.
 MAX_DEPTH: Final = 1000
 _POLICIES: Final[Mapping[str, Any]] = {
     'history': QoSHistoryPolicy,
@@ -36,10 +36,10 @@ _MAX_NANOSECONDS: Final = 10**9 - 1
 
 
 def recorded_qos(topic: Topic) -> QoSProfile:
-    """Return what the recorded publishers offered, the most where they offered different things.
+    """Return the QoS that the recorded publishers offered, the strongest if they differ.
 
-    A deeper queue than MAX_DEPTH is cut to it. Deadline, lifespan and liveliness were promises
-    about the live system and are not made again.
+    The depth is limited to MAX_DEPTH. Deadline, lifespan and liveliness applied to the live system
+    and are left out.
     """
     offered = topic.qos or (RELIABLE,)
     reliable = any(qos.reliability != QosReliability.BEST_EFFORT for qos in offered)
@@ -61,13 +61,11 @@ def recorded_qos(topic: Topic) -> QoSProfile:
 def read_overrides(path: Path) -> dict[str, QoSProfile]:
     """Read the profiles of topics from a YAML file, as `ros2 bag play` takes it.
 
-    A profile replaces the recorded one as a whole; what it does not name is left to the
-    middleware.
+    A profile replaces the recorded one completely; missing keys have the middleware's defaults.
 
     Raises:
         ForeignError: the file cannot be read.
-        SettingError: it is no map of profiles; says which topic and key is wrong, and what is
-            expected.
+        SettingError: it is not a map of profiles; names topic, key and the expected value.
     """
     content = read_yaml(path)
     if not isinstance(content, dict):
@@ -82,7 +80,7 @@ def read_overrides(path: Path) -> dict[str, QoSProfile]:
 def _profile(row: Any, place: str) -> QoSProfile:
     try:
         if not isinstance(row, dict):
-            raise TypeError(f'{quoted(row)} is no QoS profile; expected {", ".join(_KEYS)}')
+            raise TypeError(f'{quoted(row)} is not a QoS profile; expected {", ".join(_KEYS)}')
         return QoSProfile(**{_key(key): _value(key, value) for key, value in row.items()})
     except (ValueError, TypeError, InvalidQoSProfileException) as error:
         raise SettingError(f'{place}: {one_line(error)}') from error

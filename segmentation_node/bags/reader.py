@@ -24,7 +24,7 @@ from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Top
 from segmentation_node.errors import BagError, quoted
 from segmentation_node.images.video import can_decode
 
-#: Topics that a message names.
+#: Topics that an error message lists.
 MAX_LISTED: Final = 30
 
 
@@ -56,27 +56,27 @@ class Bag:
 
     @property
     def start_ns(self) -> int:
-        """Stamp of the first message, 0 where there is none."""
+        """Stamp of the first message, 0 without messages."""
         return next((message.stamp_ns for message in self.messages()), 0)
 
     def count(self, name: str) -> int:
-        """Number of messages under a name, of all its topics."""
+        """Return the number of messages of all topics of a name."""
         return sum(count for topic, count in self.counts.items() if topic.name == name)
 
     def topic(self, name: str) -> Topic:
-        """The topic of a name; raises BagError with the names that exist."""
+        """Return the topic of a name; raises BagError with the names that exist."""
         for topic in self.topics:
             if topic.name == name:
                 return topic
         raise BagError(f'{self.path} has no topic {quoted(name)}; it has {self.listing()}')
 
     def messages(self, names: Collection[str] | None = None) -> Iterator[RawMessage]:
-        """Messages of the named topics, of all where None, in the order of their stamps.
+        """Return the messages of the named topics (None: all) in the order of their stamps.
 
-        An MCAP file without an index gives them in the order in which they lie in it.
+        Messages of an MCAP file without an index come in the order of the file.
 
         Raises:
-            BagError: no topic of such a name, or the bag turns out to be damaged.
+            BagError: there is no topic of that name, or the bag is damaged.
         """
         topics = self.topics
         if names is not None:
@@ -87,13 +87,13 @@ class Bag:
         return self._storage.messages(topics)
 
     def first(self, name: str) -> RawMessage:
-        """The first message of a topic; raises BagError where there is none."""
+        """Return the first message of a topic; raises BagError if there is none."""
         for message in self.messages({name}):
             return message
         raise BagError(f'{self.path} has no message on {shown(name)}; record it again')
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         self._storage.close()
 
     def __enter__(self) -> 'Bag':
@@ -103,7 +103,7 @@ class Bag:
         self.close()
 
     def listing(self) -> str:
-        """Topics with their types, as text for people."""
+        """Return the topics with their types, for a terminal."""
         names = [f'{topic.shown} ({topic.shown_type})' for topic in self.topics[:MAX_LISTED]]
         more = len(self.topics) - len(names)
         return ', '.join(names) + (f' and {more} more' if more else '') or 'no topics at all'
@@ -119,16 +119,14 @@ def open_bag(
 
     Args:
         path: folder or file.
-        salvage: of an MCAP file that is damaged, read what comes before the damage; of a folder
-            whose metadata.yaml is missing, as after a killed recording, or does not fit its data
-            files, read all data files.
-        decode_video: show topics of compressed video as topics of sensor_msgs/Image, if PyAV is
-            installed.
-        decode_images: show topics of sensor_msgs/CompressedImage as topics of sensor_msgs/Image,
-            under their names without "/compressed".
+        salvage: read a damaged MCAP file up to the damage, and all data files of a folder whose
+            metadata.yaml is missing or does not match them.
+        decode_video: present compressed video as sensor_msgs/Image, if PyAV is installed.
+        decode_images: present sensor_msgs/CompressedImage as sensor_msgs/Image, under names
+            without "/compressed".
 
     Raises:
-        BagError: it is none, or damaged; says what can be saved and how.
+        BagError: it is damaged or not a bag; says how much can be saved.
     """
     path = Path(path)
     if not path.exists():
@@ -156,14 +154,14 @@ def _open_folder(folder: Path, salvage: bool) -> Storage:
         raise BagError(f'{folder} has no data file, expected .mcap or .db3 files; copy it again')
     if missing and not (salvage and there):
         raise BagError(
-            f'{folder} lacks {_names(missing)}, of which {METADATA_FILE} speaks; copy the '
-            f'whole folder, give one of its files, or allow --salvage to read what is there'
+            f'{folder} lacks {_names(missing)}, which {METADATA_FILE} lists; copy the '
+            f'whole folder, give one of its files, or allow --salvage to read the others'
         )
     if more and not salvage:
         raise BagError(
-            f'{folder} holds {_names(more)}, of which {METADATA_FILE} does not speak: let '
+            f'{folder} holds {_names(more)}, which {METADATA_FILE} does not list: let '
             f'"ros2 bag reindex {folder}" write it anew, allow --salvage to read all data files, '
-            f'or move what is no part of the recording elsewhere'
+            f'or move files of other recordings elsewhere'
         )
     files = there if missing or more else listed
     storage = DataFiles(files, salvage, metadata.messages_are_packed)
@@ -177,7 +175,7 @@ def _open_folder(folder: Path, salvage: bool) -> Storage:
 
 
 def _present(file: Path) -> Path:
-    """The file, or the one that it became when it was compressed or decompressed."""
+    """Return the file, or its compressed or decompressed form, whichever exists."""
     if file.is_file():
         return file
     siblings = (file.with_name(plain_name(file)), file.with_name(f'{file.name}{PACKED_SUFFIX}'))
@@ -185,7 +183,7 @@ def _present(file: Path) -> Path:
 
 
 def _check_counts(folder: Path, storage: Storage, expected: Mapping[str, int]) -> None:
-    """Raise BagError where there are fewer messages than when the recording ended."""
+    """Raise BagError if there are fewer messages than at the end of the recording."""
     counts: dict[str, int] = {}
     for topic, count in storage.counts.items():
         counts[topic.name] = counts.get(topic.name, 0) + count
@@ -199,7 +197,7 @@ def _check_counts(folder: Path, storage: Storage, expected: Mapping[str, int]) -
 
 
 def _unlisted_files(folder: Path, there: list[Path], salvage: bool) -> list[Path]:
-    """Data files of a folder without metadata.yaml, which a killed recording leaves."""
+    """Return the data files of an unfinished recording, which has no metadata.yaml."""
     if not there:
         raise BagError(
             f'{folder} has no {METADATA_FILE}: give the folder of a bag, or a .mcap or .db3 file'
@@ -220,7 +218,7 @@ def _unlisted_files(folder: Path, there: list[Path], salvage: bool) -> list[Path
 
 
 def _data_files(folder: Path) -> list[Path]:
-    """Data files in a folder in the order of their numbers, each once, compressed or not."""
+    """Return the data files of a folder in the order of their numbers, each once."""
 
     def number(file: Path) -> tuple[int, str]:
         found = re.search(r'_(\d{1,9})$', Path(plain_name(file)).stem)

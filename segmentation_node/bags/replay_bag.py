@@ -59,9 +59,8 @@ ACKNOWLEDGED_WITHIN: Final = Duration(seconds=2)
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='replay_bag',
-        description='Publish the messages of a bag at the pace of their recording, byte by byte '
-        'as they were recorded and with the QoS they were recorded with. Options that '
-        '"ros2 bag play" has too mean the same.',
+        description='Publish the messages of a bag in real time, unchanged and with the recorded '
+        'QoS. Options of "ros2 bag play" have the same meaning here.',
         epilog='Ctrl-C ends it with status 0.',
         formatter_class=HelpFormatter,
     )
@@ -70,12 +69,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('-l', '--loop', action='store_true', help='begin again at the end')
     parser.add_argument(
         '--start-offset', type=not_negative, default=0.0, metavar='SECONDS',
-        help='leave out this much of the beginning; latched messages in it are published at once',
+        help='skip this much of the beginning; latched messages in it are published at once',
     )  # fmt: skip
     parser.add_argument(
         '--clock', type=rate_hz, nargs='?', const=DEFAULT_CLOCK_HZ, metavar='HZ',
-        help=f'publish the time of the bag on {CLOCK_TOPIC}, {DEFAULT_CLOCK_HZ:g} times a second '
-        'unless told; for nodes with use_sim_time',
+        help=f'publish the time of the bag on {CLOCK_TOPIC} (default: {DEFAULT_CLOCK_HZ:g} Hz), '
+        'for nodes with use_sim_time',
     )  # fmt: skip
     add_selection_options(parser)
     parser.add_argument(
@@ -88,12 +87,12 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         '--wait-for-subscribers', nargs='*', type=topic_name, metavar='TOPIC',
-        help='begin when these topics, as published, have a subscriber each, or as many as times '
-        'the topic is named; any topic where none is named',
+        help='wait until each of these published topics has a subscriber (name a topic twice to '
+        'wait for two); without names, until any topic has one',
     )  # fmt: skip
     parser.add_argument(
         '--qos-profile-overrides-path', type=Path, metavar='FILE',
-        help='YAML file of QoS profiles by topic, instead of those that were recorded',
+        help='YAML file of QoS profiles by topic, which replace the recorded ones',
     )  # fmt: skip
     parser.add_argument(
         '-p', '--start-paused', action='store_true', help='begin when SPACE is pressed'
@@ -105,8 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     parser.add_argument(
         '--log', type=Path, metavar='FILE',
-        help='write when each message was sent: lines of topic, time in the bag, and time of day, '
-        'in nanoseconds, with tabs between',
+        help='log each message: a line of topic, time in the bag and time of sending, in '
+        'nanoseconds, separated by tabs',
     )  # fmt: skip
     parser.add_argument(
         '--decode-video', action='store_true',
@@ -210,7 +209,7 @@ def _replayed_topics(
 
 
 def _tell_qos(topics: Collection[Topic], overrides: Mapping[str, QoSProfile]) -> None:
-    """Warn of QoS that is not published as the bag or the user says."""
+    """Warn of QoS that differs from the bag or the overrides."""
     for name in overrides.keys() - {topic.name for topic in topics}:
         tell(
             'replay_bag', f'warning: a QoS profile is given for {shown(name)}, which is not played'
@@ -221,7 +220,7 @@ def _tell_qos(topics: Collection[Topic], overrides: Mapping[str, QoSProfile]) ->
         if topic.qos_is_damaged:
             tell(
                 'replay_bag',
-                f'warning: {topic.shown} has QoS profiles that make no sense; it is published '
+                f'warning: {topic.shown} has invalid QoS profiles; it is published '
                 f'reliable and volatile, with depth {RELIABLE.depth}',
             )
         depth = max((qos.depth for qos in topic.qos), default=0)

@@ -21,12 +21,12 @@ from segmentation_node.bags.player import SLICE_S, Stop, sleep_until
 from segmentation_node.bags.selection import CLOCK_TOPIC
 from segmentation_node.errors import BagError
 
-#: A subscriber that we see may not see us yet, and would miss the first message.
+#: A subscriber that is discovered may not have discovered the publisher yet.
 SETTLE_S: Final = 0.3
 
 
 def split_ros_args(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Our arguments, and those from --ros-args on.
+    """Split the arguments at --ros-args.
 
     rclpy must not see ours: it takes OLD:=NEW for a remapping of its own, before --ros-args too.
     """
@@ -36,9 +36,9 @@ def split_ros_args(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 @contextmanager
 def ros_node(argv: Sequence[str]) -> Iterator[Node]:
-    """A node that only publishes; signals stay with the caller.
+    """Run a node that only publishes; the caller handles signals.
 
-    It spins in the background for the sake of the warnings about subscriptions of another QoS.
+    It spins in the background so that incompatible QoS of subscriptions is logged.
     """
     rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
     node = Node('replay_bag', start_parameter_services=False, enable_rosout=False)
@@ -59,7 +59,7 @@ def ros_node(argv: Sequence[str]) -> Iterator[Node]:
 def clock_publisher(
     node: Node, rate_hz: float | None, now_ns: Callable[[], int | None]
 ) -> Iterator[None]:
-    """Publish a time on /clock in the background, at `rate_hz` if that is not None."""
+    """Publish a time on /clock in the background at `rate_hz`; None publishes nothing."""
     if rate_hz is None:
         yield
         return

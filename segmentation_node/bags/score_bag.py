@@ -39,8 +39,8 @@ def score_bag(
 ) -> SetScores:
     """Compare label masks with the truth of the same header stamp.
 
-    Frames whose header stamps repeat are matched by the time at which they were recorded. The
-    schemes are those of the `label_info_json` beside each topic.
+    Frames whose header stamps repeat are matched by the time of recording. The schemes are those
+    of the `label_info_json` beside each topic.
 
     Args:
         path: bag with the label masks.
@@ -48,12 +48,12 @@ def score_bag(
         truth_topic: ground truth, mono8.
         label_scheme: scheme to score in, by name or file; that of the label masks where None.
         truth_path: bag with the truth; the same bag where None.
-        salvage: read a bag that was cut short as far as it goes.
+        salvage: read a bag that was cut short up to the cut.
         quiet: show no progress bar.
 
     Raises:
-        BagError: a topic or scheme is missing, no frame has both, or it is open which masks belong
-            to which truth.
+        BagError: a topic or scheme is missing, no frame has both, or masks and truth cannot be
+            matched.
         DatasetError: a mask does not fit its truth, or no pixel of the truth is of a class that is
             scored.
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
@@ -83,13 +83,13 @@ def score_bag(
 
 
 def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> LabelScheme:
-    """The scheme of a label topic, from the `label_info_json` beside it.
+    """Return the scheme of a label topic, from the `label_info_json` beside it.
 
-    A bag tells a scheme by its name; `given` is one of that name that is not installed.
+    A bag names its scheme; `given` is a scheme of that name that is not installed.
 
     Raises:
-        BagError: the topic is missing or no Image, or what is beside it is missing or not the
-            scheme that is known here by its name.
+        BagError: the topic is missing or not an Image, or its description is missing or differs
+            from the installed scheme of that name.
     """
     msgtype = bag.topic(topic).msgtype
     if msgtype != messages.IMAGE:
@@ -125,7 +125,7 @@ def _parser() -> argparse.ArgumentParser:
         '--truth', type=topic_name, default=TRUTH_TOPIC, metavar='TOPIC', help='ground truth'
     )
     parser.add_argument(
-        '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; the same without it'
+        '--truth-bag', type=Path, metavar='BAG', help='bag with the truth; default: the same bag'
     )
     add_scored_scheme_option(parser)
     add_quiet_option(parser)

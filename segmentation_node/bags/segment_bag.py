@@ -48,10 +48,10 @@ if TYPE_CHECKING:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='segment_bag',
-        description='Segment every frame of the camera in a bag and write a bag that holds all '
-        'there was, with the label, colour and overlay images beside it.',
+        description='Segment every frame of the camera in a bag, and write a bag with all of its '
+        'messages and the label, color and overlay images.',
         epilog=f'exit status: 0 all frames segmented; 1 error; {EXIT_INCOMPLETE} done, but some '
-        'frames were malformed and are named; 130 interrupted, the bag holds what was done',
+        'frames were malformed and are listed; 130 interrupted, the bag is complete up to there',
         formatter_class=HelpFormatter,
     )
     add_input_options(parser)
@@ -59,22 +59,22 @@ def _parser() -> argparse.ArgumentParser:
     add_bits_option(parser)
     parser.add_argument(
         '--topic', metavar='NAME',
-        help='camera topic: Image, CompressedImage, or compressed video; needed where the bag has '
+        help='camera topic: Image, CompressedImage, or compressed video; required if the bag has '
         'several cameras',
     )  # fmt: skip
     parser.add_argument(
         '--outputs', type=partial(picture_names, known=list(OUTPUTS)), default=DEFAULT_PICTURES,
         metavar='NAME,NAME',
-        help='what to write, with commas between, of ' + ', '.join(OUTPUTS),
+        help='images to write, separated by commas: ' + ', '.join(OUTPUTS),
     )  # fmt: skip
     parser.add_argument(
         '--namespace', type=topic_name, default=f'/{topics.NODE_NAME}',
-        help='topics to write begin with this',
+        help='namespace of the written topics',
     )  # fmt: skip
     parser.add_argument(
         '--limit', type=count, metavar='N',
-        help='only the first N frames, with what the other topics have until the next one; all '
-        'without it',
+        help='only the first N frames, and the messages of other topics until frame N + 1; '
+        'default: all',
     )  # fmt: skip
     add_model_options(parser)
     return parser
@@ -124,7 +124,7 @@ def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
 
 
 class OutputTopics:
-    """Topics that a segmented frame goes to, and how it becomes their messages."""
+    """Topics of the segmentation, and the messages of a frame on them."""
 
     def __init__(
         self,
@@ -136,7 +136,7 @@ class OutputTopics:
         """Name the topics.
 
         Args:
-            namespace: what their names begin with.
+            namespace: beginning of their names.
             outputs: pictures to write of each frame.
             overlay_alpha: share of the colors in the overlay.
             calibrations: topics whose messages are written as the calibration of the masks.
@@ -169,11 +169,11 @@ class OutputTopics:
         if taken:
             raise BagError(
                 f'{bag.path} already has {", ".join(sorted(taken))}; write beside them with '
-                f'another --namespace, or segment the bag they were made of'
+                f'another --namespace, or segment the bag that they were made from'
             )
 
     def write_scheme(self, segmenter: 'Segmenter', stamp_ns: int, out: BagWriter) -> None:
-        """Write what the ids mean, in both forms."""
+        """Write the description of the label ids, in both forms."""
         scheme = segmenter.scheme
         header = messages.header(stamp_ns, '')
         info = messages.label_info(scheme, segmenter.min_confidence, header)
@@ -229,14 +229,14 @@ def segment_bag(
     done: Callable[[int], Any] = lambda _: None,
     samples: Samples | None = None,
 ) -> Report:
-    """Copy a bag message by message, each frame followed by what is made of it.
+    """Copy a bag message by message, each frame followed by its segmentation.
 
     Args:
-        bag: to be read.
+        bag: input.
         camera: its topic to segment.
         segmenter: called with one image at a time, so that results equal a direct evaluation.
-        sink: what to write of a segmented frame.
-        out: to be written; messages of the input stay as they are, byte by byte.
+        sink: topics of the segmentation.
+        out: output; messages of the input are copied unchanged.
         limit: number of frames; the copy ends where the next one begins.
         stop: asked before each message.
         done: told 1 after each frame.

@@ -20,7 +20,7 @@ CLOCK_TOPIC: Final = '/clock'
 
 @dataclass(frozen=True)
 class Extent:
-    """Part of a bag to play, in nanoseconds: both ends belong to it."""
+    """Part of a bag to play, in nanoseconds, both ends included."""
 
     begin_ns: int = 0
     end_ns: int | None = None
@@ -34,36 +34,40 @@ def add_selection_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that select a part of a bag and topics in it."""
     parser.add_argument(
         '--playback-duration', type=_duration_s, metavar='SECONDS',
-        help='play this much of the bag from the start offset on; to the end without it',
+        help='length of the part to play, from the start offset; default: to the end',
     )  # fmt: skip
     until = parser.add_mutually_exclusive_group()
     until.add_argument(
         '--playback-until-sec', type=_until_ns, dest='until_ns', metavar='SECONDS',
-        help='play to this time of the recording, in seconds since 1970; the later one counts '
-        'where --playback-duration is given, too',
+        help='end of the part to play, in seconds since 1970; with --playback-duration, the '
+        'later end applies',
     )  # fmt: skip
     until.add_argument(
         '--playback-until-nsec', type=int, dest='until_ns', metavar='NANOSECONDS',
         help='the same in nanoseconds',
     )  # fmt: skip
     parser.add_argument(
-        '--topics', nargs='+', metavar='TOPIC', default=[], help='only these; all without it'
+        '--topics', nargs='+', metavar='TOPIC', default=[], help='topics to play; default: all'
     )
     parser.add_argument(
         '-e', '--regex', type=_pattern, metavar='REGEX',
-        help='only topics whose whole names match, beside those of --topics',
+        help='play topics whose whole name matches, in addition to --topics',
     )  # fmt: skip
     parser.add_argument(
-        '--exclude-topics', nargs='+', metavar='TOPIC', default=[], help='none of these'
+        '--exclude-topics',
+        nargs='+',
+        metavar='TOPIC',
+        default=[],
+        help='topics that are not played',
     )
     parser.add_argument(
         '-x', '--exclude-regex', type=_pattern, metavar='REGEX',
-        help='no topic whose whole name matches',
+        help='do not play topics whose whole name matches',
     )  # fmt: skip
 
 
 def _duration_s(text: str) -> float | None:
-    """Parse seconds above 0; negative ones are no limit, as `ros2 bag play` has it."""
+    """Parse seconds above 0; a negative number is no limit, as in `ros2 bag play`."""
     return None if text.startswith('-') and positive(text[1:]) else positive(text)
 
 
@@ -91,14 +95,14 @@ def _pattern(text: str) -> re.Pattern[str]:
 def play_extent(
     bag: Bag, start_offset_s: float, duration_s: float | None, until_ns: int | None
 ) -> Extent:
-    """Return what to play of a bag.
+    """Return the part of a bag to play.
 
     Args:
-        bag: whose first message the offset counts from.
-        start_offset_s: left out at the beginning.
-        duration_s: from there on; None is to the end.
+        bag: the offset counts from its first message.
+        start_offset_s: length of the skipped beginning.
+        duration_s: length of the part; None is to the end.
         until_ns: last time to play, negative or None is the end; with a duration, the later end
-            counts.
+            applies.
 
     Raises:
         BagError: the end is before the beginning.
@@ -113,13 +117,13 @@ def play_extent(
             f'{bag.path} begins at {start_ns} ns, with the start offset at {begin_ns} ns, and is '
             f'to be played until {end_ns} ns: nothing; choose a later end'
         )
-    # From 0 where nothing is left out: the first message may not have the earliest stamp.
+    # From 0 without an offset: the first message may not have the earliest stamp.
     return Extent(begin_ns if start_offset_s else 0, end_ns)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Topics to play, by name or by a pattern of the whole name; what is excluded is out."""
+    """Topics to play, by name or by a pattern of the whole name; exclusions take precedence."""
 
     topics: Collection[str] = ()
     regex: re.Pattern[str] | None = None
@@ -131,10 +135,10 @@ class Selection:
 
         Args:
             bag: to select from.
-            without_clock: leave out the recorded time, beside which another is published.
+            without_clock: leave out the recorded /clock, since another one is published.
 
         Raises:
-            BagError: a topic that is named is not in the bag, or no topic is left.
+            BagError: a named topic is not in the bag, or no topic is left.
         """
         for name in (*self.topics, *self.exclude_topics):
             bag.topic(name)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the frames of a new bag come from: a Cityscapes tree or a folder of images."""
+"""Sources of frames for a new bag: a Cityscapes tree or a folder of images."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -34,11 +34,11 @@ class SourceFrame:
 
 @dataclass(frozen=True)
 class Source:
-    """Frames in the order of their times; `unpaired` are label files of no image."""
+    """Frames in the order of their times; `unpaired` are label files without an image."""
 
     frames: Sequence[SourceFrame]
     unpaired: Sequence[Path] = ()
-    #: Whether every frame ought to have a label file.
+    #: A frame without a label file is reported.
     labels_expected: bool = False
 
 
@@ -49,7 +49,7 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 
 def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
-    """The images of a folder in natural order, with label images of the same names.
+    """Return the images of a folder in natural order, with label images of the same names.
 
     Raises:
         BagError: a folder is missing, or there is no image in it.
@@ -67,12 +67,12 @@ def folder_source(images: Path, labels: Path | None, rate_hz: float) -> Source:
 
 def _files(folder: Path, suffixes: Collection[str]) -> list[Path]:
     if not folder.is_dir():
-        raise BagError(f'{folder} is no folder; give the folder that holds the image files')
+        raise BagError(f'{folder} is not a folder; give the folder with the image files')
     return sorted(visible_files(folder, suffixes), key=natural_key)
 
 
 def _by_stem(files: Sequence[Path]) -> dict[str, Path]:
-    """Files by their names without suffix; raises BagError where two differ in nothing else."""
+    """Map names without suffix to files; raises BagError where two files share a name."""
     found: dict[str, Path] = {}
     for path in files:
         if (other := found.setdefault(path.stem, path)) != path:
@@ -89,10 +89,10 @@ def cityscapes_source(
     cities: Collection[str] = (),
     sequence: bool = False,
 ) -> Source:
-    """The frames of a Cityscapes tree; an empty selection means all.
+    """Return the frames of a Cityscapes tree; an empty selection means all.
 
-    Each recorded sequence keeps its own timestamps where it has them for all frames, and follows
-    the one before after one period.
+    A recorded sequence keeps its timestamps if all of its frames have one. It starts one period
+    after the end of the sequence before it.
 
     Raises:
         BagError: no such tree, split or city, or a damaged timestamp.
@@ -172,7 +172,7 @@ class _Tree:
     def unpaired(self, cities: list[Path]) -> list[Path]:
         """Label files of the selected cities that belong to no picture."""
         if self.picture_folder != PICTURE_FOLDERS[0]:
-            return []  # sequences are often there in part: a label out of view is no mistake
+            return []  # sequences are often incomplete: a label without a frame is no mistake
         unpaired = []
         for city in cities:
             labels = cityscapes.folder(self.root, cityscapes.LABELS) / city.parent.name / city.name
@@ -212,7 +212,7 @@ def _read_timestamp(file: Path) -> int:
 
 
 def read_intrinsics(camera: Path) -> Intrinsics:
-    """Read a Cityscapes camera file; raises BagError where it is none."""
+    """Read a Cityscapes camera file; raises BagError if it is invalid."""
     try:
         content = read_json(camera)['intrinsic']
         return Intrinsics(*(float(content[key]) for key in ('fx', 'fy', 'u0', 'v0')))

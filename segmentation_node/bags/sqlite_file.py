@@ -15,7 +15,7 @@ from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from segmentation_node.bags.qos import dump_qos
 from segmentation_node.bags.topic import METADATA_VERSION, Topic
 
-#: A transaction for each frame would wait for the disk each time; one for all would lose all.
+#: Messages per transaction, in bytes: each commit waits for the disk, and an open one is lost.
 COMMIT_BYTES: Final = 4 << 20
 #: Kept free in the database and its journal, so that a full disk leaves room for the metadata.
 RESERVE_BYTES: Final = 64 << 10
@@ -25,10 +25,10 @@ class SqliteFile:
     """A database being written; see `writer.StorageFile`."""
 
     def __init__(self, path: Path) -> None:
-        # Without transactions of the driver's own: `flush` commits.
-        # Whoever writes sees to it that one thread is here at a time.
+        # No implicit transactions: `flush` commits.
+        # The caller admits one thread at a time.
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-        # The journal stays, empty but as large as it ever was, until the end.
+        # The journal keeps its size until the end.
         self._database.execute('PRAGMA journal_mode = PERSIST')
         self._database.executescript(Sqlite3Writer.SQLITE_SCHEMA)
         self._database.execute('CREATE TABLE reserve(data BLOB NOT NULL)')
@@ -51,9 +51,9 @@ class SqliteFile:
         return start_ns or 0, end_ns or 0
 
     def add_topic(self, topic: Topic) -> None:
-        # A row for each type; a topic copied from an older bag may come without the definition.
+        # A row for each type; a topic copied from an older bag may have no definition.
         if all(topic.msgtype != other.msgtype or not other.definition for other in self._ids):
-            # TEXT is UTF-8; a comment in a definition may be anything.
+            # TEXT is UTF-8; a comment in a definition may be invalid UTF-8.
             definition = topic.definition.encode(errors='replace').decode()
             self._database.execute(
                 'DELETE FROM message_definitions WHERE topic_type = ?', (topic.msgtype,)
@@ -102,10 +102,10 @@ class SqliteFile:
         )
 
     def make_room(self) -> bool:
-        # What was rolled back has been given back to the disk already.
+        # A rollback frees its space already.
         return False
 
     def close(self) -> None:
-        with suppress(sqlite3.Error):  # an empty journal that stays does no harm
+        with suppress(sqlite3.Error):  # an empty journal that remains is harmless
             self._database.execute('PRAGMA journal_mode = DELETE')
         self._database.close()

@@ -23,13 +23,13 @@ from segmentation_node.bags.qos import read_qos
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, quoted
 
-#: What the library raises on damaged data.
+#: Raised by the library on damaged data.
 DAMAGED: Final = (apsw.Error, ValueError, MemoryError, OSError)
-#: First bytes of a journal that is not empty: a transaction that was not finished.
+#: First bytes of the journal of an unfinished transaction.
 _JOURNAL_MAGIC: Final = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'
-#: How long to wait for another process that is amid writing.
+#: Longest wait for another process that is writing.
 _BUSY_MS: Final = 5000
-#: Columns that a table must have, and those that came with later versions of rosbag2.
+#: Required columns, and those of later versions of rosbag2.
 _TOPIC_COLUMNS: Final = ('id', 'name', 'type', 'serialization_format')
 _LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
 
@@ -37,8 +37,8 @@ _LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
 class SqliteData:
     """One database; see `topic.DataFile`.
 
-    A database needs no salvage to be taken back to its last transaction. With `salvage`, messages
-    of topics that it does not declare are passed over.
+    An unfinished transaction is rolled back even without `salvage`. With `salvage`, messages of
+    undeclared topics are skipped.
     """
 
     def __init__(self, path: Path, salvage: bool = False) -> None:
@@ -89,7 +89,7 @@ class SqliteData:
 
     @contextmanager
     def _connection(self) -> Iterator[apsw.Connection]:
-        """Open the database; whatever it raises on damaged data is a BagError."""
+        """Open the database; errors on damaged data become BagError."""
         connection = None
         try:
             connection = self._open()
@@ -101,8 +101,8 @@ class SqliteData:
                 connection.close(force=True)
 
     def _open(self) -> apsw.Connection:
-        # A database that no other process is amid writing is read as it is, also where nothing
-        # may be written beside it; else sqlite takes it back to its last transaction first.
+        # A database without an unfinished transaction is read as it is, even from a read-only
+        # folder; otherwise sqlite rolls the transaction back first.
         if self._unfinished():
             options, flags = '', apsw.SQLITE_OPEN_READWRITE
         else:
@@ -110,7 +110,7 @@ class SqliteData:
         uri = f'file:{quote(str(self._path.absolute()))}{options}'
         connection = apsw.Connection(uri, flags | apsw.SQLITE_OPEN_URI)
         connection.set_busy_timeout(_BUSY_MS)
-        # Whoever made the database may have put code into it: views, computed columns, triggers.
+        # A foreign database may contain code: views, computed columns, triggers.
         connection.config(apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
         connection.config(apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
         connection.execute('PRAGMA cell_size_check = ON')
@@ -135,14 +135,14 @@ class SqliteData:
                 raise ValueError(f'it has no table {table} with columns {", ".join(columns)}')
 
     def _columns(self, connection: apsw.Connection, table: str) -> set[str]:
-        """Columns of a table; a view or a virtual table has none."""
+        """Return the columns of a table; a view or a virtual table has none."""
         tables = connection.execute(
             "SELECT name FROM sqlite_master WHERE type = 'table' AND name = ? AND rootpage > 0",
             (table,),
         )
         if tables.fetchone() is None:
             return set()
-        # Those computed from others are hidden.
+        # Computed columns are hidden.
         return {str(name) for _, name, *_ in connection.execute(f'PRAGMA table_info({table})')}
 
     def _read_topics(self, connection: apsw.Connection) -> None:
@@ -171,7 +171,7 @@ class SqliteData:
         return row[0] if row is not None and isinstance(row[0], str) else ''
 
     def _definitions(self, connection: apsw.Connection) -> dict[str, tuple[str, str]]:
-        """Text and format of each type's definition, the first where there are several."""
+        """Return text and format of each type's first definition."""
         columns = ('topic_type', 'encoding', 'encoded_message_definition')
         if not set(columns) <= self._columns(connection, 'message_definitions'):
             return {}
@@ -191,9 +191,8 @@ class SqliteData:
             return BagError(f'{self._path} is being written ({reason}); wait for its recorder')
         if isinstance(error, apsw.ReadOnlyError | apsw.CantOpenError) and self._unfinished():
             return BagError(
-                f'{self._path} was left amid a transaction and cannot be taken back to the one '
-                f'before ({reason}); copy it and the files named like it into a folder that you '
-                f'may write'
+                f'{self._path} has an unfinished transaction that cannot be rolled back '
+                f'({reason}); copy it and its journal into a folder with write permission'
             )
         return BagError(
             f'{self._path} is damaged or no bag ({reason}); copy it again, or let '

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a bag knows of a topic and of a message, whatever its storage."""
+"""Topics and messages of a bag, the same for every storage."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,8 +19,8 @@ class Topic:
     """A recorded topic.
 
     `definition` is the text of the message type and of all types in it, in the language
-    `definition_format` ('ros2msg', 'ros2idl', or '' where the bag holds none); `type_hash` is
-    its RIHS01 hash or ''.
+    `definition_format` ('ros2msg' or 'ros2idl'; '' without a definition); `type_hash` is its
+    RIHS01 hash or ''.
     """
 
     name: str
@@ -30,22 +30,22 @@ class Topic:
     type_hash: str = ''
     qos: tuple[Qos, ...] = ()
     serialization_format: str = 'cdr'
-    #: Whether the bag has profiles for it that make no sense.
+    #: The bag has invalid profiles for it.
     qos_is_damaged: bool = field(default=False, compare=False)
 
     @property
     def shown(self) -> str:
-        """Name as text for people: whoever made the bag chose it, control characters and all."""
+        """Name for a terminal: without control characters, and of bounded length."""
         return shown(self.name)
 
     @property
     def shown_type(self) -> str:
-        """Type as text for people."""
+        """Type for a terminal."""
         return shown(self.msgtype)
 
 
 class RawMessage(NamedTuple):
-    """A serialized message: when it was recorded and, where the storage knows, when sent."""
+    """A serialized message with the times of recording and, where known, of sending."""
 
     topic: Topic
     stamp_ns: int
@@ -64,13 +64,13 @@ class Storage(Protocol):
         """All messages of some topics in the order in which they were recorded."""
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
 
 
 class DataFile(Protocol):
     """One file of a recording, which is open only while it is read.
 
-    `metadata` is the text of the metadata.yaml that the file holds a copy of, or ''.
+    `metadata` is the file's copy of metadata.yaml, '' without one.
     """
 
     counts: dict[Topic, int]
@@ -80,4 +80,4 @@ class DataFile(Protocol):
         """All messages of some topics."""
 
     def close(self) -> None:
-        """Remove what was made to read the file."""
+        """Remove temporary files."""

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes a rosbag2: a folder with metadata.yaml, or a single .mcap file.
 
-Whatever happens while writing - an exception, a signal, a full disk - what was written before is
-finished into a whole bag. Where the process is killed, nothing can finish the bag, but at most the
-last second is lost: until then each message was handed to the operating system.
+An exception, a signal or a full disk ends the bag early, but as a complete and readable bag. A
+process that is killed leaves an unfinished bag, which lacks at most the last second: older
+messages are with the operating system.
 
 >>> with BagWriter('out.mcap') as bag:
 ...     bag.write(topic, stamp_ns, cdr)
@@ -29,11 +29,11 @@ from segmentation_node.bags.topic import METADATA_FILE, METADATA_VERSION, Topic
 from segmentation_node.errors import BagError, ForeignError
 from segmentation_node.untrusted import read_yaml
 
-#: How long a message may wait to be handed to the operating system; the check takes a period.
+#: Longest wait of a message until it is handed to the operating system, and period of the check.
 FLUSH_AFTER_S: Final = 0.5
 FLUSH_CHECK_S: Final = 0.25
 NEW_METADATA_FILE: Final = f'{METADATA_FILE}.new'
-#: What a full, slow or vanished disk raises.
+#: Raised by a full, slow or vanished disk.
 DISK_ERRORS: Final = (OSError, sqlite3.Error)
 
 
@@ -46,7 +46,7 @@ class StorageFile(Protocol):
 
     @property
     def time_range_ns(self) -> tuple[int, int]:
-        """First and last stamp that is safe in the file, (0, 0) where there is none."""
+        """First and last stamp of the safe messages, (0, 0) without messages."""
 
     def add_topic(self, topic: Topic) -> None:
         """Declare a topic before its first message."""
@@ -55,16 +55,16 @@ class StorageFile(Protocol):
         """Add a message."""
 
     def flush(self) -> None:
-        """Make safe what was added; what cannot be is dropped."""
+        """Write the added messages to the disk; those that do not fit are dropped."""
 
     def finish(self, metadata_yaml: str) -> None:
-        """Make the file readable; may be repeated."""
+        """Write the end of the file; may be repeated."""
 
     def make_room(self) -> bool:
-        """Drop the newest messages for the sake of the others; False where that won't help."""
+        """Drop the newest messages to make room for the end; False if that does not help."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 STORAGE_FILES: Final[Mapping[str, tuple[str, Callable[[Path], StorageFile]]]] = MappingProxyType(
@@ -73,10 +73,10 @@ STORAGE_FILES: Final[Mapping[str, tuple[str, Callable[[Path], StorageFile]]]] = 
 
 
 class BagWriter:
-    """A bag being written; a context manager that finishes it on every way out.
+    """A bag being written; a context manager that always finishes it.
 
     Raises:
-        BagError: `path` is taken, or the disk is full; says what is safe and what to do.
+        BagError: `path` exists, or the disk is full; names the number of safe messages.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class BagWriter:
         """Open.
 
         Args:
-            path: a folder to be made, or a .mcap file.
+            path: a new folder, or a .mcap file.
             storage: one of STORAGE_FILES.
-            overwrite: replace a bag that is there.
-            inputs: what is being read and so is not replaced.
+            overwrite: replace an existing bag.
+            inputs: bags that are being read, and must not be replaced.
         """
         self.path = Path(path)
         check_output(self.path, storage, overwrite, inputs)
@@ -102,11 +102,11 @@ class BagWriter:
         self._data_path = (
             self.path / f'{self.path.name}_0{suffix}' if self._is_folder else self.path
         )
-        #: Has its place on the disk from the beginning; renamed when all is in it.
+        #: Occupies its place on the disk from the beginning; renamed when it is complete.
         self._new_metadata = self.path / NEW_METADATA_FILE
         self._written = 0
         self._topics: set[Topic] = set()
-        #: Guards all of the state below; messages are flushed by a thread of their own.
+        #: Guards the state below; a thread flushes messages.
         self._lock = threading.RLock()
         self._oldest_s: float | None = None
         self._failure: BagError | None = None
@@ -121,7 +121,7 @@ class BagWriter:
             raise BagError(
                 f'cannot create {self._data_path} ({error}); choose another --output'
             ) from error
-        # A daemon: a writer that is never closed must not keep its process alive.
+        # A daemon, so that a writer that is never closed does not keep its process alive.
         self._flusher = threading.Thread(target=self._flush_in_time, name='flush', daemon=True)
         self._flusher.start()
 
@@ -153,7 +153,7 @@ class BagWriter:
                 self._oldest_s = time.monotonic()
 
     def close(self) -> None:
-        """Finish the bag; where it cannot be as a whole, raise BagError with what is in it."""
+        """Finish the bag; raises BagError with the number of saved messages if some were lost."""
         self._closed.set()
         self._flusher.join()
         with self._lock:
@@ -178,13 +178,13 @@ class BagWriter:
                 raise self._incomplete(error) from error
 
     def _raise_failure(self) -> None:
-        """Raise, once, what the flushing thread met."""
+        """Raise the error of the flushing thread, once."""
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
 
     def _flush_in_time(self) -> None:
-        """Flush what waits for long enough, also while no further message comes."""
+        """Flush messages that have waited long enough, even if no further message comes."""
         while not self._closed.wait(FLUSH_CHECK_S):
             with self._lock:
                 if self._file is None:
@@ -206,7 +206,7 @@ class BagWriter:
         )
 
     def _finish(self) -> Exception | None:
-        """Make a whole bag of what is safe; returns what cost it its newest messages, if any."""
+        """Finish the bag with all safe messages; returns the error that cost the newest ones."""
         file, self._file = self._file, None
         if file is None:
             return None
@@ -282,7 +282,7 @@ def _topic_metadata(topic: Topic) -> dict[str, str]:
 
 
 def check_output(path: Path, storage: str, overwrite: bool, inputs: Collection[Path] = ()) -> None:
-    """Raise BagError unless a bag may be written to `path`; touches nothing."""
+    """Raise BagError unless a bag may be written to `path`; changes nothing."""
     if storage not in STORAGE_FILES:
         raise BagError(f'unknown storage {storage!r}; there are {", ".join(STORAGE_FILES)}')
     if path.suffix == '.db3' or (path.suffix == '.mcap' and storage != 'mcap'):
@@ -307,7 +307,7 @@ def check_output(path: Path, storage: str, overwrite: bool, inputs: Collection[P
 
 
 def _foreign_files(path: Path) -> list[str]:
-    """Whatever is at a path and no part of a bag of that name."""
+    """Return the names of all files at a path that are no part of a bag of that name."""
     if path.is_symlink():
         return ['it is a link']
     if path.is_dir() and path.suffix == '.mcap':
@@ -316,7 +316,7 @@ def _foreign_files(path: Path) -> list[str]:
         with path.open('rb') as file:
             start = file.read(len(MAGIC))
         return [] if start in (MAGIC, b'') and path.suffix == '.mcap' else ['it is no MCAP file']
-    # What an unfinished recording leaves, for its metadata.yaml is not there yet.
+    # Files of an unfinished recording, which has no metadata.yaml yet.
     own = re.compile(
         re.escape(path.name)
         + r'_\d+\.(mcap|db3(-wal|-shm|-journal)?)|'
@@ -333,7 +333,7 @@ def _foreign_files(path: Path) -> list[str]:
 
 
 def _listed_files(metadata: Path) -> set[str]:
-    """Files that a metadata.yaml claims, with itself."""
+    """Return the files that a metadata.yaml names, and itself."""
     try:
         content = read_yaml(metadata, max_bytes=MAX_METADATA_BYTES)
         names = content['rosbag2_bagfile_information']['relative_file_paths']

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Segments and scores the images of a folder."""
+"""Segmentation and scores of the images in a folder."""

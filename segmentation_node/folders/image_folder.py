@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image files below folders: which there are, and what their results are called."""
+"""Image files in folders and below, and the names of their results."""
 
 import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -12,21 +12,21 @@ from segmentation_node.bags.sources import natural_key
 from segmentation_node.errors import DatasetError, ImageError
 from segmentation_node.images.files import IMAGE_SUFFIXES
 
-#: Of pictures, too, which cannot be read: whoever gives a folder of them is told so.
+#: Image formats that are not supported; their files are reported, not skipped.
 OTHER_IMAGE_SUFFIXES: Final = (
     '.avif', '.bmp', '.cr2', '.dng', '.exr', '.gif', '.heic', '.heif', '.jp2', '.jxl', '.nef',
     '.pbm', '.pgm', '.pnm', '.ppm', '.raw', '.svg', '.tga',
 )  # fmt: skip
-#: An uncompressed image of 16 bits and as many pixels as are read at most fits.
+#: Size of the largest supported image, uncompressed and of 16 bits.
 MAX_FILE_BYTES: Final = 512 << 20
 MAX_FILES: Final = 1_000_000
-#: Files that a message names.
+#: Files that a message lists.
 MAX_LISTED: Final = 5
 
 
 @dataclass(frozen=True)
 class ImageFile:
-    """A file, and the path without suffix of what belongs to it, below any folder of results."""
+    """An image file, and the path of its results without suffix, below a folder of results."""
 
     path: Path
     key: str
@@ -41,7 +41,7 @@ class FoundFiles:
     others: list[Path] = field(default_factory=list)
 
     def tell_left_out(self, program: str, kind: str) -> None:
-        """Name on stderr what is left out of a folder of images of a kind."""
+        """List on stderr the files of a folder that are left out."""
         for what, paths in (('hidden', self.hidden), (f'not {kind}', self.others)):
             if paths:
                 tell(program, f'left out {listed(paths)}: {what}')
@@ -53,8 +53,7 @@ def find_images(
     """Find image files.
 
     Args:
-        inputs: files, which are taken whatever their names, and folders, with all folders below
-            them.
+        inputs: files of any name, and folders, which are searched recursively.
         suffixes: endings of the names, in lower case, that are taken from a folder.
 
     Raises:
@@ -106,7 +105,7 @@ def _files_below(folder: Path, hidden: list[Path]) -> Iterator[Path]:
 
 
 def _listing(folder: Path) -> tuple[tuple[int, int], list[Path]]:
-    """Identity of a folder, whatever links lead to it, and its entries."""
+    """Return the identity of a folder, the same through all links, and its entries."""
     try:
         status = folder.stat()
         return (status.st_dev, status.st_ino), sorted(folder.iterdir(), key=natural_key)
@@ -123,16 +122,16 @@ def _check_keys(images: Iterable[ImageFile]) -> None:
         if other is not image.path:
             raise DatasetError(
                 f'{other} and {image.path} would have results of the same name, {image.key}; '
-                f'give files of one kind, such as {image.path.parent}/*{image.path.suffix}, or '
-                f'rename one of them'
+                f'give files of one format, for example {image.path.parent}/*{image.path.suffix}, '
+                f'or rename one of them'
             )
 
 
 def read_bounded(path: Path) -> bytes:
-    """Content of a file; raises ImageError where it is no regular file, or too large."""
+    """Read a file; raises ImageError if it is not a regular file, or too large."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ImageError('it is no regular file; give an image file')
+        raise ImageError('it is not a regular file; give an image file')
     if status.st_size > MAX_FILE_BYTES:
         raise ImageError(
             f'it has {status.st_size} bytes, expected at most {MAX_FILE_BYTES}; scale it down'
@@ -141,7 +140,7 @@ def read_bounded(path: Path) -> bytes:
 
 
 def listed(paths: Sequence[Path]) -> str:
-    """Number of files and the names of the first of them."""
+    """Return the number of files and the names of the first."""
     return f'{len(paths)} file{"s" if len(paths) != 1 else ""} ({_names(paths)})'
 
 

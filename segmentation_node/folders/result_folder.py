@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folder of results: a folder for each kind of picture, and what the label ids mean."""
+"""Folder of results: a folder for each kind of picture, and the description of the labels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +26,7 @@ class _Format(NamedTuple):
     encode: Callable[[UInt8Array], bytes]
 
 
-#: Compressed as on the topics; what has no compressed topic is stored without loss.
+#: Compressed as on the topics; pictures without a compressed topic are stored as PNG.
 _FORMATS: Final = MappingProxyType(
     {name: _Format('.png', encode_png) for name in PICTURES}
     | {o.topic: _Format(_SUFFIXES[o.codec], o.encode) for o in OUTPUTS.values() if o.encode}
@@ -34,32 +34,32 @@ _FORMATS: Final = MappingProxyType(
 
 
 class ResultFolder:
-    """The folder that some images' results go to, `NAME/KEY.png` for each kind of picture.
+    """The folder with the results of images, `NAME/KEY.png` for each kind of picture.
 
-    A file is there as a whole or not at all, and an image has all of its pictures or none.
+    Files are complete, and an image has all of its pictures or none.
     """
 
     def __init__(self, path: Path, names: Sequence[str], images: Sequence[ImageFile]) -> None:
-        """Plan what goes where; touches nothing.
+        """Plan the files; changes nothing.
 
         Args:
             path: the folder.
             names: which of PICTURES to write.
-            images: what they will be pictures of.
+            images: images whose results are written.
         """
         self.path = path
         self._names = names
         self._info = path / LABEL_INFO_FILE
         self._planned = {self._info, *(self._file(n, i.key) for n in names for i in images)}
-        #: What a killed run may leave.
+        #: Temporary files of a killed run.
         self._aside = {_aside(path) for path in self._planned}
 
     def check(self, overwrite: bool, inputs: Sequence[Path]) -> None:
-        """Raise DatasetError unless results may be written; touches nothing.
+        """Raise DatasetError unless results may be written; changes nothing.
 
         Args:
-            overwrite: allow the planned files to be there; others never may.
-            inputs: what is read, and so is not written to.
+            overwrite: allow existing files, if this run writes all of them.
+            inputs: images and folders that are read, and must not be written to.
         """
         output = self.path.resolve()
         for source in inputs:
@@ -72,7 +72,7 @@ class ResultFolder:
         if not self.path.exists():
             return
         if not self.path.is_dir():
-            raise DatasetError(f'{self.path} is no folder; choose another --output')
+            raise DatasetError(f'{self.path} is not a folder; choose another --output')
         there = [path for path in sorted(self.path.rglob('*')) if not path.is_dir()]
         if there and not overwrite:
             raise DatasetError(
@@ -81,12 +81,12 @@ class ResultFolder:
         foreign = [path for path in there if path not in self._planned | self._aside]
         if foreign:
             raise DatasetError(
-                f'{self.path} holds {listed(foreign)} that this run does not write, beside which '
-                f'its results would be mistaken; choose another --output, or remove them'
+                f'{self.path} holds {listed(foreign)} that this run does not write; choose '
+                f'another --output, or remove them'
             )
 
     def begin(self, scheme: LabelScheme) -> None:
-        """Remove the results of an earlier run, and write what the ids mean.
+        """Remove the results of an earlier run, and write the description of the labels.
 
         Raises:
             DatasetError: the folder cannot be written.
@@ -127,5 +127,5 @@ class ResultFolder:
 
 
 def _aside(path: Path) -> Path:
-    """Path at which a file is written before it takes its name, however long that is."""
+    """Return the temporary path of a file; short, since the name may have the full length."""
     return path.with_name('.segment_images.new')

@@ -28,14 +28,14 @@ from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import MAX_JSON_BYTES, LabelScheme, described_scheme, load_scheme
 from segmentation_node.scoring import Comparison, SetScores, table
 
-#: Ends of the names of Cityscapes' files, by which image and truth of one frame differ.
+#: Name endings of an image and its truth in Cityscapes.
 IMAGE_END: Final = f'_{cityscapes.PICTURE}'
 TRUTH_END: Final = f'_{cityscapes.LABELS}'
 
 
 @dataclass(frozen=True)
 class LabelFiles:
-    """Label images by the names of their frames, and what their ids mean."""
+    """Label images by the names of their frames, and their label scheme."""
 
     source: Path
     files: dict[str, Path]
@@ -46,20 +46,20 @@ class LabelFiles:
 def open_labels(
     path: Path, scheme: str | None, option: str, given: LabelScheme | None = None
 ) -> LabelFiles:
-    """Look for label images.
+    """Find label images.
 
     Args:
         path: a folder of label images, or one that segment_images wrote.
-        scheme: what their ids mean; None is what label_info.json beside them says.
-        option: option of the command that `scheme` is, for messages.
+        scheme: label scheme; None is that of label_info.json beside them.
+        option: name of the command-line option of `scheme`, for messages.
         given: a scheme that is not installed and that label_info.json may name.
 
     Raises:
-        DatasetError: no folder, no label image in it, or nothing says what the ids mean.
+        DatasetError: not a folder, no label image in it, or the label scheme is unknown.
         SchemeError: no such scheme.
     """
     if not path.is_dir():
-        raise DatasetError(f'{path} is no folder; give a folder of label images')
+        raise DatasetError(f'{path} is not a folder; give a folder of label images')
     folder = path / topics.LABEL_MASK if (path / LABEL_INFO_FILE).is_file() else path
     named = None if scheme is None else load_scheme(scheme)
     described = _described(folder, named or given)
@@ -77,14 +77,14 @@ def open_labels(
     known = named or described
     if known is None:
         raise DatasetError(
-            f'nothing says what the ids in {folder} mean: there is no {LABEL_INFO_FILE}; give '
-            f'{option} NAME, such as cityscapes34 or camvid11, or a .yaml file'
+            f'the label scheme of {folder} is unknown: there is no {LABEL_INFO_FILE}; give '
+            f'{option} NAME, for example cityscapes34 or camvid11, or a .yaml file'
         )
     return LabelFiles(folder, files, known, found)
 
 
 def _described(folder: Path, given: LabelScheme | None) -> LabelScheme | None:
-    """The scheme that label_info.json describes beside a label mask, None without one."""
+    """Return the scheme of label_info.json beside a label mask, None without one."""
     beside = folder.parent if folder.resolve().name == topics.LABEL_MASK else folder
     for file in (folder / LABEL_INFO_FILE, beside / LABEL_INFO_FILE):
         if file.is_file():
@@ -147,23 +147,23 @@ def _some(labels: LabelFiles) -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='score_images',
-        description='Score label masks, such as those of segment_images, against the truth.',
-        epilog='Files belong together that have one name below both folders, but for the endings '
-        f'of Cityscapes. Exit status: 0 all truth scored; 1 error; {EXIT_INCOMPLETE} done, but '
-        'some truth has no label mask and is named',
+        description='Score label masks, for example of segment_images, against the truth.',
+        epilog='Files are matched by their names below both folders, without the endings of '
+        f'Cityscapes. Exit status: 0 all truth scored; 1 error; {EXIT_INCOMPLETE} done, but some '
+        'truth has no label mask and is listed',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
         'predicted', type=Path, metavar='FOLDER',
-        help='what segment_images wrote, or any folder of label images',
+        help='output of segment_images, or any folder of label images',
     )  # fmt: skip
     parser.add_argument(
         '--truth', type=Path, required=True, metavar='FOLDER', help='label images of the truth'
     )
     parser.add_argument(
         '--truth-scheme', metavar='NAME|FILE',
-        help='what the ids of the truth mean: camvid11, cityscapes34, ...; without it, what '
-        f'{LABEL_INFO_FILE} beside them says',
+        help='label scheme of the truth: camvid11, cityscapes34, ...; default: that of '
+        f'{LABEL_INFO_FILE} beside it',
     )  # fmt: skip
     parser.add_argument(
         '--predicted-scheme', metavar='NAME|FILE', help='the same for the label masks'

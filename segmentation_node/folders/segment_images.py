@@ -40,31 +40,31 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog='segment_images',
         description='Segment image files (JPEG, PNG, TIFF, WebP) and write a folder for each kind '
-        f'of picture, with files that are named like their images, and {LABEL_INFO_FILE}, which '
-        'says what the ids in the label masks mean.',
+        f'of picture, with files named like their images, and {LABEL_INFO_FILE}, which describes '
+        'the ids in the label masks.',
         epilog=f'exit status: 0 all images segmented; 1 error; {EXIT_INCOMPLETE} done, but some '
-        'images could not be read and are named; 130 interrupted, what was done is whole',
+        'images could not be read and are listed; 130 interrupted, finished results are complete',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
         'inputs', nargs='+', type=Path, metavar='FOLDER|FILE',
-        help='images; of a folder also those in the folders below, but no hidden files',
+        help='images, or folders, which are searched recursively without hidden files',
     )  # fmt: skip
     parser.add_argument(
         '-o', '--output', type=Path, required=True, metavar='FOLDER', help='where to write'
     )
     parser.add_argument(
         '--overwrite', action='store_true',
-        help='replace the pictures of an earlier run; no other file is ever deleted',
+        help='replace the pictures of an earlier run; other files are never deleted',
     )  # fmt: skip
     parser.add_argument(
         '--outputs', type=partial(picture_names, known=list(PICTURES)), default=DEFAULT_PICTURES,
-        metavar='NAME,NAME', help='what to write, with commas between, of ' + ', '.join(PICTURES),
+        metavar='NAME,NAME', help='pictures to write, separated by commas: ' + ', '.join(PICTURES),
     )  # fmt: skip
     parser.add_argument(
         '--upright', action='store_true',
-        help='turn photographs as their orientation tag says; label masks then have the size of '
-        'the turned picture',
+        help='rotate photographs by their orientation tag; label masks then have the size of '
+        'the rotated picture',
     )  # fmt: skip
     parser.add_argument(
         '--limit', type=count, metavar='N', help='only the first N images; all without it'
@@ -124,13 +124,13 @@ def segment_images(
 
     Args:
         images: files to read.
-        render: segments one file; its ImageError, MemoryLimitError or OSError is reported.
+        render: segments one file; its ImageError, MemoryLimitError and OSError are reported.
         folder: where to write.
         stop: asked before each image.
         done: told 1 after each image.
 
     Raises:
-        DatasetError: the disk is full; what was written before is whole.
+        DatasetError: the disk is full; earlier results are complete.
     """
     report = Report()
     for image in images:

@@ -135,7 +135,7 @@ def test_advice_is_for_the_case(
     path = mcap(tmp_path / 'bag.mcap', channel)
     with open_bag(path) as bag, pytest.raises(BagError, match=says) as error:
         find_camera(bag, '/camera' if wanted else None)
-    assert 'record the camera, too' not in str(error.value)
+    assert 'record the camera as well' not in str(error.value)
     assert segmented(path, *wanted)[::2] == (1, 0)
 
 
@@ -145,7 +145,7 @@ def test_a_camera_without_messages(tmp_path: Path) -> None:
         bag.add_topic(image_topic())
         bag.write(string_topic(), stamp_ns(0), string_cdr('x'))
     status, said, _ = segmented(path)
-    assert (status, '/image has no messages: look whether' in said) == (1, True)
+    assert (status, '/image has no messages: check that' in said) == (1, True)
     status, said, _ = segmented(path, '--topic', '/image')
     assert (status, 'topic /image of' in said, 'has no message' in said) == (1, True, True)
 
@@ -153,5 +153,8 @@ def test_a_camera_without_messages(tmp_path: Path) -> None:
 def test_a_bag_without_any_camera(tmp_path: Path) -> None:
     with BagWriter(tmp_path / 'bag') as bag:
         bag.write(Topic('/odom', 'nav_msgs/msg/Odometry'), stamp_ns(0), b'')
-    with open_bag(tmp_path / 'bag') as found, pytest.raises(BagError, match='record the camera, '):
+    with (
+        open_bag(tmp_path / 'bag') as found,
+        pytest.raises(BagError, match='record the camera as well'),
+    ):
         find_camera(found)

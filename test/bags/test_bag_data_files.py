@@ -105,7 +105,7 @@ def test_a_file_of_which_metadata_does_not_speak(tmp_path: Path, storage: str) -
         more.write(image_topic(), stamp_ns(4), image_cdr(4))
     (file,) = (tmp_path / 'more').glob(f'*{SUFFIX[storage]}')
     file.rename(path / f'bag_1{SUFFIX[storage]}')
-    with pytest.raises(BagError, match=r'holds bag_1.*does not speak: .*reindex.*--salvage'):
+    with pytest.raises(BagError, match=r'holds bag_1.*does not list: .*reindex.*--salvage'):
         open_bag(path)
     assert frames_of(path, salvage=True) == FRAMES
 

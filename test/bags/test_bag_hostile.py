@@ -333,7 +333,7 @@ def test_messages_in_a_write_ahead_log_are_read(tmp_path: Path) -> None:
 
 def test_a_pipe_is_no_bag(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / 'bag.mcap')
-    with pytest.raises(BagError, match='is no regular file'):
+    with pytest.raises(BagError, match='is not a regular file'):
         open_bag(tmp_path / 'bag.mcap')
 
 

@@ -450,7 +450,7 @@ def test_wrong_options(arguments: list[str], says: str, capsys: Any) -> None:
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        (['--images', '{tmp}/nowhere'], 'is no folder'),
+        (['--images', '{tmp}/nowhere'], 'is not a folder'),
         (['--images', '{tmp}'], 'holds no image; expected .jpg'),
         (['--cityscapes', '{tmp}'], 'is no Cityscapes tree'),
         (

@@ -229,7 +229,7 @@ def test_no_metadata(tmp_path: Path) -> None:
         ('rosbag2_bagfile_information: {storage_identifier: mcap}', 'relative_file_paths'),
         (
             'rosbag2_bagfile_information: {relative_file_paths: []}',
-            'holds bag_0.mcap, of which metadata.yaml does not speak',
+            'holds bag_0.mcap, which metadata.yaml does not list',
         ),
         (
             'rosbag2_bagfile_information: {storage_identifier: mcap, relative_file_paths: [x.db]}',
@@ -430,7 +430,7 @@ def test_damaged_messages_are_named(tmp_path: Path) -> None:
         bag.write(image_topic(), stamp_ns(0), image_cdr(0)[:40])
     with open_bag(tmp_path / 'bag') as again:
         (message,) = again.messages()
-    with pytest.raises(messages.MessageError, match=r'/image at \d+ ns is no valid sensor_msgs'):
+    with pytest.raises(messages.MessageError, match=r'/image at \d+ ns is not a valid'):
         messages.deserialize(message)
 
 

@@ -59,4 +59,4 @@ def test_compressed_messages_are_replayed_as_messages(tmp_path: Path, probe: Pro
     status, _, errors = replay.ended()
     assert status == 0
     assert images.messages == [image_cdr(0), image_cdr(1)]
-    assert 'warning: 1 messages were left out: /image has messages that are no CDR' in errors
+    assert 'warning: 1 messages were left out: /image has messages that are not CDR' in errors

@@ -225,7 +225,7 @@ def test_profiles_are_read_as_ros2_bag_play_reads_them(tmp_path: Path) -> None:
     ('text', 'says'),
     [
         ('[1]', "is \\[1\\], expected a map from topic names"),
-        ('/x: 3', "topic '/x': 3 is no QoS profile"),
+        ('/x: 3', "topic '/x': 3 is not a QoS profile"),
         ('/x: {dept: 3}', "unknown key 'dept'; there are history, reliability"),
         ('/x: {depth: -1}', 'depth is -1, expected a number from 0 to 1000'),
         ('/x: {depth: 1000000000}', 'expected a number from 0 to 1000'),

@@ -166,7 +166,7 @@ def test_what_the_ids_mean_has_to_be_said(tmp_path: Path, capsys: Any) -> None:
     truth = write_labels(tmp_path / 'truth', {'a': [[3]]})
     masks = write_masks(tmp_path / 'out', {'a': [[1]]})
     assert run(masks, '--truth', truth) == 1
-    assert 'give --truth-scheme NAME, such as cityscapes34' in capsys.readouterr().err
+    assert 'give --truth-scheme NAME, for example cityscapes34' in capsys.readouterr().err
     options = ('--truth', truth, '--truth-scheme', 'camvid11')
     assert run(masks, *options, '--predicted-scheme', 'camvid11') == 1
     assert 'has ids of cityscapes8, as label_info.json says' in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_what_the_ids_mean_has_to_be_said(tmp_path: Path, capsys: Any) -> None:
     assert run(masks, *options) == 1
     assert 'is not a description of a label scheme' in capsys.readouterr().err
     assert run(tmp_path / 'none', *options) == 1
-    assert 'none is no folder' in capsys.readouterr().err
+    assert 'none is not a folder' in capsys.readouterr().err
 
 
 def test_two_runs_are_compared_without_naming_a_scheme(tmp_path: Path, capsys: Any) -> None:

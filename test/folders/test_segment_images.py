@@ -111,7 +111,7 @@ def test_what_is_left_out_is_named_and_counted(tmp_path: Path, run: Any, capsys:
     for name, reason in (
         ('c.bmp', "starts with b'BM what"), ('d.HEIC', 'expected JPEG, PNG, TIFF or WebP'),
         ('cut.png', 'PNG image is cut short'), ('gone.jpg', 'No such file'),
-        ('pipe.jpg', 'no regular file'), ('huge.tif', 'has 1073741824 bytes, expected at most'),
+        ('pipe.jpg', 'not a regular file'), ('huge.tif', 'has 1073741824 bytes, expected at most'),
     ):  # fmt: skip
         (line,) = [
             line for line in captured.err.splitlines() if f'malformed: {folder}/{name}' in line
@@ -160,7 +160,8 @@ def test_results_of_one_name_are_refused(tmp_path: Path, run: Any, capsys: Any) 
     folder = write_pictures(tmp_path / 'in', ['a.png', 'a.jpg'])
     assert run(folder, '-o', tmp_path / 'out') == 1
     assert 'a.jpg and ' in (said := capsys.readouterr().err)
-    assert f'results of the same name, a; give files of one kind, such as {folder}/*.png' in said
+    assert 'results of the same name, a; give files of one format, for example ' in said
+    assert f'{folder}/*.png' in said
 
 
 def test_nothing_is_overwritten_or_mixed(tmp_path: Path, run: Any, capsys: Any) -> None:
@@ -219,7 +220,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, run: Any, caps
     folder = write_pictures(tmp_path / 'in', ['a.png'])
     (tmp_path / 'file').write_bytes(b'x')
     assert run(folder, '-o', tmp_path / 'file') == 1
-    assert 'file is no folder; choose another --output' in capsys.readouterr().err
+    assert 'file is not a folder; choose another --output' in capsys.readouterr().err
     assert run(folder, '-o', tmp_path / 'file' / 'out') == 1
     assert 'cannot be written (' in capsys.readouterr().err
 
