@@ -58,12 +58,12 @@ setup(
     install_requires=[
         'apsw',
         'lz4',
-        'mcap',
+        'mcap>=1.2',
         'numpy>=1.21',
         'opencv-python-headless',
         'openvino>=2025.0',  # runs graph files on a CPU
         'pyyaml',
-        'rosbags',
+        'rosbags>=0.11',
         'tqdm',
         'typing-extensions',
         'zstandard',

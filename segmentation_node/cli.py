@@ -166,21 +166,21 @@ def number(text: str, fits: Callable[[float], bool], what: str) -> float:
     except ValueError:
         value = math.nan
     if not fits(value):
-        raise argparse.ArgumentTypeError(f'{text!r} is no {what}')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a {what}')
     return value
 
 
 def count(text: str) -> int:
     """Parse a count of at least 1."""
     if not (text.isdigit() and int(text)):
-        raise argparse.ArgumentTypeError(f'{text!r} is no number from 1 on')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a number from 1 on')
     return int(text)
 
 
 def _bits(text: str) -> int:
     if not (text.isdigit() and LEAST_BITS <= int(text) <= FULL_BITS):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no number of bits from {LEAST_BITS} to {FULL_BITS}'
+            f'{text!r} is not a number of bits from {LEAST_BITS} to {FULL_BITS}'
         )
     return int(text)
 
@@ -190,7 +190,7 @@ def size_wh(text: str) -> tuple[int, int]:
     found = re.fullmatch(r'(\d{1,5})x(\d{1,5})', text.lower())
     if not found or not all(1 <= int(side) <= MAX_SIDE for side in found.groups()):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no size; expected WxH, for example 1024x512, each from 1 to {MAX_SIDE}'
+            f'{text!r} is not a size; expected WxH, e.g. 1024x512, each from 1 to {MAX_SIDE}'
         )
     return int(found[1]), int(found[2])
 
@@ -203,6 +203,6 @@ def topic_name(text: str) -> str:
     """Parse an absolute topic name."""
     if not re.fullmatch(r'(/[A-Za-z_][A-Za-z0-9_]*)+', text):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no absolute topic name; expected one like /camera/image'
+            f'{text!r} is not an absolute topic name; expected one like /camera/image'
         )
     return text

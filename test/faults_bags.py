@@ -149,7 +149,7 @@ def _bound_memory() -> Any:
 COMMANDS: Final[dict[str, Callable[[Path, Path], list[object]]]] = {
     'bags.segment_bag': lambda bag, output: [bag, '-o', output, '--device', 'cpu'],
     'bags.score_bag': lambda bag, _: [bag],
-    'ros.replay_bag': lambda bag, _: [bag, '--rate', '1e9'],
+    'bags.replay_bag': lambda bag, _: [bag, '--rate', '1e9'],
     # The bag is what would be replaced.
     'bags.images_to_bag': lambda bag, output: ['--images', output, '-o', bag, '--overwrite'],
 }

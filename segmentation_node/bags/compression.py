@@ -42,7 +42,7 @@ def decompress(data: bytes, compression: str, what: str, max_bytes: int) -> byte
     if compression not in _UNPACKERS:
         raise BagError(
             f'{what} has compression {compression[:20]!r}; expected one of '
-            f'{", ".join(map(repr, _UNPACKERS))}: "ros2 bag convert" writes it anew'
+            f'{", ".join(map(repr, _UNPACKERS))}: "ros2 bag convert" rewrites it'
         )
     try:
         unpacked = _UNPACKERS[compression](data, max_bytes)

@@ -125,7 +125,7 @@ def _open_plain(path: Path, head: bytes, salvage: bool) -> DataFile:
             raise BagError(f'{path} is empty: its recording never began; record it again')
         return _STORAGES[path.suffix].open(path, salvage)
     raise BagError(
-        f'{path} is no bag: expected a folder with {METADATA_FILE}, or a .mcap or .db3 file'
+        f'{path} is not a bag: expected a folder with {METADATA_FILE}, or a .mcap or .db3 file'
         + (f': give its folder, {path.parent}' if path.name == METADATA_FILE else '')
     )
 

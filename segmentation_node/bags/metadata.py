@@ -54,7 +54,8 @@ def read_metadata(folder: Path) -> Metadata:
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ForeignError) as error:
         reason = shown(' '.join(f'{type(error).__name__}: {error}'.split()), 300)
         raise BagError(
-            f'{file} is no rosbag2 metadata ({reason}); "ros2 bag reindex {folder}" writes it anew'
+            f'{file} is not valid rosbag2 metadata ({reason}); "ros2 bag reindex {folder}" '
+            f'rewrites it'
         ) from error
     return Metadata(files, _messages_are_packed(folder, information), _counts(information))
 
@@ -94,13 +95,13 @@ def _messages_are_packed(path: Path, information: Mapping[str, object]) -> bool:
     if mode not in COMPRESSION_MODES:
         raise BagError(
             f'{path} has compression mode {quoted(mode)}, expected one of '
-            f'{", ".join(filter(None, COMPRESSION_MODES))}: "ros2 bag convert" writes it anew'
+            f'{", ".join(filter(None, COMPRESSION_MODES))}: "ros2 bag convert" rewrites it'
         )
     format_ = information.get('compression_format') or ''
     if mode in ('file', 'message') and format_ != 'zstd':
         raise BagError(
             f'{path} has compression format {quoted(format_)}, expected zstd: "ros2 bag convert" '
-            f'writes it anew'
+            f'rewrites it'
         )
     return mode == 'message'
 

@@ -69,7 +69,8 @@ def message_class(topic: Topic) -> Any:
     found = _MSGTYPE.fullmatch(topic.msgtype)
     if topic.serialization_format != 'cdr' or not found:
         return (
-            f'{quoted(topic.msgtype)} in {quoted(topic.serialization_format)} is no ROS 2 message'
+            f'{quoted(topic.msgtype)} in {quoted(topic.serialization_format)} is not a ROS 2 '
+            f'message'
         )
     package, name = found.groups()
     try:

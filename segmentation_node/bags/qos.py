@@ -91,7 +91,7 @@ def _checked(qos: Qos) -> Qos:
 
 def _check_number(value: object, most: int) -> None:
     if not isinstance(value, int) or not 0 <= value <= most:
-        raise ValueError(f'{quoted(value)} is no number from 0 to {most}')
+        raise ValueError(f'{quoted(value)} is not a number from 0 to {most}')
 
 
 def dump_qos(profiles: Iterable[Qos]) -> str:

@@ -124,7 +124,7 @@ def remapping(text: str) -> tuple[str, str]:
     """Parse OLD:=NEW."""
     old, mark, new = text.partition(':=')
     if not mark or not old:
-        raise argparse.ArgumentTypeError(f'{text!r} is no remapping; expected OLD:=NEW')
+        raise argparse.ArgumentTypeError(f'{text!r} is not a remapping; expected OLD:=NEW')
     # A bag may have any name, also one that ROS 2 does not allow.
     return old, topic_name(new)
 
@@ -150,7 +150,7 @@ def _replay(args: argparse.Namespace, bag: Bag, node: Node, stop: Stop) -> None:
     controls = has_keyboard() and not args.disable_keyboard_controls
     if args.start_paused and not controls:
         raise SettingError(
-            '--start-paused waits for a key, but standard input is no terminal or its keys are '
+            '--start-paused waits for a key, but standard input is not a terminal or its keys are '
             'disabled; leave it out, or use --wait-for-subscribers'
         )
     overrides = {}

@@ -79,7 +79,7 @@ def _until_ns(text: str) -> int:
         return round(Decimal(text) * SECOND_NS)
     except (ValueError, ArithmeticError):
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no time; expected seconds since 1970, below 2^31'
+            f'{text!r} is not a time; expected seconds since 1970, below 2^31'
         ) from None
 
 
@@ -88,7 +88,7 @@ def _pattern(text: str) -> re.Pattern[str]:
         return re.compile(text)
     except re.error as error:
         raise argparse.ArgumentTypeError(
-            f'{text!r} is no regular expression ({error}); expected one like /camera/.*'
+            f'{text!r} is not a regular expression ({error}); expected one like /camera/.*'
         ) from None
 
 

@@ -123,8 +123,8 @@ def _picture_folder(root: Path, sequence: bool) -> str:
         if (root / name).is_dir():
             return name
     raise BagError(
-        f'{root} is no Cityscapes tree: it has no folder {" or ".join(wanted)}; give the folder '
-        f'above it, or take --images for a plain folder'
+        f'{root} is not a Cityscapes tree: it has no folder {" or ".join(wanted)}; give the '
+        f'folder above it, or take --images for a plain folder'
     )
 
 
@@ -219,5 +219,6 @@ def read_intrinsics(camera: Path) -> Intrinsics:
     except (ForeignError, ValueError, LookupError, TypeError, OverflowError) as error:
         reason = shown(f'{type(error).__name__}: {error}')
         raise BagError(
-            f'{camera} is no camera file ({reason}); expected JSON with intrinsic fx, fy, u0, v0'
+            f'{camera} is not a camera file ({reason}); expected JSON with intrinsic fx, fy, u0, '
+            f'v0'
         ) from error

@@ -315,7 +315,9 @@ def _foreign_files(path: Path) -> list[str]:
     if path.is_file():
         with path.open('rb') as file:
             start = file.read(len(MAGIC))
-        return [] if start in (MAGIC, b'') and path.suffix == '.mcap' else ['it is no MCAP file']
+        return (
+            [] if start in (MAGIC, b'') and path.suffix == '.mcap' else ['it is not an MCAP file']
+        )
     # Files of an unfinished recording, which has no metadata.yaml yet.
     own = re.compile(
         re.escape(path.name)

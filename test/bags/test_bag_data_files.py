@@ -190,7 +190,7 @@ def test_a_compressed_file_alone(tmp_path: Path, storage: str) -> None:
     packed = pack(path / f'bag_0{SUFFIX[storage]}')
     assert frames_of(packed) == FRAMES
     twice = pack(packed)
-    with pytest.raises(BagError, match='is no bag'):
+    with pytest.raises(BagError, match='is not a bag'):
         open_bag(twice)
 
 

@@ -383,7 +383,7 @@ def test_a_label_without_its_picture_is_named(tmp_path: Path, capsys: Any) -> No
 )  # fmt: skip
 def test_hostile_camera_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / 'camera.json').write_text(text)
-    with pytest.raises(BagError, match='is no camera file'):
+    with pytest.raises(BagError, match='is not a camera file'):
         read_intrinsics(tmp_path / 'camera.json')
 
 
@@ -452,7 +452,7 @@ def test_wrong_options(arguments: list[str], says: str, capsys: Any) -> None:
     [
         (['--images', '{tmp}/nowhere'], 'is not a folder'),
         (['--images', '{tmp}'], 'holds no image; expected .jpg'),
-        (['--cityscapes', '{tmp}'], 'is no Cityscapes tree'),
+        (['--cityscapes', '{tmp}'], 'is not a Cityscapes tree'),
         (
             ['--images', '{tmp}', '--labels', '{tmp}', '--label-scheme', 'x'],
             'unknown label scheme',

@@ -222,10 +222,13 @@ def test_no_metadata(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ('text', 'says'),
     [
-        ('', 'is no rosbag2 metadata.*reindex'),
-        ('{', 'is no rosbag2 metadata.*reindex'),
-        ('2020-02-30', 'is no rosbag2 metadata.*reindex'),  # no date, though it looks like one
-        ('rosbag2_bagfile_information: 3', 'is no rosbag2 metadata'),
+        ('', 'is not valid rosbag2 metadata.*reindex'),
+        ('{', 'is not valid rosbag2 metadata.*reindex'),
+        (
+            '2020-02-30',
+            'is not valid rosbag2 metadata.*reindex',
+        ),  # no date, though it looks like one
+        ('rosbag2_bagfile_information: 3', 'is not valid rosbag2 metadata'),
         ('rosbag2_bagfile_information: {storage_identifier: mcap}', 'relative_file_paths'),
         (
             'rosbag2_bagfile_information: {relative_file_paths: []}',
@@ -255,7 +258,7 @@ def test_what_is_no_bag_at_all(tmp_path: Path) -> None:
         ('text.mcap', b'hello, hello, hello, hello, hello, hello', 'does not begin like an MCAP'),
         ('short.mcap', b'abc', 'cut short'),
         ('text.db3', b'hello' * 300, 'damaged or no bag'),
-        ('frame.png', b'x', 'is no bag: expected a folder'),
+        ('frame.png', b'x', 'is not a bag: expected a folder'),
     ):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(BagError, match=says):

@@ -321,7 +321,7 @@ def test_types_profiles_and_messages_that_make_no_sense(tmp_path: Path, probe: P
     status, output, errors = replay.ended()
     assert status == 0
     assert 'Traceback' not in errors
-    assert "warning: /type_1 is skipped: '../msg/X' in 'cdr' is no ROS 2 message" in errors
+    assert "warning: /type_1 is skipped: '../msg/X' in 'cdr' is not a ROS 2 message" in errors
     assert 'antigravity/msg/X is not installed (no package antigravity)' in errors
     assert 'warning: /deep has depth 2147483647, cut to 1000' in errors
     assert '/twice is published with type sensor_msgs/msg/Image already' in errors

@@ -163,7 +163,10 @@ def test_a_part_of_a_bag_is_played(cameras: Path, options: list[Any], published:
     [
         (['--playback-until-sec', '5'], 'is to be played until 5000000000 ns: nothing'),
         (['--start-offset', '9'], 'nothing to publish: the selected part of'),
-        (['--start-paused'], '--start-paused waits for a key, but standard input is no terminal'),
+        (
+            ['--start-paused'],
+            '--start-paused waits for a key, but standard input is not a terminal',
+        ),
         (['--qos-profile-overrides-path', 'nowhere.yaml'], 'nowhere.yaml cannot be read'),
     ],
 )
@@ -180,10 +183,10 @@ def test_what_would_play_nothing_is_an_error(
 @pytest.mark.parametrize(
     ('options', 'says'),
     [
-        (['--regex', '('], "'(' is no regular expression (missing )"),
-        (['--playback-duration', '0'], "'0' is no number above 0"),
-        (['--playback-until-sec', 'nan'], "'nan' is no time"),
-        (['--playback-until-sec', '1e99'], "'1e99' is no time"),
+        (['--regex', '('], "'(' is not a regular expression (missing )"),
+        (['--playback-duration', '0'], "'0' is not a number above 0"),
+        (['--playback-until-sec', 'nan'], "'nan' is not a time"),
+        (['--playback-until-sec', '1e99'], "'1e99' is not a time"),
         (['--playback-until-sec', '1', '--playback-until-nsec', '1'], 'not allowed with'),
     ],
 )

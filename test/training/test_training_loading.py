@@ -27,4 +27,4 @@ def test_loader_is_measured_against_memory(
 def test_nothing_to_measure_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(['experiment.yaml', '--turns', '0'])
-    assert "'0' is no number from 1 on" in capsys.readouterr().err
+    assert "'0' is not a number from 1 on" in capsys.readouterr().err
