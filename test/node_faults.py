@@ -168,6 +168,8 @@ def signals(
     chance, found, wrong = random.Random(seed), Counter[str](), list[str]()
     name, *arguments = command or ('segmentation_node',)
     run = [str(Path(sys.executable).parent / name), *arguments]
+    # A shell makes its background jobs ignore SIGINT, and commands that they start inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for _ in range(count):
         sent = chance.choice((signal.SIGINT, signal.SIGTERM))
         with log.open('w+b') as output:
