@@ -433,11 +433,11 @@ def test_generated_scenes_are_such_a_tree(tmp_path: Path) -> None:
         (['--images', '.', '--split', 'val', '-o', 'x'], 'go with --cityscapes'),
         (['--images', '.', '-o', 'x', '--rate-hz', '0'], 'no rate from'),
         (['--images', '.', '-o', 'x', '--rate-hz', '1e-300'], 'no rate from'),
-        (['--images', '.', '-o', 'x', '--start', '-1'], 'no time in seconds'),
-        (['--images', '.', '-o', 'x', '--start', 'nan'], 'no time in seconds'),
-        (['--images', '.', '-o', 'x', '--start', '3e9'], 'no time in seconds'),
-        (['--images', '.', '-o', 'x', '--topic', 'image'], 'no absolute topic name'),
-        (['--images', '.', '-o', 'x', '--limit', '0'], 'no number from 1 on'),
+        (['--images', '.', '-o', 'x', '--start', '-1'], 'not a time in seconds'),
+        (['--images', '.', '-o', 'x', '--start', 'nan'], 'not a time in seconds'),
+        (['--images', '.', '-o', 'x', '--start', '3e9'], 'not a time in seconds'),
+        (['--images', '.', '-o', 'x', '--topic', 'image'], 'not an absolute topic name'),
+        (['--images', '.', '-o', 'x', '--limit', '0'], 'not a number from 1 on'),
     ],
 )
 def test_wrong_options(arguments: list[str], says: str, capsys: Any) -> None:

@@ -388,8 +388,8 @@ def test_a_bad_model_costs_no_bag(tmp_path: Path, capsys: Any) -> None:
     ('arguments', 'says'),
     [
         (['--outputs', 'label_mask,colour'], "unknown output 'colour'; there are label_mask"),
-        (['--min-confidence', '2'], 'no number from 0 to 1'),
-        (['--namespace', 'x'], 'no absolute topic name'),
+        (['--min-confidence', '2'], 'not a number from 0 to 1'),
+        (['--namespace', 'x'], 'not an absolute topic name'),
         (['--precision', 'int3'], 'invalid choice'),
     ],
 )

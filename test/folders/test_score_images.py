@@ -128,7 +128,7 @@ def test_a_scheme_to_score_in(tmp_path: Path, capsys: Any) -> None:
     ('truth', 'mask', 'says'),
     [
         ({'a': [[3]]}, {'b': [[1]]}, 'no label mask .* has the name of its truth .* b.png and a'),
-        ({'a': [[3]]}, {'a': [[1, 1]]}, 'a.png: the label mask is 2 x 1 but its truth 1 x 1'),
+        ({'a': [[3]]}, {'a': [[1, 1]]}, 'a.png: the label mask is 2 x 1 but its truth is 1 x 1'),
         ({'a': [[3, 12]]}, {'a': [[1, 1]]}, r'truth.a.png: .* scheme camvid11 lacks: 12 '),
         ({'a': [[3, 8]]}, {'a': [[1, 77]]}, 'out.label_mask.a.png: .* cityscapes8 lacks: 77'),
         ({'a': [[11, 11]]}, {'a': [[1, 1]]}, 'without a pixel whose truth is a scored class'),

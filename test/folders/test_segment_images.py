@@ -284,7 +284,7 @@ def test_the_command_with_a_signal(tmp_path: Path, tiny_checkpoint: Path) -> Non
     ('arguments', 'says'),
     [
         (['--outputs', 'colour'], "unknown output 'colour'; there are label_mask, color_mask"),
-        (['--min-confidence', '2'], 'no number from 0 to 1'),
+        (['--min-confidence', '2'], 'not a number from 0 to 1'),
         (['--precision', 'int3'], 'invalid choice'),
     ],
 )
