@@ -542,7 +542,7 @@ def test_mistakes_are_told_in_one_line(
     ('name', 'content', 'says'),
     [
         ('images/001.png', b'garbage', 'images/001.png cannot be read'),
-        ('labels/001.png', encode_png(np.zeros((5, 5), np.uint8)), 'labels/001.png is (5, 5)'),
+        ('labels/001.png', encode_png(np.zeros((5, 5), np.uint8)), '001.png has size (5, 5)'),
         (
             'labels/001.png', encode_png(np.full((64, 96), 77, np.uint8)),
             'values that label scheme camvid11 lacks: 77 (6144 pixels)',

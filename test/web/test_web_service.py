@@ -448,7 +448,7 @@ def test_an_internal_error_reveals_no_details(
     def fail(*_: object) -> Prediction:
         raise RuntimeError('secret')
 
-    monkeypatch.setattr(Segmenter, '_prediction', fail)
+    monkeypatch.setattr(Segmenter, 'publish', fail)
     with serving(Settings(models, exact=False)) as client:
         answer = client.post('/predict', files=image_file(FILES['png']))
         assert (answer.status_code, answer.json()['type']) == (500, f'{TAG}internal-error')

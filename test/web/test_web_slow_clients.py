@@ -318,7 +318,7 @@ def test_refusals_without_a_key_and_failures_have_them_too(
     def fail(*_: object) -> None:
         raise RuntimeError
 
-    monkeypatch.setattr(Segmenter, '_prediction', fail)
+    monkeypatch.setattr(Segmenter, 'publish', fail)
     settings = Settings({'tiny': str(tiny_checkpoint)}, api_key='key', exact=False)
     with serving(settings) as client:
         for key, status in (('wrong', 401), ('key', 500)):
