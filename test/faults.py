@@ -101,7 +101,7 @@ class Faults:
             right = transport != 'raw' or node_faults.right_labels(camera, self._tiny[0]) > 0.98
         exact = counts['received'] == sum(counts.values()) - counts['received']
         growth = max(memory) / memory[0] - 1
-        row.figures = {**counts, 'memory_mb': [memory[0], max(memory)]}
+        row.figures = {**counts, 'memory_mb': memory}
         row.measured = (
             f'{decoded} decoded, 0 ends, accounts {"exact" if exact else "wrong"}, memory '
             f'{100 * growth:+.1f} %, labels {"right" if right else "wrong"} afterwards'
