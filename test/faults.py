@@ -73,38 +73,42 @@ class Faults:
 
     def messages(self, row: Row) -> None:
         """Raw messages."""
-        chance = random.Random(0)
-        self._send(row, 'raw', lambda: node_faults.hostile_images(chance))
+        self._send(row, 'raw', node_faults.hostile_images)
 
     def compressed(self, row: Row) -> None:
         """Compressed messages."""
-        chance = random.Random(0)
         picture = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
         files = [encode_jpeg(picture), encode_png(picture)]
         self._send(
             row, 'compressed',
-            lambda: compressed_message(node_faults.mutated(chance.choice(files), chance)),
+            lambda chance: compressed_message(node_faults.mutated(chance.choice(files), chance)),
         )  # fmt: skip
 
-    def _send(self, row: Row, transport: str, make: Callable[[], Any]) -> None:
+    def _send(self, row: Row, transport: str, make: Callable[[random.Random], Any]) -> None:
+        """Send the same messages twice: the second time must not take more memory.
+
+        Within one pass memory depends on the largest image that a forged header has asked for.
+        """
         wanted = self._count(10_000)
+        memory: tuple[list[float], list[float]] = ([], [])
         with self._node('messages', f'image_transport:={transport}') as (node, probe):
             camera = _camera(probe, transport)
-            memory: list[float] = []
-            while (decoded := _decoded(probe)) < wanted:
-                for _ in range(50):
-                    camera.send(make())
-                    probe.executor.spin_once(timeout_sec=0.004)
-                if decoded > wanted // 4:
-                    memory.append(node_faults.resident_mb(node.pid))
+            for half, series in enumerate(memory, 1):
+                chance = random.Random(0)
+                while (decoded := _decoded(probe)) < wanted * half // 2:
+                    for _ in range(50):
+                        camera.send(make(chance))
+                        probe.executor.spin_once(timeout_sec=0.004)
+                    series.append(node_faults.resident_mb(node.pid))
             counts = probe.settled()
             right = transport != 'raw' or node_faults.right_labels(camera, self._tiny[0]) > 0.98
         exact = counts['received'] == sum(counts.values()) - counts['received']
-        growth = max(memory) / memory[0] - 1
+        growth = max(memory[1]) / max(memory[0]) - 1
         row.figures = {**counts, 'memory_mb': memory}
         row.measured = (
             f'{decoded} decoded, 0 ends, accounts {"exact" if exact else "wrong"}, memory '
-            f'{100 * growth:+.1f} %, labels {"right" if right else "wrong"} afterwards'
+            f'{100 * growth:+.1f} % when they came again, labels {"right" if right else "wrong"} '
+            f'afterwards'
         )
         row.passed = exact and growth < 0.05 and right
 
