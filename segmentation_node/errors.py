@@ -81,10 +81,10 @@ def counted(pixels_of: Mapping[Any, int]) -> str:
     return f'{text} and {more} more' if more else text
 
 
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return "did you mean X?" with the known name most similar to `name`; '' if none is."""
+def suggestion(name: str, known: Iterable[str], then: str = '') -> str:
+    """Return "did you mean X?", if a known name is similar to `name`, followed by `then`."""
     similar = difflib.get_close_matches(name[:_MAX_QUOTED], known, 1)
-    return f'did you mean {similar[0]}?' if similar else ''
+    return ' '.join([f'did you mean {each}?' for each in similar] + [then] * bool(then))
 
 
 def printable(text: str, max_chars: int = _MAX_QUOTED) -> str:

@@ -115,7 +115,7 @@ class Segmenter:
         Raises:
             ImageError: the batch has another shape or dtype, or its images are empty or too large.
         """
-        return self.publish(self.engine.run(as_batch(images_rgb)))
+        return self.publish(self.engine.run(_as_batch(images_rgb)))
 
     def render(
         self, image_rgb: UInt8Array, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
@@ -149,7 +149,7 @@ class Segmenter:
 
     def forward(self, images_rgb: Sequence[UInt8Array] | UInt8Array) -> None:
         """Run the network as `segment` does, without postprocessing, to measure its latency."""
-        self.engine.forward(as_batch(images_rgb))
+        self.engine.forward(_as_batch(images_rgb))
 
     @property
     def runtime(self) -> str:
@@ -197,7 +197,7 @@ def _stacked(images: list[UInt8Array]) -> UInt8Array:
     return images[0][None] if len(images) == 1 else np.stack(images)
 
 
-def as_batch(images_rgb: Sequence[UInt8Array] | UInt8Array) -> UInt8Array:
+def _as_batch(images_rgb: Sequence[UInt8Array] | UInt8Array) -> UInt8Array:
     """Return images as one C-contiguous batch, (B, H, W, 3) uint8; raises as `segment`."""
     if isinstance(images_rgb, np.ndarray):
         batch = images_rgb

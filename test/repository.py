@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the source tree is."""
+"""Paths of the source tree."""
 
 from pathlib import Path
 from typing import Final

@@ -57,7 +57,7 @@ def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
     """
     folder.mkdir(parents=True, exist_ok=True)
     images, labels = [], []
-    with open_bag(demo_bag(), decode_images=True) as bag:
+    with open_bag(demo_bag()) as bag:
         camera, scheme = find_camera(bag).name, scheme_beside(bag, TRUTH_TOPIC)
         step = max(1, bag.count(camera) // count)
         pairs = zip(bag.messages([camera]), bag.messages([TRUTH_TOPIC]), strict=True)

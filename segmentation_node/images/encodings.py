@@ -294,7 +294,7 @@ def _known_encoding(msg: ImageMessage) -> Encoding:
             f'expected one of {", ".join(ENCODINGS)}: choose the color topic of the camera'
         )
     there_are = f'there are {", ".join(ENCODINGS)}'
-    hint = ' '.join(filter(None, (suggestion(msg.encoding.lower(), ENCODINGS), there_are)))
+    hint = suggestion(msg.encoding.lower(), ENCODINGS, there_are)
     raise ImageError(
         f'unknown image encoding {quoted(msg.encoding)}; {hint}: publish one of these (image_proc '
         f'converts camera formats)'

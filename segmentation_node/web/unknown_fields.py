@@ -38,5 +38,5 @@ def _check(kind: str, given: Collection[str], known: list[str]) -> None:
     for name in given:
         if name not in known:
             expected = f'expected: {", ".join(known)}' if known else 'this route has none'
-            hint = ' '.join(filter(None, (suggestion(name, known), expected)))
+            hint = suggestion(name, known, expected)
             raise ProblemError('invalid-request', f'unknown {kind} {quoted(name)}; {hint}')

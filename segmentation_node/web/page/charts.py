@@ -21,9 +21,6 @@ MARKERS: Final = ('o', 's', 'D')
 
 Curve = Mapping[int, float]
 
-# Keeps text as text, instead of outlines of its letters.
-mpl.rc('svg', fonttype='none')
-
 
 def curve_chart(
     title: str,
@@ -57,7 +54,8 @@ def curve_chart(
     axes.grid(axis='y', color='#d0d4da')
     figure.legend(loc='outside lower left', fontsize=FONT_PT, frameon=False, handlelength=4)
     svg = io.BytesIO()
-    figure.savefig(svg, format='svg')
+    with mpl.rc_context({'svg.fonttype': 'none'}):  # text as text, not as outlines of letters
+        figure.savefig(svg, format='svg')
     # An image, because Streamlit removes SVG elements from HTML.
     source = f'data:image/svg+xml;base64,{base64.b64encode(svg.getvalue()).decode()}'
     alt = escape(f'{title}. {description}')
