@@ -51,7 +51,7 @@ def run(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> tupl
     done = subprocess.run(
         command(
             tiny_checkpoint, output, '--sizes', '256x128', '--cameras', '2', '--rounds', '1',
-            '--seconds', '0.2', *(word for part in PARTS for word in ('--only', part)),
+            '--seconds', '1.0', *(word for part in PARTS for word in ('--only', part)),
         ),
         capture_output=True, text=True, timeout=PATIENCE_S,
         env={**os.environ, 'OMP_NUM_THREADS': '1'},

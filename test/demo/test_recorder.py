@@ -26,7 +26,7 @@ def test_a_type_that_is_not_known_is_named(
     radar = ['--topic', '/radar', 'radar_msgs/msg/RadarScan', 'reliable']
     assert main([str(tmp_path / 'bag'), *radar]) == 1
     said = capsys.readouterr().err
-    assert 'topic /radar is to be of type radar_msgs/msg/RadarScan, which is none of' in said
+    assert 'topic /radar has type radar_msgs/msg/RadarScan, which is not one of' in said
 
 
 def test_a_qos_that_is_not_known_is_named(
