@@ -2,8 +2,10 @@
 """Semantic segmentation of camera streams, with ROS 2 and without."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = (
+    False  # importing typing would take a third of a command's start before its handlers
+)
 if TYPE_CHECKING:
     from segmentation_node.images.files import read_image
     from segmentation_node.labels import load_scheme
@@ -15,7 +17,7 @@ __all__ = ['Segmenter', 'load_scheme', 'read_image']
 _MODULES = {'Segmenter': 'segmenter', 'load_scheme': 'labels', 'read_image': 'images.files'}
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import what is asked for; the commands import this package and need little of it."""
     if name not in _MODULES:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

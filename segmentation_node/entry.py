@@ -7,51 +7,46 @@ a library. This module imports nothing that takes time.
 
 import os
 import signal
-import sys
-from functools import partial
-from importlib import import_module
-from types import FrameType
-from typing import Any
 
 from segmentation_node.interrupt import SIGNALS
 
+_ros_handles_signals = False
 
-class _Startup:
-    """Ends the process at once on SIGINT and SIGTERM while nothing needs to be cleaned up."""
 
-    def __init__(self) -> None:
-        self._is_over = False
-        self._before = {number: signal.signal(number, self._end) for number in SIGNALS}
+def _end(number: int, _frame: object) -> None:
+    """End the process at once: nothing needs to be cleaned up yet."""
+    if not _ros_handles_signals:
+        os._exit(128 + number)  # the exit status of a shell after a signal
 
-    def _end(self, number: int, _frame: FrameType | None) -> None:
-        if not self._is_over:
-            os._exit(128 + number)  # the exit status of a shell after a signal
 
-    def leave_to_ros(self) -> None:
-        """Leave signals to ROS, whose handlers run first."""
-        self._is_over = True
+# Before all other imports: the time without a handler is a few milliseconds.
+_BEFORE = {number: signal.signal(number, _end) for number in SIGNALS}
 
-    def restore(self) -> None:
-        """Restore the previous signal handlers."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+import sys  # noqa: E402
+from functools import partial  # noqa: E402
+from importlib import import_module  # noqa: E402
 
 
 def segmentation_node() -> None:
     """Run the node."""
-    startup = _Startup()
     from segmentation_node.ros.node_process import main
 
-    main(on_ros_started=startup.leave_to_ros)
+    main(on_ros_started=_leave_signals_to_ros)
 
 
-def _run(module: str) -> Any:
-    """Run the `main` of a module."""
-    startup = _Startup()
+def _leave_signals_to_ros() -> None:
+    """Ignore signals here from now on: the handlers of ROS run first."""
+    global _ros_handles_signals
+    _ros_handles_signals = True
+
+
+def _run(module: str) -> int:
+    """Run the `main` of a module with the usual signal handlers."""
     main = import_module(f'segmentation_node.{module}').main
-    startup.restore()
+    for number, handler in _BEFORE.items():
+        signal.signal(number, handler)
     try:
-        return main()
+        return int(main())
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

@@ -167,7 +167,7 @@ class Faults:
         """Signals."""
         count = self._count(200)
         found, wrong = node_faults.signals(count, self._scratch / 'signals.txt')
-        row.figures = dict(found)
+        row.figures = {'statuses': dict(found), 'wrong': wrong}
         row.measured = f'{count}: {", ".join(f"{k}: {v}" for k, v in sorted(found.items()))}'
         row.passed = not wrong
         if wrong:

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Joint augmentation of image and labels."""
 
-import math
-
 import torch
 from torch import Tensor
 from torchvision import tv_tensors  # type: ignore[import-untyped]
@@ -10,6 +8,9 @@ from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-
 from torchvision.transforms.v2.functional import resize  # type: ignore[import-untyped]
 
 from segmentation_node.labels import IGNORE
+from training.draws import happens, log_uniform
+from training.photometric import photometric
+from training.warp import draw_corners, warp_image, warp_labels
 
 #: Attempts to draw a crop that no class dominates; the last one is accepted as it is.
 MAX_ATTEMPTS = 10
@@ -35,40 +36,83 @@ class Augment:
     A crop in which one class covers more than `class_share` is redrawn, like `cat_max_ratio` in
     mmsegmentation. The crop is cut before scaling, so that only the pixels in use are resampled.
     All randomness comes from torch's global generator.
+
+    Args:
+        crop_hw: size of the crop.
+        scale: smallest and largest scale.
+        class_share: largest share of one class.
+        warp: probability of seeing the scene through another camera: tilted, with another aspect
+            ratio and perspective. Only then may the image be smaller than the crop; what is
+            beyond its border is IGNORE.
+        strong: probability of strong changes of light, weather and sensor on top.
     """
 
     def __init__(
-        self, crop_hw: tuple[int, int], scale: tuple[float, float], class_share: float = 1.0
+        self,
+        crop_hw: tuple[int, int],
+        scale: tuple[float, float],
+        class_share: float = 1.0,
+        *,
+        warp: float = 0.0,
+        strong: float = 0.0,
     ) -> None:
         self.crop_hw, self.scale, self.class_share = crop_hw, scale, class_share
+        self.warp = warp
         self.flip = v2.RandomHorizontalFlip()
         self.color = v2.Compose(
             [
                 v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.05),
                 v2.RandomApply([v2.GaussianBlur(3, (0.1, 1.2))], p=0.15),
                 v2.RandomGrayscale(0.05),
+                *([v2.RandomApply([v2.Lambda(photometric)], p=strong)] if strong else []),
             ]
         )
 
     def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
         """Map (3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64, the crop's size."""
-        window = self._draw(channels)
+        image, channels = self.place(image, channels)
+        return self.recolor(image), channels
+
+    def place(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """Apply the random geometry alone; types and shapes as for the whole."""
+        if happens(self.warp):
+            image, channels = self._warped(image, channels)
+        else:
+            image, channels = self._cropped(image, channels)
+        pair = self.flip(tv_tensors.Image(image), tv_tensors.Mask(channels[None]))
+        return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
+
+    def recolor(self, image: Tensor) -> Tensor:
+        """Apply the random colors alone to (3, h, w) uint8."""
+        return self.color(tv_tensors.Image(image)).as_subclass(Tensor)  # type: ignore[no-any-return]
+
+    def _cropped(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+        window = self._draw_window(channels)
         for _ in range(MAX_ATTEMPTS - 1):
             if largest_share(channels[window]) <= self.class_share:
                 break
-            window = self._draw(channels)
-        image, channels = _resized(image, channels, window, self.crop_hw)
-        pair = self.flip(tv_tensors.Image(image), tv_tensors.Mask(channels[None]))
-        return self.color(pair[0]).as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
+            window = self._draw_window(channels)
+        return _resized(image, channels, window, self.crop_hw)
 
-    def _draw(self, channels: Tensor) -> tuple[slice, slice]:
-        low, high = map(math.log, self.scale)
-        scale = math.exp(low + (high - low) * float(torch.rand(())))
+    def _warped(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
         height, width = channels.shape
-        h, w = _window_hw((height, width), self.crop_hw, scale)
+        for _ in range(MAX_ATTEMPTS):
+            scale = self._draw_scale()
+            corners = draw_corners((height, width), self.crop_hw, scale)
+            warped = warp_labels(channels, corners, self.crop_hw)
+            if largest_share(warped) <= self.class_share:
+                break
+        return warp_image(image, corners, self.crop_hw, 1 if scale > 0.7 else 2), warped.long()
+
+    def _draw_window(self, channels: Tensor) -> tuple[slice, slice]:
+        height, width = channels.shape
+        h, w = _window_hw((height, width), self.crop_hw, self._draw_scale())
         top = int(torch.randint(height - h + 1, ()))
         left = int(torch.randint(width - w + 1, ()))
         return _window(top, left, h, w)
+
+    def _draw_scale(self) -> float:
+        return log_uniform(*self.scale)
 
 
 def largest_share(channels: Tensor) -> float:

@@ -7,7 +7,7 @@ batches that a single process would see.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,13 +16,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segmentation_node.errors import DatasetError
-from segmentation_node.labels import load_scheme
+from segmentation_node.labels import IGNORE, load_scheme
 from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
+from training.draws import happens
 from training.prepare import PreparedImages, prepared
 
 #: One image of a batch: index of its data set, index within the set, and augmentation seed.
 Pick = tuple[int, int, int]
+#: Share of the annotated pixels below which a class is rare.
+RARE: Final = 0.04
+NO_CHANNELS: Final = torch.empty(0, dtype=torch.int64)
 
 
 @dataclass(frozen=True)
@@ -56,19 +60,39 @@ class Plan:
 
 
 class Crops(Dataset[tuple[Tensor, Tensor]]):
-    """Augmented crops, indexed by pick; each data set has its own augmentation."""
+    """Augmented crops, indexed by pick; each data set has its own augmentation.
+
+    With probability `paste`, the pixels of `rare` channels in another crop of the same set are
+    pasted in (Olsson et al., "ClassMix", WACV 2021, with the truth instead of a prediction).
+    """
 
     def __init__(
-        self, sets: Sequence[PreparedImages], augments: Sequence[Augment | Cover]
+        self,
+        sets: Sequence[PreparedImages],
+        augments: Sequence[Augment | Cover],
+        paste: float = 0.0,
+        rare: Tensor = NO_CHANNELS,
     ) -> None:
-        self.sets, self.augments = sets, augments
+        self.sets, self.augments, self.paste, self.rare = sets, augments, paste, rare
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor]:
         """Return the crop, (3, h, w) uint8 RGB, and its channels, (h, w) int64."""
         index, place, seed = pick
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return self.augments[index](*self.sets[index][place])
+            return self._crop(self.sets[index], place, self.augments[index])
+
+    def _crop(
+        self, images: PreparedImages, place: int, augment: Augment | Cover
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(augment, Cover):
+            return augment(*images[place])
+        image, channels = augment.place(*images[place])
+        if happens(self.paste):
+            other, theirs = augment.place(*images[int(torch.randint(len(images), ()))])
+            pasted = torch.isin(theirs, self.rare)
+            image, channels = other.where(pasted, image), theirs.where(pasted, channels)
+        return augment.recolor(image), channels
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -107,6 +131,7 @@ class Data(pl.LightningDataModule):
         shares = tuple(use.share for use in experiment.train)
         self.plan = Plan(tuple(map(len, self.train)), shares, experiment.seed)
         self.augments = [_augment(experiment, use) for use in experiment.train]
+        self.rare = rare_channels(self.train) if experiment.paste else NO_CHANNELS
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = self._rank_and_world
@@ -116,7 +141,7 @@ class Data(pl.LightningDataModule):
         batches: Any = [self.plan.batch(step)[rank::world] for step in steps]
         workers = self.experiment.workers
         return DataLoader(
-            Crops(self.train, self.augments),
+            Crops(self.train, self.augments, self.experiment.paste, self.rare),
             batch_sampler=batches,
             num_workers=workers,
             prefetch_factor=4 if workers else None,
@@ -137,7 +162,19 @@ class Data(pl.LightningDataModule):
         return cast('pl.Trainer', self.trainer)
 
 
+def rare_channels(sets: Sequence[PreparedImages]) -> Tensor:
+    """Return the channels with less than RARE of the annotated pixels, (N,) int64."""
+    counts = np.sum([images.channel_counts() for images in sets], axis=0)[:IGNORE]
+    return torch.from_numpy(np.flatnonzero((counts > 0) & (counts < RARE * counts.sum())))
+
+
 def _augment(experiment: Experiment, use: TrainUse) -> Augment | Cover:
     if not experiment.augment:
         return Cover(experiment.crop_hw)
-    return Augment(experiment.crop_hw, use.scale or experiment.scale, experiment.class_share)
+    return Augment(
+        experiment.crop_hw,
+        use.scale or experiment.scale,
+        experiment.class_share,
+        warp=experiment.warp,
+        strong=experiment.strong,
+    )

@@ -108,6 +108,10 @@ class Experiment(_Strict):
             cropped at the center.
         crop_hw: size of the training crops.
         scale: smallest and largest random scale.
+        warp: probability that a crop shows the scene as by another camera: tilted, stretched, in
+            another perspective, and maybe smaller than the crop.
+        strong: probability of strong changes of light, weather and sensor.
+        paste: probability that objects of rare classes from another image are pasted in.
         class_share: crops in which one class covers more than this share are redrawn.
         encoder_rate: learning rate of the encoder as a share of `learning_rate`.
         layer_decay: learning rate of each encoder stage as a share of the next stage's.
@@ -142,6 +146,9 @@ class Experiment(_Strict):
     crop_hw: tuple[Side, Side] = (256, 352)
     augment: bool = True
     scale: Scale = (0.5, 2.0)
+    warp: Share = 0.0
+    strong: Share = 0.0
+    paste: Share = 0.0
     class_share: Share = 0.75
 
     epochs: Annotated[int, Field(gt=0)] = 20

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of augmentation: every label stays on its pixel."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from segmentation_node.labels import IGNORE
 from training.augment import Augment, Cover, largest_share
+from training.warp import draw_corners, warp_image, warp_labels
 
 
 def geometry_only(class_share: float = 1.0) -> Augment:
     augment = Augment((40, 60), (0.5, 2.0), class_share)
     augment.color = lambda image: image
     return augment
+
+
+def warping(scale: tuple[float, float]) -> Augment:
+    return Augment((40, 60), scale, warp=1.0)
 
 
 @pytest.fixture
@@ -178,3 +184,58 @@ def test_cover_is_the_same_each_time() -> None:
     first, second = Cover((40, 60))(image, labels), Cover((40, 60))(image, labels)
     assert torch.equal(first[0], second[0])
     assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.parametrize('seed', range(20))
+@pytest.mark.parametrize('of', ['columns', 'rows'])
+def test_labels_move_with_the_pixels_of_a_warped_view(seed: int, of: str) -> None:
+    torch.manual_seed(seed)
+    image, columns = ramps()
+    labels, channel = (columns, 0) if of == 'columns' else (image[1], 1)
+    found, channels = warping((0.7, 2.0)).place(image, labels)
+    assert (found.shape, channels.shape) == ((3, 40, 60), (40, 60))
+    assert (found.dtype, channels.dtype) == (torch.uint8, torch.int64)
+    seen = channels != IGNORE
+    moved = (found[channel].float() - channels)[seen]
+    assert moved.abs().max() <= 3
+    assert moved.mean().abs() < 0.3
+
+
+def test_a_warped_view_may_reach_beyond_the_image() -> None:
+    torch.manual_seed(0)
+    image = torch.full((3, 100, 150), 9, dtype=torch.uint8)
+    found, channels = warping((0.2, 0.2)).place(image, image[0])
+    assert (found == 9).all()  # the border continues
+    share = (channels == 9).float().mean()
+    assert 0.1 < share < 0.4  # (0.2 * 100) x (0.2 * 150) pixels of 40 x 60
+    assert ((channels == 9) | (channels == IGNORE)).all()
+
+
+def test_an_upright_view_of_the_whole_image_is_the_image() -> None:
+    image = torch.randint(0, 255, (3, 40, 60), dtype=torch.uint8)
+    corners = np.array([(0, 0), (60, 0), (60, 40), (0, 40)], np.float32)
+    assert torch.equal(warp_image(image, corners, (40, 60)), image)
+    assert torch.equal(warp_labels(image[0], corners, (40, 60)), image[0])
+
+
+@pytest.mark.parametrize('seed', range(5))
+def test_warped_views_vary_in_all_ways(seed: int) -> None:
+    torch.manual_seed(seed)
+    views = np.stack([draw_corners((100, 150), (40, 60), 1.0) for _ in range(200)])
+    sides = np.linalg.norm(views - np.roll(views, -1, axis=1), axis=2)
+    assert 35 < sides[:, 0].min() < 60 < sides[:, 0].max() < 95  # upper side of 60 pixels
+    assert 25 < sides[:, 1].min() < 40 < sides[:, 1].max() < 65
+    top = views[:, 1] - views[:, 0]
+    assert (top[:, 1] / top[:, 0]).min() < -0.05 < 0.05 < (top[:, 1] / top[:, 0]).max()
+    assert views.mean(1).std(0).min() > 10
+
+
+def test_strong_changes_come_on_top() -> None:
+    image, labels = torch.full((3, 50, 70), 120, dtype=torch.uint8), blocks(50, 70, 5)
+    torch.manual_seed(0)
+    strong = Augment((40, 60), (1, 1), strong=1.0)
+    noisy = [strong(image, labels)[0].float().std() > 3 for _ in range(20)]
+    torch.manual_seed(0)
+    plain = Augment((40, 60), (1, 1))
+    assert not any(plain(image, labels)[0].float().std() > 3 for _ in range(20))
+    assert sum(noisy) > 8

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from training_data import fields, write_cityscapes, write_folders
 
-from training.batches import Crops, Data, Plan
+from training.batches import RARE, Crops, Data, Plan, rare_channels
 from training.config import Experiment
 
 Batch = tuple[Tensor, Tensor]
@@ -104,6 +105,28 @@ def test_without_augmentation_an_image_is_always_the_same(root: Path) -> None:
     assert same(crops[0, 2, 1], crops[0, 2, 2])
     varied = Crops(data.train, data_of(root).augments)
     assert not same(varied[0, 2, 1], varied[0, 2, 2])
+
+
+def test_rare_classes_of_another_image_are_pasted(root: Path) -> None:
+    data = data_of(root)
+    plain = Crops(data.train, data.augments)
+    pasted = Crops(data.train, data.augments, paste=1.0, rare=torch.tensor([2]))
+    more = [
+        ((pasted[0, 1, seed][1] == 2).sum() - (plain[0, 1, seed][1] == 2).sum()).item()
+        for seed in range(20)
+    ]
+    assert min(more) >= 0
+    assert max(more) > 0
+    for seed in range(20):  # nothing but the pasted class changes
+        before, after = plain[0, 1, seed][1], pasted[0, 1, seed][1]
+        assert torch.equal(before[after != 2], after[after != 2])
+
+
+def test_rare_channels_have_few_pixels(root: Path) -> None:
+    counts = np.sum([images.channel_counts() for images in data_of(root).train], axis=0)
+    shares = counts[:255] / counts[:255].sum()
+    rare = rare_channels(data_of(root).train).tolist()
+    assert rare == [c for c, share in enumerate(shares) if 0 < share < RARE]
 
 
 def test_a_set_may_have_a_scale_of_its_own(root: Path) -> None:
