@@ -244,11 +244,13 @@ class Faults:
         probe = Probe('killed')
         frame = image_message(np.zeros((64, 96, 3), np.uint8))
         ours, theirs = _mapped(os.getpid()), set[str]()
+        camera: Camera | None = None  # one camera for all nodes, as on a vehicle
         for _ in range(count):
             started_s = time.monotonic()
             log = self._scratch / 'killed.txt'
             with NodeProcess(log, '-p', f'model:={MODEL}', namespace='killed') as node:
-                camera = _quick_camera(probe)
+                camera = camera or _quick_camera(probe)
+                camera.masks.clear()
                 probe.wait_for('a mask', partial(_answered, camera, frame))
                 took_s.append(time.monotonic() - started_s)
                 theirs |= _mapped(node.pid) - ours

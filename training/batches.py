@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from segmentation_node.errors import DatasetError
-from segmentation_node.labels import IGNORE, load_scheme
+from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
 from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
 from training.draws import happens
@@ -131,7 +131,7 @@ class Data(pl.LightningDataModule):
         shares = tuple(use.share for use in experiment.train)
         self.plan = Plan(tuple(map(len, self.train)), shares, experiment.seed)
         self.augments = [_augment(experiment, use) for use in experiment.train]
-        self.rare = rare_channels(self.train) if experiment.paste else NO_CHANNELS
+        self.rare = rare_channels(self.train, scheme) if experiment.paste else NO_CHANNELS
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, Tensor]]:
         rank, world = self._rank_and_world
@@ -162,10 +162,11 @@ class Data(pl.LightningDataModule):
         return cast('pl.Trainer', self.trainer)
 
 
-def rare_channels(sets: Sequence[PreparedImages]) -> Tensor:
-    """Return the channels with less than RARE of the annotated pixels, (N,) int64."""
+def rare_channels(sets: Sequence[PreparedImages], scheme: LabelScheme) -> Tensor:
+    """Return the channels with less than RARE of the pixels, without void, (N,) int64."""
     counts = np.sum([images.channel_counts() for images in sets], axis=0)[:IGNORE]
-    return torch.from_numpy(np.flatnonzero((counts > 0) & (counts < RARE * counts.sum())))
+    rare = np.flatnonzero((counts > 0) & (counts < RARE * counts.sum()))
+    return torch.from_numpy(np.array([c for c in rare if not scheme.learned[c].void], np.int64))
 
 
 def _augment(experiment: Experiment, use: TrainUse) -> Augment | Cover:

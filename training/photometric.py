@@ -22,13 +22,13 @@ from torchvision.transforms.v2.functional import (  # type: ignore[import-untype
 from training.draws import happens, log_uniform, uniform
 
 #: Largest number of changes of one image.
-MAX_CHANGES: Final = 3
+MAX_CHANGES: Final = 2
 
 
 def photometric(image: Tensor) -> Tensor:
     """Apply one to MAX_CHANGES different changes of CHANGES to (3, H, W) uint8 RGB."""
     changed = image.float() / 255
-    count = 1 + int(torch.randint(MAX_CHANGES, ()))
+    count = int(torch.randint(1, MAX_CHANGES + 1, ()))
     for index in torch.randperm(len(CHANGES))[:count].tolist():
         changed = CHANGES[index](changed).clamp(0, 1)
     return (changed * 255).round().to(torch.uint8)
