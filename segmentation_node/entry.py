@@ -8,8 +8,6 @@ a library. This module imports nothing that takes time.
 import os
 import signal
 
-from segmentation_node.interrupt import SIGNALS
-
 _ros_handles_signals = False
 
 
@@ -19,8 +17,9 @@ def _end(number: int, _frame: object) -> None:
         os._exit(128 + number)  # the exit status of a shell after a signal
 
 
-# Before all other imports: the time without a handler is a few milliseconds.
-_BEFORE = {number: signal.signal(number, _end) for number in SIGNALS}
+# Before all other imports, even that of the package's list of these signals: the time without a
+# handler is a few milliseconds.
+_BEFORE = {n: signal.signal(n, _end) for n in (signal.SIGINT, signal.SIGTERM)}
 
 import sys  # noqa: E402
 from functools import partial  # noqa: E402

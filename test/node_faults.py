@@ -27,6 +27,8 @@ OFFERED = {
     'active': {4: 'inactive'},
 }
 NUMBERS = (0, 1, 2, 3, 4, 8, 10, 60, 99, 255)
+#: Beginnings of Python's own errors when a signal interrupts its start.
+STARTING = ('Fatal Python error: init_import_site', 'python: failed to set __main__')
 LABELS = ('activate', 'destroy', '', 'on_error', 'x' * 5000, '\x1b[31m', 'transition_success')
 
 
@@ -182,10 +184,11 @@ def signals(
             output.seek(0)
             text = output.read().decode(errors='replace')
         found[f'{sent.name} {status}'] += 1
-        # A negative status: the signal killed Python itself during its start. Its own tracebacks
-        # are not those of this package.
+        # Python itself was still starting: a negative status, or its own fatal error. Its own
+        # tracebacks are not those of this package.
+        pythons = status == -sent or any(text.startswith(start) for start in STARTING)
         ours = '/segmentation_node/' in text.partition('Traceback')[2]
-        if status not in (0, 128 + sent, -sent) or ours:
+        if not (pythons or status in (0, 128 + sent)) or ours:
             wrong.append(f'{sent.name}: status {status}\n{text[-2000:]}')
     return found, wrong
 

@@ -69,10 +69,15 @@ class Dataset(_Strict):
 
 
 class Use(_Strict):
-    """One split of a data set, or a random subset of `count` images drawn by `seed`."""
+    """One split of a data set, or a random subset of `count` images drawn by `seed`.
+
+    `only` restricts it to the images whose names match one of its shell patterns, for example to
+    some drives.
+    """
 
     set: str
     split: str
+    only: tuple[str, ...] = ()
     count: Annotated[int, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
 

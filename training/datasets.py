@@ -3,6 +3,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -60,7 +61,8 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
     """Find the files of one use of a data set.
 
     Raises:
-        DatasetError: no images, images without labels, or fewer images than requested.
+        DatasetError: no images, images without labels, patterns that match no image, or fewer
+            images than requested.
         SettingError, SchemeError: the data set or its scheme is unknown.
     """
     dataset = experiment.dataset(use.set)
@@ -71,6 +73,8 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
         )
     root = Path(dataset.root)
     pairs = _checked(root, use.split, LAYOUTS[dataset.layout](root, use.split))
+    if use.only:
+        pairs = _matching(pairs, use)
     if use.count is not None:
         if use.count > len(pairs):
             raise DatasetError(
@@ -79,6 +83,17 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
             )
         pairs = subset(pairs, use.count, use.seed)
     return LabeledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
+
+
+def _matching(pairs: list[Pair], use: Use) -> list[Pair]:
+    """Select the pairs whose names match a pattern of `use.only`; every pattern must match one."""
+    for pattern in use.only:
+        if not any(fnmatchcase(pair.name, pattern) for pair in pairs):
+            raise DatasetError(
+                f'{use.set} {use.split} has no image that matches {pattern!r} in "only"; its '
+                f'names are {pairs[0].name} to {pairs[-1].name}'
+            )
+    return [pair for pair in pairs if any(fnmatchcase(pair.name, p) for p in use.only)]
 
 
 def subset(pairs: list[Pair], count: int, seed: int) -> list[Pair]:

@@ -86,6 +86,15 @@ def test_a_subset_larger_than_the_set(tmp_path: Path, streets: Path) -> None:
         open_use(tmp_path, count=4)
 
 
+def test_patterns_select_images_by_name(tmp_path: Path) -> None:
+    write_folders(tmp_path / 'streets', 'train', 12)
+    names = [pair.name for pair in open_use(tmp_path, only=['00[13]', '01?']).pairs]
+    assert names == ['001', '003', '010', '011']
+    assert len(open_use(tmp_path, only=['01?'], count=1).pairs) == 1
+    with pytest.raises(DatasetError, match=r"no image that matches 'drive2\*'.*000 to 011"):
+        open_use(tmp_path, only=['01?', 'drive2*'])
+
+
 def test_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(
         DatasetError, match=rf"no images of split 'train' below {tmp_path}/streets"
