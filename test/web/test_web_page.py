@@ -27,12 +27,13 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
+from segmentation_node.plotting import COLORS
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web import api
 from segmentation_node.web.live_view import streams
 from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.model_cache import ServedModel
-from segmentation_node.web.page import charts, patterns, sample_pictures, training_runs
+from segmentation_node.web.page import epoch_chart, patterns, sample_pictures, training_runs
 from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
@@ -416,7 +417,7 @@ def test_numbers_follow_the_language() -> None:
     curves = {'a': {1: 0.65, 2: 0.85}}
     texts_of = {
         words.language: re.findall('>([^<>]+)</text>', svg_of(
-            charts.curve_chart('t', 'd', 'x', curves, words.short_number)))
+            epoch_chart.curve_chart('t', 'd', 'x', curves, words.short_number)))
         for words in (english, french)
     }  # fmt: skip
     assert '0.65' in texts_of['en']
@@ -427,10 +428,10 @@ def test_numbers_follow_the_language() -> None:
 def test_curves_are_distinguishable() -> None:
     names = ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug')
     curves = {name: {1: 0.5, 2: 0.75} for name in names}
-    svg = svg_of(charts.curve_chart('t', 'd', 'x', curves, str))
+    svg = svg_of(epoch_chart.curve_chart('t', 'd', 'x', curves, str))
     for name in names:
         assert f'>{name}</text>' in svg
-    assert set(charts.COLORS[:2]) <= set(re.findall('stroke: (#[0-9a-f]{6})', svg))
+    assert {COLORS['blue'], COLORS['vermilion']} <= set(re.findall('stroke: (#[0-9a-f]{6})', svg))
     assert svg.count('stroke-dasharray') == 2  # the second curve, and its sample in the legend
 
 
@@ -504,7 +505,8 @@ def test_disagreement_is_counted_and_shown() -> None:
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (0.65, 0.83), (3, 30), (5, 5)])
 def test_charts_have_a_few_round_ticks(low: float, high: float) -> None:
-    svg = svg_of(charts.curve_chart('t', 'd', 'x', {'U-Net': {1: low, 2: high}}, '{:.10g}'.format))
+    curves = {'U-Net': {1: low, 2: high}}
+    svg = svg_of(epoch_chart.curve_chart('t', 'd', 'x', curves, '{:.10g}'.format))
     numbers = [float(text) for text in re.findall(r'>([\d.]+)</text>', svg)]
     values = numbers[2:]  # epochs 1 and 2 come first
     assert numbers[:2] == [1, 2]

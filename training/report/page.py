@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from segmentation_node.plotting import Series
 from training.report import augmentation, comparability, pictures, published, settings
 from training.report.charts import (
     Chart,
@@ -19,7 +20,7 @@ from training.report.charts import (
 )
 from training.report.comparability import Caveat, Topic, loss_kind, of_topics
 from training.report.confusion import ConfusionMatrix, read_confusion
-from training.report.drawing import Drawing, Style, sample
+from training.report.drawing import sample
 from training.report.evaluations import evaluations
 from training.report.records import Record, class_names
 from training.report.summary import ABSENT, COLUMNS, outcome, rate, restricted, score, summarize
@@ -104,7 +105,7 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'store': store,
         'written': datetime.now(timezone.utc),
         'key': [
-            (record, sample(Style(i), Style(i).description)) for i, record in enumerate(records)
+            (record, sample(Series(i), Series(i).description)) for i, record in enumerate(records)
         ],
         'caveats': caveats,
         'caveats_on': _by_part(caveats),
@@ -204,18 +205,10 @@ def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, Drawing]]]]:
-    """Return the class names and colors of each label scheme of the runs."""
+def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the class names and CSS colors of each label scheme of the runs."""
     schemes = {r.scheme.name: r.scheme for r in records if r.scheme is not None}
     return [
-        (name, [(c.name, _swatch(c.name, c.color)) for c in scheme.classes])
+        (name, [(c.name, f'rgb{c.color}') for c in scheme.classes])
         for name, scheme in schemes.items()
     ]
-
-
-def _swatch(name: str, color: tuple[int, int, int]) -> Drawing:
-    drawing = Drawing(22, 14, f'Color of {name}')
-    drawing.svg.set('class', 'swatch')
-    drawing.rect((0, 0), 22, 14, 'frame')
-    drawing.svg[-1].set('style', f'fill:rgb{color}')
-    return drawing

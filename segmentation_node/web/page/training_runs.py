@@ -17,8 +17,8 @@ from typing import Any, Final
 import httpx
 
 from segmentation_node.errors import SegmentationError
+from segmentation_node.plotting import Curve
 from segmentation_node.web.loss_names import loss_name
-from segmentation_node.web.page.charts import Curve
 from segmentation_node.web.page.mlflow_access import error_text, mlflow_client
 
 URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'

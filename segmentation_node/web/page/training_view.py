@@ -7,9 +7,10 @@ from typing import Final
 
 import streamlit as st
 
+from segmentation_node.plotting import Curve
 from segmentation_node.web.page import training_runs
-from segmentation_node.web.page.charts import curve_chart
 from segmentation_node.web.page.choice import choice
+from segmentation_node.web.page.epoch_chart import curve_chart
 from segmentation_node.web.page.markup import ABSENT, table
 from segmentation_node.web.page.service_client import ServiceError, known_models
 from segmentation_node.web.page.training_runs import Run, RunsError
@@ -143,7 +144,7 @@ def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
         )
         for name, curve in curves.items()
     )  # fmt: skip
-    st.html(curve_chart(title, sentences, words('epoch'), curves, words.short_number))
+    st.html(_curve_chart(title, sentences, curves, words.language))
     st.write(sentences)
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     rows = [
@@ -151,6 +152,13 @@ def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
         for e in epochs
     ]
     st.html(table(words('as_table', metric=title), (words('epoch_column'), *curves), rows))
+
+
+@st.cache_data(max_entries=64, show_spinner=False)
+def _curve_chart(title: str, description: str, curves: Mapping[str, Curve], language: str) -> str:
+    """Draw a chart once, not at every interaction with the page."""
+    words = Words(language)
+    return curve_chart(title, description, words('epoch'), curves, words.short_number)
 
 
 def _title(words: Words, run: Run) -> str:
