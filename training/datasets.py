@@ -19,7 +19,7 @@ from training.config import Experiment, Use
 
 
 @dataclass(frozen=True)
-class Pair:
+class FilePair:
     """File of an image and file of its label image."""
 
     image: Path
@@ -35,11 +35,11 @@ class Pair:
 class LabeledFiles:
     """Pairs of one split of a data set; `source` is its origin."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     scheme: LabelScheme
     source: str
 
-    def read(self, pair: Pair) -> tuple[UInt8Array, UInt8Array]:
+    def read(self, pair: FilePair) -> tuple[UInt8Array, UInt8Array]:
         """Return the image (H, W, 3) uint8 RGB and its label ids (H, W) uint8.
 
         Raises:
@@ -81,7 +81,7 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
     return LabeledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
 
 
-def subset(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
+def subset(pairs: list[FilePair], count: int, seed: int) -> list[FilePair]:
     """Draw `count` pairs, determined by the seed, in their original order."""
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
     return [pairs[i] for i in sorted(chosen)]
@@ -97,7 +97,7 @@ def _annot(root: Path, split: str) -> 'Found':
 
 def _of_one_stem(images: Path, labels: Path) -> 'Found':
     paths = visible_files(images, IMAGE_SUFFIXES) if images.is_dir() else []
-    return [Pair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
+    return [FilePair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
 
 
 def _cityscapes(root: Path, split: str) -> 'Found':
@@ -105,11 +105,13 @@ def _cityscapes(root: Path, split: str) -> 'Found':
         (cityscapes.folder(root, kind) / split).glob(f'[!.]*/[!.]*{cityscapes.ending(kind)}')
         for kind in (cityscapes.PICTURE, cityscapes.LABELS)
     )
-    return [Pair(p, cityscapes.companion(root, p, cityscapes.LABELS)) for p in pictures], labels
+    return [
+        FilePair(p, cityscapes.companion(root, p, cityscapes.LABELS)) for p in pictures
+    ], labels
 
 
 #: Pairs of the images, and all existing label images.
-Found: TypeAlias = tuple[list[Pair], Iterable[Path]]
+Found: TypeAlias = tuple[list[FilePair], Iterable[Path]]
 
 #: Functions that find the files of a split below a root, by layout: SPLIT/images and SPLIT/labels;
 #: SPLIT and SPLITannot (the SegNet tutorial's CamVid); the official layout of Cityscapes.
@@ -120,7 +122,7 @@ LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
 }
 
 
-def _checked(root: Path, split: str, found: Found) -> list[Pair]:
+def _checked(root: Path, split: str, found: Found) -> list[FilePair]:
     """Return the pairs sorted by image; raises DatasetError if an image or a label is alone."""
     pairs = sorted(found[0], key=lambda pair: pair.image)
     if not pairs:

@@ -21,6 +21,12 @@ from segmentation_node.benchmark import report, run
 from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.benchmark.figures import Figures
+from segmentation_node.benchmark.input_frames import (
+    covering,
+    image_frames,
+    labeled_frames,
+    street_frames,
+)
 from segmentation_node.benchmark.measurements import (
     Absent,
     Calls,
@@ -32,12 +38,6 @@ from segmentation_node.benchmark.measurements import (
 )
 from segmentation_node.benchmark.plot import OURS, age_of_images, draw_ages, draw_rates
 from segmentation_node.benchmark.quality import agreement
-from segmentation_node.benchmark.test_images import (
-    covering,
-    image_frames,
-    labeled_frames,
-    street_frames,
-)
 from segmentation_node.benchmark.timing import (
     Spread,
     alternating,

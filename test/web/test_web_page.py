@@ -39,7 +39,7 @@ from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
 from segmentation_node.web.page.translations import LANGUAGES, Words, texts
 from segmentation_node.web.problems import KINDS
-from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
+from segmentation_node.web.service_settings import PAGE_UPLOAD_MB, ServiceSettings
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
 needs_chromium = pytest.mark.skipif(
@@ -58,7 +58,7 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     models = {'unet': 'unet', 'tiny': str(tiny_checkpoint)}
-    with serving(Settings(models, device='cpu')) as service:
+    with serving(ServiceSettings(models, device='cpu')) as service:
         environment = {URL_VARIABLE: str(service.base_url), **_plain_environment()}
         page = subprocess.Popen(
             streamlit_command('127.0.0.1', port),
@@ -239,7 +239,7 @@ def test_everything_can_be_done_by_keyboard(
 @pytest.mark.parametrize('width', [1280, 390])
 def test_live_view_is_accessible_and_can_be_paused(browser: Browser, width: int) -> None:
     graph = StubCameras()
-    with serving(Settings({'unet': 'unet'}), LiveView(lambda: graph)) as service:
+    with serving(ServiceSettings({'unet': 'unet'}), LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': width, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live?lang=fr')
@@ -273,7 +273,7 @@ def test_live_view_without_a_node_explains_and_links_back(browser: Browser, lang
     words = Words(language)
     graph = StubCameras(names=())
     back = 'http://127.0.0.1:8501'
-    settings = Settings({'unet': 'unet'}, page_url=back)
+    settings = ServiceSettings({'unet': 'unet'}, page_url=back)
     with serving(settings, LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': 390, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
@@ -290,7 +290,7 @@ def test_live_view_without_a_node_explains_and_links_back(browser: Browser, lang
 @needs_chromium
 def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
-    with serving(Settings({'unet': 'unet'})) as service:
+    with serving(ServiceSettings({'unet': 'unet'})) as service:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live')
@@ -301,7 +301,7 @@ def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.Mon
 @needs_chromium
 def test_swagger_ui_shows_the_routes(browser: Browser) -> None:
     pytest.importorskip('fastapi_offline', reason='it is not installed: pip install ".[web]"')
-    with serving(Settings({'unet': 'unet'})) as service:
+    with serving(ServiceSettings({'unet': 'unet'})) as service:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
         blocked: list[str] = []

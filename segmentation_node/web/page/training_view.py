@@ -13,7 +13,7 @@ from segmentation_node.web.page.choice import choice
 from segmentation_node.web.page.epoch_chart import curve_chart
 from segmentation_node.web.page.markup import ABSENT, table
 from segmentation_node.web.page.service_client import ServiceError, known_models
-from segmentation_node.web.page.training_runs import Run, RunsError
+from segmentation_node.web.page.training_runs import RunsError, TrainingRun
 from segmentation_node.web.page.translations import Words
 
 #: Metrics to choose from, curves first.
@@ -54,7 +54,7 @@ def show(words: Words) -> None:
     st.markdown(f'**{words("says_not")}.** {words(f"{metric}_says_not")}')
 
 
-def _runs(words: Words) -> list[Run]:
+def _runs(words: Words) -> list[TrainingRun]:
     """Return the runs to show, all with the same label scheme and validation data."""
     uri = training_runs.mlflow_uri()
     sources = ['models', *(['mlflow'] if uri else [])]
@@ -78,7 +78,7 @@ def _runs(words: Words) -> list[Run]:
         return []
 
 
-def _of_a_group(words: Words, runs: Sequence[Run]) -> list[Run]:
+def _of_a_group(words: Words, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the runs of the chosen group: either trials of searches or other runs."""
     groups = list(dict.fromkeys(run.group for run in runs))
     if not groups:
@@ -104,7 +104,7 @@ def _group_name(words: Words, group: tuple[str, str], count: int) -> str:
     return words('group_name', scheme=scheme, data=data, count=words.number(count, 0))
 
 
-def _newest(words: Words, runs: Sequence[Run]) -> list[Run]:
+def _newest(words: Words, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the newest of the runs whose names match the filter."""
     if len(runs) > 1:
         text = st.text_input(words('filter'), key='filter')
@@ -118,7 +118,7 @@ def _newest(words: Words, runs: Sequence[Run]) -> list[Run]:
     return shown
 
 
-def _curves(words: Words, metric: str, runs: Sequence[Run]) -> None:
+def _curves(words: Words, metric: str, runs: Sequence[TrainingRun]) -> None:
     """Show one chart of all runs; for a loss, one chart per loss function."""
     if not runs:
         st.info(words('no_runs'))
@@ -133,7 +133,7 @@ def _curves(words: Words, metric: str, runs: Sequence[Run]) -> None:
         _chart(words, metric, title, group)
 
 
-def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
+def _chart(words: Words, metric: str, title: str, runs: Sequence[TrainingRun]) -> None:
     digits = DIGITS.get(metric, 3)
     curves = {_title(words, run): run.curves[metric] for run in runs}
     sentences = ' '.join(
@@ -161,7 +161,7 @@ def _curve_chart(title: str, description: str, curves: Mapping[str, Curve], lang
     return curve_chart(title, description, words('epoch'), curves, words.short_number)
 
 
-def _title(words: Words, run: Run) -> str:
+def _title(words: Words, run: TrainingRun) -> str:
     """Return the display name of a model, or the name of an MLflow run."""
     return run.name if run.id else words.model(run.name)
 
