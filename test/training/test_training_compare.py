@@ -24,7 +24,7 @@ from segmentation_node.labels import load_scheme
 from training.compare import main
 from training.report.augmentation import pairs
 from training.report.charts import bar_chart, spread
-from training.report.comparability import Topic, caveats, group
+from training.report.comparability import Aspect, caveats, group
 from training.report.drawing import THEME
 from training.report.records import Record, read_records
 from training.report.selection import choose
@@ -477,39 +477,39 @@ def test_hostile_text_is_text(workplace: Path) -> None:
     assert [row[0] for row in page.table('Confusion matrix')[1:]] == names
 
 
-DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Topic]] = [
-    ('different kinds', {}, {'loss_kind': 'cross-entropy + 1 Dice'}, Topic.LOSS),
-    ('different kinds', {'hardest': '0.4'}, {}, Topic.LOSS),
-    ('different kinds', {'class_balance': '0.5'}, {}, Topic.LOSS),
-    ('different label schemes', {'label_scheme': 'camvid11'}, {}, Topic.QUALITY),
-    ('validated on the same data', {}, {'val_fingerprint': 'ffff'}, Topic.QUALITY),
-    ('validated on the same data', {}, {'val_fingerprint': ''}, Topic.INFERENCE),
-    ('same kind of machine', {}, {'machine': 'another'}, Topic.INFERENCE),
-    ('different precisions', {'precision': 'bf16'}, {}, Topic.COST),
-    ('crops or batches', {'crop_hw': '[64, 64]'}, {}, Topic.COST),
-    ('Epochs have different lengths', {'train.0.count': '100'}, {}, Topic.EPOCHS),
-    ('Epochs have different lengths', {'train.0.set': 'scenes'}, {}, Topic.EPOCHS),
-    ('trained on different data', {}, {'train_fingerprint': 'ffff'}, Topic.ORIGIN),
+DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Aspect]] = [
+    ('different kinds', {}, {'loss_kind': 'cross-entropy + 1 Dice'}, Aspect.LOSS),
+    ('different kinds', {'hardest': '0.4'}, {}, Aspect.LOSS),
+    ('different kinds', {'class_balance': '0.5'}, {}, Aspect.LOSS),
+    ('different label schemes', {'label_scheme': 'camvid11'}, {}, Aspect.QUALITY),
+    ('validated on the same data', {}, {'val_fingerprint': 'ffff'}, Aspect.QUALITY),
+    ('validated on the same data', {}, {'val_fingerprint': ''}, Aspect.INFERENCE),
+    ('same kind of machine', {}, {'machine': 'another'}, Aspect.INFERENCE),
+    ('different precisions', {'precision': 'bf16'}, {}, Aspect.COST),
+    ('crops or batches', {'crop_hw': '[64, 64]'}, {}, Aspect.COST),
+    ('Epochs have different lengths', {'train.0.count': '100'}, {}, Aspect.EPOCHS),
+    ('Epochs have different lengths', {'train.0.set': 'scenes'}, {}, Aspect.EPOCHS),
+    ('trained on different data', {}, {'train_fingerprint': 'ffff'}, Aspect.ORIGIN),
     (
         'trained on different data',
         {'train.1.set': 'scenes', 'train.1.split': 'train'},
         {},
-        Topic.ORIGIN,
+        Aspect.ORIGIN,
     ),
-    ('different revisions', {}, {'git_revision': 'ffff'}, Topic.ORIGIN),
+    ('different revisions', {}, {'git_revision': 'ffff'}, Aspect.ORIGIN),
 ]
 
 
-@pytest.mark.parametrize(('text', 'params', 'tags', 'topic'), DIFFERENT)
+@pytest.mark.parametrize(('text', 'params', 'tags', 'aspect'), DIFFERENT)
 def test_difference_is_warned_of_where_it_matters(
-    record: Record, text: str, params: dict[str, str], tags: dict[str, str], topic: Topic
+    record: Record, text: str, params: dict[str, str], tags: dict[str, str], aspect: Aspect
 ) -> None:
     other = varied(record, 'B', params, tags)
     found = [caveat for caveat in caveats([record, other]) if text in caveat.text]
     assert len(found) == 1
-    assert topic in found[0].topics
+    assert aspect in found[0].aspects
     assert re.search(r'A: .*B: .*\.$', found[0].text)
-    assert group(record, topic) != group(other, topic)
+    assert group(record, aspect) != group(other, aspect)
 
 
 def varied(

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.config import OUTER
-from training.report.comparability import Topic, group
+from training.report.comparability import Aspect, group
 from training.report.records import Record
 
 #: Fields that may differ within a pair, because they do not affect the result.
@@ -69,7 +69,7 @@ def _has_augment(record: Record, augment: str) -> bool:
 
 def _comparable(off: Record, on: Record) -> bool:
     same_family = off.param('family') == on.param('family') != ''
-    return same_family and group(off, Topic.QUALITY) == group(on, Topic.QUALITY)
+    return same_family and group(off, Aspect.QUALITY) == group(on, Aspect.QUALITY)
 
 
 def _differing(a: Record, b: Record) -> list[str]:

@@ -18,7 +18,7 @@ from training.report.charts import (
     pareto_optimal,
     scatter_chart,
 )
-from training.report.comparability import Caveat, Topic, loss_kind, of_topics
+from training.report.comparability import Aspect, Caveat, loss_kind, of_aspects
 from training.report.confusion import ConfusionMatrix, read_confusion
 from training.report.drawing import sample
 from training.report.evaluations import evaluations
@@ -138,21 +138,21 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
 def _by_part(caveats: Sequence[Caveat]) -> dict[str, list[Caveat]]:
     """Return the caveats of each part of the page."""
     return {
-        'scores': of_topics(caveats, Topic.QUALITY),
-        'speed': of_topics(caveats, Topic.QUALITY, Topic.INFERENCE),
-        'epochs': of_topics(caveats, Topic.EPOCHS),
-        'origin': of_topics(caveats, Topic.ORIGIN),
+        'scores': of_aspects(caveats, Aspect.QUALITY),
+        'speed': of_aspects(caveats, Aspect.QUALITY, Aspect.INFERENCE),
+        'epochs': of_aspects(caveats, Aspect.EPOCHS),
+        'origin': of_aspects(caveats, Aspect.ORIGIN),
     }
 
 
 def _curves(records: Sequence[Record], caveats: Sequence[Caveat]) -> list[Part]:
     numbered = list(enumerate(records))
     parts = [
-        Part('Scores', of_topics(caveats, Topic.QUALITY), _charts(numbered, SCORES)),
-        Part('Losses', of_topics(caveats, Topic.LOSS), list(_loss_charts(records))),
+        Part('Scores', of_aspects(caveats, Aspect.QUALITY), _charts(numbered, SCORES)),
+        Part('Losses', of_aspects(caveats, Aspect.LOSS), list(_loss_charts(records))),
         Part(
             'Speed, time and memory',
-            of_topics(caveats, Topic.INFERENCE, Topic.COST),
+            of_aspects(caveats, Aspect.INFERENCE, Aspect.COST),
             _charts(numbered, SPEEDS),
         ),
     ]
