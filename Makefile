@@ -99,7 +99,7 @@ $(STAMPS)/demo: EXTRAS := ros,demo$(GPU:%=$(COMMA)%)
 # With ROS, for the live view, on the platform that PyPI has it for.
 $(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web$(GPU:%=$(COMMA)%)
 $(STAMPS)/training: EXTRAS := training
-$(STAMPS)/benchmark: EXTRAS := ros,torch
+$(STAMPS)/benchmark: EXTRAS := ros,torch,benchmark
 $(STAMPS)/test: EXTRAS := ros,demo,training,web,test
 $(STAMPS)/docs: EXTRAS := docs
 $(addprefix $(STAMPS)/,demo web training benchmark test docs): $(STAMPS)/venv $(NEEDS)

@@ -111,6 +111,7 @@ setup(
             'streamlit>=1.44',
             'uvicorn>=0.30',
         ],
+        'benchmark': ['matplotlib'],
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page

@@ -19,7 +19,7 @@ class ComparedFrame(NamedTuple):
     confusion: Confusion
 
 
-class Comparison:
+class LabelComparison:
     """Comparison of label images with ground truth; each may have its own scheme.
 
     Both are converted to `scheme`, the scored scheme. Pixels that are not annotated (void that is

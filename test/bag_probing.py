@@ -14,7 +14,7 @@ import yaml
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages, score_bag, segment_bag
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.writer import check_output
 from segmentation_node.cli import EXIT_INCOMPLETE

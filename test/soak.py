@@ -18,14 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import node_faults
 import numpy as np
 from ros_process import NodeProcess, Probe, image_message, isolated_environment
 from sensor_msgs.msg import Image
 
 from segmentation_node.images.files import encode_png
+from segmentation_node.plotting import QUIET, new_figure, to_png
 from segmentation_node.processes import Child
 
 SAMPLE_S: Final = 5.0
@@ -208,17 +207,16 @@ def _masks_per_s(samples: Sequence[Sample]) -> float:
 
 
 def _plot(samples: Sequence[Sample], path: Path) -> None:
-    mpl.use('Agg')
-    names = {**dict.fromkeys(LIMITS), 'age_ms': None}
-    figure, axes = plt.subplots(len(names), 1, figsize=(9, 11), sharex=True)
+    names = (*LIMITS, 'age_ms')
     minutes = [sample.at_s / 60 for sample in samples]
-    for axis, name in zip(axes, names, strict=True):
-        axis.plot(minutes, [getattr(sample, name) for sample in samples], linewidth=1)
-        axis.set_ylabel(name.replace('_', ' '))
-        axis.grid(alpha=0.3)
-    axes[-1].set_xlabel('minutes')
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
+    with new_figure(650, 800) as figure:
+        panels = figure.subplots(len(names), 1, sharex=True)
+        for axes, name in zip(panels, names, strict=True):
+            values = [getattr(sample, name) for sample in samples]
+            axes.plot(minutes, values, color=QUIET, linewidth=1)
+            axes.set_ylabel(name.replace('_', ' '))
+        panels[-1].set_xlabel('minutes')
+        path.write_bytes(to_png(figure, 1.4))
 
 
 if __name__ == '__main__':

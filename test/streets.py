@@ -8,7 +8,7 @@ import numpy as np
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.paths import demo_bag
 

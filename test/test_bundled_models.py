@@ -13,14 +13,14 @@ from segmentation_node.metrics import Confusion
 from segmentation_node.paths import bundled_models_dir
 from segmentation_node.runtimes.choices import DEFAULT_MODEL
 from segmentation_node.segmenter import Segmenter
-from training.scenes.render import Frame, Renderer
+from training.scenes.render import RenderedFrame, Renderer
 from training.scenes.street import Street
 
 MODELS = bundled_models()
 
 
 @cache
-def scene() -> list[Frame]:
+def scene() -> list[RenderedFrame]:
     """Frames of two streets that no training run has seen."""
     renderer = Renderer(1024, 512)
     return [renderer.render(Street(seed), time_s) for seed in (4001, 4002) for time_s in (0, 3)]

@@ -30,10 +30,10 @@ HEAVY = (
 
 #: Rooms and modules from the bottom to the top: each imports only from those above it here.
 LAYERS = (
-    'arrays', 'errors', 'atomic', 'paths', 'topics', 'interrupt', 'untrusted', 'markdown',
-    'processes', 'labels', 'metrics', 'scoring', 'images', 'networks', 'checkpoint', 'runtimes',
-    'segmenter', 'cli', 'pipeline', 'ros', 'bags', 'folders', 'demo', 'web', 'benchmark',
-    'export', 'entry',
+    'arrays', 'plotting', 'errors', 'atomic', 'paths', 'topics', 'interrupt', 'untrusted',
+    'markdown', 'processes', 'labels', 'metrics', 'scoring', 'images', 'networks', 'checkpoint',
+    'runtimes', 'segmenter', 'cli', 'pipeline', 'ros', 'bags', 'folders', 'demo', 'web',
+    'benchmark', 'export', 'entry',
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
 TALK_TO_ROS = {
@@ -187,3 +187,23 @@ def test_the_package_never_imports_its_training_or_its_tests() -> None:
     own = {path.stem for path in (ROOT / 'test').rglob('*.py')} | {'training', 'test'}
     for path in (ROOT / 'segmentation_node').rglob('*.py'):
         assert not packages_of(path) & own, path
+
+
+def test_every_public_class_has_a_name_of_its_own() -> None:
+    places: dict[str, list[str]] = {}
+    for room in ('segmentation_node', 'training'):
+        for path in (ROOT / room).rglob('*.py'):
+            for name in _classes_of(ast.parse(path.read_text(encoding='utf-8'))):
+                places.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    clashes = {name: paths for name, paths in places.items() if len(paths) > 1}
+    assert 'Segmenter' in places
+    assert not clashes
+
+
+def _classes_of(tree: ast.Module) -> list[str]:
+    """Names of the public classes of a file."""
+    return [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and not node.name.startswith('_')
+    ]

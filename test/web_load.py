@@ -34,7 +34,7 @@ from web_service import PATIENCE_S, ServiceProcess
 from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.runtimes.memory import keep_freed_memory
 from segmentation_node.segmenter import Segmenter
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 #: Growth of memory that is not counted as a leak: memory that allocators keep.
 FLAT_MB = 64
@@ -177,7 +177,9 @@ def main() -> int:
     clients.set_defaults(run=run_clients)
     clients.add_argument('--clients', type=int, default=64)
     clients.add_argument('--requests', type=int, default=512)
-    clients.add_argument('--runtime', default=Settings.runtime, help='of service and Segmenter')
+    clients.add_argument(
+        '--runtime', default=ServiceSettings.runtime, help='of service and Segmenter'
+    )
     clients.add_argument('--bare', type=int, default=100, help='images for the bare Segmenter')
     uploads = commands.add_parser('fuzz')
     uploads.set_defaults(run=run_fuzz)

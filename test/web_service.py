@@ -22,14 +22,14 @@ from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.service import Server
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 #: Long enough for a loaded machine; no test waits this long.
 PATIENCE_S = 240.0
 
 
 @contextmanager
-def serving(settings: Settings, live: LiveView | None = None) -> Iterator[httpx.Client]:
+def serving(settings: ServiceSettings, live: LiveView | None = None) -> Iterator[httpx.Client]:
     """Run a service in a thread, and yield a client of it."""
     live = live or LiveView()
     config = ServerConfig(make_application(settings, live), settings, lifespan='on')

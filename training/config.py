@@ -38,7 +38,7 @@ def _ascending(value: tuple[float, float]) -> tuple[float, float]:
     return value
 
 
-Scale = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
+ScaleRange = Annotated[tuple[Positive, Positive], AfterValidator(_ascending)]
 
 
 class _Strict(BaseModel):
@@ -90,7 +90,7 @@ class TrainUse(Use):
     """
 
     share: Annotated[int, Field(gt=0)]
-    scale: Scale | None = None
+    scale: ScaleRange | None = None
 
 
 class Experiment(_Strict):
@@ -150,7 +150,7 @@ class Experiment(_Strict):
     fit_hw: tuple[Side, Side] | None = None
     crop_hw: tuple[Side, Side] = (256, 352)
     augment: bool = True
-    scale: Scale = (0.5, 2.0)
+    scale: ScaleRange = (0.5, 2.0)
     warp: Share = 0.0
     strong: Share = 0.0
     paste: Share = 0.0

@@ -20,7 +20,7 @@ from training.config import Experiment, Use
 
 
 @dataclass(frozen=True)
-class Pair:
+class FilePair:
     """File of an image and file of its label image."""
 
     image: Path
@@ -36,11 +36,11 @@ class Pair:
 class LabeledFiles:
     """Pairs of one split of a data set; `source` is its origin."""
 
-    pairs: tuple[Pair, ...]
+    pairs: tuple[FilePair, ...]
     scheme: LabelScheme
     source: str
 
-    def read(self, pair: Pair) -> tuple[UInt8Array, UInt8Array]:
+    def read(self, pair: FilePair) -> tuple[UInt8Array, UInt8Array]:
         """Return the image (H, W, 3) uint8 RGB and its label ids (H, W) uint8.
 
         Raises:
@@ -85,7 +85,7 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
     return LabeledFiles(tuple(pairs), load_scheme(dataset.scheme), dataset.source or str(root))
 
 
-def _matching(pairs: list[Pair], use: Use) -> list[Pair]:
+def _matching(pairs: list[FilePair], use: Use) -> list[FilePair]:
     """Select the pairs whose names match a pattern of `use.only`; every pattern must match one."""
     for pattern in use.only:
         if not any(fnmatchcase(pair.name, pattern) for pair in pairs):
@@ -96,7 +96,7 @@ def _matching(pairs: list[Pair], use: Use) -> list[Pair]:
     return [pair for pair in pairs if any(fnmatchcase(pair.name, p) for p in use.only)]
 
 
-def subset(pairs: list[Pair], count: int, seed: int) -> list[Pair]:
+def subset(pairs: list[FilePair], count: int, seed: int) -> list[FilePair]:
     """Draw `count` pairs, determined by the seed, in their original order."""
     chosen = np.random.default_rng(seed).permutation(len(pairs))[:count]
     return [pairs[i] for i in sorted(chosen)]
@@ -112,7 +112,7 @@ def _annot(root: Path, split: str) -> 'Found':
 
 def _of_one_stem(images: Path, labels: Path) -> 'Found':
     paths = visible_files(images, IMAGE_SUFFIXES) if images.is_dir() else []
-    return [Pair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
+    return [FilePair(p, labels / f'{p.stem}.png') for p in paths], labels.glob('[!.]*.png')
 
 
 def _cityscapes(root: Path, split: str) -> 'Found':
@@ -120,11 +120,13 @@ def _cityscapes(root: Path, split: str) -> 'Found':
         (cityscapes.folder(root, kind) / split).glob(f'[!.]*/[!.]*{cityscapes.ending(kind)}')
         for kind in (cityscapes.PICTURE, cityscapes.LABELS)
     )
-    return [Pair(p, cityscapes.companion(root, p, cityscapes.LABELS)) for p in pictures], labels
+    return [
+        FilePair(p, cityscapes.companion(root, p, cityscapes.LABELS)) for p in pictures
+    ], labels
 
 
 #: Pairs of the images, and all existing label images.
-Found: TypeAlias = tuple[list[Pair], Iterable[Path]]
+Found: TypeAlias = tuple[list[FilePair], Iterable[Path]]
 
 #: Functions that find the files of a split below a root, by layout: SPLIT/images and SPLIT/labels;
 #: SPLIT and SPLITannot (the SegNet tutorial's CamVid); the official layout of Cityscapes.
@@ -135,7 +137,7 @@ LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
 }
 
 
-def _checked(root: Path, split: str, found: Found) -> list[Pair]:
+def _checked(root: Path, split: str, found: Found) -> list[FilePair]:
     """Return the pairs sorted by image; raises DatasetError if an image or a label is alone."""
     pairs = sorted(found[0], key=lambda pair: pair.image)
     if not pairs:

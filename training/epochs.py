@@ -25,14 +25,14 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, save_checkpoint
 from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.labels import IGNORE
 from segmentation_node.metrics import Scores
-from training import figures, provenance
+from training import provenance, run_pictures
 from training.batches import Data
 from training.card import model_card
 from training.task import Task
 from training.tracking import Run, close, deliver
 
 #: Called with an epoch, counted from 0, and its score; may raise an exception to end the run.
-Report = Callable[[int, float], None]
+ReportScore = Callable[[int, float], None]
 
 
 class Stopwatch(pl.Callback):
@@ -66,7 +66,7 @@ class Keeper(pl.Callback):
     place when a validation ends.
     """
 
-    def __init__(self, run: Run, data: Data, watch: Stopwatch, report: Report | None) -> None:
+    def __init__(self, run: Run, data: Data, watch: Stopwatch, report: ReportScore | None) -> None:
         self.run, self.data, self.watch, self.report = run, data, watch, report
         self.patience = data.experiment.patience
         self.evaluate_every = data.experiment.evaluate_every
@@ -180,16 +180,16 @@ class Keeper(pl.Callback):
             predicted[channels.numpy() == IGNORE] = IGNORE
             column = [
                 image.permute(1, 2, 0).numpy(),
-                figures.draw_channels(channels.numpy(), task.scheme),
-                figures.draw_channels(predicted, task.scheme),
+                run_pictures.draw_channels(channels.numpy(), task.scheme),
+                run_pictures.draw_channels(predicted, task.scheme),
             ]
             columns.append(column)
             for kind, picture in zip(('image', 'truth', 'prediction'), column, strict=True):
                 path = self.run.artifacts / 'examples' / f'{images.names[place]}_{kind}.png'
-                figures.write_picture(path, picture)
+                run_pictures.write_picture(path, picture)
         grid = self.run.artifacts / 'grid' / f'epoch_{epoch + 1:04}.png'
-        figures.write_picture(grid, figures.draw_grid(columns))
-        figures.write_curves(self.run.artifacts / 'curves.png', self.run.history())
+        run_pictures.write_picture(grid, run_pictures.draw_grid(columns))
+        run_pictures.write_curves(self.run.artifacts / 'curves.png', self.run.history())
 
     def _print_summary(
         self, epoch: int, task: Task, row: dict[str, float], scores: Scores

@@ -31,7 +31,7 @@ from training.datasets import open_files
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labeled_frames import BagFrames, FileFrames, Frames
+from training.labeled_frames import BagFrames, FileFrames, LabeledFrames
 
 RUNS: Final = Path('runs')
 
@@ -91,7 +91,7 @@ def _mode(args: argparse.Namespace) -> InferenceMode:
     )
 
 
-def _frames(args: argparse.Namespace) -> Frames:
+def _frames(args: argparse.Namespace) -> LabeledFrames:
     if args.bag is not None:
         return _bag(args)
     if args.experiment is not None:

@@ -14,12 +14,12 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, ImageError, SettingError
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import UNCOUNTED, Scores, Target, mean_of, scored_classes
-from segmentation_node.scoring import Comparison
+from segmentation_node.scoring import LabelComparison
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
 from training.inference_modes import WHOLE, InferenceMode
-from training.labeled_frames import BagFrames, Frame, Frames
+from training.labeled_frames import BagFrames, LabeledFrame, LabeledFrames
 
 #: Number of worst frames kept for pictures.
 WORST: Final = 8
@@ -90,7 +90,7 @@ class Evaluation:
 
 def evaluate(
     segmenter: Segmenter,
-    frames: Frames,
+    frames: LabeledFrames,
     mode: InferenceMode = WHOLE,
     *,
     label_scheme: str | None = None,
@@ -114,7 +114,7 @@ def evaluate(
         SchemeError: the schemes cannot be compared; a coarser `label_scheme` may work.
     """
 
-    def predict(frame: Frame) -> tuple[UInt8Array, UInt8Array | None]:
+    def predict(frame: LabeledFrame) -> tuple[UInt8Array, UInt8Array | None]:
         prediction = mode.predict(segmenter, frame.image_rgb)
         return prediction.labels[0], prediction.confidence[0]
 
@@ -145,7 +145,7 @@ def evaluate_recorded(
             f'{frames.source} was opened without recorded label masks; give the topic of the masks'
         )
 
-    def recorded(frame: Frame) -> tuple[UInt8Array, UInt8Array | None]:
+    def recorded(frame: LabeledFrame) -> tuple[UInt8Array, UInt8Array | None]:
         if frame.labels is None:
             raise AssertionError('label masks with a scheme are read with every frame')
         return frame.labels, frame.confidence
@@ -156,8 +156,8 @@ def evaluate_recorded(
 
 
 def _score_frames(
-    frames: Frames,
-    predict: Callable[[Frame], tuple[UInt8Array, UInt8Array | None]],
+    frames: LabeledFrames,
+    predict: Callable[[LabeledFrame], tuple[UInt8Array, UInt8Array | None]],
     scorer: '_Scorer',
     quiet: bool,
 ) -> None:
@@ -185,7 +185,7 @@ class _Scorer:
         worst: int,
     ) -> None:
         given = None if label_scheme is None else load_scheme(label_scheme)
-        self._comparison = Comparison(truth, predicted, given)
+        self._comparison = LabelComparison(truth, predicted, given)
         #: Void truth is part of the figures "with void" only.
         self._scored_lut = self._comparison.truth_lut.copy()
         scored = [c.id for c in scored_classes(self._comparison.scheme)]
@@ -196,7 +196,9 @@ class _Scorer:
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 
-    def add(self, frame: Frame, ids: UInt8Array, confidence: UInt8Array | None, name: str) -> None:
+    def add(
+        self, frame: LabeledFrame, ids: UInt8Array, confidence: UInt8Array | None, name: str
+    ) -> None:
         _, labels, confusion = self._comparison.add(frame.truth, ids, name)
         target = self._scored_lut[frame.truth]
         self._boundary.add(target, labels)
@@ -217,7 +219,7 @@ class _Scorer:
     def miou(self) -> float:
         return self._comparison.miou()
 
-    def evaluation(self, model: str, frames: Frames, mode: str, runs_on: str) -> Evaluation:
+    def evaluation(self, model: str, frames: LabeledFrames, mode: str, runs_on: str) -> Evaluation:
         scores = self._comparison.scores(frames.source)
         return Evaluation(
             model, frames.source, mode, runs_on, self._comparison.frames, scores, self._boundary,

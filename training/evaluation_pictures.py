@@ -8,8 +8,7 @@ from typing import Final
 import cv2
 import numpy as np
 import numpy.typing as npt
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_png
@@ -17,6 +16,7 @@ from segmentation_node.images.lettering import BOLD, GRAY, shortened, width, wri
 from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import UNCOUNTED, Scores, Target
+from segmentation_node.plotting import new_figure, to_png
 from training.evaluation import ScoredFrame
 
 #: Column of the predictions that are not a scored class.
@@ -43,27 +43,34 @@ def confusion_matrix(scores: Scores) -> tuple[list[str], npt.NDArray[np.int64]]:
 def write_confusion(scores: Scores, path: Path) -> None:
     """Write the confusion matrix as a PNG, in % of the pixels of each true class."""
     names, counts = confusion_matrix(scores)
-    totals = counts.sum(axis=1, keepdims=True)
-    percent = 100 * counts / np.where(totals, totals, 1)  # (K, K + 1)
-    side = 2.5 + 0.55 * len(names)
-    figure = Figure(figsize=(side + 1.5, side), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    image = axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
-    figure.colorbar(image, ax=axes, label='% of the pixels of the true class', shrink=0.8)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
-    axes.set_yticks(range(len(names) - 1), names[:-1])
-    axes.set_xlabel('predicted')
-    axes.set_ylabel('truth')
-    axes.set_title(f'Confusion in % by true class ({scores.scheme.name})')
+    totals = counts.sum(axis=1)
+    percent = 100 * counts / np.where(totals, totals, 1)[:, None]  # (K, K + 1)
+    side = 190 + 42 * len(names)
+    with new_figure(side + 110, side) as figure:
+        axes = figure.subplots()
+        image = axes.imshow(percent, cmap='Blues', vmin=0, vmax=100)
+        figure.colorbar(image, ax=axes, label='% of the pixels of the true class', shrink=0.8)
+        axes.set_xticks(range(len(names)), names, rotation=45, ha='right', rotation_mode='anchor')
+        axes.set_yticks(range(len(names) - 1), names[:-1])
+        axes.grid(visible=False)
+        axes.set(
+            xlabel='predicted', ylabel='truth',
+            title=f'Confusion in % by true class ({scores.scheme.name})',
+        )  # fmt: skip
+        _write_cells(axes, percent, totals)
+        path.write_bytes(to_png(figure, 1.5))
+
+
+def _write_cells(
+    axes: Axes, percent: npt.NDArray[np.float64], totals: npt.NDArray[np.int64]
+) -> None:
     for (row, column), value in np.ndenumerate(percent):
         if value >= 0.5:
             # At 75 % of this color map, black and white have the same contrast, 4.5 : 1.
             color = 'white' if value > 75 else 'black'
             axes.text(column, row, f'{value:.0f}', ha='center', va='center', color=color, size=9)
-    for row in np.flatnonzero(totals[:, 0] == 0):
+    for row in np.flatnonzero(totals == 0):
         axes.text(0, int(row), 'not in the truth', va='center', color='dimgray', size=8)
-    figure.savefig(path, dpi=110)
 
 
 def draw_frame(frame: ScoredFrame, scheme: LabelScheme) -> bytes:

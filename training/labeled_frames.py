@@ -10,7 +10,7 @@ from typing import Protocol
 from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.matching import Matching
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
@@ -20,7 +20,7 @@ from training.datasets import LabeledFiles
 
 
 @dataclass(frozen=True)
-class Frame:
+class LabeledFrame:
     """Image, (H, W, 3) uint8 RGB, with its truth, (H, W) uint8 ids.
 
     `labels` and `confidence`, (H, W) uint8, are the recorded prediction, None if there is none.
@@ -33,7 +33,7 @@ class Frame:
     confidence: UInt8Array | None = None
 
 
-class Frames(Protocol):
+class LabeledFrames(Protocol):
     """Iterable of frames; `scheme` is the label scheme of the truth, `source` names the data."""
 
     @property
@@ -41,7 +41,7 @@ class Frames(Protocol):
     @property
     def source(self) -> str: ...
     def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Frame]: ...
+    def __iter__(self) -> Iterator[LabeledFrame]: ...
 
 
 @dataclass(frozen=True)
@@ -59,10 +59,10 @@ class FileFrames:
     def __len__(self) -> int:
         return len(self.files.pairs)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabeledFrame]:
         for pair in self.files.pairs:
             image_rgb, truth = self.files.read(pair)
-            yield Frame(pair.name, image_rgb, truth)
+            yield LabeledFrame(pair.name, image_rgb, truth)
 
 
 class BagFrames:
@@ -134,7 +134,7 @@ class BagFrames:
     def _bag(self) -> Bag:
         return open_bag(self._path, self._salvage, decode_video=True)
 
-    def __iter__(self) -> Iterator[Frame]:
+    def __iter__(self) -> Iterator[LabeledFrame]:
         with ExitStack() as bags:
             bag = bags.enter_context(self._bag())
             truth_bag = bags.enter_context(open_bag(self._truth_path, self._salvage))
@@ -155,7 +155,7 @@ class BagFrames:
                         f'the pictures of {self._path} at {time.time_ns} ns have the sizes '
                         f'{sorted(sizes)}; image, truth and masks must have the same size'
                     )
-                yield Frame(str(time.time_ns), *pictures)
+                yield LabeledFrame(str(time.time_ns), *pictures)
 
 
 def _confidence_beside(bag: Bag, predicted_topic: str | None) -> str | None:

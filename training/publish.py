@@ -18,7 +18,7 @@ from typing import Final
 
 from segmentation_node.checkpoint import SPEC_FILE
 from segmentation_node.errors import SegmentationError, SettingError
-from training.report.augmentation import Pair, pairs
+from training.report.augmentation import AugmentationPair, pairs
 from training.report.comparability import VAL_FINGERPRINT
 from training.report.published import comparisons
 from training.report.records import Record, class_names, read_folder
@@ -111,7 +111,7 @@ def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
         yield record.name, epoch, *(percent(record.at_best(name)) for name in figures)
 
 
-def _augmentation(found: Sequence[Pair]) -> Iterator[Sequence[str]]:
+def _augmentation(found: Sequence[AugmentationPair]) -> Iterator[Sequence[str]]:
     if found:
         yield (
             'augmented run', 'plain run', 'score', 'with', 'without', 'gain',

@@ -9,11 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from optuna.trial import FrozenTrial, TrialState
 
 from segmentation_node.atomic import replacing
+from segmentation_node.plotting import COLORS, new_figure, to_png
 from training.config import Experiment, save_experiment
 from training.search_space import Choices, Range, Space
 
@@ -30,7 +29,7 @@ STATES: Final = {
     TrialState.WAITING: 'open',
 }
 #: Marker and color by state; the markers distinguish the states without color.
-MARKS: Final = {'finished': ('o', '#0072b2'), 'pruned': ('x', '#d55e00')}
+MARKS: Final = {'finished': ('o', COLORS['blue']), 'pruned': ('X', COLORS['vermilion'])}
 
 
 @dataclass(frozen=True)
@@ -115,20 +114,20 @@ def _format_value(value: Any) -> str:
 
 def write_picture(path: Path, rows: Sequence[Row], space: Space) -> None:
     """Write a PNG with one plot per field, its values against mIoU."""
-    figure = Figure(figsize=(3.4 * len(space), 3.6), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
     best = best_of(rows)
-    for axis, (name, dimension) in zip(axes, space.items(), strict=True):
-        _scatter(axis, name, dimension, rows, best)
-    axes[0].set_ylabel('mIoU')
-    if any(row.miou is not None for row in rows):
-        axes[0].legend(fontsize='small')
-    failed = [str(row.number) for row in rows if row.state == 'failed']
-    if failed:
-        figure.suptitle(f'failed, without a score: trial {", ".join(failed)}', fontsize=9)
+    with new_figure(270 * len(space), 290) as figure:
+        panels = figure.subplots(1, len(space), sharey=True, squeeze=False)[0]
+        for axes, (name, dimension) in zip(panels, space.items(), strict=True):
+            _scatter(axes, name, dimension, rows, best)
+        panels[0].set_ylabel('mIoU')
+        if any(row.miou is not None for row in rows):
+            panels[0].legend(handlelength=1)
+        failed = [str(row.number) for row in rows if row.state == 'failed']
+        if failed:
+            figure.suptitle(f'failed, without a score: trial {", ".join(failed)}', size=11)
+        picture = to_png(figure, 1.25)
     with replacing(path) as aside:
-        figure.savefig(aside, dpi=100, format='png')
+        aside.write_bytes(picture)
 
 
 def _scatter(
@@ -153,7 +152,6 @@ def _scatter(
             fillstyle='none', label='best', linestyle='none',
         )  # fmt: skip
     axis.set_xlabel(name)
-    axis.grid(alpha=0.3)
     axis.margins(y=0.12)
     if isinstance(dimension, Range):
         if dimension.log:

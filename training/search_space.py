@@ -33,8 +33,8 @@ FIXED: Final = frozenset(
 RANGE_KEYS: Final = ('low', 'high', 'log', 'step')
 SCALARS: Final = (str, int, float, bool, type(None))
 
-#: An experiment with some fields replaced; raises SettingError.
-Variant = Callable[[Mapping[str, Any]], Experiment]
+#: Returns the experiment with some fields replaced; raises SettingError.
+MakeExperiment = Callable[[Mapping[str, Any]], Experiment]
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _key(value: Any) -> Any:
     return value if isinstance(value, SCALARS) else json.dumps(value)
 
 
-def variants(path: Path, overrides: list[str]) -> Variant:
+def variants(path: Path, overrides: list[str]) -> MakeExperiment:
     """Return a function that loads the experiment with overrides and some fields replaced."""
 
     def variant(values: Mapping[str, Any]) -> Experiment:
@@ -125,7 +125,7 @@ def _nested(content: Any, names: Sequence[str]) -> Any:
     return content
 
 
-def load_space(path: Path, variant: Variant) -> Space:
+def load_space(path: Path, variant: MakeExperiment) -> Space:
     """Read a search space; every choice and both ends of every range are tried in the experiment.
 
     Raises:
@@ -149,7 +149,7 @@ def load_space(path: Path, variant: Variant) -> Space:
         raise SettingError(f'{path}: {error}') from error
 
 
-def _dimension(name: str, given: object, variant: Variant) -> Choices | Range:
+def _dimension(name: str, given: object, variant: MakeExperiment) -> Choices | Range:
     if name.split('.')[0] in FIXED:
         raise SettingError(
             f'{name} must be the same in all trials, so that their scores are comparable; set it '
@@ -164,14 +164,14 @@ def _dimension(name: str, given: object, variant: Variant) -> Choices | Range:
     )
 
 
-def _choices(name: str, given: list[Any], variant: Variant) -> Choices:
+def _choices(name: str, given: list[Any], variant: MakeExperiment) -> Choices:
     values = tuple(_field_value(name, value, variant) for value in given)
     if not values or len({json.dumps(_key(value)) for value in values}) < len(values):
         raise SettingError(f'{name} is {given}; expected a non-empty list of distinct choices')
     return Choices(values)
 
 
-def _range(name: str, given: dict[str, Any], variant: Variant) -> Range:
+def _range(name: str, given: dict[str, Any], variant: MakeExperiment) -> Range:
     unknown = ', '.join(sorted(str(key) for key in given if key not in RANGE_KEYS))
     if unknown or not {'low', 'high'} <= set(given):
         raise SettingError(
@@ -197,7 +197,7 @@ def _range(name: str, given: dict[str, Any], variant: Variant) -> Range:
     return Range(low, high, log, step)
 
 
-def _field_value(name: str, value: object, variant: Variant) -> Any:
+def _field_value(name: str, value: object, variant: MakeExperiment) -> Any:
     """Convert a value to the field's type (YAML reads 1e-4 as text); raises SettingError."""
     return _nested(variant({name: value}).model_dump(mode='json'), name.split('.'))
 

@@ -29,7 +29,7 @@ from training.config import OUTER, Experiment, load_experiment, save_experiment
 from training.epochs import (
     Keeper,
     ProgressBar,
-    Report,
+    ReportScore,
     SignalHandling,
     StateIO,
     Stopwatch,
@@ -50,7 +50,7 @@ def train(
     *,
     name: str = '',
     tags: dict[str, str] | None = None,
-    report: Report | None = None,
+    report: ReportScore | None = None,
 ) -> float:
     """Run an experiment, or resume it.
 

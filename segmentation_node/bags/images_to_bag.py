@@ -41,7 +41,7 @@ ENCODINGS: Final = ('rgb8', 'bgr8')
 
 
 @dataclass(frozen=True)
-class Settings:
+class MessageSettings:
     """Settings of the messages that frames are written as."""
 
     image_topic: str = f'/{topics.IMAGE}'
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         help='write CompressedImage: JPEG files unchanged, others as PNG',
     )  # fmt: skip
     parser.add_argument(
-        '--encoding', choices=ENCODINGS, default=Settings.encoding, help='of raw images'
+        '--encoding', choices=ENCODINGS, default=MessageSettings.encoding, help='of raw images'
     )
     parser.add_argument(
         '--rate-hz', type=rate_hz, default=10.0, metavar='HZ',
@@ -118,10 +118,12 @@ def _parser() -> argparse.ArgumentParser:
         '--limit', type=count, metavar='N', help='only the first N frames; all without it'
     )
     parser.add_argument(
-        '--topic', type=topic_name, default=Settings.image_topic,
+        '--topic', type=topic_name, default=MessageSettings.image_topic,
         help='camera topic; with --compressed, /compressed is appended',
     )  # fmt: skip
-    parser.add_argument('--frame-id', default=Settings.frame_id, help='frame_id of the camera')
+    parser.add_argument(
+        '--frame-id', default=MessageSettings.frame_id, help='frame_id of the camera'
+    )
     parser.add_argument(
         '--skip-bad', action='store_true',
         help='leave out files that do not fit or cannot be read; they are listed in any case',
@@ -160,7 +162,7 @@ def _run(args: argparse.Namespace) -> int:
     samples = Samples(args.bits_per_sample)
     frames = checked(source, scheme, samples, skip_bad=args.skip_bad, quiet=args.quiet)
     samples.end()
-    settings = Settings(
+    settings = MessageSettings(
         args.topic, args.frame_id, args.encoding, args.compressed,
         round(args.start * messages.SECOND_NS), samples,
     )  # fmt: skip
@@ -265,7 +267,7 @@ def _report(problems: list[str], skip_bad: bool) -> None:
     tell('images_to_bag', f'left out {len(problems)} files:\n  {shown}')
 
 
-def check_stamps(frames: Sequence[SourceFrame], settings: Settings) -> None:
+def check_stamps(frames: Sequence[SourceFrame], settings: MessageSettings) -> None:
     """Raise BagError where frames come too late for the stamps of their messages."""
     last_s = (settings.start_ns + frames[-1].time_ns) / messages.SECOND_NS
     if last_s >= messages.MAX_STAMP_S:
@@ -277,7 +279,7 @@ def check_stamps(frames: Sequence[SourceFrame], settings: Settings) -> None:
 
 def write_frames(
     frames: Sequence[SourceFrame],
-    settings: Settings,
+    settings: MessageSettings,
     scheme: LabelScheme,
     bag: BagWriter,
     stop: Callable[[], bool] = lambda: False,
@@ -309,7 +311,7 @@ def write_frames(
 
 
 def _messages(
-    frame: SourceFrame, header: Any, settings: Settings, scheme: LabelScheme
+    frame: SourceFrame, header: Any, settings: MessageSettings, scheme: LabelScheme
 ) -> Iterator[tuple[Topic, Any]]:
     """Yield the messages of one frame, each with its topic."""
     data = frame.image.read_bytes()

@@ -11,9 +11,9 @@ from rclpy.publisher import Publisher
 from tqdm import tqdm
 
 from segmentation_node.bags.messages import MAX_STAMP_S, SECOND_NS
+from segmentation_node.bags.playback_part import Extent
 from segmentation_node.bags.qos import is_latched
 from segmentation_node.bags.reader import Bag
-from segmentation_node.bags.selection import Extent
 from segmentation_node.bags.topic import RawMessage, Topic
 
 #: Longest delay until a signal or a key is noticed.

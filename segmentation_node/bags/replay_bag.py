@@ -18,6 +18,12 @@ from segmentation_node.bags.bounds import shown, tell
 from segmentation_node.bags.keyboard import DOWN, RIGHT, SPACE, UP, has_keyboard, keys
 from segmentation_node.bags.options import add_input_options
 from segmentation_node.bags.playable import playable
+from segmentation_node.bags.playback_part import (
+    CLOCK_TOPIC,
+    Selection,
+    add_selection_options,
+    play_extent,
+)
 from segmentation_node.bags.player import (
     RATE_STEP,
     PlayClock,
@@ -33,12 +39,6 @@ from segmentation_node.bags.replay_node import (
     ros_node,
     split_ros_args,
     wait_for_subscribers,
-)
-from segmentation_node.bags.selection import (
-    CLOCK_TOPIC,
-    Selection,
-    add_selection_options,
-    play_extent,
 )
 from segmentation_node.bags.topic import Topic
 from segmentation_node.cli import (

@@ -17,8 +17,8 @@ from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
 from segmentation_node.bags.messages import SECOND_NS
+from segmentation_node.bags.playback_part import CLOCK_TOPIC
 from segmentation_node.bags.player import SLICE_S, Stop, sleep_until
-from segmentation_node.bags.selection import CLOCK_TOPIC
 from segmentation_node.errors import BagError
 
 #: A subscriber that is discovered may not have discovered the publisher yet.

@@ -23,7 +23,7 @@ from segmentation_node.cli import (
 )
 from segmentation_node.errors import BagError, SchemeError, SegmentationError
 from segmentation_node.labels import LabelScheme, described_scheme, load_scheme
-from segmentation_node.scoring import Comparison, SetScores, table
+from segmentation_node.scoring import LabelComparison, SetScores, table
 
 TRUTH_TOPIC: Final = f'{topics.GROUND_TRUTH}/{topics.LABEL_MASK}'
 
@@ -62,7 +62,7 @@ def score_bag(
         given = None if label_scheme is None else load_scheme(label_scheme)
         predicted_scheme = scheme_beside(bag, predicted_topic, given)
         truth_scheme = scheme_beside(truth_bag, truth_topic, given)
-        comparison = Comparison(truth_scheme, predicted_scheme, given)
+        comparison = LabelComparison(truth_scheme, predicted_scheme, given)
         matching = Matching([(bag, predicted_topic), (truth_bag, truth_topic)])
         predicted_frames, truth_frames = matching.counts
         if not len(matching):

@@ -15,8 +15,8 @@ from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.bounds import tell
-from segmentation_node.bags.camera import calibrations_of, find_camera
 from segmentation_node.bags.camera_frames import CameraFrame, CameraFrames
+from segmentation_node.bags.camera_topic import calibrations_of, find_camera
 from segmentation_node.bags.options import add_input_options, add_output_options
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from segmentation_node.benchmark.input_frames import size_text
 from segmentation_node.benchmark.report import lines, write_pages
-from segmentation_node.benchmark.run import BOTH, FULL, MODELS, OVERLOAD, PARTS, Session
-from segmentation_node.benchmark.streams import DEFAULT, TRANSPORTS
-from segmentation_node.benchmark.test_images import size_text
+from segmentation_node.benchmark.run import BOTH, FULL, MODELS, OVERLOAD, PARTS, BenchmarkRun
+from segmentation_node.benchmark.stream_processes import DEFAULT, TRANSPORTS
 from segmentation_node.cli import HelpFormatter, count, positive, rate_hz, size_wh
 from segmentation_node.errors import SegmentationError
 from segmentation_node.processes import end_on_signals
@@ -106,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         with end_on_signals():
-            results = Session(args).run()
+            results = BenchmarkRun(args).run()
             files = write_pages(results, args.output)
     except (SegmentationError, OSError) as error:
         print(f'\nbenchmark: {error}', file=sys.stderr)

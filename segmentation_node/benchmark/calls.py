@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
+from segmentation_node.benchmark.input_frames import InputFrames
 from segmentation_node.benchmark.measurements import Absent, Calls
-from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.timing import alternating
 from segmentation_node.benchmark.variant_process import NETWORK, SEGMENT
 from segmentation_node.benchmark.variants import AUTO, Variant
@@ -22,7 +22,7 @@ class Unavailable(Exception):  # noqa: N818 (a fact to report, not an error)
     """Raised with the reason if a variant is not available on this machine."""
 
 
-class Worker:
+class VariantWorker:
     """Process that runs one variant; a context manager."""
 
     def __init__(self, variant: Variant, device: str, log: Path) -> None:
@@ -36,7 +36,7 @@ class Worker:
         self._child = Child(str(variant), command, log_file, reports=True, commands=True)
         self._asked = 0
 
-    def __enter__(self) -> 'Worker':
+    def __enter__(self) -> 'VariantWorker':
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -82,7 +82,7 @@ class WorkerPool:
 
     def __init__(self, variants: Sequence[Variant], device: str, log: Path) -> None:
         self._wanted, self._device, self._log = variants, device, log
-        self.workers: dict[Variant, Worker] = {}
+        self.workers: dict[Variant, VariantWorker] = {}
         self.absent: list[Absent] = []
         self._stack = ExitStack()
 
@@ -91,7 +91,7 @@ class WorkerPool:
         with ExitStack() as stack:
             for variant in self._wanted:
                 self.workers[variant] = stack.enter_context(
-                    Worker(variant, self._device, self._log)
+                    VariantWorker(variant, self._device, self._log)
                 )
                 self._answer(variant, 'calls', self.workers[variant].facts)
             self._stack = stack.pop_all()
@@ -124,7 +124,7 @@ class WorkerPool:
 
     def time(
         self,
-        frames: Frames,
+        frames: InputFrames,
         what: Sequence[str],
         rounds: int,
         seconds: float,
@@ -159,7 +159,7 @@ class WorkerPool:
                 turns.append((variant, SEGMENT))
         return turns
 
-    def labels(self, variant: Variant, frames: Frames, folder: Path) -> list[Path] | None:
+    def labels(self, variant: Variant, frames: InputFrames, folder: Path) -> list[Path] | None:
         """Return a variant's label files in the order of the frames; None if it is unavailable."""
         folder.mkdir(parents=True, exist_ok=True)
         images = [str(path) for path in frames.images]
@@ -169,7 +169,7 @@ class WorkerPool:
 
 def default_of(model: str, device: str, size_wh: tuple[int, int], log: Path) -> list[str]:
     """Return the runtime and precision that `auto` chooses for a size; raises Unavailable."""
-    with Worker(Variant(model, AUTO, AUTO), device, log) as worker:
+    with VariantWorker(Variant(model, AUTO, AUTO), device, log) as worker:
         worker.facts()
         facts = worker.ask('prepare', width=size_wh[0], height=size_wh[1])
     return [facts['runtime'], facts['precision']]

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from segmentation_node.benchmark.calls import WorkerPool
+from segmentation_node.benchmark.input_frames import InputFrames
 from segmentation_node.benchmark.measurements import Quality
-from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.variants import reference_of
 from segmentation_node.images.label_files import read_labels
 from segmentation_node.labels import LabelScheme
@@ -19,7 +19,7 @@ from segmentation_node.metrics import Confusion, truth_lut_of
 def judge(
     pool: WorkerPool,
     scheme: LabelScheme,
-    frames: Frames,
+    frames: InputFrames,
     work: Path,
     progress: Callable[[], object],
 ) -> list[Quality]:
@@ -67,7 +67,7 @@ def agreement(some: Sequence[Path], others: Sequence[Path]) -> float:
     return sum(int(np.count_nonzero(of)) for of in same) / sum(int(of.size) for of in same)
 
 
-def _miou(scheme: LabelScheme, frames: Frames, files: Sequence[Path]) -> float | None:
+def _miou(scheme: LabelScheme, frames: InputFrames, files: Sequence[Path]) -> float | None:
     if frames.scheme is None:
         return None
     lut, confusion = truth_lut_of(frames.scheme, scheme), Confusion()

@@ -17,7 +17,6 @@ from segmentation_node.benchmark.timing import NO_NUMBER, Spread, three_digits
 from segmentation_node.benchmark.variant_process import NETWORK
 from segmentation_node.benchmark.variants import COMMON
 from segmentation_node.errors import SegmentationError
-from segmentation_node.images.files import encode_png
 
 #: Names of the markers in the pages of the manual: all columns, and the columns for README.md.
 CHAPTER: Final = 'speed'
@@ -268,7 +267,7 @@ def write_pages(results: Results, output: Path) -> list[Path]:
     files = [output / name for name in (JSON_FILE, 'results.md', 'results.png')]
     results.write(files[0])
     files[1].write_text(page(results), encoding='utf-8')
-    files[2].write_bytes(encode_png(draw_plot(Figures(results))))
+    files[2].write_bytes(draw_plot(Figures(results)))
     return files
 
 

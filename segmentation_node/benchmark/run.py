@@ -13,19 +13,19 @@ from typing import Final
 from tqdm import tqdm
 from typing_extensions import Never
 
-from segmentation_node.benchmark import streams
+from segmentation_node.benchmark import stream_processes
 from segmentation_node.benchmark.calls import Unavailable, WorkerPool, default_of
 from segmentation_node.benchmark.figures import Figures
-from segmentation_node.benchmark.measurements import Absent, Results
-from segmentation_node.benchmark.quality import judge
-from segmentation_node.benchmark.report import JSON_FILE
-from segmentation_node.benchmark.test_images import (
-    Frames,
+from segmentation_node.benchmark.input_frames import (
+    InputFrames,
     image_frames,
     labeled_frames,
     size_text,
     street_frames,
 )
+from segmentation_node.benchmark.measurements import Absent, Results
+from segmentation_node.benchmark.quality import judge
+from segmentation_node.benchmark.report import JSON_FILE
 from segmentation_node.benchmark.timing import alternating
 from segmentation_node.benchmark.variant_process import NETWORK, SEGMENT
 from segmentation_node.benchmark.variants import Variant, model_title, variants_of
@@ -36,7 +36,7 @@ from segmentation_node.runtimes import machine
 NODE: Final = 'node'
 CAMERAS: Final = 'cameras'
 PARTS: Final = (NETWORK, SEGMENT, NODE, CAMERAS)
-#: Choice of the option --transport, in addition to streams.TRANSPORTS.
+#: Choice of the option --transport, in addition to stream_processes.TRANSPORTS.
 BOTH: Final = 'both'
 MODELS: Final = ('deeplabv3plus', 'mask2former')
 #: Camera rate relative to the fastest variant, so that every node runs at full capacity.
@@ -91,7 +91,7 @@ def measurable(parts: Sequence[str]) -> tuple[set[str], str]:
     return set(parts) - ros_parts, note
 
 
-class Session:
+class BenchmarkRun:
     """Run of the benchmark as specified by the options of the command."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -164,7 +164,7 @@ class Session:
         except Unavailable as reason:
             results.absent.append(Absent(name, 'auto', 'auto', 'calls', str(reason)))
 
-    def _frames(self) -> list[Frames]:
+    def _frames(self) -> list[InputFrames]:
         args, number = self._args, self._scale.frames
         with _bar(len(self._scale.sizes), 'frames') as bar:
             sets = []
@@ -177,13 +177,13 @@ class Session:
                 bar.update()
         return sets
 
-    def _labeled(self) -> Frames | None:
+    def _labeled(self) -> InputFrames | None:
         args = self._args
         if args.data is None:
             return None
         return labeled_frames(args.data, args.data_scheme, args.data_split, self._scale.labeled)
 
-    def _call(self, title: str, pool: WorkerPool, sets: Sequence[Frames]) -> None:
+    def _call(self, title: str, pool: WorkerPool, sets: Sequence[InputFrames]) -> None:
         what = [part for part in (NETWORK, SEGMENT) if part in self._parts]
         if not what:
             return
@@ -195,14 +195,16 @@ class Session:
                     frames, what, scale.rounds, scale.seconds, bar.update
                 )
 
-    def _judge(self, pool: WorkerPool, model: str, sets: Sequence[Frames]) -> None:
+    def _judge(self, pool: WorkerPool, model: str, sets: Sequence[InputFrames]) -> None:
         scheme, work = find_checkpoint(model).scheme, self._work / 'labels'
         title = f'{model_title(model)}: labels'
         with _bar(len(pool.variants) * len(sets), title) as bar:
             for frames in sets:
                 self._results.quality += judge(pool, scheme, frames, work, bar.update)
 
-    def _stream(self, model: str, variants: Sequence[Variant], sets: Sequence[Frames]) -> None:
+    def _stream(
+        self, model: str, variants: Sequence[Variant], sets: Sequence[InputFrames]
+    ) -> None:
         for frames in sets:
             if NODE in self._parts:
                 setups = [
@@ -222,23 +224,23 @@ class Session:
     @property
     def _transports(self) -> tuple[str, ...]:
         wanted: str = self._args.transport
-        return streams.TRANSPORTS if wanted == BOTH else (wanted,)
+        return stream_processes.TRANSPORTS if wanted == BOTH else (wanted,)
 
     def _setup(
         self,
         variant: Variant,
-        frames: Frames,
+        frames: InputFrames,
         cameras: int = 1,
         nodes: int = 1,
         transport: str | None = None,
-    ) -> streams.Setup:
-        return streams.Setup(
+    ) -> stream_processes.Setup:
+        return stream_processes.Setup(
             variant, self._args.device, frames, self._rate_hz(variant.model, frames),
             self._scale.seconds, self._scale.masks, cameras, nodes,
             transport or self._transports[0],
         )  # fmt: skip
 
-    def _rate_hz(self, model: str, frames: Frames) -> float:
+    def _rate_hz(self, model: str, frames: InputFrames) -> float:
         """Return a camera rate for all variants that exceeds the throughput of each."""
         figures = Figures(self._results)
         fastest = figures.fastest(model_title(model), frames.size)
@@ -246,7 +248,7 @@ class Session:
         able_hz = 1000 / calls.wall_ms.median if calls else 0.0
         return max(float(self._args.rate_hz), round(OVERLOAD * able_hz, 1))
 
-    def _run_streams(self, part: str, setups: Sequence[streams.Setup]) -> None:
+    def _run_streams(self, part: str, setups: Sequence[stream_processes.Setup]) -> None:
         if not setups:
             return
         failed: set[Variant] = set()
@@ -258,9 +260,9 @@ class Session:
                 self._save()
                 bar.update()
 
-    def _streamed(self, part: str, setup: streams.Setup, number: int) -> bool:
+    def _streamed(self, part: str, setup: stream_processes.Setup, number: int) -> bool:
         try:
-            self._results.streams.append(streams.stream(setup, self._log, number))
+            self._results.streams.append(stream_processes.stream(setup, self._log, number))
         except DemoError as error:
             tqdm.write(f'{setup.variant}: {error}', file=sys.stderr)
             reason = str(error).splitlines()[0]

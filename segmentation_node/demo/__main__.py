@@ -16,8 +16,8 @@ from typing import Final
 
 from segmentation_node.cli import HelpFormatter, count, rate_hz, topic_name
 from segmentation_node.demo.footage import Footage, bag_footage, images_footage, street_footage
-from segmentation_node.demo.results import Outcome, contact_sheet, table, write_overlays
-from segmentation_node.demo.session import Session
+from segmentation_node.demo.results import DemoOutcome, contact_sheet, table, write_overlays
+from segmentation_node.demo.session import DemoSession
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import encode_png
 from segmentation_node.processes import DemoError, end_on_signals
@@ -117,11 +117,11 @@ def _footage(args: argparse.Namespace) -> Footage:
     return street_footage(args.frames, args.rate_hz)
 
 
-def _run_node(args: argparse.Namespace) -> Outcome:
+def _run_node(args: argparse.Namespace) -> DemoOutcome:
     footage = _footage(args)
     domain_id = unused_domain() if args.domain_id is None else args.domain_id
     print(f'{args.model} on {footage.title}; ROS_DOMAIN_ID={domain_id}')
-    with Session(footage, args.model, args.output, domain_id, args.large_frames) as session:
+    with DemoSession(footage, args.model, args.output, domain_id, args.large_frames) as session:
         with _stage(1, 'prepare the footage while the node loads its model'):
             footage.prepare(session.check)
         with _stage(2, 'wait until the node is active'):
@@ -136,7 +136,7 @@ def _run_node(args: argparse.Namespace) -> Outcome:
     return outcome
 
 
-def _show(outcome: Outcome, output: Path) -> None:
+def _show(outcome: DemoOutcome, output: Path) -> None:
     with _stage(4, 'read the recording and score it against the ground truth'):
         recording = outcome.recording()
         scores = recording.scores()

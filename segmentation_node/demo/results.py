@@ -35,7 +35,7 @@ MEANING: Final = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DemoOutcome:
     """Outcome of a session: number of frames sent, and the node's last diagnostics."""
 
     footage: Footage
@@ -85,7 +85,7 @@ def write_overlays(recording: Recording, path: Path) -> str:
     return write_video(pictures, path, recording.rate_hz)
 
 
-def table(outcome: Outcome, recording: Recording, scores: SetScores | None) -> str:
+def table(outcome: DemoOutcome, recording: Recording, scores: SetScores | None) -> str:
     """Return the table of all figures as lines of text."""
     flow = recording.flow
     lines = [
@@ -109,7 +109,7 @@ def table(outcome: Outcome, recording: Recording, scores: SetScores | None) -> s
     return '\n'.join(lines)
 
 
-def _fates(outcome: Outcome) -> Iterator[str]:
+def _fates(outcome: DemoOutcome) -> Iterator[str]:
     counts = outcome.counts
     for fate in FATES:
         # The two usual fates are always listed, the others only if they occurred.

@@ -21,7 +21,7 @@ from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.demo.footage import Footage
 from segmentation_node.demo.recording import LABEL_TOPIC, OVERLAY_TOPIC
-from segmentation_node.demo.results import Outcome
+from segmentation_node.demo.results import DemoOutcome
 from segmentation_node.processes import Child, DemoError, wait_for
 from segmentation_node.ros.domain import environment_of
 from segmentation_node.ros.transport import local_environment
@@ -42,7 +42,7 @@ RECORD_PATIENCE_S: Final = 5.0
 MATCH_S: Final = 0.5
 
 
-class Session:
+class DemoSession:
     """Runs the node on footage and records its output; a context manager."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Session:
         self._profile = local_environment(large_frames)
         self._stack = ExitStack()
 
-    def __enter__(self) -> 'Session':
+    def __enter__(self) -> 'DemoSession':
         """Start node and recorder, without waiting until they are ready."""
         try:
             self._recorder = self._child(
@@ -162,7 +162,7 @@ class Session:
             f'expected active; its log:\n{self.node.log_text()}'
         ))  # fmt: skip
 
-    def replay(self) -> Outcome:
+    def replay(self) -> DemoOutcome:
         """Replay the bag in real time and wait until the node has processed it."""
         sent = self._footage.count()
         replay = self._child('replay', self._replay_command(), self._profile)
@@ -181,7 +181,7 @@ class Session:
             ), sign_of_life=lambda: self.status.get('received'))  # fmt: skip
             status = self._settle(sent)
             progress.update(self._recorded(LABEL_TOPIC) - progress.n)
-        return Outcome(self._footage, self.bag, sent, status)
+        return DemoOutcome(self._footage, self.bag, sent, status)
 
     def _settle(self, sent: int) -> dict[str, str]:
         """Wait until the fate of every frame is known and every mask is recorded."""

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
 from segmentation_node.bags.camera_frames import decodable
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import folder_source
 from segmentation_node.images.files import read_image

@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> None:
     # Imported here because it takes seconds, which --help and argument errors need not wait for.
-    from segmentation_node.benchmark.test_images import labeled_frames
+    from segmentation_node.benchmark.input_frames import labeled_frames
     from segmentation_node.export.calibration_images import (
         images_of_bag,
         images_of_folders,

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from segmentation_node.arrays import UInt8Array
-from segmentation_node.benchmark.test_images import Frames, covering
+from segmentation_node.benchmark.input_frames import InputFrames, covering
 from segmentation_node.checkpoint import Checkpoint, find_checkpoint
 from segmentation_node.errors import ExportError, SettingError
 from segmentation_node.export.judging import Judge, Judgment, share
@@ -56,7 +56,7 @@ class Request:
     images: Sequence[UInt8Array]
     format: str = 'openvino'
     precisions: Sequence[str] = PRECISIONS
-    truth: Frames | None = None
+    truth: InputFrames | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FILES:

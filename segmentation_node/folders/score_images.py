@@ -26,7 +26,7 @@ from segmentation_node.folders.result_folder import LABEL_INFO_FILE
 from segmentation_node.images import cityscapes
 from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import MAX_JSON_BYTES, LabelScheme, described_scheme, load_scheme
-from segmentation_node.scoring import Comparison, SetScores, table
+from segmentation_node.scoring import LabelComparison, SetScores, table
 
 #: Name endings of an image and its truth in Cityscapes.
 IMAGE_END: Final = f'_{cityscapes.PICTURE}'
@@ -115,7 +115,7 @@ def score_images(
         DatasetError: no frame has both, a file cannot be read, or nothing in it can be scored.
         SchemeError: the schemes cannot be compared; another `label_scheme` may be coarse enough.
     """
-    comparison = Comparison(truth.scheme, predicted.scheme, label_scheme)
+    comparison = LabelComparison(truth.scheme, predicted.scheme, label_scheme)
     common = [name for name in truth.files if name in predicted.files]
     if not common:
         raise DatasetError(

@@ -14,7 +14,7 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import LabelScheme
 
 #: Returns the memory, (H, W, 3) uint8, for the picture of a topic with a size (height, width).
-Canvas: TypeAlias = Callable[[str, tuple[int, int]], UInt8Array]
+NewCanvas: TypeAlias = Callable[[str, tuple[int, int]], UInt8Array]
 
 
 def new_canvas(_topic: str, size_hw: tuple[int, int]) -> UInt8Array:
@@ -54,7 +54,7 @@ class Rendered:
     measure: Callable[[], UInt8Array]
     scheme: LabelScheme
     overlay_alpha: float
-    canvas: Canvas = new_canvas
+    canvas: NewCanvas = new_canvas
 
     @cached_property
     def confidence(self) -> UInt8Array:

@@ -21,7 +21,7 @@ Size = tuple[int, int]
 _MARGIN = 2
 
 
-def attend(attention: Any, pixels: Tensor, positions: Tensor, atlas: 'Atlas') -> Tensor:
+def attend(attention: Any, pixels: Tensor, positions: Tensor, atlas: 'StackedMaps') -> Tensor:
     """Compute the library's module `attention` for N pixels, (B, N, C), at their positions."""
     queries = pixels + positions
     points = (*pixels.shape[:2], attention.n_heads, attention.n_levels, attention.n_points)
@@ -90,7 +90,7 @@ class _Axis:
         return place, offset - whole
 
 
-class Atlas:
+class StackedMaps:
     """L maps stacked vertically, and the position of each of their N pixels in every map.
 
     Args:

@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor
 from transformers import Mask2FormerForUniversalSegmentation
 
-from segmentation_node.networks.deformable_attention import Atlas, Size, attend
+from segmentation_node.networks.deformable_attention import Size, StackedMaps, attend
 
 
 def last_layer(
@@ -63,7 +63,7 @@ def _decode_pixels(decoder: Any, features: Sequence[Tensor]) -> tuple[list[Tenso
     maps = [project(feature) for project, feature in pairs]
     sizes = [_size(each) for each in maps]
     attention = decoder.encoder.layers[0].self_attn
-    atlas = Atlas(sizes, attention.n_heads, attention.n_points, maps[0].device)
+    atlas = StackedMaps(sizes, attention.n_heads, attention.n_points, maps[0].device)
     positions = torch.cat(
         [_positions(*each) for each in zip(sizes, decoder.level_embed, strict=True)]
     )

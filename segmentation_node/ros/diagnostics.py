@@ -12,7 +12,7 @@ from segmentation_node.errors import printable
 from segmentation_node.pipeline.frames import Accounts
 from segmentation_node.pipeline.timings import StageTimings
 from segmentation_node.pipeline.worker import Worker
-from segmentation_node.ros.losses import RECENT_S, Losses
+from segmentation_node.ros.lost_frames import RECENT_S, Losses
 from segmentation_node.ros.transport import reliable_camera_commands
 from segmentation_node.runtimes.activity import activities
 

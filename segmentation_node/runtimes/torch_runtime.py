@@ -32,7 +32,7 @@ _WARM_UPS: Final = 3
 
 _log = logging.getLogger(__name__)
 
-Run: TypeAlias = Callable[..., Any]
+Forward: TypeAlias = Callable[..., Any]
 
 
 class TorchRuntime:
@@ -74,7 +74,7 @@ class TorchRuntime:
         graph.to(memory_format=torch.channels_last)
         return graph
 
-    def _compiled(self, run: Run) -> Run:
+    def _compiled(self, run: Forward) -> Forward:
         return run
 
     def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
@@ -125,7 +125,7 @@ class CompiledTorchRuntime(TorchRuntime):
 
     name = 'torch_compiled'
 
-    def _compiled(self, run: Run) -> Run:
+    def _compiled(self, run: Forward) -> Forward:
         try:
             # Detects a missing compiler at start-up rather than with the first frame.
             torch.compile(torch.neg)(torch.ones(1, device=self._device))
@@ -143,7 +143,7 @@ class CompiledTorchRuntime(TorchRuntime):
 class _OnCpu:
     """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
 
-    def __init__(self, run: Run, channel_ids: UInt8Array) -> None:
+    def __init__(self, run: Forward, channel_ids: UInt8Array) -> None:
         self._run, self._ids = run, channel_ids
 
     def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
@@ -161,11 +161,11 @@ class _OnGpu:
     Launching the kernels of a network one by one takes longer than running many of them.
     """
 
-    def __init__(self, run: Run, device: torch.device) -> None:
+    def __init__(self, run: Forward, device: torch.device) -> None:
         self._run, self._device = run, device
         #: Shared by all graphs, because only one of them runs at a time.
         self._memory = torch.cuda.graph_pool_handle()
-        self._captured: Recent[tuple[int, ...], Run] = Recent(_CAPTURED)
+        self._captured: Recent[tuple[int, ...], Forward] = Recent(_CAPTURED)
 
     def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
         del geometry
@@ -178,11 +178,11 @@ class _OnGpu:
             self._graph_for(images_rgb)(torch.from_numpy(images_rgb))
             torch.cuda.synchronize()
 
-    def _graph_for(self, images_rgb: UInt8Array) -> Run:
+    def _graph_for(self, images_rgb: UInt8Array) -> Forward:
         """Return a function that runs batches of this shape; each run overwrites its results."""
         return self._captured.get(images_rgb.shape, lambda: self._capture(images_rgb.shape))
 
-    def _capture(self, shape: tuple[int, ...]) -> Run:
+    def _capture(self, shape: tuple[int, ...]) -> Forward:
         pixels = torch.zeros(shape, dtype=torch.uint8, device=self._device)
         side_stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         side_stream.wait_stream(torch.cuda.current_stream())

@@ -3,7 +3,7 @@
 
 A request passes through these modules, in this order:
 
-- service: the command. settings: all settings. application: assembly of the service.
+- service: the command. service_settings: all settings. application: assembly of the service.
 - connections, admission, api_key: limits and access, checked before a body is read.
 - api: the routes. unknown_fields: rejects parameters that a route does not have.
 - uploads, predictor, capacity: decoding in threads, with a bounded number of images in progress.

@@ -21,7 +21,7 @@ from segmentation_node.cli import HelpFormatter
 from segmentation_node.processes import Child, DemoError, end_on_signals, wait_for
 from segmentation_node.web.page import service_client
 from segmentation_node.web.page.__main__ import streamlit_command
-from segmentation_node.web.settings import HOST, PAGE_PORT, PORT
+from segmentation_node.web.service_settings import HOST, PAGE_PORT, PORT
 
 #: Includes the time to import libraries from a slow disk.
 START_TIMEOUT_S: Final = 180.0

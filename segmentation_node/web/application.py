@@ -26,7 +26,7 @@ from segmentation_node.web.problems import (
     install_handlers,
 )
 from segmentation_node.web.security_headers import SecurityHeadersMiddleware
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 from segmentation_node.web.swagger_ui import make_docs_router
 from segmentation_node.web.unknown_fields import reject_unknown_fields
 
@@ -37,7 +37,7 @@ class Health(BaseModel):
     status: str
 
 
-def make_application(settings: Settings, live: LiveView | None = None) -> FastAPI:
+def make_application(settings: ServiceSettings, live: LiveView | None = None) -> FastAPI:
     """Return the service; its threads start here and end with its lifespan."""
     live = live or LiveView()
     metrics = Metrics()

@@ -17,7 +17,7 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.model_cache import READY, ModelCache, ServedModel
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 #: Weight of the newest batch in the moving average of the time per image.
 _NEWEST = 0.2
@@ -61,7 +61,7 @@ class Batcher:
         on_batch: called after each batch with the model and the number of images, in this thread.
     """
 
-    def __init__(self, settings: Settings, on_batch: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: ServiceSettings, on_batch: Callable[[str, int], None]) -> None:
         self._settings = settings
         self._on_batch = on_batch
         self._runnable: deque[_Job] = deque()

@@ -22,7 +22,7 @@ from uvicorn.server import ServerState
 
 from segmentation_node.web.clients import ClientSlots, client_key
 from segmentation_node.web.problems import ProblemError
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 #: Younger connections are never evicted: their request may still be on the way.
 GRACE_S: Final = 1.0
@@ -53,7 +53,7 @@ class ServerConfig(uvicorn.Config):
         options: further options of uvicorn.Config.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings, **options: Any) -> None:
+    def __init__(self, app: ASGIApp, settings: ServiceSettings, **options: Any) -> None:
         super().__init__(
             app, http=Connection, log_config=None, access_log=False, server_header=False,
             ws='none', timeout_keep_alive=math.ceil(settings.keep_alive_s), **options,

@@ -17,7 +17,7 @@ from segmentation_node.errors import SegmentationError
 from segmentation_node.runtimes import TORCH_RUNTIMES
 from segmentation_node.runtimes.short_thread import in_short_thread
 from segmentation_node.segmenter import Segmenter
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 IDLE: Final = 'idle'
 LOADING: Final = 'loading'
@@ -67,7 +67,9 @@ class ModelCache:
         on_loaded: called in that thread with each model and whether it is READY.
     """
 
-    def __init__(self, settings: Settings, on_loaded: Callable[[ServedModel, bool], None]) -> None:
+    def __init__(
+        self, settings: ServiceSettings, on_loaded: Callable[[ServedModel, bool], None]
+    ) -> None:
         self._settings = settings
         self._on_loaded = on_loaded
         self.models = {name: ServedModel(name, source) for name, source in settings.models.items()}

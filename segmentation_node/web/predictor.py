@@ -18,7 +18,7 @@ from segmentation_node.web.batching import Batcher, SegmentedImage
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.problems import ProblemError
 from segmentation_node.web.responses import ImageResult, PredictOptions, model_result
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 from segmentation_node.web.uploads import Upload
 
 T = TypeVar('T')
@@ -52,7 +52,7 @@ class ProcessedImage:
 class Predictor:
     """Decodes, segments and encodes images; all methods are called on one event loop."""
 
-    def __init__(self, settings: Settings, on_batch: Callable[[str, int], None]) -> None:
+    def __init__(self, settings: ServiceSettings, on_batch: Callable[[str, int], None]) -> None:
         self.settings = settings
         self.batcher = Batcher(settings, on_batch)
         self.capacity = Capacity(

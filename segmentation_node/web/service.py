@@ -37,7 +37,13 @@ from segmentation_node.web.api import ALL
 from segmentation_node.web.application import make_application
 from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live_view.streams import LiveView
-from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PAGE_PORT, PORT, Settings
+from segmentation_node.web.service_settings import (
+    API_KEY_VARIABLE,
+    HOST,
+    PAGE_PORT,
+    PORT,
+    ServiceSettings,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         'default model (without this option: all bundled models)',
     )  # fmt: skip
     parser.add_argument(
-        '--runtime', choices=RUNTIMES, default=Settings.runtime,
+        '--runtime', choices=RUNTIMES, default=ServiceSettings.runtime,
         help='runtime of the networks; all except torch need extra time for each new image size',
     )  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -104,13 +110,13 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     for name, (kind, text) in _LIMITS.items():
         option = f'--{name.replace("_", "-")}'
-        default = getattr(Settings, name)
+        default = getattr(ServiceSettings, name)
         parser.add_argument(option, type=kind, default=default, metavar='N', help=text)
     return parser
 
 
-def _settings(args: argparse.Namespace) -> Settings:
-    return Settings(
+def _settings(args: argparse.Namespace) -> ServiceSettings:
+    return ServiceSettings(
         models=_by_name(args.model or bundled_models()),
         runtime=args.runtime,
         device=args.device,

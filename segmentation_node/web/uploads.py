@@ -8,7 +8,7 @@ from segmentation_node.errors import ImageError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.files import check_size, codec_name, decode_file, image_size, is_heic
 from segmentation_node.web.problems import ProblemError
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Upload:
     pixels: int
 
     @classmethod
-    def inspect(cls, data: bytes, settings: Settings) -> 'Upload':
+    def inspect(cls, data: bytes, settings: ServiceSettings) -> 'Upload':
         """Read and check the header.
 
         Raises:

@@ -46,7 +46,7 @@ from segmentation_node.bags.bounds import (
     MAX_TOPICS,
     shown,
 )
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.qos import dump_qos, qos_profile, read_qos
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic

@@ -28,7 +28,7 @@ from mcap.writer import Writer as McapWriter
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.qos import CAMERA, LATCHED, dump_qos, is_latched
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import RawMessage, Topic

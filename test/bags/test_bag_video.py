@@ -13,8 +13,8 @@ pytest.importorskip('av')
 from video_making import TOPIC, frame, video, video_bag, video_cdr
 
 from segmentation_node.arrays import UInt8Array
-from segmentation_node.bags import camera, messages, reader, segment_bag
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags import camera_topic, messages, reader, segment_bag
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic
 from segmentation_node.bags.writer import BagWriter
@@ -115,7 +115,7 @@ def test_without_pyav_the_package_to_install_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = video_bag(tmp_path / 'bag.mcap', video(1))
-    for module in (camera, reader):
+    for module in (camera_topic, reader):
         monkeypatch.setattr(module, 'can_decode', lambda: False)
     for decode_video in (False, True):
         with (

@@ -36,11 +36,11 @@ from std_msgs.msg import String
 from segmentation_node.bags import messages, player
 from segmentation_node.bags.bounds import MAX_LINE
 from segmentation_node.bags.playable import message_class
+from segmentation_node.bags.playback_part import play_extent
 from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
 from segmentation_node.bags.qos import CAMERA, qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
-from segmentation_node.bags.selection import play_extent
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.images.encodings import encode_png

@@ -29,12 +29,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 
 from segmentation_node.bags import messages, player
+from segmentation_node.bags.playback_part import Selection, play_extent
 from segmentation_node.bags.player import PlayClock
 from segmentation_node.bags.publisher_qos import read_overrides
 from segmentation_node.bags.qos import qos_profile
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.replay_bag import main
-from segmentation_node.bags.selection import Selection, play_extent
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import BagError, SegmentationError
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
 
 from segmentation_node.bags import messages
 from segmentation_node.bags.reader import open_bag
@@ -20,6 +21,12 @@ from segmentation_node.benchmark import report, run
 from segmentation_node.benchmark.calls import WorkerPool
 from segmentation_node.benchmark.common_model import CommonModel
 from segmentation_node.benchmark.figures import Figures
+from segmentation_node.benchmark.input_frames import (
+    covering,
+    image_frames,
+    labeled_frames,
+    street_frames,
+)
 from segmentation_node.benchmark.measurements import (
     Absent,
     Calls,
@@ -29,14 +36,8 @@ from segmentation_node.benchmark.measurements import (
     Stream,
     read_results,
 )
-from segmentation_node.benchmark.plot import Bar, Line, age_of_images, bar_chart, line_chart
+from segmentation_node.benchmark.plot import OURS, age_of_images, draw_ages, draw_rates
 from segmentation_node.benchmark.quality import agreement
-from segmentation_node.benchmark.test_images import (
-    covering,
-    image_frames,
-    labeled_frames,
-    street_frames,
-)
 from segmentation_node.benchmark.timing import (
     Spread,
     alternating,
@@ -50,6 +51,7 @@ from segmentation_node.errors import BagError, SettingError
 from segmentation_node.images.files import decode_file, encode_png
 from segmentation_node.images.label_files import read_labels
 from segmentation_node.paths import demo_bag
+from segmentation_node.plotting import new_figure
 from segmentation_node.runtimes import machine
 from segmentation_node.runtimes.machine import Machine
 from segmentation_node.segmenter import Segmenter
@@ -395,18 +397,38 @@ def test_age_is_told_from_the_second_mask_on() -> None:
     assert found == [(0.5, 0.25), (1.0, 0.25), (1.5, 0.25), (2.0, 0.25)]
 
 
-def test_line_rises_where_values_do() -> None:
-    red = (255, 0, 0)
-    chart = line_chart('Age', [Line([(0.0, 0.0), (10.0, 5.0)], red)], [], 's')
-    rows, columns = np.nonzero((chart == red).all(axis=2))
-    assert rows[columns.argmin()] > rows[columns.argmax()] + 100
+def test_bars_are_as_long_as_their_rates(results: Results) -> None:
+    with new_figure(400, 200) as figure:
+        axes = figure.subplots()
+        assert draw_rates(axes, Figures(results), 'net', '64x32')
+        names = [text.get_text() for text in axes.get_yticklabels()]
+        bars = dict(zip(names, axes.containers[0], strict=True))
+    rates = {name: bar.get_width() for name, bar in bars.items()}
+    assert rates == pytest.approx({
+        'as commonly written': 1.25, 'torch fp32': 2.5, 'openvino bf16': 10, 'openvino int8': 20,
+    })  # fmt: skip
+    colors = {name: to_hex(bar.get_facecolor()) for name, bar in bars.items()}
+    assert colors['openvino bf16'] == OURS.color
+    assert len(set(colors.values())) == 3
 
 
-def test_bars_are_as_long_as_their_values() -> None:
-    red, blue = (255, 0, 0), (0, 0, 255)
-    chart = bar_chart('Rate', [Bar('a', 2.0, '', red), Bar('b', 8.0, '', blue)])
-    lengths = [(chart == color).all(axis=2).sum(axis=1).max() for color in (red, blue)]
-    assert lengths[1] / lengths[0] == pytest.approx(4, rel=0.02)
+def test_ages_are_drawn_of_the_baseline_and_the_fastest_equal_one(results: Results) -> None:
+    with new_figure(400, 200) as figure:
+        axes = figure.subplots()
+        assert draw_ages(axes, Figures(results), 'net', '64x32')
+        ages = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+    assert ages == {
+        'as commonly written': pytest.approx([1.6] * 4),
+        'openvino bf16': pytest.approx([0.2] * 4),
+    }
+
+
+def test_group_without_a_node_says_so(results: Results) -> None:
+    results.streams.clear()
+    with new_figure(400, 200) as figure:
+        axes = figure.subplots()
+        assert not draw_ages(axes, Figures(results), 'net', '64x32')
+        assert not draw_rates(axes, Figures(results), 'net', '64x32')
 
 
 def test_picture_has_a_row_for_each_size(results: Results, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from transformers.models.mask2former.modeling_mask2former import (
     Mask2FormerPixelDecoderEncoderMultiscaleDeformableAttention as LibraryAttention,
 )
 
-from segmentation_node.networks.deformable_attention import Atlas, Size, attend
+from segmentation_node.networks.deformable_attention import Size, StackedMaps, attend
 
 CPU = torch.device('cpu')
 
@@ -21,7 +21,7 @@ def read_one(right: float, down: float, pixel: int = 0) -> float:
     offsets = torch.zeros(2, 1, 4, 1, 1, 1)
     offsets[:, 0, pixel] = torch.tensor([right, down]).view(2, 1, 1, 1)
     shares = torch.ones(1, 4, 1, 1, 1)
-    read = Atlas([(2, 2)], 1, 1, CPU).read(values, offsets[0], offsets[1], shares)
+    read = StackedMaps([(2, 2)], 1, 1, CPU).read(values, offsets[0], offsets[1], shares)
     return float(read[0, pixel, 0])
 
 
@@ -59,7 +59,7 @@ def test_maps_of_other_sizes_are_read_at_the_same_place() -> None:
     values = torch.tensor([10.0, 1, 3]).view(1, 3, 1)
     shares = torch.tensor([[0.0, 1], [1, 0], [1, 0]]).view(1, 3, 1, 2, 1)
     still = torch.zeros(1, 3, 1, 2, 1)
-    read = Atlas([(1, 1), (1, 2)], 1, 1, CPU).read(values, still, still, shares)
+    read = StackedMaps([(1, 1), (1, 2)], 1, 1, CPU).read(values, still, still, shares)
     assert read.flatten().tolist() == [2, 7.5, 7.5]
 
 
@@ -101,7 +101,7 @@ def test_attention_is_that_of_the_library(
     attention = library_attention(heads, len(sizes), points)
     count = sum(h * w for h, w in sizes)
     pixels, positions = torch.randn(batch, count, 8 * heads), torch.randn(count, 8 * heads)
-    read = attend(attention, pixels, positions, Atlas(sizes, heads, points, CPU))
+    read = attend(attention, pixels, positions, StackedMaps(sizes, heads, points, CPU))
     expected = as_library(attention, pixels, positions, sizes)
     assert torch.allclose(read, expected, atol=1e-4 * float(expected.abs().max()))
 
@@ -112,7 +112,7 @@ def test_where_there_is_no_sum_of_rows_the_result_is_the_same(
 ) -> None:
     torch.manual_seed(0)
     sizes = [(2, 3), (4, 6)]
-    attention, atlas = library_attention(2, 2, 4), Atlas(sizes, 2, 4, CPU)
+    attention, atlas = library_attention(2, 2, 4), StackedMaps(sizes, 2, 4, CPU)
     pixels, positions = torch.randn(2, 30, 16), torch.randn(30, 16)
     read = attend(attention, pixels, positions, atlas)
     monkeypatch.setattr('torch.onnx.is_in_onnx_export', lambda: True)
@@ -125,7 +125,7 @@ class _Row(torch.nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.attention = LibraryAttention(32, 1, 1, 1)
-        self.atlas = Atlas([(1, width)], 1, 1, CPU)
+        self.atlas = StackedMaps([(1, width)], 1, 1, CPU)
         self.last = torch.nn.Linear(32, 32)  # what follows the last product is in full precision
         for parameter in self.parameters():
             torch.nn.init.zeros_(parameter)

@@ -37,8 +37,8 @@ from segmentation_node.errors import SettingError
 from segmentation_node.paths import config_dir
 from segmentation_node.ros.launching import arguments
 from segmentation_node.ros.launching.arguments import COMPARE, SEG, check_names, parameter_values
+from segmentation_node.ros.launching.launch_settings import LaunchSettings
 from segmentation_node.ros.launching.rviz import with_topics
-from segmentation_node.ros.launching.settings import LaunchSettings
 from segmentation_node.ros.parameters import Parameters
 
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))

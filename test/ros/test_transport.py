@@ -15,7 +15,7 @@ from ros_process import NodeProcess, Probe, image_message, isolated_environment
 from segmentation_node.benchmark.image_publisher import times_of
 from segmentation_node.images.files import encode_png
 from segmentation_node.processes import Child
-from segmentation_node.ros.losses import RECENT_S, Losses
+from segmentation_node.ros.lost_frames import RECENT_S, Losses
 from segmentation_node.ros.transport import FASTDDS, FASTRTPS, reliable_camera_commands
 
 RELIABLE, BEST_EFFORT = QoSReliabilityPolicy.RELIABLE, QoSReliabilityPolicy.BEST_EFFORT

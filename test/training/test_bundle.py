@@ -12,7 +12,7 @@ import pytest
 from repository import ROOT
 
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
 from segmentation_node.images.files import read_image

@@ -16,7 +16,7 @@ from training.scenes.__main__ import main
 from training.scenes.camera import Camera, Extrinsic, Intrinsic, VehiclePose
 from training.scenes.canvas import Canvas
 from training.scenes.geometry import Footprint, Panel, Thing
-from training.scenes.render import SCHEME, Frame, Renderer
+from training.scenes.render import SCHEME, RenderedFrame, Renderer
 from training.scenes.street import Street
 from training.scenes.textures import plain
 from training.scenes.visibility import back_to_front
@@ -38,12 +38,12 @@ def other_street() -> Street:
 
 
 @pytest.fixture(scope='module')
-def video(street: Street) -> list[Frame]:
+def video(street: Street) -> list[RenderedFrame]:
     renderer = Renderer(WIDTH, HEIGHT)
     return [renderer.render(street, t) for t in (0.0, 0.1, 1.5, 4.0)]
 
 
-def redrawn(frame: Frame) -> UInt8Array:
+def redrawn(frame: RenderedFrame) -> UInt8Array:
     """Labels as anyone would draw them from the polygons alone, (H, W) uint8."""
     labels = np.zeros((frame.polygons['imgHeight'], frame.polygons['imgWidth']), np.uint8)
     for item in frame.polygons['objects']:
@@ -59,7 +59,7 @@ def plain_camera(**changes: float) -> Camera:
 # The same world every time
 
 
-def test_same_seed_gives_the_same_bytes(video: list[Frame]) -> None:
+def test_same_seed_gives_the_same_bytes(video: list[RenderedFrame]) -> None:
     # Asked for alone, out of order and by fresh objects, a frame is what it was in the video.
     again = Renderer(WIDTH, HEIGHT).render(Street(SEED), 1.5)
     assert np.array_equal(again.image_rgb, video[2].image_rgb)
@@ -67,7 +67,7 @@ def test_same_seed_gives_the_same_bytes(video: list[Frame]) -> None:
     assert again.polygons == video[2].polygons
 
 
-def test_other_seed_gives_another_street(video: list[Frame], other_street: Street) -> None:
+def test_other_seed_gives_another_street(video: list[RenderedFrame], other_street: Street) -> None:
     other = Renderer(WIDTH, HEIGHT).render(other_street, 0.0)
     same_label = np.mean(other.label_ids == video[0].label_ids)
     difference = np.abs(other.image_rgb.astype(int) - video[0].image_rgb.astype(int)).mean()
@@ -85,7 +85,7 @@ def test_renderer_does_not_mix_streets(street: Street, other_street: Street) -> 
 # What is in the frames
 
 
-def test_frame_shapes_and_types(video: list[Frame]) -> None:
+def test_frame_shapes_and_types(video: list[RenderedFrame]) -> None:
     frame = video[0]
     assert frame.image_rgb.shape == (HEIGHT, WIDTH, 3)
     assert frame.image_rgb.dtype == np.uint8
@@ -94,7 +94,7 @@ def test_frame_shapes_and_types(video: list[Frame]) -> None:
     assert frame.instance_ids.dtype == np.int32
 
 
-def test_main_classes_appear_and_all_ids_exist(video: list[Frame]) -> None:
+def test_main_classes_appear_and_all_ids_exist(video: list[RenderedFrame]) -> None:
     seen = np.unique(np.concatenate([f.label_ids.ravel() for f in video]))
     SCHEME_34.check_ids(seen.astype(np.uint8))
     for name in ('road', 'sidewalk', 'building', 'vegetation', 'sky', 'car', 'person', 'pole'):
@@ -103,7 +103,7 @@ def test_main_classes_appear_and_all_ids_exist(video: list[Frame]) -> None:
     assert SCHEME_34.id_of('unlabeled') not in seen
 
 
-def test_sky_is_above_road_and_pictures_are_no_flat_colours(video: list[Frame]) -> None:
+def test_sky_is_above_road_and_pictures_are_no_flat_colours(video: list[RenderedFrame]) -> None:
     frame = video[0]
     rows = np.arange(HEIGHT)[:, None].repeat(WIDTH, 1)
     sky, road = (frame.label_ids == SCHEME_34.id_of(n) for n in ('sky', 'road'))
@@ -115,7 +115,7 @@ def test_sky_is_above_road_and_pictures_are_no_flat_colours(video: list[Frame]) 
     assert detail > 1.0
 
 
-def test_instances_carry_their_label(video: list[Frame]) -> None:
+def test_instances_carry_their_label(video: list[RenderedFrame]) -> None:
     countable = {c.id for c in SCHEME_34.classes if c.countable}
     for frame in video:
         things = np.isin(frame.label_ids, list(countable))
@@ -125,7 +125,7 @@ def test_instances_carry_their_label(video: list[Frame]) -> None:
     assert max(f.instance_ids.max() for f in video) < 2**16
 
 
-def test_instance_numbers_are_stable_and_distinct(video: list[Frame]) -> None:
+def test_instance_numbers_are_stable_and_distinct(video: list[RenderedFrame]) -> None:
     car = SCHEME_34.id_of('car')
     first, second = (f.instance_ids for f in video[:2])
     both = (first // 1000 == car) & (second // 1000 == car)
@@ -133,7 +133,7 @@ def test_instance_numbers_are_stable_and_distinct(video: list[Frame]) -> None:
     assert np.mean(first[both] == second[both]) > 0.8
 
 
-def test_polygons_drawn_in_order_are_the_labels(video: list[Frame]) -> None:
+def test_polygons_drawn_in_order_are_the_labels(video: list[RenderedFrame]) -> None:
     for frame in video:
         assert np.mean(redrawn(frame) == frame.label_ids) >= 0.97
         points = np.concatenate([np.array(o['polygon']) for o in frame.polygons['objects']])
@@ -142,12 +142,12 @@ def test_polygons_drawn_in_order_are_the_labels(video: list[Frame]) -> None:
         assert points[:, 1].max() < HEIGHT
 
 
-def test_labels_scale_with_the_size(street: Street, video: list[Frame]) -> None:
+def test_labels_scale_with_the_size(street: Street, video: list[RenderedFrame]) -> None:
     large = Renderer(2 * WIDTH, 2 * HEIGHT).render(street, 0.0)
     assert np.mean(large.label_ids[::2, ::2] == video[0].label_ids) > 0.93
 
 
-def test_consecutive_frames_are_video(video: list[Frame]) -> None:
+def test_consecutive_frames_are_video(video: list[RenderedFrame]) -> None:
     start, next_frame, late = video[0], video[1], video[3]
     close = np.mean(start.label_ids == next_frame.label_ids)
     assert close > 0.88
@@ -216,7 +216,7 @@ def test_camera_file_explains_where_the_road_is_drawn(street: Street) -> None:
     assert set(seen) == {True, False}
 
 
-def _ground_only(frame: Frame) -> UInt8Array:
+def _ground_only(frame: RenderedFrame) -> UInt8Array:
     """Labels of the ground alone, redrawn from the polygons before anything stands on it."""
     labels = np.zeros(frame.label_ids.shape, np.uint8)
     for item in frame.polygons['objects']:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -22,8 +23,9 @@ from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import load_scheme
 from training.compare import main
 from training.report.augmentation import pairs
-from training.report.comparability import Topic, caveats, group
-from training.report.drawing import axis_over, spread
+from training.report.charts import bar_chart, spread
+from training.report.comparability import Aspect, caveats, group
+from training.report.drawing import THEME
 from training.report.records import Record, read_records
 from training.report.selection import choose
 from training.report.summary import COLUMNS, cells, duration
@@ -346,10 +348,14 @@ def test_chart_shows_every_epoch_of_every_run(whole: Page) -> None:
         ['3', '0.4500', '0.3000', 'none'],
     ]
     assert 'A (augmented): 0.2500 in epoch 1, 0.4500 in epoch 3' in chart.all('desc')[0].words()
-    lines = [e for e in chart.all('polyline') if e.attrs['class'].startswith('line')]
-    assert [e.attrs['class'] for e in lines] == ['line c0', 'line c1', 'line c2']
-    assert len({e.attrs.get('stroke-dasharray', '') for e in lines}) == 3
-    assert [len(e.attrs['points'].split()) for e in lines] == [3, 3, 2]
+    lines = [e.attrs for e in chart.all('path') if e.attrs.get('class') == 'curve']
+    styles = [dict(part.split(': ') for part in line['style'].split('; ')) for line in lines]
+    colors = [style['stroke'] for style in styles]
+    assert colors == ['var(--blue)', 'var(--vermilion)', 'var(--green)']
+    assert len({style.get('stroke-dasharray', '') for style in styles}) == 3
+    assert [len(re.findall('[ML]', line['d'])) for line in lines] == [3, 3, 2]
+    letters = [e.text for e in chart.all('text') if e.attrs.get('class') == 'letter']
+    assert sorted(letters) == ['A', 'B', 'C']
 
 
 def test_losses_of_different_kinds_share_no_chart(whole: Page) -> None:
@@ -471,39 +477,39 @@ def test_hostile_text_is_text(workplace: Path) -> None:
     assert [row[0] for row in page.table('Confusion matrix')[1:]] == names
 
 
-DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Topic]] = [
-    ('different kinds', {}, {'loss_kind': 'cross-entropy + 1 Dice'}, Topic.LOSS),
-    ('different kinds', {'hardest': '0.4'}, {}, Topic.LOSS),
-    ('different kinds', {'class_balance': '0.5'}, {}, Topic.LOSS),
-    ('different label schemes', {'label_scheme': 'camvid11'}, {}, Topic.QUALITY),
-    ('validated on the same data', {}, {'val_fingerprint': 'ffff'}, Topic.QUALITY),
-    ('validated on the same data', {}, {'val_fingerprint': ''}, Topic.INFERENCE),
-    ('same kind of machine', {}, {'machine': 'another'}, Topic.INFERENCE),
-    ('different precisions', {'precision': 'bf16'}, {}, Topic.COST),
-    ('crops or batches', {'crop_hw': '[64, 64]'}, {}, Topic.COST),
-    ('Epochs have different lengths', {'train.0.count': '100'}, {}, Topic.EPOCHS),
-    ('Epochs have different lengths', {'train.0.set': 'scenes'}, {}, Topic.EPOCHS),
-    ('trained on different data', {}, {'train_fingerprint': 'ffff'}, Topic.ORIGIN),
+DIFFERENT: list[tuple[str, dict[str, str], dict[str, str], Aspect]] = [
+    ('different kinds', {}, {'loss_kind': 'cross-entropy + 1 Dice'}, Aspect.LOSS),
+    ('different kinds', {'hardest': '0.4'}, {}, Aspect.LOSS),
+    ('different kinds', {'class_balance': '0.5'}, {}, Aspect.LOSS),
+    ('different label schemes', {'label_scheme': 'camvid11'}, {}, Aspect.QUALITY),
+    ('validated on the same data', {}, {'val_fingerprint': 'ffff'}, Aspect.QUALITY),
+    ('validated on the same data', {}, {'val_fingerprint': ''}, Aspect.INFERENCE),
+    ('same kind of machine', {}, {'machine': 'another'}, Aspect.INFERENCE),
+    ('different precisions', {'precision': 'bf16'}, {}, Aspect.COST),
+    ('crops or batches', {'crop_hw': '[64, 64]'}, {}, Aspect.COST),
+    ('Epochs have different lengths', {'train.0.count': '100'}, {}, Aspect.EPOCHS),
+    ('Epochs have different lengths', {'train.0.set': 'scenes'}, {}, Aspect.EPOCHS),
+    ('trained on different data', {}, {'train_fingerprint': 'ffff'}, Aspect.ORIGIN),
     (
         'trained on different data',
         {'train.1.set': 'scenes', 'train.1.split': 'train'},
         {},
-        Topic.ORIGIN,
+        Aspect.ORIGIN,
     ),
-    ('different revisions', {}, {'git_revision': 'ffff'}, Topic.ORIGIN),
+    ('different revisions', {}, {'git_revision': 'ffff'}, Aspect.ORIGIN),
 ]
 
 
-@pytest.mark.parametrize(('text', 'params', 'tags', 'topic'), DIFFERENT)
+@pytest.mark.parametrize(('text', 'params', 'tags', 'aspect'), DIFFERENT)
 def test_difference_is_warned_of_where_it_matters(
-    record: Record, text: str, params: dict[str, str], tags: dict[str, str], topic: Topic
+    record: Record, text: str, params: dict[str, str], tags: dict[str, str], aspect: Aspect
 ) -> None:
     other = varied(record, 'B', params, tags)
     found = [caveat for caveat in caveats([record, other]) if text in caveat.text]
     assert len(found) == 1
-    assert topic in found[0].topics
+    assert aspect in found[0].aspects
     assert re.search(r'A: .*B: .*\.$', found[0].text)
-    assert group(record, topic) != group(other, topic)
+    assert group(record, aspect) != group(other, aspect)
 
 
 def varied(
@@ -757,13 +763,34 @@ def test_letters_at_the_ends_of_lines_do_not_overlap(wanted: list[float]) -> Non
     assert -1e-9 <= ordered[0] <= ordered[-1] <= 200 + 1e-9
 
 
-@given(st.floats(-1e6, 1e6), st.floats(0, 1e6), st.booleans())
-def test_axis_covers_its_values(low: float, more: float, whole: bool) -> None:
-    axis = axis_over(low, low + more, 0, 100, whole=whole)
-    assert -1e-6 <= axis(low) <= 100 + 1e-6
-    assert -1e-6 <= axis(low + more) <= 100 + 1e-6
-    assert 1 <= len(axis.ticks) <= 13
-    assert all(axis.label(tick) for tick in axis.ticks)
+def test_drawings_have_the_colors_of_the_style_sheet() -> None:
+    colors = blocks(STYLE.read_text(encoding='utf-8'))['light']
+    assert {name: colors[name] for name in THEME} == THEME
+
+
+def test_same_runs_give_the_same_charts(whole: Page, workplace: Path) -> None:
+    assert main(['--study', 'whole', '--output', 'twice.html']) == 0
+    again = Page(workplace / 'twice.html')
+    charts = [re.findall('<svg .*?</svg>', page.source) for page in (whole, again)]
+    assert len(charts[0]) > 15
+    assert charts[0] == charts[1]
+
+
+def test_bars_are_as_long_as_their_values(record: Record) -> None:
+    chart = bar_chart('IoU', [record, record], {'flat': [0.2, 0.8], 'sky': [None, 1.0]})
+    document = ET.fromstring(str(chart.drawing.__html__()))  # noqa: S314, ours
+    outlines = [
+        e.attrib['d'] for e in document.iter('path') if 'fill: var(--' in e.attrib['style']
+    ]
+    lengths = [_width(d) for d in outlines if d.count('L') == 3]
+    assert lengths == pytest.approx([lengths[0], 0, 4 * lengths[0], 5 * lengths[0]], rel=0.02)
+    texts = [e.text for e in document.iter('text')]
+    assert {'0.200', '0.800', 'none', '1.000', 'flat', 'sky'} <= set(texts)
+
+
+def _width(outline: str) -> float:
+    columns = [float(x) for x in re.findall(r'[ML] (\S+)', outline)]
+    return max(columns) - min(columns)
 
 
 def test_durations_are_told_as_far_as_they_matter() -> None:

@@ -20,7 +20,7 @@ from segmentation_node.web import model_cache
 from segmentation_node.web.batching import Batcher
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.problems import ProblemError
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 
 class StubSegmenter:
@@ -60,7 +60,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[StubSegmenter]]:
 
 def batcher(**settings: Any) -> Batcher:
     models = {'one': 'one', 'other': 'other', 'broken': 'broken'}
-    return Batcher(Settings(models, **settings), lambda _model, _images: None)
+    return Batcher(ServiceSettings(models, **settings), lambda _model, _images: None)
 
 
 def red(value: int, height: int = 8, green: int = 0) -> Any:
@@ -150,7 +150,7 @@ def test_labels_of_a_batch_are_those_of_its_images_alone(
     tiny_checkpoint: Path, tiny_mask2former: Path, runtime: str
 ) -> None:
     models = {'smp': str(tiny_checkpoint), 'mask2former': str(tiny_mask2former)}
-    settings = Settings(models, runtime=runtime, device='cpu')
+    settings = ServiceSettings(models, runtime=runtime, device='cpu')
     runs = Batcher(settings, lambda _model, _images: None)
     images = [blocks(seed=seed) for seed in range(6)]
     for name, folder in models.items():

@@ -26,7 +26,7 @@ from segmentation_node.web.live_view import streams
 from segmentation_node.web.live_view.html import live_page
 from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.page.translations import LANGUAGES
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 JPEG = encode_jpeg(blocks())
 
@@ -73,7 +73,7 @@ def graph() -> StubCameras:
 
 @pytest.fixture
 def client(graph: StubCameras) -> Iterator[httpx.Client]:
-    with serving(Settings({'unet': 'unet'}), LiveView(lambda: graph)) as client:
+    with serving(ServiceSettings({'unet': 'unet'}), LiveView(lambda: graph)) as client:
         yield client
 
 
@@ -144,7 +144,7 @@ def test_viewers_are_bounded(
 def test_streams_end_with_the_service(graph: StubCameras) -> None:
     live = LiveView(lambda: graph)
     with (
-        serving(Settings({'unet': 'unet'}), live) as client,
+        serving(ServiceSettings({'unet': 'unet'}), live) as client,
         client.stream('GET', '/live/stream', params=CAMERA) as answer,
     ):
         graph.wait_for_viewers(1)
@@ -154,7 +154,7 @@ def test_streams_end_with_the_service(graph: StubCameras) -> None:
 
 def test_missing_ros_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
-    with serving(Settings({'unet': 'unet'})) as client:
+    with serving(ServiceSettings({'unet': 'unet'})) as client:
         answer = client.get('/live/cameras')
         assert answer.status_code == 503
         assert 'rclpy' in answer.json()['detail']
@@ -194,7 +194,7 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
     os.environ.update(isolated_environment())
     with (
         NodeProcess(tmp_path / 'log', *arguments, namespace='live'),
-        serving(Settings({'unet': 'unet'})) as client,
+        serving(ServiceSettings({'unet': 'unet'})) as client,
     ):
         probe = Probe('live')
         try:

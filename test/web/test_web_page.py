@@ -27,18 +27,19 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.images.files import decode_file, encode_jpeg, encode_png
 from segmentation_node.labels import available_schemes, load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
+from segmentation_node.plotting import COLORS
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web import api
 from segmentation_node.web.live_view import streams
 from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.model_cache import ServedModel
-from segmentation_node.web.page import charts, patterns, sample_pictures, training_runs
+from segmentation_node.web.page import epoch_chart, patterns, sample_pictures, training_runs
 from segmentation_node.web.page.__main__ import streamlit_command
 from segmentation_node.web.page.sample_pictures import SCHEME
 from segmentation_node.web.page.service_client import URL_VARIABLE
 from segmentation_node.web.page.translations import LANGUAGES, Words, texts
 from segmentation_node.web.problems import KINDS
-from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
+from segmentation_node.web.service_settings import PAGE_UPLOAD_MB, ServiceSettings
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser'))), None)
 needs_chromium = pytest.mark.skipif(
@@ -57,7 +58,7 @@ def address(tiny_checkpoint: Path) -> Iterator[str]:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
     models = {'unet': 'unet', 'tiny': str(tiny_checkpoint)}
-    with serving(Settings(models, device='cpu')) as service:
+    with serving(ServiceSettings(models, device='cpu')) as service:
         environment = {URL_VARIABLE: str(service.base_url), **_plain_environment()}
         page = subprocess.Popen(
             streamlit_command('127.0.0.1', port),
@@ -238,7 +239,7 @@ def test_everything_can_be_done_by_keyboard(
 @pytest.mark.parametrize('width', [1280, 390])
 def test_live_view_is_accessible_and_can_be_paused(browser: Browser, width: int) -> None:
     graph = StubCameras()
-    with serving(Settings({'unet': 'unet'}), LiveView(lambda: graph)) as service:
+    with serving(ServiceSettings({'unet': 'unet'}), LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': width, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live?lang=fr')
@@ -272,7 +273,7 @@ def test_live_view_without_a_node_explains_and_links_back(browser: Browser, lang
     words = Words(language)
     graph = StubCameras(names=())
     back = 'http://127.0.0.1:8501'
-    settings = Settings({'unet': 'unet'}, page_url=back)
+    settings = ServiceSettings({'unet': 'unet'}, page_url=back)
     with serving(settings, LiveView(lambda: graph)) as service:
         page = browser.new_page(viewport={'width': 390, 'height': 900})
         page.set_default_timeout(PATIENCE_S * 1000)
@@ -289,7 +290,7 @@ def test_live_view_without_a_node_explains_and_links_back(browser: Browser, lang
 @needs_chromium
 def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, 'find_spec', lambda _name: None)
-    with serving(Settings({'unet': 'unet'})) as service:
+    with serving(ServiceSettings({'unet': 'unet'})) as service:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
         page.goto(f'{service.base_url}/live')
@@ -300,7 +301,7 @@ def test_live_view_without_ros_says_so(browser: Browser, monkeypatch: pytest.Mon
 @needs_chromium
 def test_swagger_ui_shows_the_routes(browser: Browser) -> None:
     pytest.importorskip('fastapi_offline', reason='it is not installed: pip install ".[web]"')
-    with serving(Settings({'unet': 'unet'})) as service:
+    with serving(ServiceSettings({'unet': 'unet'})) as service:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_S * 1000)
         blocked: list[str] = []
@@ -416,7 +417,7 @@ def test_numbers_follow_the_language() -> None:
     curves = {'a': {1: 0.65, 2: 0.85}}
     texts_of = {
         words.language: re.findall('>([^<>]+)</text>', svg_of(
-            charts.curve_chart('t', 'd', 'x', curves, words.short_number)))
+            epoch_chart.curve_chart('t', 'd', 'x', curves, words.short_number)))
         for words in (english, french)
     }  # fmt: skip
     assert '0.65' in texts_of['en']
@@ -427,10 +428,10 @@ def test_numbers_follow_the_language() -> None:
 def test_curves_are_distinguishable() -> None:
     names = ('deeplabv3plus_camvid8', 'deeplabv3plus_camvid8_noaug')
     curves = {name: {1: 0.5, 2: 0.75} for name in names}
-    svg = svg_of(charts.curve_chart('t', 'd', 'x', curves, str))
+    svg = svg_of(epoch_chart.curve_chart('t', 'd', 'x', curves, str))
     for name in names:
         assert f'>{name}</text>' in svg
-    assert set(charts.COLORS[:2]) <= set(re.findall('stroke: (#[0-9a-f]{6})', svg))
+    assert {COLORS['blue'], COLORS['vermilion']} <= set(re.findall('stroke: (#[0-9a-f]{6})', svg))
     assert svg.count('stroke-dasharray') == 2  # the second curve, and its sample in the legend
 
 
@@ -504,7 +505,8 @@ def test_disagreement_is_counted_and_shown() -> None:
 
 @pytest.mark.parametrize(('low', 'high'), [(0.0, 1.0), (0.65, 0.83), (3, 30), (5, 5)])
 def test_charts_have_a_few_round_ticks(low: float, high: float) -> None:
-    svg = svg_of(charts.curve_chart('t', 'd', 'x', {'U-Net': {1: low, 2: high}}, '{:.10g}'.format))
+    curves = {'U-Net': {1: low, 2: high}}
+    svg = svg_of(epoch_chart.curve_chart('t', 'd', 'x', curves, '{:.10g}'.format))
     numbers = [float(text) for text in re.findall(r'>([\d.]+)</text>', svg)]
     values = numbers[2:]  # epochs 1 and 2 come first
     assert numbers[:2] == [1, 2]

@@ -25,13 +25,13 @@ from web_service import blocks, serving
 
 from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.web.live_view.streams import LiveView
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 
 @pytest.fixture(scope='module')
 def client(tiny_checkpoint: Path) -> Iterator[httpx.Client]:
     models = {'tiny': str(tiny_checkpoint)}
-    with serving(Settings(models, device='cpu'), LiveView(StubCameras)) as client:
+    with serving(ServiceSettings(models, device='cpu'), LiveView(StubCameras)) as client:
         yield client
 
 

@@ -30,7 +30,7 @@ from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Prediction, Segmenter
 from segmentation_node.web import model_cache, service, swagger_ui
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 LIMITS = {'max_upload_bytes': 200_000, 'max_batch_upload_bytes': 300_000, 'max_pixels': 300 * 300,
           'max_side': 500, 'max_images': 3}  # fmt: skip
@@ -46,7 +46,7 @@ def models(tiny_checkpoint: Path, tiny_mask2former: Path) -> dict[str, str]:
 
 @pytest.fixture(scope='module')
 def client(models: dict[str, str]) -> Iterator[httpx.Client]:
-    with serving(Settings(models, device='cpu', **LIMITS)) as client:  # type: ignore[arg-type]
+    with serving(ServiceSettings(models, device='cpu', **LIMITS)) as client:  # type: ignore[arg-type]
         yield client
 
 
@@ -106,7 +106,7 @@ def test_labels_are_those_of_the_segmenter(
 def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
     [street] = street_images(1, (384, 192))
     names = {name: name for name in bundled_models()}
-    with serving(Settings(names, device='cpu')) as client:
+    with serving(ServiceSettings(names, device='cpu')) as client:
         states = {m['name']: m['state'] for m in client.get('/models').json()['models']}
         assert set(states.values()) == {'idle'}
         found = client.post('/predict', params={'model': 'all'},
@@ -235,7 +235,7 @@ def test_unknown_parameters_are_rejected(client: httpx.Client) -> None:
 
 def test_the_root_redirects(client: httpx.Client, models: dict[str, str]) -> None:
     assert client.get('/').headers['location'] == 'docs'
-    with serving(Settings(models, page_url='http://127.0.0.1:8501', api_key='x')) as other:
+    with serving(ServiceSettings(models, page_url='http://127.0.0.1:8501', api_key='x')) as other:
         assert other.get('/').headers['location'] == 'http://127.0.0.1:8501'
 
 
@@ -317,7 +317,7 @@ def test_cross_origin_requests_need_permission(
 ) -> None:
     origin = {'Origin': 'https://example.org'}
     assert 'access-control-allow-origin' not in client.get('/models', headers=origin).headers
-    with serving(Settings(models, cors_origins=('https://example.org',))) as open_client:
+    with serving(ServiceSettings(models, cors_origins=('https://example.org',))) as open_client:
         allowed = open_client.get('/models', headers=origin).headers
         assert allowed['access-control-allow-origin'] == 'https://example.org'
         others = open_client.get('/models', headers={'Origin': 'https://example.com'}).headers
@@ -325,7 +325,7 @@ def test_cross_origin_requests_need_permission(
 
 
 def test_an_api_key_is_required(models: dict[str, str]) -> None:
-    with serving(Settings(models, api_key='schlüssel')) as client:
+    with serving(ServiceSettings(models, api_key='schlüssel')) as client:
         key = 'schlüssel'.encode()
         for path in ('/models', '/metrics', '/labels/cityscapes8', '/nowhere'):
             assert client.get(path).status_code == 401
@@ -362,7 +362,7 @@ def test_a_full_queue_is_answered_with_retry_after(
 ) -> None:
     waits, leave = blocked(monkeypatch)
     post: Callable[[], httpx.Response]
-    with serving(Settings(models, max_waiting=1)) as client, ThreadPoolExecutor(1) as pool:
+    with serving(ServiceSettings(models, max_waiting=1)) as client, ThreadPoolExecutor(1) as pool:
         post = lambda: client.post('/predict', files=image_file(FILES['png']))  # noqa: E731
         first = pool.submit(post)
         assert waits.wait(PATIENCE_S)
@@ -382,7 +382,7 @@ def test_one_address_gets_its_share_of_the_queue(
     waits, leave = blocked(monkeypatch)
     stranger = httpx.HTTPTransport(local_address='127.0.0.2')
     with (
-        serving(Settings(models, max_waiting=2, client_share=0.5)) as client,
+        serving(ServiceSettings(models, max_waiting=2, client_share=0.5)) as client,
         httpx.Client(transport=stranger, base_url=client.base_url, timeout=PATIENCE_S) as other,
         ThreadPoolExecutor(2) as pool,
     ):
@@ -402,7 +402,7 @@ def test_addresses_behind_a_proxy_are_distinguished(
 ) -> None:
     waits, leave = blocked(monkeypatch)
     with (
-        serving(Settings(models, max_requests=2, client_share=0.5)) as client,
+        serving(ServiceSettings(models, max_requests=2, client_share=0.5)) as client,
         ThreadPoolExecutor(2) as pool,
     ):
 
@@ -424,7 +424,7 @@ def test_concurrent_uploads_are_limited(
     models: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     waits, leave = blocked(monkeypatch)
-    with serving(Settings(models, max_requests=1)) as client, ThreadPoolExecutor(1) as pool:
+    with serving(ServiceSettings(models, max_requests=1)) as client, ThreadPoolExecutor(1) as pool:
         first = pool.submit(client.post, '/predict', files=image_file(FILES['png']))
         assert waits.wait(PATIENCE_S)
         refused = client.post('/predict', files=image_file(FILES['png']))
@@ -434,7 +434,7 @@ def test_concurrent_uploads_are_limited(
 
 
 def test_a_missing_model_reveals_no_paths(tmp_path: Path) -> None:
-    with serving(Settings({'empty': str(tmp_path)})) as client:
+    with serving(ServiceSettings({'empty': str(tmp_path)})) as client:
         answer = client.post('/predict', files=image_file(FILES['png']))
         assert (answer.status_code, answer.json()['type']) == (503, f'{TAG}model-failed')
         assert str(tmp_path) not in answer.text
@@ -449,14 +449,14 @@ def test_an_internal_error_reveals_no_details(
         raise RuntimeError('secret')
 
     monkeypatch.setattr(Segmenter, 'publish', fail)
-    with serving(Settings(models, exact=False)) as client:
+    with serving(ServiceSettings(models, exact=False)) as client:
         answer = client.post('/predict', files=image_file(FILES['png']))
         assert (answer.status_code, answer.json()['type']) == (500, f'{TAG}internal-error')
         assert 'secret' not in answer.text
 
 
 def test_readiness_waits_for_preloaded_models(models: dict[str, str]) -> None:
-    with serving(Settings(models, preload=True)) as client:
+    with serving(ServiceSettings(models, preload=True)) as client:
         while (ready := client.get('/readyz')).status_code != 200:
             assert (ready.status_code, ready.json()['type']) == (503, f'{TAG}not-ready')
         states = [model['state'] for model in client.get('/models').json()['models']]

@@ -25,7 +25,7 @@ from web_service import PATIENCE_S, ServiceProcess, blocks, serving
 from segmentation_node.images.files import encode_png
 from segmentation_node.segmenter import Segmenter
 from segmentation_node.web.problems import MEDIA_TYPE
-from segmentation_node.web.settings import Settings
+from segmentation_node.web.service_settings import ServiceSettings
 
 HEAD, BODY = upload(encode_png(blocks()))
 CLOSING_HEAD = HEAD.replace(b'\r\n\r\n', b'\r\nConnection: close\r\n\r\n')
@@ -319,7 +319,7 @@ def test_refusals_without_a_key_and_failures_have_them_too(
         raise RuntimeError
 
     monkeypatch.setattr(Segmenter, 'publish', fail)
-    settings = Settings({'tiny': str(tiny_checkpoint)}, api_key='key', exact=False)
+    settings = ServiceSettings({'tiny': str(tiny_checkpoint)}, api_key='key', exact=False)
     with serving(settings) as client:
         for key, status in (('wrong', 401), ('key', 500)):
             answer = client.post('/predict', files={'image': encode_png(blocks())},
@@ -331,6 +331,6 @@ def test_refusals_without_a_key_and_failures_have_them_too(
 @pytest.fixture(scope='module')
 def guarded(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     models = {'tiny': str(tiny_checkpoint), 'empty': str(tmp_path_factory.mktemp('empty'))}
-    settings = Settings(models, device='cpu', preload=True, max_upload_bytes=100_000)
+    settings = ServiceSettings(models, device='cpu', preload=True, max_upload_bytes=100_000)
     with serving(settings) as client:
         yield client

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from training.config import OUTER
-from training.report.comparability import Topic, group
+from training.report.comparability import Aspect, group
 from training.report.records import Record
 
 #: Fields that may differ within a pair, because they do not affect the result.
@@ -29,7 +29,7 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Pair:
+class AugmentationPair:
     """Two runs of one family; `differing` are the other fields in which they differ."""
 
     family: str
@@ -45,7 +45,7 @@ class Pair:
         ]
 
 
-def pairs(records: Sequence[Record]) -> list[Pair]:
+def pairs(records: Sequence[Record]) -> list[AugmentationPair]:
     """Pair each run without augmentation with the most similar run of its family with it.
 
     Only runs with comparable scores form a pair.
@@ -57,7 +57,9 @@ def pairs(records: Sequence[Record]) -> list[Pair]:
         partners = [on for on in records if _has_augment(on, 'true') and _comparable(off, on)]
         if partners:
             on = min(partners, key=lambda partner: len(_differing(off, partner)))
-            matched.append(Pair(off.param('family'), off, on, tuple(_differing(off, on))))
+            matched.append(
+                AugmentationPair(off.param('family'), off, on, tuple(_differing(off, on)))
+            )
     return matched
 
 
@@ -67,7 +69,7 @@ def _has_augment(record: Record, augment: str) -> bool:
 
 def _comparable(off: Record, on: Record) -> bool:
     same_family = off.param('family') == on.param('family') != ''
-    return same_family and group(off, Topic.QUALITY) == group(on, Topic.QUALITY)
+    return same_family and group(off, Aspect.QUALITY) == group(on, Aspect.QUALITY)
 
 
 def _differing(a: Record, b: Record) -> list[str]:

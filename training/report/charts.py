@@ -5,19 +5,25 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from training.report.drawing import Axis, Drawing, Style, axis_over, spread
-from training.report.records import Curve, Record
+import numpy as np
+from matplotlib.axes import Axes
+
+from segmentation_node import plotting
+from segmentation_node.plotting import Curve, Series, draw_curve, new_figure, set_ticks
+from training.report.drawing import Drawing
+from training.report.records import Record
 from training.report.summary import ABSENT, rate, score
 
 WIDTH: Final = 360
 HEIGHT: Final = 230
 #: Maximum number of epochs in a table; a chart shows all.
 TABLE_ROWS: Final = 40
-#: Maximum number of markers on a line.
-MAX_MARKERS: Final = 14
-
+#: Height of a bar.
+BAR: Final = 14
+#: Distance of letters at the ends of lines, as a share of the height of a chart.
+LETTER: Final = 0.07
 Text = Callable[[float], str]
-Lines = Sequence[tuple[Style, Record, Curve]]
+Lines = Sequence[tuple[Series, Record, Curve]]
 
 
 @dataclass(frozen=True)
@@ -46,50 +52,34 @@ def curve_chart(
     from_zero: bool,
 ) -> Chart | None:
     """Draw one metric by epoch, a line for each run; returns None if no run has the metric."""
-    lines = [(Style(i), r, r.curves[metric]) for i, r in records if r.curves.get(metric)]
+    lines = [(Series(i), r, r.curves[metric]) for i, r in records if r.curves.get(metric)]
     if not lines:
         return None
-    drawing = Drawing(WIDTH, HEIGHT, title, _description(lines, text))
-    values = [value for _, _, curve in lines for value in curve.values()]
-    epochs = [epoch for _, _, curve in lines for epoch in curve]
-    low = min(0.0, *values) if from_zero else min(values)
-    y = axis_over(low, max(values), HEIGHT - 34, 12)
-    x = axis_over(min(epochs), max(epochs), 50, WIDTH - 26, whole=True)
-    _frame(drawing, x, y, 'epoch')
-    for style, _, curve in lines:
-        _line(drawing, x, y, curve, style)
-    _letters(drawing, x, y, lines)
+    with new_figure(WIDTH, HEIGHT) as figure:
+        axes = figure.subplots()
+        for series, _, curve in lines:
+            draw_curve(axes, curve.items(), series)
+        if from_zero:
+            axes.set_ylim(bottom=min(0, axes.dataLim.ymin))
+        set_ticks(axes.xaxis, whole=True)
+        set_ticks(axes.yaxis)
+        axes.set_xlabel('epoch')
+        _letters(axes, lines)
+        drawing = Drawing(figure, title, _description(lines, text))
     return Chart(drawing, _by_epoch(lines, text))
 
 
-def _frame(drawing: Drawing, x: Axis, y: Axis, x_title: str) -> None:
-    left, right = x.start, x.end
-    for tick in y.ticks:
-        drawing.line([(left, y(tick)), (right, y(tick))], 'rule')
-        drawing.text((left - 6, y(tick) + 4), y.label(tick), 'tick', 'end')
-    for tick in x.ticks:
-        drawing.line([(x(tick), y.start), (x(tick), y.start + 4)], 'rule')
-        drawing.text((x(tick), y.start + 16), x.label(tick), 'tick', 'middle')
-    drawing.line([(left, y.start), (right, y.start)], 'axis')
-    drawing.text(((left + right) / 2, y.start + 30), x_title, 'tick', 'middle')
-
-
-def _line(drawing: Drawing, x: Axis, y: Axis, curve: Curve, style: Style) -> None:
-    points = [(x(epoch), y(curve[epoch])) for epoch in sorted(curve)]
-    drawing.line(points, f'line c{style.color}', style.dash)
-    every = -(-len(points) // MAX_MARKERS)
-    # Each run starts at another point, so that markers of equal lines do not hide each other.
-    for point in points[style.index % every :: every]:
-        drawing.marker(point, style)
-
-
-def _letters(drawing: Drawing, x: Axis, y: Axis, lines: Lines) -> None:
-    """Draw the letter of each run at the end of its line, spread out where lines end together."""
+def _letters(axes: Axes, lines: Lines) -> None:
+    """Write the letter of each run at the end of its line, spread out where lines end together."""
+    low, high = axes.get_ylim()
     for last in {max(curve) for _, _, curve in lines}:
-        ending = [(style, r, curve[last]) for style, r, curve in lines if max(curve) == last]
-        heights = spread([y(value) for _, _, value in ending], 12, 12, HEIGHT - 34)
-        for (style, record, _), height in zip(ending, heights, strict=True):
-            drawing.text((x(last) + 8, height + 4), record.letter, f'letter c{style.color}')
+        ending = [(series, r, curve[last]) for series, r, curve in lines if max(curve) == last]
+        heights = spread([(value - low) / (high - low) for _, _, value in ending], LETTER, 0, 1)
+        for (series, record, _), height in zip(ending, heights, strict=True):
+            axes.annotate(
+                record.letter, (last, height), (8, 0), axes.get_xaxis_transform(),
+                'offset points', color=series.color, va='center', weight='bold', gid='letter',
+            )  # fmt: skip
 
 
 def _description(lines: Lines, text: Text) -> str:
@@ -125,22 +115,26 @@ def bar_chart(
     title: str, records: Sequence[Record], groups: Mapping[str, Sequence[float | None]]
 ) -> Chart:
     """Draw shares from 0 to 1 by group, such as IoU by class, with one bar for each run."""
-    bar, head = 14, 20
-    height = 24 + sum(head + bar * len(values) + 6 for values in groups.values())
     sentences = [f'{name}: {_values(records, values)}.' for name, values in groups.items()]
-    drawing = Drawing(WIDTH, height, title, ' '.join(sentences))
-    x = axis_over(0, 1, 24, WIDTH - 52)
-    for tick in x.ticks:
-        drawing.line([(x(tick), 4), (x(tick), height - 20)], 'rule')
-        drawing.text((x(tick), height - 6), x.label(tick), 'tick', 'middle')
-    top = 4.0
-    for name, values in groups.items():
-        drawing.text((x.start, top + 14), name, 'name')
-        top += head
-        for index, value in enumerate(values):
-            _bar(drawing, x, (top, bar), records[index].letter, value, Style(index))
-            top += bar
-        top += 6
+    tops = np.arange(len(groups)) * (len(records) + 2)
+    with new_figure(WIDTH, 24 + BAR * (len(records) + 2) * len(groups)) as figure:
+        axes = figure.subplots()
+        axes.grid(visible=False, axis='y')
+        axes.grid(visible=True, axis='x')
+        axes.set_xlim(0, 1)
+        axes.set_ylim(tops[-1] + len(records) + 1, -1)
+        for top, name in zip(tops, groups, strict=True):
+            axes.text(0, float(top), name, va='center', weight='bold', gid='name')
+        for index, values in enumerate(zip(*groups.values(), strict=True)):
+            shares = [value or 0 for value in values]
+            bars = axes.barh(tops + index + 1, shares, color=Series(index).color)
+            axes.bar_label(bars, list(map(_share, values)), padding=4, color=plotting.QUIET)
+        letters = [record.letter for record in records]
+        axes.set_yticks(
+            np.add.outer(tops + 1, np.arange(len(records))).ravel(), letters * len(groups),
+            weight='bold', color=plotting.INK,
+        )  # fmt: skip
+        drawing = Drawing(figure, title, ' '.join(sentences))
     rows = tuple(
         (name, *(ABSENT if v is None else score(v) for v in values))
         for name, values in groups.items()
@@ -148,26 +142,13 @@ def bar_chart(
     return Chart(drawing, Table(('Class', *(r.title for r in records)), rows))
 
 
-def _bar(
-    drawing: Drawing,
-    x: Axis,
-    place: tuple[float, float],
-    letter: str,
-    value: float | None,
-    style: Style,
-) -> None:
-    top, height = place
-    drawing.text((x.start - 5, top + height - 3), letter, 'letter', 'end')
-    if value is not None:
-        drawing.rect((x.start, top + 1), x(value) - x.start, height - 2, f'mark c{style.color}')
-    text = 'none' if value is None else f'{value:.3f}'
-    drawing.text((x(value or 0) + 5, top + height - 3), text, 'tick')
+def _share(value: float | None) -> str:
+    return 'none' if value is None else f'{value:.3f}'
 
 
 def _values(records: Sequence[Record], values: Sequence[float | None]) -> str:
     return ', '.join(
-        f'{record.letter} {"none" if value is None else f"{value:.3f}"}'
-        for record, value in zip(records, values, strict=True)
+        f'{record.letter} {_share(value)}' for record, value in zip(records, values, strict=True)
     )
 
 
@@ -185,27 +166,35 @@ def scatter_chart(title: str, records: Sequence[Record]) -> Chart | None:
         f'{records[i].title}: {rate(speed)} images per second, mIoU {score(quality)}.'
         for i, (speed, quality) in points.items()
     ]
-    drawing = Drawing(WIDTH, HEIGHT + 30, title, ' '.join(sentences))
-    speeds, qualities = zip(*points.values(), strict=True)
-    x = axis_over(0, max(speeds) * 1.04, 50, WIDTH - 26)
-    y = axis_over(min(qualities), max(qualities), HEIGHT - 4, 22)
-    _frame(drawing, x, y, 'inference, images per second')
-    drawing.text((8, 12), 'mIoU', 'tick')
-    places = [(x(speed), y(quality)) for speed, quality in points.values()]
-    for index, place in zip(points, places, strict=True):
-        drawing.marker(place, Style(index), 1.5)
-    for index, place in zip(points, places, strict=True):
-        to_left = any(0 < other[0] - place[0] < 26 and _overlap(place, other) for other in places)
-        at, anchor = (place[0] - 9, 'end') if to_left else (place[0] + 9, '')
-        name = f'letter c{Style(index).color}'
-        drawing.text((at, place[1] + 4), records[index].letter, name, anchor)
+    with new_figure(WIDTH, HEIGHT + 30) as figure:
+        axes = figure.subplots()
+        for index, point in points.items():
+            series = Series(index)
+            axes.plot(*point, series.marker, color=series.color, markersize=9)
+        axes.set_xlim(0, 1.06 * max(speed for speed, _ in points.values()))
+        axes.margins(y=0.1)
+        for axis in (axes.xaxis, axes.yaxis):
+            set_ticks(axis)
+        axes.set(xlabel='inference, images per second', ylabel='mIoU')
+        _name_points(axes, records, points)
+        drawing = Drawing(figure, title, ' '.join(sentences))
     rows = tuple((records[i].title, rate(s), score(q)) for i, (s, q) in points.items())
     return Chart(drawing, Table(('Run', 'Images per second', 'mIoU'), rows))
 
 
-def _overlap(one: tuple[float, float], other: tuple[float, float]) -> bool:
-    """Return whether a letter next to one point would overlap the other, by height."""
-    return abs(one[1] - other[1]) < 13
+def _name_points(
+    axes: Axes, records: Sequence[Record], points: Mapping[int, tuple[float, float]]
+) -> None:
+    """Write the letter of each run at the right of its point, or at the left of a neighbor."""
+    places = axes.transLimits.transform(list(points.values()))  # (points, 2), shares of the axes
+    for index, place in zip(points, places, strict=True):
+        right, up = (places - place).T
+        crowded = ((right > 0) & (right < 0.09) & (abs(up) < 0.07)).any()
+        axes.annotate(
+            records[index].letter, points[index], (-9 if crowded else 9, 0),
+            textcoords='offset points', ha='right' if crowded else 'left', va='center',
+            color=Series(index).color, weight='bold', gid='letter',
+        )  # fmt: skip
 
 
 def pareto_optimal(records: Sequence[Record]) -> list[Record]:
@@ -220,3 +209,16 @@ def pareto_optimal(records: Sequence[Record]) -> list[Record]:
         for record, speed, quality in known
         if not any(s >= speed and q >= quality and (s, q) != (speed, quality) for _, s, q in known)
     ]
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return positions near the wanted ones, at least `gap` apart and, if they fit, in bounds."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [0.0] * len(wanted)
+    at = low - gap
+    for i in order:
+        at = placed[i] = max(wanted[i], at + gap)
+    at = high + gap
+    for i in reversed(order):
+        at = placed[i] = min(placed[i], at - gap)
+    return placed

@@ -2,7 +2,7 @@
 """Comparability of the runs, determined from their settings and tags.
 
 A trait is a property that two runs must share for some of their figures to be comparable. Figures
-are ranked only among runs that agree in all traits of their topic.
+are ranked only among runs that agree in all traits of their aspect.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -19,7 +19,7 @@ DATA_FINGERPRINT: Final = 'data_fingerprint'
 UNKNOWN: Final = 'unknown'
 
 
-class Topic(Enum):
+class Aspect(Enum):
     """Part of the report that a caveat applies to."""
 
     LOSS = 'losses'
@@ -34,7 +34,7 @@ class Topic(Enum):
 class Trait:
     """Property that comparable runs share; `value` returns it as text for the report."""
 
-    topics: tuple[Topic, ...]
+    aspects: tuple[Aspect, ...]
     value: Callable[[Record], str]
     warning: str
 
@@ -43,7 +43,7 @@ class Trait:
 class Caveat:
     """Difference between the runs and its consequence for comparisons."""
 
-    topics: tuple[Topic, ...]
+    aspects: tuple[Aspect, ...]
     text: str
 
 
@@ -138,66 +138,66 @@ def _revision(record: Record) -> str:
 #: Each warning is followed by the values of the runs.
 TRAITS: Final = (
     Trait(
-        (Topic.LOSS,),
+        (Aspect.LOSS,),
         loss_kind,
         'The losses are of different kinds and cannot be compared; across kinds, a lower loss '
         'does not mean a better model.',
     ),
     Trait(
-        (Topic.LOSS, Topic.QUALITY),
+        (Aspect.LOSS, Aspect.QUALITY),
         _scheme,
         'The runs learn different label schemes, so their scores and losses cover different '
         'classes and cannot be compared.',
     ),
     Trait(
-        (Topic.LOSS, Topic.QUALITY, Topic.INFERENCE),
+        (Aspect.LOSS, Aspect.QUALITY, Aspect.INFERENCE),
         val_data,
         'It is not certain that the runs are validated on the same data, so their scores, '
         'validation losses and inference speeds cannot be compared.',
     ),
     Trait(
-        (Topic.INFERENCE, Topic.COST),
+        (Aspect.INFERENCE, Aspect.COST),
         _machine,
         'It is not certain that speed, time and memory are measured on the same kind of machine, '
         'so they cannot be compared.',
     ),
     Trait(
-        (Topic.INFERENCE, Topic.COST),
+        (Aspect.INFERENCE, Aspect.COST),
         _precision,
         'The runs use different precisions, so speed, time and memory do not compare the models '
         'alone.',
     ),
     Trait(
-        (Topic.COST,),
+        (Aspect.COST,),
         _batch,
         'The runs train on crops or batches of different sizes, so images per second, time and '
         'memory of training cannot be compared.',
     ),
     Trait(
-        (Topic.EPOCHS,),
+        (Aspect.EPOCHS,),
         _epoch_length,
         'Epochs have different lengths: neither the epoch number nor the time per epoch stands '
         'for the same amount of training.',
     ),
     Trait(
-        (Topic.EPOCHS,),
+        (Aspect.EPOCHS,),
         _epochs,
         'The runs have different numbers of epochs: longer runs have more chances of a good '
         'epoch, and their training times cover more work.',
     ),
     Trait(
-        (Topic.EPOCHS,),
+        (Aspect.EPOCHS,),
         _finished,
         'Some runs are not finished; their figures so far are not final.',
     ),
     Trait(
-        (Topic.ORIGIN,),
+        (Aspect.ORIGIN,),
         _train_data,
         'The runs are trained on different data: a better score may come from the data and not '
         'from the model.',
     ),
     Trait(
-        (Topic.ORIGIN,),
+        (Aspect.ORIGIN,),
         _revision,
         'The runs use different revisions of the code, which may differ in more than the settings '
         'show.',
@@ -210,23 +210,23 @@ _UNIQUE_IF_UNKNOWN: Final = (val_data, _machine)
 def caveats(records: Sequence[Record]) -> list[Caveat]:
     """Return the differences that prevent or limit a comparison; none for a single run."""
     return [
-        Caveat(trait.topics, f'{trait.warning} {_letters_by_value(records, trait)}')
+        Caveat(trait.aspects, f'{trait.warning} {_letters_by_value(records, trait)}')
         for trait in TRAITS
         if len(records) > 1 and _differs(records, trait)
     ]
 
 
-def of_topics(all_caveats: Sequence[Caveat], *topics: Topic) -> list[Caveat]:
-    """Return the caveats that apply to any of the topics."""
-    return [caveat for caveat in all_caveats if set(caveat.topics) & set(topics)]
+def of_aspects(all_caveats: Sequence[Caveat], *aspects: Aspect) -> list[Caveat]:
+    """Return the caveats that apply to any of the aspects."""
+    return [caveat for caveat in all_caveats if set(caveat.aspects) & set(aspects)]
 
 
-def group(record: Record, *topics: Topic) -> Hashable:
-    """Return a key that is equal for runs with comparable figures of these topics."""
+def group(record: Record, *aspects: Aspect) -> Hashable:
+    """Return a key that is equal for runs with comparable figures of these aspects."""
     return tuple(
         record.letter if _is_unknown(trait, value) else value
         for trait in TRAITS
-        if set(trait.topics) & set(topics)
+        if set(trait.aspects) & set(aspects)
         for value in (trait.value(record),)
     )
 

@@ -17,7 +17,7 @@ FIGURES: Final = 'figures'
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class EvaluationTable:
     """Evaluations of one name; a row has the figure of each run, `caveats` are warnings."""
 
     name: str
@@ -25,7 +25,7 @@ class Evaluation:
     caveats: tuple[str, ...]
 
 
-def evaluations(records: Sequence[Record]) -> tuple[list[Evaluation], list[str]]:
+def evaluations(records: Sequence[Record]) -> tuple[list[EvaluationTable], list[str]]:
     """Return the evaluations of all runs by name, and sentences about missing ones."""
     contents: dict[str, dict[str, Mapping[str, Any]]] = {}
     missing = []
@@ -54,7 +54,7 @@ def _read(record: Record, path: str) -> Mapping[str, Any] | None:
 
 def _evaluation(
     name: str, contents: Mapping[str, Mapping[str, Any]], letters: Sequence[str]
-) -> Evaluation:
+) -> EvaluationTable:
     keys = dict.fromkeys(key for content in contents.values() for key in content[FIGURES])
     conditions = {key: [_text(contents, letter, key) for letter in letters] for key in CONDITIONS}
     figures = {key: [_figure(contents, letter, key) for letter in letters] for key in keys}
@@ -64,7 +64,7 @@ def _evaluation(
         if len({str(content.get(key)) for content in contents.values()}) > 1
     )
     rows = {**conditions, **figures}
-    return Evaluation(
+    return EvaluationTable(
         name, tuple((key, tuple(values)) for key, values in rows.items()), tuple(caveats)
     )
 

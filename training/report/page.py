@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from segmentation_node.plotting import Series
 from training.report import augmentation, comparability, pictures, published, settings
 from training.report.charts import (
     Chart,
@@ -17,9 +18,9 @@ from training.report.charts import (
     pareto_optimal,
     scatter_chart,
 )
-from training.report.comparability import Caveat, Topic, loss_kind, of_topics
+from training.report.comparability import Aspect, Caveat, loss_kind, of_aspects
 from training.report.confusion import ConfusionMatrix, read_confusion
-from training.report.drawing import Drawing, Style, sample
+from training.report.drawing import sample
 from training.report.evaluations import evaluations
 from training.report.records import Record, class_names
 from training.report.summary import ABSENT, COLUMNS, outcome, rate, restricted, score, summarize
@@ -104,7 +105,7 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
         'store': store,
         'written': datetime.now(timezone.utc),
         'key': [
-            (record, sample(Style(i), Style(i).description)) for i, record in enumerate(records)
+            (record, sample(Series(i), Series(i).description)) for i, record in enumerate(records)
         ],
         'caveats': caveats,
         'caveats_on': _by_part(caveats),
@@ -137,21 +138,21 @@ def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> 
 def _by_part(caveats: Sequence[Caveat]) -> dict[str, list[Caveat]]:
     """Return the caveats of each part of the page."""
     return {
-        'scores': of_topics(caveats, Topic.QUALITY),
-        'speed': of_topics(caveats, Topic.QUALITY, Topic.INFERENCE),
-        'epochs': of_topics(caveats, Topic.EPOCHS),
-        'origin': of_topics(caveats, Topic.ORIGIN),
+        'scores': of_aspects(caveats, Aspect.QUALITY),
+        'speed': of_aspects(caveats, Aspect.QUALITY, Aspect.INFERENCE),
+        'epochs': of_aspects(caveats, Aspect.EPOCHS),
+        'origin': of_aspects(caveats, Aspect.ORIGIN),
     }
 
 
 def _curves(records: Sequence[Record], caveats: Sequence[Caveat]) -> list[Part]:
     numbered = list(enumerate(records))
     parts = [
-        Part('Scores', of_topics(caveats, Topic.QUALITY), _charts(numbered, SCORES)),
-        Part('Losses', of_topics(caveats, Topic.LOSS), list(_loss_charts(records))),
+        Part('Scores', of_aspects(caveats, Aspect.QUALITY), _charts(numbered, SCORES)),
+        Part('Losses', of_aspects(caveats, Aspect.LOSS), list(_loss_charts(records))),
         Part(
             'Speed, time and memory',
-            of_topics(caveats, Topic.INFERENCE, Topic.COST),
+            of_aspects(caveats, Aspect.INFERENCE, Aspect.COST),
             _charts(numbered, SPEEDS),
         ),
     ]
@@ -204,18 +205,10 @@ def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     ]
 
 
-def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, Drawing]]]]:
-    """Return the class names and colors of each label scheme of the runs."""
+def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Return the class names and CSS colors of each label scheme of the runs."""
     schemes = {r.scheme.name: r.scheme for r in records if r.scheme is not None}
     return [
-        (name, [(c.name, _swatch(c.name, c.color)) for c in scheme.classes])
+        (name, [(c.name, f'rgb{c.color}') for c in scheme.classes])
         for name, scheme in schemes.items()
     ]
-
-
-def _swatch(name: str, color: tuple[int, int, int]) -> Drawing:
-    drawing = Drawing(22, 14, f'Color of {name}')
-    drawing.svg.set('class', 'swatch')
-    drawing.rect((0, 0), 22, 14, 'frame')
-    drawing.svg[-1].set('style', f'fill:rgb{color}')
-    return drawing

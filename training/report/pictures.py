@@ -28,7 +28,7 @@ KINDS: Final = ('image', 'truth', 'prediction')
 
 
 @dataclass(frozen=True)
-class Picture:
+class EmbeddedPicture:
     """Picture embedded in the page."""
 
     uri: str
@@ -42,9 +42,9 @@ class Example:
     """One validation image, its truth, and its predictions by index of the run."""
 
     name: str
-    image: Picture
-    truth: Picture
-    predictions: dict[int, Picture] = field(default_factory=dict)
+    image: EmbeddedPicture
+    truth: EmbeddedPicture
+    predictions: dict[int, EmbeddedPicture] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,21 +55,21 @@ class Gallery:
     missing: tuple[str, ...]
 
 
-def photograph(image_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+def photograph(image_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> EmbeddedPicture:
     """Encode a camera image, scaled down to at most `width`."""
     small = _scaled(image_rgb, width, cv2.INTER_AREA)
     return _picture('jpeg', encode_jpeg(small, 82), alt, small)
 
 
-def label_picture(color_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> Picture:
+def label_picture(color_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> EmbeddedPicture:
     """Encode labels in color, scaled down to at most `width` without mixing colors."""
     small = _scaled(color_rgb, width, cv2.INTER_NEAREST_EXACT)
     return _picture('png', encode_png(small), alt, small)
 
 
-def _picture(codec: str, data: bytes, alt: str, image: UInt8Array) -> Picture:
+def _picture(codec: str, data: bytes, alt: str, image: UInt8Array) -> EmbeddedPicture:
     uri = f'data:image/{codec};base64,{base64.b64encode(data).decode("ascii")}'
-    return Picture(uri, alt, image.shape[1], image.shape[0])
+    return EmbeddedPicture(uri, alt, image.shape[1], image.shape[0])
 
 
 def _scaled(image: UInt8Array, width: int, interpolation: int) -> UInt8Array:
@@ -214,7 +214,7 @@ class Progress:
     """First and last grid of validation images of a run."""
 
     record: Record
-    grids: tuple[tuple[str, Picture], ...]
+    grids: tuple[tuple[str, EmbeddedPicture], ...]
 
 
 def progress(records: Sequence[Record]) -> tuple[list[Progress], list[str]]:
@@ -229,7 +229,7 @@ def progress(records: Sequence[Record]) -> tuple[list[Progress], list[str]]:
     return available, missing
 
 
-def _grids(record: Record) -> Iterator[tuple[str, Picture]]:
+def _grids(record: Record) -> Iterator[tuple[str, EmbeddedPicture]]:
     paths = [path for path in record.artifacts.names('grid') if GRID.fullmatch(path)]
     for path in dict.fromkeys(paths[:1] + paths[-1:]):
         grid = _decoded(record, path)

@@ -18,7 +18,7 @@ COLUMNS: Final = ('Model', 'mIoU in %', 'Scored on', 'Trained', 'Source')
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PublishedComparison:
     """Runs and published figures in one label scheme; `note` limits the comparison."""
 
     label_scheme: str
@@ -26,7 +26,7 @@ class Comparison:
     table: Table
 
 
-def comparisons(records: Sequence[Record]) -> list[Comparison]:
+def comparisons(records: Sequence[Record]) -> list[PublishedComparison]:
     """Return a comparison for each label scheme that has both runs and published figures."""
     tables = []
     for scheme, known in _published().items():
@@ -44,7 +44,7 @@ def comparisons(records: Sequence[Record]) -> list[Comparison]:
                  row['scored_on'], row['trained'], row['source'])
                 for row in known['figures']
             ]  # fmt: skip
-            tables.append(Comparison(scheme, known['note'], Table(COLUMNS, tuple(rows))))
+            tables.append(PublishedComparison(scheme, known['note'], Table(COLUMNS, tuple(rows))))
     return tables
 
 

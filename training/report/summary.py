@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from training.report.comparability import Topic, group, loss_kind
+from training.report.comparability import Aspect, group, loss_kind
 from training.report.records import Record
 
 #: Text for a figure that a run does not have.
@@ -22,7 +22,7 @@ class Column:
         text: formats the figure.
         sign: 1 if higher is better, -1 if lower is better, 0 if neither is.
         superlative: label of the best figure.
-        topics: topics in which the runs must be comparable.
+        aspects: aspects in which the runs must be comparable.
         remark: returns a remark on the figure.
     """
 
@@ -31,7 +31,7 @@ class Column:
     text: Callable[[float], str]
     sign: int = 0
     superlative: str = ''
-    topics: tuple[Topic, ...] = ()
+    aspects: tuple[Aspect, ...] = ()
     remark: Callable[[Record], str] = lambda _: ''
 
 
@@ -76,8 +76,9 @@ def _median(metric: str) -> Callable[[Record], float | None]:
     return lambda record: record.median(metric)
 
 
-QUALITY: Final = (Topic.QUALITY,)
-COST: Final = (Topic.COST,)
+QUALITY: Final = (Aspect.QUALITY,)
+COST: Final = (Aspect.COST,)
+INFERENCE: Final = (Aspect.INFERENCE,)
 
 COLUMNS: Final = (
     Column(
@@ -93,15 +94,15 @@ COLUMNS: Final = (
     Column('Dice', _at_best('Dice'), score, 1, 'highest', QUALITY),
     Column('Pixel accuracy', _at_best('pixel_acc'), score, 1, 'highest', QUALITY),
     Column(
-        'Validation loss', _at_best('val_loss'), score, -1, 'lowest', (Topic.LOSS,),
+        'Validation loss', _at_best('val_loss'), score, -1, 'lowest', (Aspect.LOSS,),
         # The weighting would fill a tall cell; the notes on comparability include it.
         lambda record: loss_kind(record).partition(',')[0],
     ),
-    Column('Inference, images/s', _median('imgs_per_sec'), rate, 1, 'fastest', (Topic.INFERENCE,)),
+    Column('Inference, images/s', _median('imgs_per_sec'), rate, 1, 'fastest', INFERENCE),
     Column('Training, images/s', _median('train_imgs_per_sec'), rate, 1, 'fastest', COST),
     Column(
         'Training time', lambda record: record.total('train_time_sec'), duration, -1, 'shortest',
-        (Topic.COST, Topic.EPOCHS),
+        (Aspect.COST, Aspect.EPOCHS),
     ),
     Column(
         'Peak memory, MB', lambda record: record.greatest('peak_memory_mb'),
@@ -135,11 +136,11 @@ def _peers(
     records: Sequence[Record], values: Sequence[float | None], run: Record, column: Column
 ) -> dict[str, float]:
     """Return the figures comparable to those of a run, including its own, by letter."""
-    topics = column.topics
+    aspects = column.aspects
     return {
         record.letter: value
         for record, value in zip(records, values, strict=True)
-        if value is not None and group(record, *topics) == group(run, *topics)
+        if value is not None and group(record, *aspects) == group(run, *aspects)
     }
 
 
@@ -156,7 +157,7 @@ def restricted(records: Sequence[Record]) -> list[str]:
     return [
         column.title
         for column in COLUMNS
-        if len({group(record, *column.topics) for record in records}) > 1
+        if len({group(record, *column.aspects) for record in records}) > 1
     ]
 
 

@@ -14,7 +14,7 @@ import cv2
 from tqdm import tqdm
 
 from segmentation_node.arrays import UInt8Array
-from segmentation_node.bags.images_to_bag import Settings, write_frames
+from segmentation_node.bags.images_to_bag import MessageSettings, write_frames
 from segmentation_node.bags.messages import SECOND_NS
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.sources import SourceFrame
@@ -23,7 +23,7 @@ from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import encode_png
 from segmentation_node.labels import load_scheme
 from segmentation_node.paths import demo_bag, samples_dir
-from training.scenes.render import SCHEME, Frame, Renderer
+from training.scenes.render import SCHEME, RenderedFrame, Renderer
 from training.scenes.street import Street
 from training.scenes.write import camera_content
 
@@ -73,7 +73,7 @@ def write_bag(path: Path, indices: Sequence[int]) -> None:
         with portable_opencv():
             frames = list(_drive(folder, indices))
         with BagWriter(draft) as writer:
-            write_frames(frames, Settings(compressed=True), load_scheme(SCHEME), writer)
+            write_frames(frames, MessageSettings(compressed=True), load_scheme(SCHEME), writer)
         with open_bag(draft) as bag:
             messages = list(bag.messages())
     # All messages are in memory by now: the writer ends a chunk when its messages have waited for
@@ -120,7 +120,7 @@ def _drive(folder: Path, indices: Sequence[int]) -> Iterator[SourceFrame]:
         yield _write_frame(folder / f'{index:03}', frame, round(index * SECOND_NS / RATE_HZ))
 
 
-def _write_frame(stem: Path, frame: Frame, time_ns: int) -> SourceFrame:
+def _write_frame(stem: Path, frame: RenderedFrame, time_ns: int) -> SourceFrame:
     image, label, camera = (stem.with_suffix(suffix) for suffix in ('.jpg', '.png', '.json'))
     image.write_bytes(_jpeg(frame.image_rgb))
     label.write_bytes(encode_png(frame.label_ids))

@@ -33,7 +33,7 @@ _BEHIND_M = 2.0
 
 
 @dataclass(frozen=True)
-class Frame:
+class RenderedFrame:
     """Rendered frame.
 
     image_rgb: (H, W, 3) uint8. label_ids: (H, W) uint8, Cityscapes labelIds. instance_ids:
@@ -84,7 +84,7 @@ class Renderer:
         vehicle = street.ride.vehicle(street.layout, time_s)
         return Camera(self.width, self.height, intrinsic, street.ride.extrinsic(time_s), vehicle)
 
-    def render(self, street: Street, time_s: float) -> Frame:
+    def render(self, street: Street, time_s: float) -> RenderedFrame:
         """Render the street as seen time_s seconds after the start of the drive."""
         self._prepare(street)
         camera = self.camera(street, time_s)
@@ -109,7 +109,7 @@ class Renderer:
         self._hood.paint(canvas, street)
         image = self._sensor.expose(canvas.rgba, round(time_s * 1e6))
         polygons = {'imgHeight': self.height, 'imgWidth': self.width, 'objects': canvas.objects}
-        return Frame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
+        return RenderedFrame(image, canvas.label_ids, canvas.instance_ids, polygons, camera)
 
 
 def _standing(blocks: list[Block], camera: Camera) -> Iterator[Thing]:

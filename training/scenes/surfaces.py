@@ -14,7 +14,7 @@ TILE_M = TILE_PX / PX_PER_M
 MATERIALS = ('terrain', 'sidewalk', 'parking', 'road', 'curb')
 
 
-class Atlas:
+class GroundAtlas:
     """Ground tiles stacked vertically, (TILE_PX, TILE_PX, 4) each, with coarser levels."""
 
     def __init__(self, tiles: dict[str, Field]) -> None:
@@ -36,12 +36,12 @@ class Atlas:
         return self._levels[key]
 
 
-def make_atlas(rng: np.random.Generator, layout: Layout) -> Atlas:
+def make_atlas(rng: np.random.Generator, layout: Layout) -> GroundAtlas:
     """Generate random materials for a street."""
     tone = float(rng.uniform(80, 114))
     road = _asphalt(rng, tone)
     parking = _paving(rng, 'setts') if layout.bays else road * np.float32(rng.uniform(0.86, 1.08))
-    return Atlas(
+    return GroundAtlas(
         {
             'terrain': _grass(rng, layout.season),
             'sidewalk': _paving(rng, layout.paving),

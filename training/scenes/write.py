@@ -16,7 +16,7 @@ from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.images import cityscapes
 from segmentation_node.images.cityscapes import KINDS, LABELS, PICTURE, PICTURE_FOLDERS
 from training.scenes.camera import Camera
-from training.scenes.render import Frame, Renderer
+from training.scenes.render import RenderedFrame, Renderer
 from training.scenes.street import Street
 
 _FAST_PNG = [cv2.IMWRITE_PNG_COMPRESSION, 1]
@@ -101,7 +101,7 @@ def write_sequence(
 
 
 def _write_frame(
-    name: SequenceName, index: int, frame: Frame, stamp_ns: int, renderer: Renderer
+    name: SequenceName, index: int, frame: RenderedFrame, stamp_ns: int, renderer: Renderer
 ) -> None:
     picture = cv2.cvtColor(frame.image_rgb, cv2.COLOR_RGB2BGR)
     labels = frame.label_ids

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from segmentation_node.ros.launching.settings import LaunchSettings
+from segmentation_node.ros.launching.launch_settings import LaunchSettings
 from segmentation_node.topics import COMPRESSED_SUFFIX, IMAGE, NODE_NAME
 from segmentation_node.untrusted import read_yaml
 

@@ -39,8 +39,8 @@ from segmentation_node.errors import SettingError, printable
 from segmentation_node.interrupt import SIGNALS
 from segmentation_node.paths import PACKAGE
 from segmentation_node.ros.launching.arguments import Argument, check_names
+from segmentation_node.ros.launching.launch_settings import LaunchSettings, NodeSettings
 from segmentation_node.ros.launching.rviz import with_topics
-from segmentation_node.ros.launching.settings import LaunchSettings, NodeSettings
 from segmentation_node.ros.transport import large_frames_environment
 from segmentation_node.topics import DIAGNOSTICS
 
@@ -53,10 +53,10 @@ GRACE_S: Final = 2.0
 REQUESTED: Final = frozenset({0} | {status for n in SIGNALS for status in (-n, 128 + n)})
 
 #: Returns the model of each node by its name, given the launch arguments.
-Models = Callable[[Mapping[str, str]], Mapping[str, str]]
+ModelsOf = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
-def description(file: str, arguments: Sequence[Argument], models: Models) -> LaunchDescription:
+def description(file: str, arguments: Sequence[Argument], models: ModelsOf) -> LaunchDescription:
     """Return the description of a launch file that runs one node per model."""
 
     def start(context: LaunchContext) -> list[Action]:

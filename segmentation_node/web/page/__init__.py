@@ -6,6 +6,6 @@ picture_section and results_section, data_view, or training_view.
 
 - service_client: requests to the service. training_runs, mlflow_access: training metrics.
 - translations: all texts, in English and French.
-- markup, charts, patterns, choice, class_shares: building blocks of the views.
+- markup, epoch_chart, patterns, choice, class_shares: building blocks of the views.
 - sample_pictures: pictures to try the models on.
 """

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.cli import HelpFormatter
-from segmentation_node.web.settings import HOST, PAGE_PORT, PAGE_UPLOAD_MB
+from segmentation_node.web.service_settings import HOST, PAGE_PORT, PAGE_UPLOAD_MB
 
 SCRIPT: Final = Path(__file__).with_name('main.py')
 

@@ -9,10 +9,10 @@ from typing import Final
 import streamlit as st
 
 from segmentation_node.images.files import encode_png
-from segmentation_node.web.page.picture_section import Picture, choose_picture
+from segmentation_node.web.page.picture_section import ChosenPicture, choose_picture
 from segmentation_node.web.page.results_section import show_results
 from segmentation_node.web.page.service_client import (
-    ModelResult,
+    DecodedResult,
     ServiceError,
     known_models,
     predict,
@@ -20,20 +20,20 @@ from segmentation_node.web.page.service_client import (
 from segmentation_node.web.page.translations import Words
 
 POLL_S: Final = 0.5
-#: Key of the current Outcome in the session state.
+#: Key of the current RequestOutcome in the session state.
 OUTCOME: Final = 'outcome'
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RequestOutcome:
     """Results and problems of one request, for one picture and one selection of models."""
 
     digest: str
     models: tuple[str, ...]
-    results: tuple[ModelResult, ...]
+    results: tuple[DecodedResult, ...]
     problems: Mapping[str, ServiceError]
 
-    def matches(self, picture: Picture, models: Sequence[str]) -> bool:
+    def matches(self, picture: ChosenPicture, models: Sequence[str]) -> bool:
         """Return whether this is the outcome for a picture and these models."""
         return (self.digest, self.models) == (picture.digest, tuple(models))
 
@@ -63,7 +63,7 @@ def show(words: Words) -> None:
         with results_place.container():
             st.session_state[OUTCOME] = _request(words, picture, chosen)
         results_place.empty()
-    outcome: Outcome | None = st.session_state.get(OUTCOME)
+    outcome: RequestOutcome | None = st.session_state.get(OUTCOME)
     if outcome is not None and outcome.matches(picture, chosen):
         with results_place.container():
             for model, problem in outcome.problems.items():
@@ -72,7 +72,7 @@ def show(words: Words) -> None:
                 show_results(words, picture, outcome.results, new=pressed)
 
 
-def _request(words: Words, picture: Picture, models: Sequence[str]) -> Outcome:
+def _request(words: Words, picture: ChosenPicture, models: Sequence[str]) -> RequestOutcome:
     """Request results from all models, and show the progress."""
     png = encode_png(picture.image_rgb)
     progress = st.empty()
@@ -86,10 +86,10 @@ def _request(words: Words, picture: Picture, models: Sequence[str]) -> Outcome:
     failed = {model: job.exception() for model, job in jobs.items()}
     problems = {m: error for m, error in failed.items() if isinstance(error, ServiceError)}
     results = [job.result() for model, job in jobs.items() if model not in problems]
-    return Outcome(picture.digest, tuple(models), tuple(results), problems)
+    return RequestOutcome(picture.digest, tuple(models), tuple(results), problems)
 
 
-def _progress(words: Words, jobs: Mapping[str, 'Future[ModelResult]']) -> str:
+def _progress(words: Words, jobs: Mapping[str, 'Future[DecodedResult]']) -> str:
     try:
         states = {model['name']: model['state'] for model in known_models()}
     except ServiceError:

@@ -12,18 +12,18 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import LabelScheme
 
-Mask: TypeAlias = npt.NDArray[np.bool_]
+PixelMask: TypeAlias = npt.NDArray[np.bool_]
 #: Size of the repeated tile in pixels.
 PERIOD: Final = 12
 
 
-def _pattern(at: Callable[[Any, Any], Any]) -> Mask:
+def _pattern(at: Callable[[Any, Any], Any]) -> PixelMask:
     y, x = np.mgrid[:PERIOD, :PERIOD]
     return np.asarray(at(y, x), np.bool_)
 
 
 #: Inked pixels of each pattern, (PERIOD, PERIOD), assigned to classes in the order of the scheme.
-PATTERNS: Final[tuple[Mask, ...]] = (
+PATTERNS: Final[tuple[PixelMask, ...]] = (
     np.zeros((PERIOD, PERIOD), np.bool_),  # plain
     _pattern(lambda y, _: y % 6 < 2),  # horizontal lines
     _pattern(lambda y, x: (x + y) % 12 < 3),  # rising lines
@@ -35,7 +35,7 @@ PATTERNS: Final[tuple[Mask, ...]] = (
 )
 
 
-def pattern_of(scheme: LabelScheme, class_id: int) -> Mask:
+def pattern_of(scheme: LabelScheme, class_id: int) -> PixelMask:
     """Return the pattern of a class; schemes with many classes repeat patterns in other colors."""
     index = [c.id for c in scheme.classes].index(class_id)
     return PATTERNS[index % len(PATTERNS)]
@@ -59,7 +59,7 @@ def patterned(labels: UInt8Array, scheme: LabelScheme) -> UInt8Array:
     return picture
 
 
-def borders(labels: UInt8Array) -> Mask:
+def borders(labels: UInt8Array) -> PixelMask:
     """Return the pixels whose label differs from the pixel to the right or below, (H, W) bool."""
     edge = np.zeros(labels.shape, np.bool_)
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]

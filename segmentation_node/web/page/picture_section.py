@@ -17,14 +17,14 @@ from segmentation_node.web.page.markup import figure, note
 from segmentation_node.web.page.sample_pictures import STREETS, Sample, street
 from segmentation_node.web.page.translations import Words
 from segmentation_node.web.problems import ProblemError
-from segmentation_node.web.settings import PAGE_UPLOAD_MB, Settings
+from segmentation_node.web.service_settings import PAGE_UPLOAD_MB, ServiceSettings
 from segmentation_node.web.uploads import Upload
 
 #: Larger pictures are scaled down: they are slow, and the networks were trained on smaller ones.
 MAX_SHOWN_PIXELS: Final = 2**21
 SOURCES: Final = ('sample', 'upload')
 #: Limits of uploads to the page; the service receives the scaled picture.
-LIMITS: Final = Settings(
+LIMITS: Final = ServiceSettings(
     {}, max_upload_bytes=PAGE_UPLOAD_MB * 2**20, max_pixels=MAX_PIXELS, max_side=MAX_SIDE
 )
 
@@ -37,7 +37,7 @@ _BUTTON: Final = """<style>
 
 
 @dataclass(frozen=True)
-class Picture:
+class ChosenPicture:
     """Chosen picture, (H, W, 3) uint8 RGB; `sample` has its ground truth, if known."""
 
     image_rgb: UInt8Array
@@ -51,7 +51,7 @@ class Picture:
         return digest.hexdigest()
 
 
-def choose_picture(words: Words) -> Picture | None:
+def choose_picture(words: Words) -> ChosenPicture | None:
     """Let the user choose a picture, and show it; None if there is none yet."""
     texts = [words(f'from_{source}') for source in SOURCES]
     source = choice(words, words('picture_from'), 'from', SOURCES, texts)
@@ -62,13 +62,13 @@ def choose_picture(words: Words) -> Picture | None:
         texts = [words('sample_name', number=number) for number in numbers]
         chosen = choice(words, words('sample'), 'sample', numbers, texts)
         sample = street(int(chosen) - 1)
-        picture = Picture(sample.image_rgb, sample)
+        picture = ChosenPicture(sample.image_rgb, sample)
     if picture is not None:
         st.html(figure(picture.image_rgb, words('original_alt'), words('original')))
     return picture
 
 
-def _uploaded(words: Words) -> Picture | None:
+def _uploaded(words: Words) -> ChosenPicture | None:
     megabytes = words.number(PAGE_UPLOAD_MB, 0)
     file = st.file_uploader(words('upload', megabytes=megabytes), key='upload')
     if words.language != 'en':
@@ -87,7 +87,7 @@ def _uploaded(words: Words) -> Picture | None:
             text = too_large
         st.html(f'<div class="sn-unreadable" role="alert">{note(text)}</div>')
         return None
-    return Picture(_scaled(words, image_rgb))
+    return ChosenPicture(_scaled(words, image_rgb))
 
 
 def _scaled(words: Words, image_rgb: UInt8Array) -> UInt8Array:

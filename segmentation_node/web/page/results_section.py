@@ -14,14 +14,14 @@ from segmentation_node.checkpoint import bundled_models
 from segmentation_node.errors import SchemeError
 from segmentation_node.images.rendering import colorize, overlay
 from segmentation_node.labels import LabelClass, LabelScheme, available_schemes, load_scheme
-from segmentation_node.scoring import Comparison
+from segmentation_node.scoring import LabelComparison
 from segmentation_node.web.page.choice import choice
 from segmentation_node.web.page.class_shares import largest_shares, shares_by_id
 from segmentation_node.web.page.markup import ABSENT, figure, large_figure, note, swatch, table
 from segmentation_node.web.page.patterns import disagreement, patterned
-from segmentation_node.web.page.picture_section import Picture
+from segmentation_node.web.page.picture_section import ChosenPicture
 from segmentation_node.web.page.sample_pictures import SCHEME, Sample
-from segmentation_node.web.page.service_client import ModelResult
+from segmentation_node.web.page.service_client import DecodedResult
 from segmentation_node.web.page.translations import Words
 
 TIMINGS: Final = ('decode_ms', 'wait_ms', 'segment_ms', 'encode_ms')
@@ -43,7 +43,7 @@ _SCROLL_SCRIPT: Final = """<script>
 
 
 def show_results(
-    words: Words, picture: Picture, results: Sequence[ModelResult], *, new: bool
+    words: Words, picture: ChosenPicture, results: Sequence[DecodedResult], *, new: bool
 ) -> None:
     """Show the results of the models for a picture.
 
@@ -73,7 +73,11 @@ def show_results(
 
 
 def _pictures(
-    words: Words, picture: Picture, results: Sequence[ModelResult], style: str, alpha: float
+    words: Words,
+    picture: ChosenPicture,
+    results: Sequence[DecodedResult],
+    style: str,
+    alpha: float,
 ) -> None:
     exact = style == 'patterns'
 
@@ -113,7 +117,7 @@ def _show_enlarged(words: Words, title: str, html: str) -> None:
     dialog()
 
 
-def _caution(words: Words, results: Sequence[ModelResult]) -> str:
+def _caution(words: Words, results: Sequence[DecodedResult]) -> str:
     """Return a warning about the limits of the models."""
     bundled = bundled_models()
     others = [words.model(r.model) for r in results if r.model not in bundled]
@@ -122,7 +126,7 @@ def _caution(words: Words, results: Sequence[ModelResult]) -> str:
     return ' '.join(texts)
 
 
-def _legends(words: Words, picture: Picture, results: Sequence[ModelResult]) -> None:
+def _legends(words: Words, picture: ChosenPicture, results: Sequence[DecodedResult]) -> None:
     """Show a legend for each set of classes, with the shares in the truth and by each model."""
     for classes in _class_sets(results):
         group = [r for r in results if _ids(r) == classes]
@@ -143,13 +147,13 @@ def _legends(words: Words, picture: Picture, results: Sequence[ModelResult]) -> 
         st.html(table(words('legend'), columns, rows, swatches))
 
 
-def _ious(words: Words, sample: Sample, results: Sequence[ModelResult]) -> None:
+def _ious(words: Words, sample: Sample, results: Sequence[DecodedResult]) -> None:
     """Show the IoU of each class and model, if the truth can be mapped to the model's classes."""
     for classes in _class_sets(results):
         group = [r for r in results if _ids(r) == classes]
         scheme = _scheme(group[0])
         try:
-            comparisons = [Comparison(load_scheme(SCHEME), scheme) for _ in group]
+            comparisons = [LabelComparison(load_scheme(SCHEME), scheme) for _ in group]
         except SchemeError:
             continue
         for comparison, result in zip(comparisons, group, strict=True):
@@ -170,7 +174,7 @@ def _percent(words: Words, share: float) -> str:
     return ABSENT if math.isnan(share) else words.percent(share)
 
 
-def _truth(sample: Sample, result: ModelResult) -> UInt8Array | None:
+def _truth(sample: Sample, result: DecodedResult) -> UInt8Array | None:
     """Return the truth in a model's classes, (H, W) uint8; None if it cannot be mapped to them."""
     try:
         return sample.truth_in(_scheme(result))
@@ -178,7 +182,7 @@ def _truth(sample: Sample, result: ModelResult) -> UInt8Array | None:
         return None
 
 
-def _disagreements(words: Words, image_rgb: UInt8Array, results: Sequence[ModelResult]) -> None:
+def _disagreements(words: Words, image_rgb: UInt8Array, results: Sequence[DecodedResult]) -> None:
     st.subheader(words('disagree_head'))
     if len(_class_sets(results)) > 1:
         st.write(words('other_schemes'))
@@ -198,7 +202,7 @@ def _disagreements(words: Words, image_rgb: UInt8Array, results: Sequence[ModelR
     right.html(table(words('agree_table'), (words('pair'), words('agreement')), rows))
 
 
-def _timings(words: Words, results: Sequence[ModelResult]) -> None:
+def _timings(words: Words, results: Sequence[DecodedResult]) -> None:
     rows = [
         (words.model(r.model), *(words.number(r.timings[key], 0) for key in TIMINGS))
         for r in results
@@ -207,7 +211,7 @@ def _timings(words: Words, results: Sequence[ModelResult]) -> None:
     st.write(words('timings_note'))
 
 
-def _downloads(words: Words, results: Sequence[ModelResult]) -> None:
+def _downloads(words: Words, results: Sequence[DecodedResult]) -> None:
     st.subheader(words('download_head'))
     for result in results:
         left, right = st.columns(2)
@@ -223,15 +227,15 @@ def _downloads(words: Words, results: Sequence[ModelResult]) -> None:
     st.write(words('download_note'))
 
 
-def _ids(result: ModelResult) -> tuple[tuple[int, str], ...]:
+def _ids(result: DecodedResult) -> tuple[tuple[int, str], ...]:
     return tuple((c['id'], c['name']) for c in result.classes)
 
 
-def _class_sets(results: Sequence[ModelResult]) -> list[tuple[tuple[int, str], ...]]:
+def _class_sets(results: Sequence[DecodedResult]) -> list[tuple[tuple[int, str], ...]]:
     return list(dict.fromkeys(map(_ids, results)))
 
 
-def _scheme(result: ModelResult) -> LabelScheme:
+def _scheme(result: DecodedResult) -> LabelScheme:
     """Return the scheme of a result: one of the package, or one built from its legend."""
     if result.label_scheme in available_schemes():
         known = load_scheme(result.label_scheme)

@@ -12,7 +12,7 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.label_files import decode_label_file
 from segmentation_node.web.api_key import API_KEY_HEADER
-from segmentation_node.web.settings import API_KEY_VARIABLE, HOST, PORT
+from segmentation_node.web.service_settings import API_KEY_VARIABLE, HOST, PORT
 
 #: Environment variable with the address of the service.
 URL_VARIABLE: Final = 'SEGMENTATION_SERVICE'
@@ -34,7 +34,7 @@ class ServiceError(SegmentationError):
 
 
 @dataclass(frozen=True)
-class ModelResult:
+class DecodedResult:
     """Result of one model for a picture; `labels` are class ids, (H, W) uint8."""
 
     model: str
@@ -63,7 +63,7 @@ def known_models() -> list[dict[str, Any]]:
     return models
 
 
-def predict(model: str, image: bytes) -> ModelResult:
+def predict(model: str, image: bytes) -> DecodedResult:
     """Segment a picture; raises ServiceError."""
     response = _request(
         'POST', '/predict', timeout=PREDICT_TIMEOUT_S, files={'image': image},
@@ -71,7 +71,7 @@ def predict(model: str, image: bytes) -> ModelResult:
     )  # fmt: skip
     [result] = response.json()['results']
     label_png, color_png = (base64.b64decode(result['outputs'][k]) for k in ('label', 'color'))
-    return ModelResult(
+    return DecodedResult(
         model=model,
         label_scheme=result['label_scheme'],
         labels=decode_label_file(label_png),

@@ -17,8 +17,8 @@ from typing import Any, Final
 import httpx
 
 from segmentation_node.errors import SegmentationError
+from segmentation_node.plotting import Curve
 from segmentation_node.web.loss_names import loss_name
-from segmentation_node.web.page.charts import Curve
 from segmentation_node.web.page.mlflow_access import error_text, mlflow_client
 
 URI_VARIABLE: Final = 'MLFLOW_TRACKING_URI'
@@ -49,7 +49,7 @@ class RunsError(SegmentationError):
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """One training run.
 
     Attributes:
@@ -82,7 +82,7 @@ class Run:
         return self.label_scheme, self.data
 
 
-def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
+def runs_of_models(models: list[dict[str, Any]]) -> list[TrainingRun]:
     """Return the training runs of the served models, with scores on their first data set."""
     runs = []
     for model in models:
@@ -93,7 +93,7 @@ def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
             for metric in CURVES
         }
         runs.append(
-            Run(
+            TrainingRun(
                 model['name'],
                 label_scheme=model['label_scheme'] or '',
                 data=data,
@@ -106,7 +106,7 @@ def runs_of_models(models: list[dict[str, Any]]) -> list[Run]:
     return [run for run in runs if run.scores or any(run.curves.values())]
 
 
-def with_unique_names(runs: Sequence[Run]) -> list[Run]:
+def with_unique_names(runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the runs with unique names: duplicates get the beginning of their id."""
     count = Counter(run.name for run in runs)
     return [
@@ -115,15 +115,15 @@ def with_unique_names(runs: Sequence[Run]) -> list[Run]:
     ]
 
 
-def filter_by_name(runs: Sequence[Run], text: str) -> list[Run]:
+def filter_by_name(runs: Sequence[TrainingRun], text: str) -> list[TrainingRun]:
     """Return the runs whose name contains a comma-separated part of `text`; all if it is empty."""
     parts = [part.strip().lower() for part in text.split(',') if part.strip()]
     return [run for run in runs if not parts or any(part in run.name.lower() for part in parts)]
 
 
-def by_loss(runs: Sequence[Run]) -> list[list[Run]]:
+def by_loss(runs: Sequence[TrainingRun]) -> list[list[TrainingRun]]:
     """Return the runs grouped by loss function; each unknown one is its own group."""
-    kinds: dict[str, list[Run]] = {}
+    kinds: dict[str, list[TrainingRun]] = {}
     for index, run in enumerate(runs):
         kinds.setdefault(run.loss or f'unknown {index}', []).append(run)
     return list(kinds.values())
@@ -135,7 +135,7 @@ def mlflow_uri() -> str | None:
     return uri.rstrip('/') if uri.startswith(('http://', 'https://')) else None
 
 
-def runs_of_mlflow(uri: str) -> list[Run]:
+def runs_of_mlflow(uri: str) -> list[TrainingRun]:
     """Return the newest finished runs of all experiments, without metrics; raises RunsError."""
     with _connection(uri) as client:
         experiments = _post(client, 'experiments/search', {'max_results': 100})
@@ -150,7 +150,7 @@ def runs_of_mlflow(uri: str) -> list[Run]:
         return with_unique_names(runs)
 
 
-def with_metrics(uri: str, runs: Sequence[Run]) -> list[Run]:
+def with_metrics(uri: str, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the runs with their curves and scores; raises RunsError."""
     with _connection(uri) as client:
         return [_with_metrics(client, run) for run in runs]
@@ -170,11 +170,11 @@ def _connection(uri: str) -> Iterator[httpx.Client]:
         ) from error
 
 
-def _run_of(run: dict[str, Any]) -> Run:
+def _run_of(run: dict[str, Any]) -> TrainingRun:
     info, data = run['info'], run['data']
     params, tags = ({p['key']: p['value'] for p in data.get(kind, [])} for kind in _TEXTS)
     metrics = {m['key']: m['value'] for m in data.get('metrics', [])}
-    return Run(
+    return TrainingRun(
         info.get('run_name') or info['run_id'][:8],
         id=info['run_id'],
         label_scheme=params.get('label_scheme', ''),
@@ -197,7 +197,7 @@ def _data(params: Mapping[str, str], tags: Mapping[str, str], metrics: Mapping[s
     return ' '.join(filter(None, known))
 
 
-def _with_metrics(client: httpx.Client, run: Run) -> Run:
+def _with_metrics(client: httpx.Client, run: TrainingRun) -> TrainingRun:
     histories = {
         name: _history(client, run.id, name)
         for name in run.metrics

@@ -7,12 +7,13 @@ from typing import Final
 
 import streamlit as st
 
+from segmentation_node.plotting import Curve
 from segmentation_node.web.page import training_runs
-from segmentation_node.web.page.charts import curve_chart
 from segmentation_node.web.page.choice import choice
+from segmentation_node.web.page.epoch_chart import curve_chart
 from segmentation_node.web.page.markup import ABSENT, table
 from segmentation_node.web.page.service_client import ServiceError, known_models
-from segmentation_node.web.page.training_runs import Run, RunsError
+from segmentation_node.web.page.training_runs import RunsError, TrainingRun
 from segmentation_node.web.page.translations import Words
 
 #: Metrics to choose from, curves first.
@@ -53,7 +54,7 @@ def show(words: Words) -> None:
     st.markdown(f'**{words("says_not")}.** {words(f"{metric}_says_not")}')
 
 
-def _runs(words: Words) -> list[Run]:
+def _runs(words: Words) -> list[TrainingRun]:
     """Return the runs to show, all with the same label scheme and validation data."""
     uri = training_runs.mlflow_uri()
     sources = ['models', *(['mlflow'] if uri else [])]
@@ -77,7 +78,7 @@ def _runs(words: Words) -> list[Run]:
         return []
 
 
-def _of_a_group(words: Words, runs: Sequence[Run]) -> list[Run]:
+def _of_a_group(words: Words, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the runs of the chosen group: either trials of searches or other runs."""
     groups = list(dict.fromkeys(run.group for run in runs))
     if not groups:
@@ -103,7 +104,7 @@ def _group_name(words: Words, group: tuple[str, str], count: int) -> str:
     return words('group_name', scheme=scheme, data=data, count=words.number(count, 0))
 
 
-def _newest(words: Words, runs: Sequence[Run]) -> list[Run]:
+def _newest(words: Words, runs: Sequence[TrainingRun]) -> list[TrainingRun]:
     """Return the newest of the runs whose names match the filter."""
     if len(runs) > 1:
         text = st.text_input(words('filter'), key='filter')
@@ -117,7 +118,7 @@ def _newest(words: Words, runs: Sequence[Run]) -> list[Run]:
     return shown
 
 
-def _curves(words: Words, metric: str, runs: Sequence[Run]) -> None:
+def _curves(words: Words, metric: str, runs: Sequence[TrainingRun]) -> None:
     """Show one chart of all runs; for a loss, one chart per loss function."""
     if not runs:
         st.info(words('no_runs'))
@@ -132,7 +133,7 @@ def _curves(words: Words, metric: str, runs: Sequence[Run]) -> None:
         _chart(words, metric, title, group)
 
 
-def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
+def _chart(words: Words, metric: str, title: str, runs: Sequence[TrainingRun]) -> None:
     digits = DIGITS.get(metric, 3)
     curves = {_title(words, run): run.curves[metric] for run in runs}
     sentences = ' '.join(
@@ -143,7 +144,7 @@ def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
         )
         for name, curve in curves.items()
     )  # fmt: skip
-    st.html(curve_chart(title, sentences, words('epoch'), curves, words.short_number))
+    st.html(_curve_chart(title, sentences, curves, words.language))
     st.write(sentences)
     epochs = sorted({epoch for curve in curves.values() for epoch in curve})
     rows = [
@@ -153,7 +154,14 @@ def _chart(words: Words, metric: str, title: str, runs: Sequence[Run]) -> None:
     st.html(table(words('as_table', metric=title), (words('epoch_column'), *curves), rows))
 
 
-def _title(words: Words, run: Run) -> str:
+@st.cache_data(max_entries=64, show_spinner=False)
+def _curve_chart(title: str, description: str, curves: Mapping[str, Curve], language: str) -> str:
+    """Draw a chart once, not at every interaction with the page."""
+    words = Words(language)
+    return curve_chart(title, description, words('epoch'), curves, words.short_number)
+
+
+def _title(words: Words, run: TrainingRun) -> str:
     """Return the display name of a model, or the name of an MLflow run."""
     return run.name if run.id else words.model(run.name)
 

@@ -10,7 +10,7 @@ from bag_probing import Plain, said_by
 from mcap.writer import Writer as McapWriter
 
 from segmentation_node.bags import messages, segment_bag
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.qos import CAMERA, LATCHED
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.topic import Topic

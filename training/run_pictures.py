@@ -7,12 +7,11 @@ from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_png
 from segmentation_node.labels import IGNORE, LabelScheme
+from segmentation_node.plotting import Series, draw_curve, new_figure, set_ticks, to_png
 
 #: Width of a picture in the grid.
 TILE = 320
@@ -52,24 +51,20 @@ def write_picture(path: Path, image_rgb: UInt8Array) -> None:
 
 def write_curves(path: Path, history: Sequence[dict[str, Any]]) -> None:
     """Write the curves of loss, scores and IoU by class over the epochs as one PNG."""
-    figure = Figure(figsize=(13, 4), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 3)
     by_class = sorted({key for row in history for key in row if key.startswith('IoU/')})
-    panels = (
-        ('loss', ('train_loss', 'val_loss')),
-        ('score', ('mIoU', 'Dice', 'pixel_acc')),
-        ('IoU by class', by_class),
-    )
-    for axis, (title, keys) in zip(axes, panels, strict=True):
-        for key in keys:
-            points = [(row['epoch'] + 1, row[key]) for row in history if key in row]
-            axis.plot(*np.array(points).reshape(-1, 2).T, marker='.', label=key.split('/')[-1])
-        axis.set_title(title)
-        axis.set_xlabel('epoch')
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize='small')
-    for axis in axes[1:]:
-        axis.set_ylim(0, 1)
+    panels = {
+        'loss': ('train_loss', 'val_loss'),
+        'score': ('mIoU', 'Dice', 'pixel_acc'),
+        'IoU by class': by_class,
+    }
+    with new_figure(1040, 320) as figure:
+        for axes, (title, keys) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+            for index, key in enumerate(keys):
+                points = [(row['epoch'] + 1, row[key]) for row in history if key in row]
+                draw_curve(axes, points, Series(index), key.rpartition('/')[2])
+            axes.set(title=title, xlabel='epoch', ylim=None if title == 'loss' else (0, 1))
+            set_ticks(axes.xaxis, whole=True)
+            axes.legend(fontsize='small')
+        picture = to_png(figure, 1.25)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=100)
+    path.write_bytes(picture)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node import topics
+from segmentation_node.benchmark.input_frames import InputFrames
 from segmentation_node.benchmark.measurements import Mask, Stream
-from segmentation_node.benchmark.test_images import Frames
 from segmentation_node.benchmark.variants import Variant
 from segmentation_node.processes import Child, DemoError, wait_for
 from segmentation_node.ros.domain import environment_of, unused_domain
@@ -49,7 +49,7 @@ class Setup:
 
     variant: Variant
     device: str
-    frames: Frames
+    frames: InputFrames
     rate_hz: float
     seconds: float
     min_masks: int
@@ -93,7 +93,7 @@ def output_topics(setup: Setup, output: str) -> list[str]:
     return [f'/{name}/{topics.NODE_NAME}/{output}' for name in names]
 
 
-class Run:
+class StreamProcesses:
     """Processes of one setup; a context manager that ends them."""
 
     def __init__(self, setup: Setup, log: Path, domain_id: int) -> None:
@@ -109,7 +109,7 @@ class Run:
         self._times = Path(self._stack.enter_context(tempfile.TemporaryDirectory())) / 'times.json'
         self._nodes: list[Child] = []
 
-    def __enter__(self) -> 'Run':
+    def __enter__(self) -> 'StreamProcesses':
         """Start camera and subscriber and, once these are up, the nodes."""
         try:
             self._subscriber = self._child('subscriber', self._subscriber_command(), reports=True)
@@ -259,7 +259,7 @@ def stream(setup: Setup, log: Path, round_number: int) -> Stream:
     Raises:
         DemoError: a process ended, or no masks arrived.
     """
-    with Run(setup, log, unused_domain()) as run:
+    with StreamProcesses(setup, log, unused_domain()) as run:
         run.warm_up()
         return run.measure(round_number)
 

@@ -19,7 +19,7 @@ API_KEY_VARIABLE: Final = 'SEGMENTATION_API_KEY'
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServiceSettings:
     """Settings of one service.
 
     Args:

@@ -11,7 +11,7 @@ import numpy as np
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
-from segmentation_node.bags.camera import find_camera
+from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
 from segmentation_node.bags.reader import open_bag
 from segmentation_node.bags.score_bag import TRUTH_TOPIC, scheme_beside
@@ -29,7 +29,7 @@ _ANY_RATE_HZ: Final = 1.0
 
 
 @dataclass(frozen=True)
-class Frames:
+class InputFrames:
     """Image files, optionally with label files and their scheme as ground truth.
 
     `size` is WxH; if sizes differ, it is that of the first image.
@@ -47,7 +47,7 @@ def size_text(size_wh: tuple[int, int]) -> str:
     return '{}x{}'.format(*size_wh)
 
 
-def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
+def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> InputFrames:
     """Write frames of the bundled street as PNG to a folder, scaled, with ground truth.
 
     Args:
@@ -71,10 +71,10 @@ def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
     is_scaled = image_rgb.shape[1::-1] != size_wh
     title = f'{len(images)} frames of the bundled street'
     title += f', scaled to {size_text(size_wh)}' if is_scaled else ''
-    return Frames(title, size_text(size_wh), tuple(images), tuple(labels), scheme)
+    return InputFrames(title, size_text(size_wh), tuple(images), tuple(labels), scheme)
 
 
-def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Path) -> Frames:
+def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Path) -> InputFrames:
     """Scale and crop the first images of a folder to a size and write them as PNG to another.
 
     Raises:
@@ -88,7 +88,7 @@ def image_frames(images: Path, size_wh: tuple[int, int], count: int, folder: Pat
         path = folder / f'{index:04}.png'
         path.write_bytes(encode_png(covering(read_image(picture), size_wh)))
         written.append(path)
-    return Frames(f'{len(written)} own images', size_text(size_wh), tuple(written))
+    return InputFrames(f'{len(written)} own images', size_text(size_wh), tuple(written))
 
 
 def covering(
@@ -105,7 +105,7 @@ def covering(
     return np.ascontiguousarray(scaled[top : top + height, left : left + width], np.uint8)
 
 
-def labeled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> Frames:
+def labeled_frames(root: Path, scheme: str | None, split: str, limit: int | None) -> InputFrames:
     """Find labeled frames: a Cityscapes tree, or images/ and labels/ with equal file names.
 
     Args:
@@ -141,7 +141,7 @@ def labeled_frames(root: Path, scheme: str | None, split: str, limit: int | None
     return _labeled(title, size_text((width, height)), Source(frames), scheme)
 
 
-def _labeled(title: str, size: str, source: Source, scheme: str) -> Frames:
+def _labeled(title: str, size: str, source: Source, scheme: str) -> InputFrames:
     labels = tuple(frame.label for frame in source.frames if frame.label is not None)
     images = tuple(frame.image for frame in source.frames)
-    return Frames(title, size, images, labels, load_scheme(scheme))
+    return InputFrames(title, size, images, labels, load_scheme(scheme))
