@@ -4,8 +4,9 @@
 import argparse
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from segmentation_node import topics
@@ -97,8 +98,15 @@ def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
     )
 
 
-def picture_names(text: str, known: list[str]) -> list[str]:
-    """Parse names of pictures, separated by commas."""
+def add_outputs_option(parser: argparse.ArgumentParser, known: Collection[str]) -> None:
+    """Add --outputs, parsed to names of pictures among `known`."""
+    parser.add_argument(
+        '--outputs', type=partial(_picture_names, known=known), default=DEFAULT_PICTURES,
+        metavar='NAME,NAME', help='pictures to write, separated by commas: ' + ', '.join(known),
+    )  # fmt: skip
+
+
+def _picture_names(text: str, known: Collection[str]) -> list[str]:
     chosen = [name.strip() for name in text.split(',')]
     unknown = [name for name in chosen if name not in known]
     if unknown:

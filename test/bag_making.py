@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from patience import PATIENCE_S
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -26,8 +27,6 @@ from segmentation_node.images.files import encode_jpeg, encode_png
 
 START_NS = 1_600_000_000_000_000_000
 PERIOD_NS = 100_000_000
-#: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
-PATIENCE_S = 240.0
 
 
 def stamp_ns(index: int) -> int:

@@ -25,13 +25,15 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from patience import PATIENCE_S
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
 from streets import street_images
 from web_load import damaged, memory_mb
 from web_raw import Answer, connect, read_answer, upload
-from web_service import PATIENCE_S, ServiceProcess
+from web_service import ServiceProcess
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_jpeg, encode_png

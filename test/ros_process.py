@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from patience import PATIENCE_S
 
 rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
@@ -29,8 +30,6 @@ from segmentation_node.processes import Child  # noqa: E402
 from segmentation_node.ros.domain import environment_of, unused_domain  # noqa: E402
 from segmentation_node.ros.transport import large_frames_environment  # noqa: E402
 
-#: Long enough for a loaded machine; nothing waits for it to pass, only for events before it.
-PATIENCE_S = 240.0
 LATCHED = QoSProfile(depth=1, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 
 

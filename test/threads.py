@@ -6,9 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-#: Long enough for a loaded machine; a test that waits longer has failed.
-PATIENCE_S = 240.0
-
 
 def in_thread(call: Callable[[], Any]) -> 'Future[Any]':
     """Result of a call that may block until something else happens."""

@@ -25,11 +25,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from patience import PATIENCE_S
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from streets import street_images
-from web_service import PATIENCE_S, ServiceProcess
+from web_service import ServiceProcess
 
 from segmentation_node.images.files import encode_jpeg, encode_png
 from segmentation_node.runtimes.memory import keep_freed_memory

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+from patience import PATIENCE_S
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.label_files import decode_label_file
@@ -23,9 +24,6 @@ from segmentation_node.web.connections import ServerConfig
 from segmentation_node.web.live_view.streams import LiveView
 from segmentation_node.web.service import Server
 from segmentation_node.web.service_settings import ServiceSettings
-
-#: Long enough for a loaded machine; no test waits this long.
-PATIENCE_S = 240.0
 
 
 @contextmanager

@@ -2,11 +2,12 @@
 """Frames of a camera topic: still images, or video."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
@@ -16,6 +17,8 @@ from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.video import DecodedFrame, VideoDecoder
 from segmentation_node.topics import COMPRESSED_SUFFIX
+
+Item = TypeVar('Item')
 
 
 class CameraFrame(NamedTuple):
@@ -69,6 +72,13 @@ def decodable(raw: RawMessage) -> Any:
             f'name'
         )
     return messages.deserialize(raw)
+
+
+def evenly_spaced(items: Iterable[Item], total: int, count: int) -> Iterator[Item]:
+    """Return up to `count` of `total` items, evenly spaced, from the first."""
+    taken = min(total, count)
+    places = {index * total // taken for index in range(taken)}
+    return (item for index, item in enumerate(islice(items, total)) if index in places)
 
 
 def _frame(found: DecodedFrame[tuple[RawMessage, Any]]) -> CameraFrame:

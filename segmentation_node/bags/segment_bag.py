@@ -4,7 +4,6 @@
 import argparse
 import sys
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,15 +22,14 @@ from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.cli import (
-    DEFAULT_PICTURES,
     EXIT_INCOMPLETE,
     HelpFormatter,
     Report,
     add_bits_option,
     add_model_options,
+    add_outputs_option,
     count,
     load_segmenter,
-    picture_names,
     topic_name,
 )
 from segmentation_node.errors import BagError, ImageError, MemoryLimitError, SegmentationError
@@ -62,11 +60,7 @@ def _parser() -> argparse.ArgumentParser:
         help='camera topic: Image, CompressedImage, or compressed video; required if the bag has '
         'several cameras',
     )  # fmt: skip
-    parser.add_argument(
-        '--outputs', type=partial(picture_names, known=list(OUTPUTS)), default=DEFAULT_PICTURES,
-        metavar='NAME,NAME',
-        help='images to write, separated by commas: ' + ', '.join(OUTPUTS),
-    )  # fmt: skip
+    add_outputs_option(parser, OUTPUTS)
     parser.add_argument(
         '--namespace', type=topic_name, default=f'/{topics.NODE_NAME}',
         help='namespace of the written topics',

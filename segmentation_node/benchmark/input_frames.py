@@ -2,7 +2,6 @@
 """Input frames of the benchmark: the bundled street, the user's images, or labeled data."""
 
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +10,7 @@ import numpy as np
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
+from segmentation_node.bags.camera_frames import evenly_spaced
 from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.images_to_bag import CITYSCAPES_SCHEME
 from segmentation_node.bags.reader import open_bag
@@ -59,9 +59,9 @@ def street_frames(size_wh: tuple[int, int], count: int, folder: Path) -> InputFr
     images, labels = [], []
     with open_bag(demo_bag()) as bag:
         camera, scheme = find_camera(bag).name, scheme_beside(bag, TRUTH_TOPIC)
-        step = max(1, bag.count(camera) // count)
         pairs = zip(bag.messages([camera]), bag.messages([TRUTH_TOPIC]), strict=True)
-        for index, (image, truth) in enumerate(islice(pairs, 0, step * count, step)):
+        chosen = evenly_spaced(pairs, bag.count(camera), count)
+        for index, (image, truth) in enumerate(chosen):
             image_rgb = messages.decode(messages.deserialize(image))
             label_ids = messages.decode_labels(messages.deserialize(truth))
             images.append(folder / f'{index:04}.png')

@@ -154,12 +154,13 @@ def street_footage(frames: int | None, rate_hz: float) -> Footage:
     """
     with open_bag(demo_bag(), decode_images=True) as bag:
         camera, truth = find_camera(bag), _truth(bag)
-        height, width = _first_size_hw(bag, camera) or (0, 0)
-        stamps_ns = [m.stamp_ns for m in islice(bag.messages([camera.name]), frames or 0)]
+        first = messages.deserialize(bag.first(camera.name))
+        # The truth has the stamps of the images, and is not decoded for them.
+        stamps_ns = [m.stamp_ns for m in islice(bag.messages([TRUTH_TOPIC]), frames or 0)]
     return Footage(
-        f'a procedural street, {width}x{height}', demo_bag(), camera, truth, _skip_preparation,
-        (height, width), decode_images=True, limit=frames, end_ns=max(stamps_ns, default=None),
-        rate=rate_hz / STREET_RATE_HZ,
+        f'a procedural street, {first.width}x{first.height}', demo_bag(), camera, truth,
+        _skip_preparation, (first.height, first.width), decode_images=True, limit=frames,
+        end_ns=max(stamps_ns, default=None), rate=rate_hz / STREET_RATE_HZ,
     )  # fmt: skip
 
 

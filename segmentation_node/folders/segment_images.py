@@ -12,16 +12,15 @@ from tqdm import tqdm
 
 from segmentation_node.bags.bounds import tell
 from segmentation_node.cli import (
-    DEFAULT_PICTURES,
     EXIT_INCOMPLETE,
     HelpFormatter,
     Report,
     add_bits_option,
     add_model_options,
+    add_outputs_option,
     add_quiet_option,
     count,
     load_segmenter,
-    picture_names,
 )
 from segmentation_node.errors import DatasetError, ImageError, MemoryLimitError, SegmentationError
 from segmentation_node.folders.image_folder import ImageFile, find_images, read_bounded
@@ -57,10 +56,7 @@ def _parser() -> argparse.ArgumentParser:
         '--overwrite', action='store_true',
         help='replace the pictures of an earlier run; other files are never deleted',
     )  # fmt: skip
-    parser.add_argument(
-        '--outputs', type=partial(picture_names, known=list(PICTURES)), default=DEFAULT_PICTURES,
-        metavar='NAME,NAME', help='pictures to write, separated by commas: ' + ', '.join(PICTURES),
-    )  # fmt: skip
+    add_outputs_option(parser, PICTURES)
     parser.add_argument(
         '--upright', action='store_true',
         help='rotate photographs by their orientation tag; label masks then have the size of '

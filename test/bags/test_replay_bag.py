@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 from rosbags.interfaces import Qos
 
-from ros_process import LATCHED, PATIENCE_S, Probe, isolated_environment  # isort: skip
+from ros_process import LATCHED, Probe, isolated_environment  # isort: skip
 
 from bag_hostile import NAMES, QOS, TYPES, mcap_bag
 from bag_making import (

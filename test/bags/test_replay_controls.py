@@ -14,8 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
-from ros_process import PATIENCE_S, Probe, isolated_environment  # isort: skip
+from ros_process import Probe, isolated_environment  # isort: skip
 
 from bag_making import image_cdr, image_topic, stamp_ns, string_cdr, string_topic, write_camera_bag
 from rclpy.duration import Duration

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
@@ -39,8 +40,6 @@ from segmentation_node.ros.domain import DOMAINS, unused_domain
 
 FRAMES = 6
 SIZE_WH = (1024, 512)
-#: Long enough for a loaded machine; nothing waits for it to pass.
-PATIENCE_S = 240.0
 
 
 def demo_command(output: Path, *arguments: str) -> list[str]:

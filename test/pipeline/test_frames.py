@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from threads import PATIENCE_S, in_thread
+from patience import PATIENCE_S
+from threads import in_thread
 
 from segmentation_node.pipeline.frames import FATES, Accounts, RateLimit
 

@@ -9,7 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from threads import PATIENCE_S, in_thread
+from patience import PATIENCE_S
+from threads import in_thread
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError
@@ -117,6 +118,16 @@ class Bench:
         )  # fmt: skip
         self.accounts.arrive()
         self.worker.slots.put(LiveFrame(camera, message))
+
+    def fill(self) -> None:
+        """Let frame 1 be published, frame 2 be in the network and frame 3 wait."""
+        self.publishing.shut()
+        self.put(1)
+        self.publishing.wait_for(1)
+        self.inferring.shut()
+        self.put(2)
+        self.inferring.wait_for([1], [2])
+        self.put(3)
 
     def fates(self) -> dict[str, int]:
         """Return the number of frames by fate so far, without zeros."""
@@ -274,13 +285,7 @@ def test_a_batch_that_fails_is_counted_frame_by_frame(
 
 
 def test_draining_lets_every_frame_in_work_finish(bench: Bench) -> None:
-    bench.publishing.shut()
-    bench.put(1)
-    bench.publishing.wait_for(1)
-    bench.inferring.shut()
-    bench.put(2)
-    bench.inferring.wait_for([1], [2])
-    bench.put(3)
+    bench.fill()
     drained = in_thread(bench.worker.drain)
     bench.publishing.open()
     bench.publishing.wait_for(1)
@@ -293,13 +298,7 @@ def test_draining_lets_every_frame_in_work_finish(bench: Bench) -> None:
 
 
 def test_stopping_lets_every_frame_in_work_finish(bench: Bench) -> None:
-    bench.publishing.shut()
-    bench.put(1)
-    bench.publishing.wait_for(1)
-    bench.inferring.shut()
-    bench.put(2)
-    bench.inferring.wait_for([1], [2])
-    bench.put(3)
+    bench.fill()
     assert not bench.worker.stop(0.0)
     assert bench.fates() == {'not_wanted': 1}
     bench.inferring.open()

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
-from ros_process import DOMAIN_ID, PATIENCE_S, isolated_environment
+from patience import PATIENCE_S
+from ros_process import DOMAIN_ID, isolated_environment
 
 rclpy = pytest.importorskip('rclpy')
 

@@ -21,6 +21,7 @@ from typing import Any, get_type_hints
 
 import pytest
 import yaml
+from patience import PATIENCE_S
 from repository import ROOT
 
 pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
@@ -28,7 +29,7 @@ pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]
 import rclpy
 from bag_making import image_cdr, image_topic, stamp_ns
 from rcl_interfaces.srv import GetParameters
-from ros_process import DOMAIN_ID, PATIENCE_S, Probe, isolated_environment
+from ros_process import DOMAIN_ID, Probe, isolated_environment
 from test_imports import HEAVY, import_without
 
 from segmentation_node import topics

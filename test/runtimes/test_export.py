@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from segmentation_node.arrays import UInt8Array
+from segmentation_node.bags.camera_frames import evenly_spaced
 from segmentation_node.errors import CheckpointError, ExportError
-from segmentation_node.export.calibration_images import images_of_folders, spread
+from segmentation_node.export.calibration_images import images_of_folders
 from segmentation_node.export.export_model import main
 from segmentation_node.export.exporting import Request, export_model
 from segmentation_node.export.judging import Judge, share
@@ -269,7 +270,7 @@ def test_images_come_from_all_folders(tmp_path: Path) -> None:
 
 @given(total=st.integers(0, 50), count=st.integers(1, 60))
 def test_a_spread_reaches_all_over(total: int, count: int) -> None:
-    chosen = list(spread(range(total), total, count))
+    chosen = list(evenly_spaced(range(total), total, count))
     assert len(chosen) == min(total, count)
     gaps = np.diff([*chosen, total])
     assert not len(gaps) or (gaps.max() - gaps.min() <= 1 and chosen[0] == 0)

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
 
-from web_service import PATIENCE_S, blocks
+from web_service import blocks
 
 from segmentation_node.errors import CheckpointError, ImageError
 from segmentation_node.labels import load_scheme

@@ -4,11 +4,11 @@
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
 
 from test_web_batching import StubSegmenter, batcher, red, stub
-from web_service import PATIENCE_S
 
 from segmentation_node.web.capacity import Capacity
 from segmentation_node.web.clients import ClientSlots, client_key

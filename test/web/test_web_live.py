@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
 
 import httpx
-from web_service import PATIENCE_S, blocks, serving
+from web_service import blocks, serving
 
 from segmentation_node.images.files import decode_file, encode_jpeg
 from segmentation_node.web.live_view import streams

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('streamlit', reason='the page is not installed: pip install ".[web]"')
 pytest.importorskip('playwright', reason='it is not installed: pip install ".[test]"')
@@ -21,7 +22,7 @@ pytest.importorskip('playwright', reason='it is not installed: pip install ".[te
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, sync_playwright
 from test_web_live import StubCameras
-from web_service import PATIENCE_S, blocks, labels_of, serving
+from web_service import blocks, labels_of, serving
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from segmentation_node.images.files import decode_file, encode_jpeg, encode_png

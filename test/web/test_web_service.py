@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
 
 import httpx
 from image_bytes import webp, with_orientation
 from streets import street_images
-from web_service import PATIENCE_S, ServiceProcess, blocks, labels_of, serving
+from web_service import ServiceProcess, blocks, labels_of, serving
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import bundled_models

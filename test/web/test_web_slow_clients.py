@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 
 pytest.importorskip('fastapi', reason='the service is not installed: pip install ".[web]"')
 
 import httpx
 from web_raw import Answer, connect, read_answer, upload
-from web_service import PATIENCE_S, ServiceProcess, blocks, serving
+from web_service import ServiceProcess, blocks, serving
 
 from segmentation_node.images.files import encode_png
 from segmentation_node.segmenter import Segmenter

@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog='python -m training.scenes.bundle',
-        description='Render the bag of the demo and the samples of the web page again. The same '
-        'OpenCV gives the same files on every x86-64 CPU with AVX2.',
+        description='Render the bag of the demo and the samples of the web page again. '
+        'OpenCV 5.0 gives the same files on every CPU with AVX-512; elsewhere some edges differ.',
     )
     parser.add_argument(
         '--bag', type=Path, default=demo_bag(), metavar='FILE', help='bag to write; default: '
