@@ -224,6 +224,8 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 def test_batch_that_cannot_be_parted(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r'batch of 2 .* among 3 devices'):
         load_experiment(write(tmp_path, devices=3), [])
+    with pytest.raises(SettingError, match=r'batch of 2 .* among 4 devices'):
+        load_experiment(write(tmp_path, devices=2), ['num_nodes=2'])
 
 
 def test_batch_too_small_for_the_network(tmp_path: Path) -> None:
@@ -231,7 +233,7 @@ def test_batch_too_small_for_the_network(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match='at least two; increase "share"'):
         load_experiment(least, ['devices=2'])
     with pytest.raises(SettingError, match='batch norm of deeplabv3 over'):
-        load_experiment(least, ['devices=2', 'family=deeplabv3'])
+        load_experiment(least, ['num_nodes=2', 'family=deeplabv3'])
     load_experiment(least, ['devices=2', 'family=unet'])
     load_experiment(least, ['devices=2', 'train.0.share=4'])
 
