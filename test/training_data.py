@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small data sets on disk and experiments with them, for the tests of training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,21 +79,30 @@ def _write(images: Path, labels: Path, count: int, first: int) -> None:
         (labels / f'{seed:03}.png').write_bytes(encode_png(ids))
 
 
-def write_cityscapes(root: Path, split: str, count: int) -> Path:
+def write_cityscapes(
+    root: Path, split: str, count: int, city: str = 'testville', height: int = 64, width: int = 96
+) -> Path:
     """Write a data set in the layout `cityscapes`; all of it is road, with a void border."""
-    city = 'testville'
     images, truth = root / 'leftImg8bit' / split / city, root / 'gtFine' / split / city
     images.mkdir(parents=True)
     truth.mkdir(parents=True)
     for seed in range(count):
-        image, _ = street(seed)
+        image, _ = street(seed, height, width)
         ids = np.full(image.shape[:2], 7, np.uint8)
         ids[:2] = 0
         stem = f'{city}_{seed:06}_000019'
         (images / f'{stem}_leftImg8bit.png').write_bytes(encode_png(image))
         (truth / f'{stem}_gtFine_labelIds.png').write_bytes(encode_png(ids))
         (truth / f'{stem}_gtFine_color.png').write_bytes(encode_png(image))
+        outlines = {'imgHeight': height, 'imgWidth': width, 'objects': [road(height, width)]}
+        (truth / f'{stem}_gtFine_polygons.json').write_text(json.dumps(outlines), encoding='utf-8')
     return root
+
+
+def road(height: int, width: int) -> dict[str, Any]:
+    """Return the polygon of the road in the images of `write_cityscapes`."""
+    right, bottom = width - 1, height - 1
+    return {'label': 'road', 'polygon': [[0, 2], [right, 2], [right, bottom], [0, bottom]]}
 
 
 def fields(root: Path, **changes: Any) -> dict[str, Any]:

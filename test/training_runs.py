@@ -11,7 +11,7 @@ import resource
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +24,39 @@ Accident = Callable[[], None]
 
 def run(arguments: list[str], place: Path, accident: Accident | None = None) -> tuple[int, str]:
     """Run the trainer's command; returns the exit status, or minus the signal, and the output."""
-    said = place / 'said.txt'
-    process = CONTEXT.Process(target=_child, args=(arguments, place, said, accident))
-    process.start()
-    process.join(240)
-    if process.exitcode is None:
-        process.kill()
-        raise TimeoutError(said.read_text(encoding='utf-8'))
-    return process.exitcode, said.read_text(encoding='utf-8')
+    return Started(arguments, place, accident).wait()
 
 
-def _child(arguments: list[str], place: Path, said: Path, accident: Accident | None) -> None:
+class Started:
+    """Run of the trainer's command in the background, with environment variables."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        place: Path,
+        accident: Accident | None = None,
+        said: str = 'said.txt',
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self._said = place / said
+        self._process = CONTEXT.Process(
+            target=_child, args=(arguments, place, self._said, accident, environment or {})
+        )
+        self._process.start()
+
+    def wait(self) -> tuple[int, str]:
+        """Return the exit status, or minus the signal, and the output."""
+        self._process.join(240)
+        if self._process.exitcode is None:
+            self._process.kill()
+            raise TimeoutError(self._said.read_text(encoding='utf-8'))
+        return self._process.exitcode, self._said.read_text(encoding='utf-8')
+
+
+def _child(
+    arguments: list[str], place: Path, said: Path, accident: Accident | None,
+    environment: Mapping[str, str],
+) -> None:  # fmt: skip
     with said.open('w', encoding='utf-8') as stream:
         for standard in (1, 2):
             os.dup2(stream.fileno(), standard)
@@ -42,6 +64,7 @@ def _child(arguments: list[str], place: Path, said: Path, accident: Accident | N
     sys.stdout = open(1, 'w', encoding='utf-8', closefd=False)  # noqa: SIM115
     sys.stderr = open(2, 'w', encoding='utf-8', buffering=1, closefd=False)  # noqa: SIM115
     os.chdir(place)
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # pytest may run in the background
 
     from training import train
@@ -75,6 +98,11 @@ def _signal_in_step(number: int, step: int) -> None:
 def kill_in_mid_epoch() -> None:
     """Kill the process with SIGKILL in the second epoch of three steps."""
     _signal_in_step(signal.SIGKILL, 4)
+
+
+def kill_in_the_second_epoch() -> None:
+    """Kill the process with SIGKILL in the second epoch of one step."""
+    _signal_in_step(signal.SIGKILL, 1)
 
 
 def kill_in_third_epoch() -> None:

@@ -122,9 +122,9 @@ class Data(pl.LightningDataModule):
             name: prepared(experiment, use, scheme) for name, use in experiment.val.items()
         }
         for name, images in self.val.items():
-            if len(images) < experiment.devices:
+            if len(images) < experiment.processes:
                 raise DatasetError(
-                    f'validation set {name} has {len(images)} images for {experiment.devices} '
+                    f'validation set {name} has {len(images)} images for {experiment.processes} '
                     f'processes; expected at least one image per process: add images or use '
                     f'fewer devices'
                 )

@@ -9,7 +9,6 @@ from typing import Any, Final, cast
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from transformers import AutoConfig, Mask2FormerConfig
 
@@ -22,6 +21,7 @@ from segmentation_node.networks.network import Network
 from segmentation_node.networks.smp import SmpNetwork
 from training.config import Experiment
 from training.pretrained import efficientnet_lite
+from training.processes import is_first_process
 
 #: Exceptions that the libraries raise for an invalid configuration.
 _CONFIGURATION_ERRORS: Final = (
@@ -208,4 +208,5 @@ def _load_matching(target: nn.Module, weights: Mapping[str, Tensor], setting: st
             f'weights of the same architecture, or remove the setting'
         )
     target.load_state_dict(matching, strict=False)
-    rank_zero_only(print)(f'{setting}: loaded {len(matching)} of {len(required)} tensors')
+    if is_first_process():
+        print(f'{setting}: loaded {len(matching)} of {len(required)} tensors')

@@ -19,6 +19,7 @@ from pydantic import (
 )
 from typing_extensions import Self
 
+from segmentation_node.atomic import replacing
 from segmentation_node.errors import SettingError
 from segmentation_node.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
@@ -59,27 +60,41 @@ class Dataset(_Strict):
     """Location, file layout and label scheme of a data set.
 
     `layout` is one of `training.datasets.LAYOUTS`, `scheme` the name or file of a label scheme.
-    `source` is quoted in model cards.
+    `source` is quoted in model cards. `polygons` draws all labels from polygon files; otherwise
+    only those of images without a label image. `subsets` gives the number of images by name of
+    the subset and by split.
     """
 
     layout: str
     root: str
     scheme: str
     source: str = ''
+    polygons: bool = False
+    subsets: dict[str, dict[str, Annotated[int, Field(gt=0)]]] = {}
 
 
 class Use(_Strict):
-    """One split of a data set, or a random subset of `count` images drawn by `seed`.
+    """One split of a data set, or a part of it.
 
-    `only` restricts it to the images whose names match one of its shell patterns, for example to
-    some drives.
+    A part is either a named `subset` of the data set, or `count` random images drawn by `seed`.
+    `only` first selects the images whose names match one of its shell patterns, for example some
+    drives.
     """
 
     set: str
     split: str
     only: tuple[str, ...] = ()
+    subset: str | None = None
     count: Annotated[int, Field(gt=0)] | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode='after')
+    def _check_part(self) -> Self:
+        if self.subset is not None and (self.count is not None or self.seed):
+            raise ValueError(
+                f'subset {self.subset!r} determines the images; remove "count" and "seed"'
+            )
+        return self
 
 
 class TrainUse(Use):
@@ -128,7 +143,8 @@ class Experiment(_Strict):
         class_balance: exponent of the inverse class frequency used as class weight.
         points: number of points per mask in Mask2Former's loss.
         precision: auto is bf16 on machines with hardware support for it.
-        devices, strategy, accelerator: passed to Lightning.
+        devices, strategy, accelerator: passed to Lightning; `devices` are those of one machine.
+        num_nodes: number of machines.
         evaluate_every: number of epochs between evaluations; the last epoch is always evaluated.
         study: name of the MLflow experiment.
     """
@@ -176,6 +192,7 @@ class Experiment(_Strict):
     precision: Literal['auto', 'fp32', 'bf16', 'fp16'] = 'auto'
     accelerator: Literal['auto', 'cpu', 'gpu'] = 'auto'
     devices: Side = 1
+    num_nodes: Side = 1
     strategy: str = 'auto'
     workers: Annotated[int, Field(ge=0)] = 1
     evaluate_every: Side = 1
@@ -185,16 +202,17 @@ class Experiment(_Strict):
 
     @model_validator(mode='after')
     def _check_batch_size(self) -> Self:
-        if self.batch_size % self.devices:
+        if self.batch_size % self.processes:
             raise ValueError(
                 f'a batch of {self.batch_size} (the sum of the shares in "train") cannot be split '
-                f'evenly among {self.devices} devices; choose shares with a sum divisible by '
-                f'{self.devices}'
+                f'evenly among {self.processes} devices; choose shares with a sum divisible by '
+                f'{self.processes}'
             )
-        if self.family == 'deeplabv3plus' and self.batch_size == self.devices:
+        pools = self.family in ('deeplabv3', 'deeplabv3plus')
+        if pools and self.batch_size == self.processes:
             raise ValueError(
-                f'a batch of {self.batch_size} among {self.devices} devices is one image per '
-                f'device, but the batch norm of deeplabv3plus over pooled pixels needs at least '
+                f'a batch of {self.batch_size} among {self.processes} devices is one image per '
+                f'device, but the batch norm of {self.family} over pooled pixels needs at least '
                 f'two; increase "share" in "train"'
             )
         return self
@@ -214,6 +232,11 @@ class Experiment(_Strict):
     def batch_size(self) -> int:
         """Number of images in a batch, over all processes."""
         return sum(use.share for use in self.train)
+
+    @property
+    def processes(self) -> int:
+        """Number of processes on all machines, one per device."""
+        return self.devices * self.num_nodes
 
 
 def catalog() -> dict[str, Dataset]:
@@ -241,7 +264,9 @@ def load_experiment(path: Path, overrides: list[str]) -> Experiment:
 def save_experiment(experiment: Experiment, path: Path) -> None:
     """Write a file for `load_experiment`; fields with default values are omitted."""
     content = experiment.model_dump(mode='json', exclude_defaults=True)
-    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
+    # Another process may be reading or writing it.
+    with replacing(path, shared=True) as aside:
+        aside.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
 
 
 def _read_extended(path: Path, inner: tuple[Path, ...]) -> dict[str, Any]:

@@ -129,11 +129,11 @@ class Keeper(pl.Callback):
     def on_exception(
         self, trainer: pl.Trainer, _: pl.LightningModule, exception: BaseException
     ) -> None:
+        # The other processes of this machine would wait for the one that started them.
+        kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
+        if kill is not None:
+            kill(signal.SIGKILL)
         if trainer.is_global_zero:
-            # The other processes of the run would wait for this one.
-            kill: Any = getattr(trainer.strategy.launcher, 'kill', None)
-            if kill is not None:
-                kill(signal.SIGKILL)
             close(self.run, 'KILLED' if isinstance(exception, KeyboardInterrupt) else 'FAILED')
 
     def state_dict(self) -> dict[str, Any]:
@@ -208,7 +208,9 @@ class ProgressBar(TQDMProgressBar):
     """Progress bar of the training epochs on a terminal; a bar per validation would flicker."""
 
     def init_train_tqdm(self) -> Any:
-        return tqdm(dynamic_ncols=True, unit='step', file=sys.stdout, leave=False, disable=None)
+        # Shown by the first process, and only on a terminal.
+        disable = self.is_disabled or None
+        return tqdm(dynamic_ncols=True, unit='step', file=sys.stdout, leave=False, disable=disable)
 
     def init_validation_tqdm(self) -> Any:
         return tqdm(disable=True)
@@ -239,8 +241,30 @@ class StateIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, aside, storage_options)
 
 
+class SharedFolder(pl.Callback):
+    """Checks that all machines resume the run from the same epoch.
+
+    Otherwise, a machine that does not see the folder of the run would start from random weights.
+    """
+
+    def __init__(self, folder: Path, epochs: int) -> None:
+        self._folder, self._epochs = folder, epochs
+
+    def setup(self, trainer: pl.Trainer, *_: Any, **__: Any) -> None:
+        device = trainer.strategy.root_device
+        fewest, most = (
+            int(trainer.strategy.reduce(torch.tensor(self._epochs, device=device), reduce_op=op))
+            for op in ('min', 'max')
+        )
+        if fewest != most:  # on all machines, so that none of them waits for another
+            raise SegmentationError(
+                f'{self._folder} is not the same folder on all machines: it has {fewest} to '
+                f'{most} complete epochs; use a folder on a file system that they share'
+            )
+
+
 class SignalHandling(pl.Callback):
-    """Makes SIGTERM end a run like Ctrl-C; the first process then ends the others.
+    """Makes SIGTERM end a run like Ctrl-C; one process of each machine then ends the others.
 
     Lightning would notify the others by a broadcast, which they may not be able to receive.
     """
@@ -248,9 +272,9 @@ class SignalHandling(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, *_: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
             return  # only the main thread may set signal handlers
-        if trainer.is_global_zero:
+        if trainer.local_rank == 0:
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        else:  # Ctrl-C reaches all processes
+        else:  # Ctrl-C reaches all processes of the machine
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -101,8 +101,9 @@ def _frames(args: argparse.Namespace) -> LabeledFrames:
         experiment = Experiment.model_construct()
     if args.data_root is not None:
         experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
-    use = Use(set=args.set, split=args.split, count=args.count, seed=args.seed)
+    use = Use(set=args.set, split=args.split, subset=args.subset, count=args.count, seed=args.seed)
     part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
+    part += '' if args.subset is None else f', subset {args.subset}'
     return FileFrames(open_files(experiment, use), f'{args.set} {args.split}{part}')
 
 
@@ -137,7 +138,8 @@ def _name(args: argparse.Namespace) -> str:
         path = Path(re.sub(r'/checkpoint/?$', '', args.model))
         model = path.name if path.is_dir() else args.model
     data = args.bag.stem if args.bag is not None else f'{args.set}-{args.split}'
-    part = '' if args.count is None else f'{args.count} of seed {args.seed}'
+    part = args.subset or ''
+    part += '' if args.count is None else f'{args.count} of seed {args.seed}'
     scheme = '' if args.label_scheme is None else Path(args.label_scheme).stem
     box = '' if args.input_size is None else 'x'.join(map(str, args.input_size))
     mode = _mode(args).name.replace(WHOLE.name, '')
@@ -154,7 +156,11 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.set is not None and args.split is None:
         raise SettingError(f'--set {args.set} requires --split; for example, add --split val')
-    for_sets = ('split', 'count', 'experiment', 'data_root')
+    if args.subset is not None and (args.count is not None or args.seed):
+        raise SettingError(
+            f'--subset {args.subset} determines the images; omit --count and --seed'
+        )
+    for_sets = ('split', 'subset', 'count', 'experiment', 'data_root')
     for_bags = ('topic', 'truth', 'predicted', 'truth_bag', 'salvage')
     for names, other in ((for_sets, 'set'), (for_bags, 'bag')):
         for name in names:
@@ -253,6 +259,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     sets = parser.add_argument_group('data set')
     sets.add_argument('--set', metavar='NAME', help=f'data set: {", ".join(catalog())}')
     sets.add_argument('--split', metavar='NAME', help='train, val, ...')
+    sets.add_argument(
+        '--subset', metavar='NAME', help='named subset of the data set, such as study_300'
+    )
     sets.add_argument(
         '--count', type=count, metavar='N',
         help='random subset of N frames (default: all frames)',

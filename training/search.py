@@ -332,11 +332,11 @@ def search(
 def _read(experiment: Path, overrides: Sequence[str], space: Path) -> tuple[Experiment, Space]:
     variant = variants(experiment, list(overrides))
     base = variant({})
-    if base.devices != 1:
+    if base.processes != 1:
         # Each process of a run on several devices repeats this command, and would search itself.
         raise SettingError(
-            f'{experiment} uses {base.devices} devices, but a trial runs on one: set devices=1 '
-            f'and start the same command once per device (CUDA_VISIBLE_DEVICES=0, ...)'
+            f'{experiment} uses {base.processes} devices, but a trial runs on one: set devices=1 '
+            f'num_nodes=1 and start the same command once per device (CUDA_VISIBLE_DEVICES=0, ...)'
         )
     return base, load_space(space, variant)
 

@@ -27,8 +27,8 @@ from training.config import Experiment, load_experiment
 
 #: Fields that all trials share, because they define the score or the place a trial runs.
 FIXED: Final = frozenset(
-    {'val', 'label_scheme', 'datasets', 'data_root', 'cache', 'fit_hw', 'devices', 'strategy',
-     'accelerator', 'study', 'notes'}
+    {'val', 'label_scheme', 'datasets', 'data_root', 'cache', 'fit_hw', 'devices', 'num_nodes',
+     'strategy', 'accelerator', 'study', 'notes'}
 )  # fmt: skip
 RANGE_KEYS: Final = ('low', 'high', 'log', 'step')
 SCALARS: Final = (str, int, float, bool, type(None))

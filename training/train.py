@@ -17,6 +17,7 @@ from typing import Any, Final, TextIO
 
 import lightning.pytorch as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from segmentation_node.errors import SegmentationError, SettingError, one_line
@@ -30,6 +31,7 @@ from training.epochs import (
     Keeper,
     ProgressBar,
     ReportScore,
+    SharedFolder,
     SignalHandling,
     StateIO,
     Stopwatch,
@@ -38,10 +40,14 @@ from training.epochs import (
     write_guard,
 )
 from training.losses import class_weights, objective_of
+from training.processes import is_first_process
 from training.task import Average, Task
 from training.tracking import Run
 
 EXPERIMENT_FILE: Final = 'experiment.yaml'
+#: Environment variables by which machines find each other without torchrun and SLURM: the address
+#: and port of the first machine, and the number of this machine, from 0.
+NODE_VARIABLES: Final = ('MASTER_ADDR', 'MASTER_PORT', 'NODE_RANK')
 
 
 def train(
@@ -87,6 +93,8 @@ def train(
     callbacks: list[pl.Callback] = [watch, keeper, ProgressBar(), SignalHandling()]
     if experiment.ema:
         callbacks.append(Average(experiment.ema))
+    if experiment.num_nodes > 1:
+        callbacks.append(SharedFolder(folder, epochs))
     trainer = _trainer(experiment, callbacks)
     if trainer.is_global_zero:
         with write_guard(folder):
@@ -106,10 +114,12 @@ def train(
 
 
 def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer:
+    devices, num_nodes = experiment.devices, experiment.num_nodes
     try:
-        return pl.Trainer(
+        trainer = pl.Trainer(
             accelerator=experiment.accelerator,
-            devices=experiment.devices,
+            devices=devices,
+            num_nodes=num_nodes,
             strategy=experiment.strategy,
             precision=precision_of(experiment),
             max_epochs=experiment.epochs,
@@ -123,12 +133,34 @@ def _trainer(experiment: Experiment, callbacks: list[pl.Callback]) -> pl.Trainer
             enable_checkpointing=False,
             enable_model_summary=False,
         )
+        _check_processes(trainer, experiment)
+        return trainer
     except (ValueError, RuntimeError, MisconfigurationException) as error:
         raise SettingError(
-            f'accelerator {experiment.accelerator}, devices {experiment.devices}, strategy '
-            f'{experiment.strategy} are not available on this machine: {one_line(error)}; choose '
-            f'others, for instance accelerator=auto devices=1 strategy=auto'
+            f'accelerator {experiment.accelerator}, devices {devices}, strategy '
+            f'{experiment.strategy}, num_nodes {num_nodes} are not available on this machine: '
+            f'{one_line(error)}; choose others, for instance accelerator=auto devices=1 '
+            f'strategy=auto num_nodes=1'
         ) from error
+
+
+def _check_processes(trainer: pl.Trainer, experiment: Experiment) -> None:
+    """Check that torchrun, SLURM or the user started as many processes as the experiment says.
+
+    Raises:
+        ValueError: the number differs.
+        SettingError: a machine does not know the others, and would wait for them forever.
+    """
+    environment = getattr(trainer.strategy, 'cluster_environment', None)
+    if environment is not None:
+        environment.validate_settings(experiment.devices, experiment.num_nodes)
+    missing = [name for name in NODE_VARIABLES if name not in os.environ]
+    if experiment.num_nodes > 1 and missing and isinstance(environment, LightningEnvironment):
+        raise SettingError(
+            f'num_nodes is {experiment.num_nodes}, but {", ".join(missing)} '
+            f'{"is" if len(missing) == 1 else "are"} not set; start the command with torchrun or '
+            f'srun, or set {", ".join(NODE_VARIABLES)} on each machine'
+        )
 
 
 def _check_same(experiment: Experiment, folder: Path) -> None:
@@ -192,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _print_once(text: str, stream: TextIO) -> None:
-    if os.environ.get('LOCAL_RANK', '0') == '0':  # only one of several processes prints
+    if is_first_process():
         print(text, file=stream)
 
 

@@ -131,5 +131,6 @@ class _Mask2Former:
 _LIBRARIES: Final[dict[str, Any]] = {
     'deeplabv3plus': _Smp,
     'unet': _Smp,
+    'deeplabv3': _Smp,
     'mask2former': _Mask2Former,
 }

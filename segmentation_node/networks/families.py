@@ -17,11 +17,14 @@ FAMILIES: Final = {
     'deeplabv3plus': ('segmentation_node.networks.smp', 'DeepLabV3Plus'),
     'mask2former': ('segmentation_node.networks.mask2former', 'Mask2Former'),
     'unet': ('segmentation_node.networks.smp', 'UNet'),
+    'deeplabv3': ('segmentation_node.networks.smp', 'DeepLabV3'),
 }
 
 #: Memory that a network of the bundled size needs on a CPU in fp32, in bytes per input pixel,
 #: measured with OpenVINO at 3840 x 2160; int8 needs a third to a half of it.
-BYTES_PER_PIXEL: Final = {'deeplabv3plus': 180, 'mask2former': 400, 'unet': 280}
+BYTES_PER_PIXEL: Final = {
+    'deeplabv3plus': 180, 'mask2former': 400, 'unet': 280, 'deeplabv3': 200,
+}  # fmt: skip
 
 #: Channel number as written in config.json.
 _CHANNEL: Final = re.compile(r'[0-9]{1,4}')
@@ -30,6 +33,7 @@ _FAMILY_OF_LIBRARY_NAME: Final = {
     'DeepLabV3Plus': 'deeplabv3plus',
     'Unet': 'unet',
     'mask2former': 'mask2former',
+    'DeepLabV3': 'deeplabv3',
 }
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DeepLabV3+ and U-Net of segmentation_models_pytorch."""
+"""DeepLabV3, DeepLabV3+ and U-Net of segmentation_models_pytorch."""
 
 import json
 from pathlib import Path
@@ -43,7 +43,9 @@ class SmpNetwork(Network):
             )
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Compute logits, (B, C, H / s, W / s); s is 4 for DeepLabV3+ and 1 for U-Net.
+        """Compute logits, (B, C, H / s, W / s).
+
+        s is 4 for DeepLabV3+, 1 for U-Net, and the output stride of the encoder for DeepLabV3.
 
         A network with a single logit x, whose sigmoid is the probability of its class, has the
         two logits 0 and x: their softmax is that probability and the rest.
@@ -97,6 +99,12 @@ class SmpNetwork(Network):
         (folder / 'config.json').write_text(json.dumps(config, indent=2) + '\n', encoding='utf-8')
         weights = {k: v.contiguous() for k, v in self.model.state_dict().items()}
         save_file(weights, folder / 'model.safetensors', metadata={'format': 'pt'})
+
+
+class DeepLabV3(SmpNetwork):
+    """Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", 2017."""
+
+    library_class = smp.DeepLabV3
 
 
 class DeepLabV3Plus(SmpNetwork):

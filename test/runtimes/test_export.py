@@ -151,6 +151,17 @@ def test_onnx_runs_without_torch(tiny_checkpoint: Path, pictures: Path, tmp_path
     assert share(expected.segment([picture(0)]).labels, found.labels) >= 0.995
 
 
+def test_graph_file_of_deeplabv3_labels_as_torch(
+    tiny_deeplabv3: Path, pictures: Path, tmp_path: Path
+) -> None:
+    assert run(tiny_deeplabv3, pictures, tmp_path / 'model', '--precision', 'fp32') == 0
+    assert GraphInfo.read(info_file(tmp_path / 'model/graphs/openvino-float')).keeps_labels('fp32')
+    found = Segmenter(str(tmp_path / 'model'), precision='fp32')
+    expected = Segmenter(str(tiny_deeplabv3), runtime='torch', precision='fp32')
+    assert found.runtime == 'openvino'
+    assert share(*(s.segment([picture(0)]).labels for s in (expected, found))) >= 0.999
+
+
 def test_all_precisions_are_written_by_default(
     tiny_checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,7 +70,7 @@ def in_a_process(code: str, *arguments: object, **environment: str) -> str:
 
 
 @pytest.mark.parametrize('runtime', ['openvino', 'onnxruntime'])
-@pytest.mark.parametrize('kind', ['tiny_checkpoint', 'tiny_mask2former'])
+@pytest.mark.parametrize('kind', ['tiny_checkpoint', 'tiny_deeplabv3', 'tiny_mask2former'])
 def test_one_graph_labels_every_size_as_torch_does(
     runtime: str, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -122,7 +122,12 @@ def test_network_that_its_library_refuses(family: str, network: dict[str, Any], 
 
 @pytest.mark.parametrize(
     ('family', 'network'),
-    [('deeplabv3plus', LITE), ('unet', UNET), ('mask2former', TIMM_MASK2FORMER)],
+    [
+        ('deeplabv3plus', LITE),
+        ('deeplabv3', LITE),
+        ('unet', UNET),
+        ('mask2former', TIMM_MASK2FORMER),
+    ],
 )
 def test_encoder_is_taken_over_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], family: str, network: dict[str, Any]

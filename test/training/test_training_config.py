@@ -147,6 +147,11 @@ def test_number_without_a_point_is_a_number(tmp_path: Path) -> None:
         ({'train': [LEAST['train'][0] | {'shar': 1}]}, r'train\.0\.shar; did you mean share'),
         ({'train': [LEAST['train'][0] | {'share': 0}]}, r'train\.0\.share is 0: .*greater'),
         ({'train': ['camvid']}, r"train\.0 is 'camvid': "),
+        (
+            {'train': [LEAST['train'][0] | {'subset': 'small', 'count': 3}]},
+            r'train\.0 is .*subset .small. determines the images; remove "count" and "seed"',
+        ),
+        ({'val': {'v': {'set': 'camvid', 'split': 'val', 'subset': 's', 'seed': 1}}}, 'remove'),
     ],
 )
 def test_field_with_something_wrong(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
@@ -219,12 +224,16 @@ def test_unknown_data_set(tmp_path: Path) -> None:
 def test_batch_that_cannot_be_parted(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match=r'batch of 2 .* among 3 devices'):
         load_experiment(write(tmp_path, devices=3), [])
+    with pytest.raises(SettingError, match=r'batch of 2 .* among 4 devices'):
+        load_experiment(write(tmp_path, devices=2), ['num_nodes=2'])
 
 
 def test_batch_too_small_for_the_network(tmp_path: Path) -> None:
     least = write(tmp_path, family='deeplabv3plus')
     with pytest.raises(SettingError, match='at least two; increase "share"'):
         load_experiment(least, ['devices=2'])
+    with pytest.raises(SettingError, match='batch norm of deeplabv3 over'):
+        load_experiment(least, ['num_nodes=2', 'family=deeplabv3'])
     load_experiment(least, ['devices=2', 'family=unet'])
     load_experiment(least, ['devices=2', 'train.0.share=4'])
 

@@ -9,10 +9,13 @@ import pytest
 from png_files import PALETTE, png
 from training_data import fields, street, write_annot, write_cityscapes, write_folders
 
-from segmentation_node.errors import DatasetError, SchemeError
+from segmentation_node.errors import DatasetError, SchemeError, SettingError
 from segmentation_node.images.files import encode_jpeg, encode_png
 from training.config import Experiment, Use
 from training.datasets import LabeledFiles, open_files
+
+#: Images of 000 to 011 with the smallest SHA-256 of their names.
+SMALL = ['000', '009', '010']
 
 
 def open_use(root: Path, dataset: dict[str, Any] | None = None, **use: Any) -> LabeledFiles:
@@ -79,6 +82,37 @@ def test_a_subset_is_chosen_by_its_seed(tmp_path: Path) -> None:
     assert chosen[0, 4] != chosen[1, 4]
     assert chosen[0, 12] == chosen[1, 12]
     assert chosen[0, 4] != chosen[0, 12][:4]
+
+
+def test_a_named_subset_has_the_same_images_forever(tmp_path: Path) -> None:
+    write_folders(tmp_path / 'streets', 'train', 12)
+    sizes = {'subsets': {'small': {'train': 3}, 'large': {'train': 6}}}
+    small, large = (
+        [pair.name for pair in open_use(tmp_path, sizes, subset=name).pairs]
+        for name in ('small', 'large')
+    )
+    assert small == SMALL
+    assert len(large) == 6
+    assert set(small) < set(large)
+    for path in (tmp_path / 'streets' / 'train').rglob('011.png'):  # of no subset
+        path.unlink()
+    assert [pair.name for pair in open_use(tmp_path, sizes, subset='small').pairs] == SMALL
+
+
+@pytest.mark.parametrize('use', [{'subset': 'large'}, {'subset': 'small', 'split': 'val'}])
+def test_an_unknown_subset_is_answered_with_those_there_are(
+    tmp_path: Path, streets: Path, use: dict[str, str]
+) -> None:
+    write_folders(tmp_path / 'streets', 'val', 1)
+    sizes = {'subsets': {'small': {'train': 3}}}
+    known = 'small' if use['subset'] == 'large' else 'none'
+    with pytest.raises(SettingError, match=rf"no subset '.*' of split .*; available: {known};"):
+        open_use(tmp_path, sizes, **use)
+
+
+def test_a_named_subset_larger_than_the_set(tmp_path: Path, streets: Path) -> None:
+    with pytest.raises(DatasetError, match=r'has 3 images, .* of 4; complete the data set'):
+        open_use(tmp_path, {'subsets': {'small': {'train': 4}}}, subset='small')
 
 
 def test_a_subset_larger_than_the_set(tmp_path: Path, streets: Path) -> None:

@@ -20,7 +20,7 @@ from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import (  # typ
 )
 from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluateImgLists
 from fitted_model import write_fitted_model
-from training_data import street, write_folders
+from training_data import street, write_experiment, write_folders
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.images_to_bag import main as images_to_bag
@@ -32,7 +32,7 @@ from segmentation_node.images.files import encode_png
 from segmentation_node.labels import load_scheme
 from segmentation_node.metrics import Confusion, truth_lut_of
 from segmentation_node.segmenter import Segmenter
-from training.config import Experiment, Use
+from training.config import Experiment, Use, catalog
 from training.datasets import open_files
 from training.evaluate import main
 from training.evaluation import evaluate, evaluate_recorded
@@ -451,11 +451,18 @@ def test_part_of_a_set_does_not_replace_the_whole(
     monkeypatch.chdir(tmp_path)
     given = [str(model), '--set', 'camvid', '--split', 'val', '--data-root', str(data)]
     given += ['--device', 'cpu', '--worst', '0', '--quiet']
-    for more in ([], ['--count', '1'], ['--label-scheme', 'cityscapes8']):
+    camvid = catalog()['camvid'].model_dump() | {'subsets': {'tiny': {'val': 1}}}
+    experiment = write_experiment(tmp_path / 'e.yaml', data, datasets={'camvid': camvid})
+    subset = ['--subset', 'tiny', '--experiment', str(experiment)]
+    for more in ([], ['--count', '1'], ['--label-scheme', 'cityscapes8'], subset):
         assert main([*given, *more]) == 0
-    assert {path.name for path in (tmp_path / 'runs/evaluation').iterdir()} == {
+    folder = tmp_path / 'runs/evaluation'
+    assert {path.name for path in folder.iterdir()} == {
         'fitted-camvid_val', 'fitted-camvid_val-1_of_seed_0', 'fitted-camvid_val-cityscapes8',
+        'fitted-camvid_val-tiny',
     }  # fmt: skip
+    report = (folder / 'fitted-camvid_val-tiny' / 'report.md').read_text(encoding='utf-8')
+    assert 'camvid val, subset tiny' in report
 
 
 def test_the_usual_folder_is_named_by_what_and_how(
@@ -509,6 +516,8 @@ def test_data_sets_of_an_experiment(
         ('m', 'data source: give --set NAME --split NAME, or --bag BAG'),
         ('m --set camvid --split val --bag b', 'expected exactly one data source'),
         ('m --set camvid', '--set camvid requires --split; for example, add --split val'),
+        ('m --set camvid --split val --subset s --count 3', 'omit --count and --seed'),
+        ('m --bag b --subset s', '--subset requires --set'),
         ('--set camvid --split val', 'expected exactly one thing to evaluate: give a model'),
         ('m --bag b --predicted /a/b', 'expected exactly one thing to evaluate: give a model'),
         ('m --bag b --split val', '--split requires --set; add --set, or omit it'),

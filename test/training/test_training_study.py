@@ -88,6 +88,18 @@ def differing(a: str, b: str) -> set[str]:
         ('unet_camvid8', 'unet_camvid11', {'label_scheme', 'train', 'val'}),
         ('mask2former_camvid8', 'mask2former_camvid11', {'label_scheme', 'train', 'val'}),
         ('deeplabv3plus_cityscapes8', 'unet_cityscapes8', {'family', 'network'}),
+        ('deeplabv3plus_cityscapes8', 'deeplabv3_cityscapes8', {'family'}),
+        ('deeplabv3plus_camvid8', 'deeplabv3_camvid8', {'family', 'network'}),
+        *(
+            (f'{family}_cityscapes8_{size}', f'{family}_cityscapes8_{size}_noaug', {'augment'})
+            for family in ('deeplabv3plus', 'mask2former', 'unet')
+            for size in (300, 2975)
+        ),
+        *(
+            (f'{family}_cityscapes8_300', f'{family}_cityscapes8_2975', {'train', 'val', 'study'})
+            for family in ('deeplabv3plus', 'mask2former', 'unet')
+        ),
+        ('deeplabv3plus_cityscapes8_300', 'unet_cityscapes8_300', {'family', 'network'}),
         (
             'deeplabv3plus_cityscapes8', 'deeplabv3plus_cityscapes19', {'label_scheme', 'study'},
         ),

@@ -48,6 +48,7 @@ CATEGORIES = load_scheme('cityscapes8')
 VAL = range(90, 95)
 FAMILIES = {
     'deeplabv3plus': DEEPLAB,
+    'deeplabv3': DEEPLAB,
     'unet': {**UNET, 'encoder_name': 'tu-mobilenetv3_small_050'},
     'mask2former': MASK2FORMER,
 }
