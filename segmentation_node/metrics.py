@@ -3,7 +3,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -88,6 +88,13 @@ class Scores:
     scheme: LabelScheme
     counts: npt.NDArray[np.int64]
 
+    def class_counts(self) -> npt.NDArray[np.int64]:
+        """Return the counts from which `iou_of` computes the IoU of the K scored classes, (3, K).
+
+        They add up over images, unlike scores.
+        """
+        return _group_counts(self.counts, _by_name(self.scored).values())
+
     def class_iou(self) -> dict[str, float]:
         """Return the IoU of each scored class; NaN if neither truth nor prediction contains it."""
         return _iou(self.counts, _by_name(self.scored))
@@ -154,15 +161,37 @@ def _by_category(classes: Iterable[LabelClass]) -> dict[str, list[int]]:
 
 def _iou(counts: npt.NDArray[np.int64], ids_of: Mapping[str, Collection[int]]) -> dict[str, float]:
     """Return the IoU of groups of ids, over the pixels whose true id is in any group."""
-    member = np.zeros((len(ids_of), 256), np.int64)  # (K, 256), 1 where an id is in a group
-    for row, ids in zip(member, ids_of.values(), strict=True):
+    return dict(zip(ids_of, iou_of(_group_counts(counts, ids_of.values())).tolist(), strict=True))
+
+
+def _group_counts(
+    counts: npt.NDArray[np.int64], groups: Collection[Collection[int]]
+) -> npt.NDArray[np.int64]:
+    """Return the correct, true and predicted pixels of K groups of ids, (3, K).
+
+    Only pixels whose true id is in any group count.
+    """
+    member = np.zeros((len(groups), 256), np.int64)  # (K, 256), 1 where an id is in a group
+    for row, ids in zip(member, groups, strict=True):
         row[list(ids)] = 1
     table = member @ counts @ member.T  # (K, K)
-    hit = table.diagonal()
     # Predictions outside all groups are errors: they count in the sum of the truth only.
-    union = (member @ counts).sum(axis=1) + table.sum(axis=0) - hit
+    return np.stack([table.diagonal(), (member @ counts).sum(axis=1), table.sum(axis=0)])
+
+
+def iou_of(counts: npt.NDArray[np.number[Any]]) -> npt.NDArray[np.float64]:
+    """Return IoU from correct, true and predicted pixels; NaN where there are none.
+
+    Args:
+        counts: (..., 3, K).
+
+    Returns:
+        (..., K).
+    """
+    correct, truth, predicted = np.moveaxis(counts, -2, 0)
+    union = truth + predicted - correct
     with np.errstate(invalid='ignore'):
-        return dict(zip(ids_of, (hit / np.where(union, union, np.nan)).tolist(), strict=True))
+        return np.asarray(correct / np.where(union > 0, union, np.nan), np.float64)
 
 
 def mean_of(by_name: Mapping[str, float]) -> float:

@@ -28,8 +28,8 @@ from segmentation_node.labels import LabelScheme, load_scheme
 from training.config import catalog, load_experiment
 from training.datasets import (
     LAYOUTS,
-    LabeledFiles,
     FilePair,
+    LabeledFiles,
     named_subset,
     paired,
     without_image,

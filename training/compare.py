@@ -4,6 +4,8 @@
 python -m training.compare runs/unet runs/deeplabv3plus --output report.html
 python -m training.compare --study segmentation --output report.html
 python -m training.compare --study segmentation unet deeplabv3plus --output report.html
+
+Searches, among the runs or in the study, get a chapter of their own.
 """
 
 import argparse
@@ -35,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         'runs', nargs='*', metavar='RUN',
-        help='run id, run folder, or name of a run in --study',
+        help='id, folder, or name (in --study) of a run or of a search',
     )  # fmt: skip
     parser.add_argument(
         '--study', help='MLflow experiment of the runs; without RUN, all of its finished runs'
@@ -43,6 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         '--trials', action='store_true', help='without RUN, include the trials of searches'
     )
+    parser.add_argument('--remark', default='', metavar='TEXT', help='sentence on top of the page')
     parser.add_argument('--output', type=Path, required=True, help='HTML file to write')
     arguments = parser.parse_args(argv)
     if not arguments.runs and arguments.study is None:
@@ -51,7 +54,11 @@ def main(argv: list[str] | None = None) -> int:
         store = client()
         choice = choose(store, arguments.runs, arguments.study, trials=arguments.trials)
         records = read_records(store, choice.runs)
-        write_page(render(records, choice.left_out, shown_uri()), arguments.output)
+        searches = read_records(store, choice.searches)
+        page = render(
+            records, choice.left_out, shown_uri(), searches=searches, remark=arguments.remark
+        )
+        write_page(page, arguments.output)
     except SegmentationError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1

@@ -28,6 +28,7 @@ from segmentation_node.metrics import Scores
 from training import provenance, run_pictures
 from training.batches import Data
 from training.card import model_card
+from training.frame_counts import FRAME_COUNTS_FILE, write_frame_counts
 from training.task import Task
 from training.tracking import Run, close, deliver
 
@@ -89,6 +90,10 @@ class Keeper(pl.Callback):
         names = list(self.data.val)
         results = [task.scores(i) for i in range(len(names))]
         by_set = {name: scores for name, (scores, _, _) in zip(names, results, strict=True)}
+        frames = {
+            name: task.frame_counts(i, images.names)
+            for i, (name, images) in enumerate(self.data.val.items())
+        }
         scores, val_loss, seconds = results[0]
         losses = {'train_loss': task.train_loss(), 'val_loss': val_loss}
         self._score = scores.miou()
@@ -107,6 +112,7 @@ class Keeper(pl.Callback):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
                     self._keep_best(task, by_set)
+                    write_frame_counts(self.run.artifacts / FRAME_COUNTS_FILE, frames)
                 else:  # the checkpoint lists all epochs, also later ones
                     update_curve(self.run.folder / 'checkpoint', self.run)
                 self._draw(trainer.current_epoch, task)

@@ -5,6 +5,7 @@ import heapq
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -16,8 +17,10 @@ from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import UNCOUNTED, Scores, Target, mean_of, scored_classes
 from segmentation_node.scoring import LabelComparison
 from segmentation_node.segmenter import Segmenter
+from training.bootstrap import MIN_FRAMES, Interval, interval_of, resampled_miou
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
+from training.frame_counts import MAX_FRAMES, Counts, FrameCounts
 from training.inference_modes import WHOLE, InferenceMode
 from training.labeled_frames import BagFrames, LabeledFrame, LabeledFrames
 
@@ -42,8 +45,8 @@ class Evaluation:
     """Result of an evaluation.
 
     `model`, `data` and `mode` name the model, the frames and the inference mode; `runs_on` names
-    runtime, device and precision. `calibration` is None without recorded confidence. `worst` are
-    the frames with the lowest mIoU, worst first.
+    runtime, device and precision. `counts` are those of each frame. `calibration` is None without
+    recorded confidence. `worst` are the frames with the lowest mIoU, worst first.
     """
 
     model: str
@@ -52,9 +55,17 @@ class Evaluation:
     runs_on: str
     frames: int
     scores: Scores
+    counts: FrameCounts = field(repr=False)
     boundary: BoundaryCounts
     calibration: Calibration | None
     worst: tuple[ScoredFrame, ...] = field(repr=False)
+
+    @cached_property
+    def interval(self) -> Interval | None:
+        """Return the confidence interval of mIoU; None for too few or too many frames."""
+        if MIN_FRAMES <= self.frames <= MAX_FRAMES:
+            return interval_of(resampled_miou(self.counts))
+        return None
 
     def boundary_f(self) -> dict[str, float]:
         """Return the boundary F-score by class name."""
@@ -193,6 +204,8 @@ class _Scorer:
         self._boundary = BoundaryCounts(tolerance)
         self._calibration = Calibration()
         self._has_confidence = True
+        self._names: list[str] = []
+        self._counts: list[Counts] = []
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 
@@ -207,6 +220,8 @@ class _Scorer:
         else:
             self._calibration.add(target, labels, confidence)
         scores = confusion.scores(self._comparison.scheme)
+        self._names.append(frame.name)
+        self._counts.append(scores.class_counts())
         scored = ScoredFrame(
             frame.name, frame.image_rgb, target, labels, scores.miou(), scores.pixel_accuracy()
         )
@@ -221,8 +236,10 @@ class _Scorer:
 
     def evaluation(self, model: str, frames: LabeledFrames, mode: str, runs_on: str) -> Evaluation:
         scores = self._comparison.scores(frames.source)
+        counts = FrameCounts.of([c.name for c in scores.scored], self._names, self._counts)
         return Evaluation(
-            model, frames.source, mode, runs_on, self._comparison.frames, scores, self._boundary,
+            model, frames.source, mode, runs_on, self._comparison.frames, scores, counts,
+            self._boundary,
             self._calibration if self._has_confidence else None,
             tuple(frame for *_, frame in sorted(self._worst, key=lambda entry: entry[:2])[::-1]),
         )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Folder of an evaluation: scores.json, report.md, confusion.png, worst/*.png."""
+"""Folder of an evaluation: scores.json, frame_counts.json, report.md, and pictures."""
 
 import json
 import math
@@ -13,8 +13,10 @@ from urllib.parse import quote
 import segmentation_node
 from segmentation_node.atomic import replacing_folder
 from segmentation_node.errors import SettingError
+from training.bootstrap import MIN_FRAMES
 from training.evaluation import Evaluation, ScoredFrame
 from training.evaluation_pictures import OTHER, confusion_matrix, draw_frame, write_confusion
+from training.frame_counts import FRAME_COUNTS_FILE, MAX_FRAMES, write_frame_counts
 
 SCORES_FILE: Final = 'scores.json'
 REPORT_FILE: Final = 'report.md'
@@ -35,6 +37,7 @@ KEYS: Final[Mapping[str, str]] = MappingProxyType(
         'frames': 'number of frames',
         'label_scheme': 'label scheme of the scores',
         'figures': 'all figures by name, for a class as "IoU/road"; undefined figures are absent',
+        'mIoU_interval': '95 % confidence interval of mIoU over the choice of frames',
         'classes': 'scored classes, and "other" for predictions of any other class',
         'confusion': 'number of pixels by truth (rows, without "other") and prediction (columns)',
         'boundary': 'tolerance: share of the diagonal; tolerances_px: the same in pixels',
@@ -71,6 +74,7 @@ def write_folder(evaluation: Evaluation, folder: Path) -> None:
         write_confusion(evaluation.scores, aside / CONFUSION_FILE)
         content = json.dumps(scores_json(evaluation, pictures), indent=1, allow_nan=False)
         (aside / SCORES_FILE).write_text(content + '\n', encoding='utf-8')
+        write_frame_counts(aside / FRAME_COUNTS_FILE, {evaluation.data: evaluation.counts})
         report = '\n'.join(_report(evaluation, pictures))
         (aside / REPORT_FILE).write_text(report, encoding='utf-8')
 
@@ -82,6 +86,7 @@ def _picture_name(rank: int, frame: ScoredFrame) -> str:
 def scores_json(evaluation: Evaluation, pictures: Sequence[str]) -> dict[str, Any]:
     """Return the content of scores.json; KEYS describes its keys."""
     names, counts = confusion_matrix(evaluation.scores)
+    interval = evaluation.interval
     return {
         'model': evaluation.model,
         'data': evaluation.data,
@@ -91,6 +96,7 @@ def scores_json(evaluation: Evaluation, pictures: Sequence[str]) -> dict[str, An
         'frames': evaluation.frames,
         'label_scheme': evaluation.scores.scheme.name,
         'figures': evaluation.figures(),
+        'mIoU_interval': None if interval is None else [interval.low, interval.high],
         'classes': names,
         'confusion': counts.tolist(),
         'boundary': {
@@ -152,6 +158,20 @@ def _headline(evaluation: Evaluation) -> Iterator[str]:
     }
     rows = [(name, _number(figures.get(name, math.nan)), text) for name, text in meaning.items()]
     yield from _table(('figure', 'value', 'meaning'), rows)
+    yield _confidence(evaluation)
+    yield ''
+
+
+def _confidence(evaluation: Evaluation) -> str:
+    interval = evaluation.interval
+    if interval is None:
+        return (
+            f'mIoU has no confidence interval, which requires {MIN_FRAMES} to {MAX_FRAMES} frames.'
+        )
+    return (
+        f'The 95 % confidence interval of mIoU is {interval}, by bootstrap over the '
+        f'frames: it covers the choice of the frames, not chance in training.'
+    )
 
 
 def _tolerance(evaluation: Evaluation) -> str:

@@ -5,9 +5,9 @@
 
 The same command resumes an interrupted search, including a partly trained trial. Several processes
 that run it share the work, also on several machines with a shared folder. The folder contains
-`best.yaml`, an input file of `training.train`, `trials.csv`, `trials.png`, the trials in Optuna's
-database (`optuna.db`), and the run of each trial (`trial_000`, ...). In MLflow the trials are
-child runs of the search.
+`best.yaml`, an input file of `training.train`, `trials.csv`, the pictures `trials.png` and
+`parallel.png`, the trials in Optuna's database (`optuna.db`), and the run of each trial
+(`trial_000`, ...). In MLflow the trials are child runs of the search.
 """
 
 import argparse
@@ -34,11 +34,13 @@ from training import provenance
 from training.build import build_network
 from training.config import OUTER, Experiment, load_experiment, save_experiment
 from training.epochs import state_file
+from training.parallel_coordinates import PARALLEL_FILE, write_parallel
 from training.prepare import prepare_all
 from training.search_locks import Locks
 from training.search_results import (
     BEST_FILE,
     PICTURE_FILE,
+    SPACE_FILE,
     TABLE_FILE,
     Row,
     best_of,
@@ -257,10 +259,11 @@ class Search:
         best = best_of(rows)
         write_table(self.folder / TABLE_FILE, rows, self.space)
         write_picture(self.folder / PICTURE_FILE, rows, self.space)
+        write_parallel(self.folder / PARALLEL_FILE, rows, self.space)
         if best is not None:
             write_best(self.folder / BEST_FILE, replaced(self.base, best.values), best, rows)
         run = Run(self.folder)
-        for name in (TABLE_FILE, PICTURE_FILE, BEST_FILE):
+        for name in (TABLE_FILE, PICTURE_FILE, PARALLEL_FILE, BEST_FILE):
             if (self.folder / name).is_file():
                 shutil.copyfile(self.folder / name, run.artifacts / name)
         if ended is not None:
@@ -351,7 +354,7 @@ def _check_inputs(base: Experiment) -> None:
 def _check_same(base: Experiment, space: Space, options: Options, folder: Path) -> None:
     """Raise SettingError if the folder contains a search with other settings."""
     settings = {**options.fixed, 'space': {name: d.plain() for name, d in space.items()}}
-    search_file, experiment_file = folder / 'search.yaml', folder / 'experiment.yaml'
+    search_file, experiment_file = folder / SPACE_FILE, folder / 'experiment.yaml'
     if not search_file.is_file():
         if experiment_file.is_file():
             raise SettingError(

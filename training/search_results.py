@@ -2,7 +2,9 @@
 """Results of a search: a table, a picture, and the best experiment as a file."""
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,9 +19,15 @@ from training.config import Experiment, save_experiment
 from training.search_space import Choices, Range, Space
 
 #: Files in the folder of a search.
+SPACE_FILE: Final = 'search.yaml'
 BEST_FILE: Final = 'best.yaml'
 TABLE_FILE: Final = 'trials.csv'
 PICTURE_FILE: Final = 'trials.png'
+#: Columns of the table before and after those of the fields.
+HEAD: Final = ('trial', 'state', 'mIoU')
+TAIL: Final = ('seconds', 'mlflow_run', 'error')
+#: Maximum number of trials in a table that is read.
+MAX_TRIALS: Final = 10_000
 
 STATES: Final = {
     TrialState.COMPLETE: 'finished',
@@ -81,7 +89,7 @@ def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
     """Write all trials as comma-separated values."""
     with replacing(path) as aside, aside.open('w', encoding='utf-8', newline='') as stream:
         writer = csv.writer(stream)
-        writer.writerow(['trial', 'state', 'mIoU', *space, 'seconds', 'mlflow_run', 'error'])
+        writer.writerow([*HEAD, *space, *TAIL])
         for row in rows:
             values = [row.values.get(name, '') for name in space]
             seconds = '' if row.seconds is None else round(row.seconds, 1)
@@ -89,26 +97,68 @@ def write_table(path: Path, rows: Sequence[Row], space: Space) -> None:
             writer.writerow([row.number, row.state, miou, *values, seconds, row.run_id, row.error])
 
 
+def read_table(content: bytes) -> list[Row]:
+    """Read a table of `write_table`; values are numbers where they look like numbers.
+
+    Raises:
+        ValueError: it is another file, or has more than MAX_TRIALS rows.
+    """
+    try:
+        lines = list(csv.reader(io.StringIO(content.decode(), newline='')))
+    except csv.Error as error:
+        raise ValueError(f'it is not a table ({error})') from error
+    head, rows = (lines[0] if lines else []), lines[1:]
+    fields = head[len(HEAD) : -len(TAIL)]
+    if head != [*HEAD, *fields, *TAIL] or any(len(row) != len(head) for row in rows):
+        raise ValueError('it is not a table of trials')
+    if len(rows) > MAX_TRIALS:
+        raise ValueError(f'it has more than {MAX_TRIALS} trials, the maximum')
+    return [_parsed(row, fields) for row in rows]
+
+
+def _parsed(row: Sequence[str], fields: Sequence[str]) -> Row:
+    number, state, miou, *values, seconds, run_id, error = row
+    given = {name: _number(text) for name, text in zip(fields, values, strict=True) if text}
+    return Row(
+        int(number), state, float(miou) if miou else None, given,
+        float(seconds) if seconds else None, run_id, error,
+    )  # fmt: skip
+
+
+def _number(text: str) -> Any:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
 def table(rows: Sequence[Row], fields: Sequence[str]) -> Iterator[str]:
     """Yield the lines of a table for a terminal, the best trial first."""
+    lines = cells(rows, fields)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for line in lines:
+        yield '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+
+
+def cells(rows: Sequence[Row], fields: Sequence[str]) -> list[list[str]]:
+    """Return the cells of a table with a header, the best trial first."""
     order = sorted(rows, key=lambda row: (row.miou is None, -(row.miou or 0), row.number))
-    cells = [['trial', 'mIoU', *fields, 'state', 'time']]
+    lines = [['trial', 'mIoU', *fields, 'state', 'time']]
     for row in order:
         miou = '' if row.miou is None else f'{row.miou:.4f}'
-        values = [_format_value(row.values.get(name, '')) for name in fields]
+        values = [format_value(row.values.get(name, '')) for name in fields]
         time = '' if row.seconds is None else f'{row.seconds:.0f} s'
-        cells.append([str(row.number), miou, *values, row.state, time])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    for line in cells:
-        yield '  '.join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
+        lines.append([str(row.number), miou, *values, row.state, time])
+    return lines
 
 
 def format_values(values: dict[str, Any]) -> str:
     """Format fields and values on one line."""
-    return ', '.join(f'{name} {_format_value(value)}' for name, value in values.items())
+    return ', '.join(f'{name} {format_value(value)}' for name, value in values.items())
 
 
-def _format_value(value: Any) -> str:
+def format_value(value: Any) -> str:
+    """Format the value of a field; numbers with a fraction have three digits."""
     return f'{value:.3g}' if isinstance(value, float) else str(value)
 
 

@@ -3,6 +3,7 @@
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,13 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
 from segmentation_node.labels import IGNORE, LabelScheme
-from segmentation_node.metrics import Confusion, Scores
+from segmentation_node.metrics import Confusion, Scores, scored_classes
 from segmentation_node.networks.graph import SegmentationGraph
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Preprocessing
 from training.build import parameter_groups
 from training.config import Experiment
+from training.frame_counts import Counts, FrameCounts
 from training.losses import Objective
 
 #: Images of a validation that are not timed, unless there are no others.
@@ -36,6 +38,7 @@ class Validation:
     """Sums over one pass over one validation set."""
 
     confusion: Confusion = field(default_factory=Confusion)
+    frames: list[Counts] = field(default_factory=list)  # of each image, (3, K)
     loss: float = 0.0
     images: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -109,7 +112,10 @@ class Task(pl.LightningModule):
         padded = F.pad(channels, border, value=IGNORE)
         sums.loss += float(self.objective.loss(outputs, padded))
         sums.images += 1
-        sums.confusion.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
+        own = Confusion()
+        own.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
+        sums.confusion.counts += own.counts
+        sums.frames.append(self._scores(own.counts).class_counts())
 
     def predict(self, image: Tensor) -> UInt8Array:
         """Segment (3, H, W) uint8 RGB; returns (H, W) uint8 channels."""
@@ -132,16 +138,30 @@ class Task(pl.LightningModule):
         sums = torch.tensor([own.loss, own.images], dtype=torch.float64, device=self.device)
         counts = torch.from_numpy(own.confusion.counts).to(self.device)
         counts, sums = (self.trainer.strategy.reduce(t, reduce_op='sum') for t in (counts, sums))
-        by_id = np.zeros((256, 256), np.int64)
-        ids = self.scheme.channel_ids
-        by_channel = counts.cpu().numpy()[: len(ids), : len(ids)]  # drops unannotated pixels
-        by_id[np.ix_(ids, ids)] = by_channel
         warm = own.seconds[min(WARM_UP, len(own.seconds) - 1) :]
         return (
-            Confusion(by_id).scores(self.scheme),
+            self._scores(counts.cpu().numpy()),
             float(sums[0] / sums[1]),
             float(np.median(warm)),
         )
+
+    def _scores(self, by_channel: Counts) -> Scores:
+        """Return the scores of pixel counts by channel, (256, 256)."""
+        by_id = np.zeros((256, 256), np.int64)
+        ids = self.scheme.channel_ids
+        by_id[np.ix_(ids, ids)] = by_channel[: len(ids), : len(ids)]  # drops unannotated pixels
+        return Confusion(by_id).scores(self.scheme)
+
+    def frame_counts(self, index: int, names: Sequence[str]) -> FrameCounts:
+        """Return the counts of every image of one validation set, over all processes."""
+        own = np.stack(self.validations[index].frames)  # (N / processes, 3, K)
+        counts = np.zeros((len(names), *own.shape[1:]), np.int64)
+        counts[self.global_rank :: self.trainer.world_size] = own  # as in `WholeImages`
+        total = self.trainer.strategy.reduce(
+            torch.from_numpy(counts).to(self.device), reduce_op='sum'
+        )
+        classes = [c.name for c in scored_classes(self.scheme)]
+        return FrameCounts.of(classes, names, total.cpu().numpy())
 
     def train_loss(self) -> float:
         """Return the mean loss of this epoch's steps, over all processes."""

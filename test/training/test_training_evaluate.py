@@ -37,6 +37,7 @@ from training.datasets import open_files
 from training.evaluate import main
 from training.evaluation import evaluate, evaluate_recorded
 from training.evaluation_folder import KEYS
+from training.frame_counts import parse_frame_counts
 from training.labeled_frames import BagFrames, FileFrames
 from training.scenes.render import Renderer
 from training.scenes.street import Street
@@ -141,6 +142,36 @@ def test_confusion_and_reliability_hold_every_scored_pixel(written: Path) -> Non
     assert sum(row['pixels'] for row in content['reliability']) == scored
     hits = np.trace(np.array(content['confusion']))
     assert hits / scored == pytest.approx(content['figures']['pixel_acc'])
+
+
+def test_counts_of_each_frame_add_up(written: Path) -> None:
+    scores = scores_of(written)
+    content = (written / 'frame_counts.json').read_bytes()
+    [(data, frames)] = parse_frame_counts(content).items()
+    assert data == scores['data']
+    assert len(frames) == FRAMES
+    assert frames.miou() == pytest.approx(scores['figures']['mIoU'], abs=1e-12)
+    confusion = np.array(scores['confusion'])
+    assert list(frames.classes) == scores['classes'][:-1]
+    correct, truth, predicted = frames.counts.sum(axis=0)
+    assert correct.tolist() == confusion.diagonal().tolist()
+    assert truth.tolist() == confusion.sum(axis=1).tolist()
+    assert predicted.tolist() == confusion.sum(axis=0)[:-1].tolist()
+
+
+def test_interval_contains_the_score(written: Path) -> None:
+    scores = scores_of(written)
+    low, high = scores['mIoU_interval']
+    assert low <= scores['figures']['mIoU'] <= high
+    report = (written / 'report.md').read_text(encoding='utf-8')
+    assert f'confidence interval of mIoU is {low:.4f} to {high:.4f}' in report
+
+
+def test_one_frame_has_no_interval(model: Path, data: Path, tmp_path: Path) -> None:
+    assert main(arguments(model, data, tmp_path / 'one', '--count', '1')) == 0
+    assert scores_of(tmp_path / 'one')['mIoU_interval'] is None
+    report = (tmp_path / 'one' / 'report.md').read_text(encoding='utf-8')
+    assert 'mIoU has no confidence interval, which requires 2 to 20000 frames.' in report
 
 
 def test_confidence_is_that_of_the_segmenter(written: Path, model: Path) -> None:

@@ -18,6 +18,7 @@ from mlflow import MlflowClient
 from repository import ROOT
 from training_data import write_cityscapes, write_experiment, write_folders
 
+from training.frame_counts import parse_frame_counts
 from training.processes import is_first_process
 
 #: Without batch statistics, which would differ between the processes.
@@ -74,6 +75,10 @@ def test_the_same_weights_score_the_same(place: Path) -> None:
     one, two = place / 'runs' / 'still_one', place / 'runs' / 'still_two'
     assert confusion(one) == confusion(two)
     assert sum(map(sum, confusion(one)['counts'])) == 5 * 61 * 96  # each image once
+    counts = [(folder / 'artifacts' / 'frame_counts.json').read_bytes() for folder in (one, two)]
+    assert counts[0] == counts[1]
+    [frames] = parse_frame_counts(counts[0]).values()
+    assert frames.names == tuple(f'{i:03}' for i in range(90, 95))
     for key in ('mIoU', 'Dice', 'pixel_acc'):
         assert rows(one)[0][key] == rows(two)[0][key]
     for key in ('val_loss', 'train_loss'):

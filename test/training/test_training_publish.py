@@ -49,6 +49,7 @@ def test_record_has_figures_and_no_image(run: Path, tmp_path: Path) -> None:
     names = {p.relative_to(record).as_posix() for p in record.rglob('*') if p.is_file()}
     assert names == {
         'experiment.yaml', 'metrics.jsonl', 'run.json', 'artifacts/confusion.json',
+        'artifacts/frame_counts.json',
         'artifacts/checkpoint/segmentation.yaml',
     }  # fmt: skip
     best: dict[str, Any] = Run(run).history()[0]

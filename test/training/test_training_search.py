@@ -118,7 +118,7 @@ def test_trials_lie_inside_the_run_of_the_search(shared: Path) -> None:
     assert parent.data.tags['best.learning_rate'] == best['learning_rate']
     assert parent.data.params['learning_rate'] == '0.0001 to 0.01, log'
     kept = {f.path for f in store.list_artifacts(parent.info.run_id)}
-    assert kept == {'best.yaml', 'trials.csv', 'trials.png'}
+    assert kept == {'best.yaml', 'parallel.png', 'trials.csv', 'trials.png'}
 
 
 def test_best_experiment_trains_to_the_score_of_its_trial(shared: Path, place: Path) -> None:

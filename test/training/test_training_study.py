@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the study from start to report, and of intended differences of experiments."""
 
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,12 @@ from segmentation_node.labels import IGNORE, load_scheme
 from training import study
 from training.build import build_network
 from training.config import load_experiment
+from training.search import USUAL_SPACE
 from training.search_space import load_space, variants
-from training.study import HERE, MODELS, SPACE, config_of, main
+from training.study import HERE, MODELS, SPACE, TRIALS, config_of, main
 
 CONFIGS = HERE / 'configs'
+FIELDS = {'learning_rate', 'weight_decay', 'epochs', 'optimizer'}
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +26,8 @@ def _in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('MLFLOW_TRACKING_URI', raising=False)
     monkeypatch.setattr(study, 'STREETS', (('seed1', 'train', 4), ('seed9', 'val', 2)))
-    monkeypatch.setattr(study, 'EPOCHS', 1)
+    monkeypatch.setattr(study, 'TRIALS', 2)
+    monkeypatch.setattr(study, 'SEEDS', (0, 1))
 
 
 def test_study_ends_in_a_report_and_repeats_nothing(
@@ -36,6 +41,14 @@ def test_study_ends_in_a_report_and_repeats_nothing(
     assert (tmp_path / 'small/search/unet/best.yaml').is_file()
     assert (tmp_path / 'small/unet/checkpoint/segmentation.yaml').is_file()
     assert list((tmp_path / 'small/unet/artifacts/evaluation').glob('*/scores.json'))
+    text = unescape(re.sub(r'<[^>]+>', ' ', page))
+    assert text.index(study.REMARK) < text.index('Conclusion')
+    assert '2 scored trials' in text
+    assert 'Trainings that differ only in their seed' in text
+    chosen = load_experiment(tmp_path / 'small/search/unet/best.yaml', [])
+    for folder, seed in (('unet', 0), ('unet_seed1', 1)):
+        trained = load_experiment(tmp_path / 'small' / folder / 'experiment.yaml', [])
+        assert trained == chosen.model_copy(update={'seed': seed})
 
     assert main(['--output', 'small', '--models', 'unet']) == 0
     again = capfd.readouterr().out
@@ -72,7 +85,19 @@ def test_folder_of_something_else_is_left_alone(
 def test_space_of_the_study_fits_its_experiments(model: str) -> None:
     assert load_experiment(config_of(model), []).family == model
     space = load_space(SPACE, variants(config_of(model), []))
-    assert set(space) == {'learning_rate', 'weight_decay'}
+    assert set(space) == FIELDS
+    assert TRIALS == 4
+
+
+@pytest.mark.parametrize('model', ['deeplabv3plus', 'mask2former'])
+def test_space_of_the_search_has_the_fields_of_the_study(model: str) -> None:
+    path = CONFIGS / f'search_{model}.yaml'
+    assert load_experiment(path, []).family == model
+    assert set(load_space(USUAL_SPACE, variants(path, []))) == FIELDS
+
+
+#: Fields in which the trials of a search are smaller than the full training.
+SMALL = {'train', 'val', 'fit_hw', 'crop_hw', 'evaluate_every', 'notes'}
 
 
 def differing(a: str, b: str) -> set[str]:
@@ -103,6 +128,8 @@ def differing(a: str, b: str) -> set[str]:
         (
             'deeplabv3plus_cityscapes8', 'deeplabv3plus_cityscapes19', {'label_scheme', 'study'},
         ),
+        ('deeplabv3plus_camvid8', 'search_deeplabv3plus', SMALL),
+        ('mask2former_camvid8', 'search_mask2former', SMALL | {'points'}),
     ],
 )  # fmt: skip
 def test_experiments_differ_in_what_they_compare_alone(a: str, b: str, fields: set[str]) -> None:

@@ -40,6 +40,7 @@ from training import provenance
 from training.card import main as write_card
 from training.config import Experiment
 from training.epochs import peak_memory_mb
+from training.frame_counts import FRAME_COUNTS_FILE, parse_frame_counts
 from training.task import Average, rate_at
 from training.tracking import METRICS, Run, client
 from training.train import main
@@ -214,6 +215,16 @@ def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path) ->
     best = max(rows(finished), key=lambda row: row['mIoU'])
     assert stated['miou'] == best['mIoU']  # not rounded: whoever shows it does that, once
     assert provenance['epoch'] == best['epoch'] + 1
+
+
+def test_counts_of_each_image_are_those_of_the_best_epoch(finished: Path) -> None:
+    content = (finished / 'artifacts' / FRAME_COUNTS_FILE).read_bytes()
+    [(name, frames)] = parse_frame_counts(content).items()
+    best = max(rows(finished), key=lambda row: row['mIoU'])
+    assert frames.miou() == pytest.approx(best['mIoU'], abs=1e-12)
+    assert f'mIoU/{name}' in best
+    assert frames.names == tuple(f'{i:03}' for i in VAL)
+    assert (frames.counts[:, 1].sum(axis=1) == 61 * 96).all()  # three rows are not labeled
 
 
 def test_provenance_says_how_the_weights_came_about(finished: Path) -> None:

@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from training.bootstrap import Interval
 from training.config import OUTER
 from training.report.comparability import Aspect, group
+from training.report.confidence import difference_interval
 from training.report.records import Record
 
 #: Fields that may differ within a pair, because they do not affect the result.
@@ -16,11 +18,12 @@ METRICS: Final = (('mIoU', 'mIoU'), ('Dice', 'Dice'), ('pixel_acc', 'Pixel accur
 
 @dataclass(frozen=True)
 class Change:
-    """One figure without and with augmentation."""
+    """One figure without and with augmentation; `interval` is that of the gain, if known."""
 
     title: str
     off: float | None
     on: float | None
+    interval: Interval | None = None
 
     @property
     def gain(self) -> float | None:
@@ -40,9 +43,14 @@ class AugmentationPair:
     @property
     def changes(self) -> list[Change]:
         """Scores at each run's best epoch."""
+        interval = difference_interval([self.on], [self.off])
         return [
-            Change(title, self.off.at_best(name), self.on.at_best(name)) for name, title in METRICS
-        ]
+            Change(
+                title, self.off.at_best(name), self.on.at_best(name),
+                interval if name == 'mIoU' else None,
+            )
+            for name, title in METRICS
+        ]  # fmt: skip
 
 
 def pairs(records: Sequence[Record]) -> list[AugmentationPair]:

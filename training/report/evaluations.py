@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from training.frame_counts import FRAME_COUNTS_FILE
+from training.report.charts import Table
+from training.report.confidence import Scored, difference_table
 from training.report.records import Record
+from training.report.samples import read_samples
 from training.report.summary import ABSENT, score
 
 FOLDER: Final = 'evaluation'
@@ -14,15 +18,20 @@ FILE: Final = 'scores.json'
 #: Keys of scores.json with values that comparable evaluations share.
 CONDITIONS: Final = ('data', 'mode', 'label_scheme', 'frames')
 FIGURES: Final = 'figures'
+INTERVAL: Final = 'mIoU, 95 % interval'
 
 
 @dataclass(frozen=True)
 class EvaluationTable:
-    """Evaluations of one name; a row has the figure of each run, `caveats` are warnings."""
+    """Evaluations of one name; a row has the figure of each run, `caveats` are warnings.
+
+    `differences` are those in mIoU between runs on the same images; None if there are none.
+    """
 
     name: str
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     caveats: tuple[str, ...]
+    differences: Table | None
 
 
 def evaluations(records: Sequence[Record]) -> tuple[list[EvaluationTable], list[str]]:
@@ -39,8 +48,7 @@ def evaluations(records: Sequence[Record]) -> tuple[list[EvaluationTable], list[
                 missing.append(f'{record.title} has no readable {FOLDER}/{name}/{FILE}.')
             else:
                 contents.setdefault(name, {})[record.letter] = content
-    letters = [record.letter for record in records]
-    return [_evaluation(name, c, letters) for name, c in sorted(contents.items())], missing
+    return [_evaluation(name, c, records) for name, c in sorted(contents.items())], missing
 
 
 def _read(record: Record, path: str) -> Mapping[str, Any] | None:
@@ -53,11 +61,17 @@ def _read(record: Record, path: str) -> Mapping[str, Any] | None:
 
 
 def _evaluation(
-    name: str, contents: Mapping[str, Mapping[str, Any]], letters: Sequence[str]
+    name: str, contents: Mapping[str, Mapping[str, Any]], records: Sequence[Record]
 ) -> EvaluationTable:
+    letters = [record.letter for record in records]
     keys = dict.fromkeys(key for content in contents.values() for key in content[FIGURES])
     conditions = {key: [_text(contents, letter, key) for letter in letters] for key in CONDITIONS}
     figures = {key: [_figure(contents, letter, key) for letter in letters] for key in keys}
+    runs = [_scored(r, name, contents[r.letter]) for r in records if r.letter in contents]
+    samples = {run.title: run.sample for run in runs}
+    if any(samples.values()):
+        known = [samples.get(record.title) for record in records]
+        conditions[INTERVAL] = [ABSENT if s is None else str(s.interval) for s in known]
     caveats = (
         f'The evaluations differ in {key.replace("_", " ")} and cannot be compared.'
         for key in CONDITIONS
@@ -65,8 +79,17 @@ def _evaluation(
     )
     rows = {**conditions, **figures}
     return EvaluationTable(
-        name, tuple((key, tuple(values)) for key, values in rows.items()), tuple(caveats)
-    )
+        name, tuple((key, tuple(values)) for key, values in rows.items()), tuple(caveats),
+        difference_table(runs),
+    )  # fmt: skip
+
+
+def _scored(record: Record, name: str, content: Mapping[str, Any]) -> Scored:
+    """Return the score of an evaluation with its resamples."""
+    miou = content[FIGURES].get('mIoU')
+    miou = miou if isinstance(miou, int | float) and math.isfinite(miou) else None
+    counts = record.artifacts.read(f'{FOLDER}/{name}/{FRAME_COUNTS_FILE}')
+    return Scored(record.title, miou, read_samples(counts, miou).first)
 
 
 def _text(contents: Mapping[str, Mapping[str, Any]], letter: str, key: str) -> str:

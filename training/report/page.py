@@ -10,7 +10,15 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from segmentation_node.plotting import Series
-from training.report import augmentation, comparability, pictures, published, settings
+from training.bootstrap import RESAMPLES
+from training.report import (
+    augmentation,
+    comparability,
+    confidence,
+    pictures,
+    published,
+    settings,
+)
 from training.report.charts import (
     Chart,
     bar_chart,
@@ -19,10 +27,13 @@ from training.report.charts import (
     scatter_chart,
 )
 from training.report.comparability import Aspect, Caveat, loss_kind, of_aspects
+from training.report.conclusion import conclusion
 from training.report.confusion import ConfusionMatrix, read_confusion
 from training.report.drawing import sample
 from training.report.evaluations import evaluations
 from training.report.records import Record, class_names
+from training.report.repeats import repeats
+from training.report.searches import chapters as search_chapters
 from training.report.summary import ABSENT, COLUMNS, outcome, rate, restricted, score, summarize
 
 
@@ -73,13 +84,22 @@ SPEEDS: Final = {
 BY_CLASS: Final = ('IoU', 'Dice')
 
 
-def render(records: Sequence[Record], left_out: Sequence[str], store: str) -> str:
+def render(
+    records: Sequence[Record],
+    left_out: Sequence[str],
+    store: str,
+    *,
+    searches: Sequence[Record] = (),
+    remark: str = '',
+) -> str:
     """Render the page.
 
     Args:
         records: runs to compare, at least one; the page refers to them by their letters.
         left_out: sentences about omitted runs.
         store: address of the MLflow store, without passwords.
+        searches: searches with a chapter of their own.
+        remark: sentence on top of the page.
     """
     folder = Path(__file__).parent
     # Names and tags of runs are untrusted text, so everything is escaped.
@@ -91,7 +111,23 @@ def render(records: Sequence[Record], left_out: Sequence[str], store: str) -> st
         lstrip_blocks=True,
     )
     environment.filters['score'] = score
-    return environment.get_template('page.html.jinja').render(_content(records, left_out, store))
+    content = _content(records, left_out, store) | _confidence(records) | _searches(searches)
+    return environment.get_template('page.html.jinja').render(content | {'remark': remark})
+
+
+def _confidence(records: Sequence[Record]) -> dict[str, Any]:
+    return {
+        'conclusion': conclusion(records),
+        'differences': confidence.difference_table(list(map(confidence.scored, records))),
+        'repeats': confidence.repeats_table(repeats(records)),
+        'footnotes': confidence.footnotes(records),
+        'resamples': RESAMPLES,
+    }
+
+
+def _searches(searches: Sequence[Record]) -> dict[str, Any]:
+    chapters, missing = search_chapters(searches)
+    return {'searches': chapters, 'no_searches': missing}
 
 
 def _content(records: Sequence[Record], left_out: Sequence[str], store: str) -> dict[str, Any]:
@@ -197,12 +233,16 @@ def _class_curves(records: Sequence[Record], metric: str) -> Iterator[Chart]:
 def _by_val_set(records: Sequence[Record]) -> list[tuple[str, list[str]]]:
     """Return the mIoU at the best epoch by validation set; empty for a single set."""
     names = class_names(records, 'mIoU')
-    rows = [(name, [r.at_best(f'mIoU/{name}') for r in records]) for name in names]
-    return [
-        (name, [ABSENT if v is None else score(v) for v in values])
-        for name, values in rows
-        if len(names) > 1
-    ]
+    if len(names) < 2:
+        return []
+    return [(name, [_on_set(record, name) for record in records]) for name in names]
+
+
+def _on_set(record: Record, name: str) -> str:
+    value, sample = record.at_best(f'mIoU/{name}'), record.samples.by_set.get(name)
+    if value is None:
+        return ABSENT
+    return score(value) + (f' ({sample.interval})' if sample else '')
 
 
 def _legend(records: Sequence[Record]) -> list[tuple[str, list[tuple[str, str]]]]:

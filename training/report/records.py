@@ -5,6 +5,7 @@ import json
 import math
 import os
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -22,6 +23,8 @@ from segmentation_node.checkpoint import SPEC_FILE
 from segmentation_node.errors import SchemeError
 from segmentation_node.labels import LabelScheme, load_scheme
 from training import tracking
+from training.frame_counts import FRAME_COUNTS_FILE
+from training.report.samples import Samples, read_samples
 from training.report.selection import reading
 
 #: Metric that determines a run's best epoch, as in training.
@@ -30,28 +33,38 @@ SCORE: Final = 'mIoU'
 Curve = Mapping[int, float]
 
 
-class Artifacts:
-    """Files of one run in MLflow; a missing file, or one that cannot be fetched, is None.
+class Artifacts(ABC):
+    """Files of one run."""
 
-    Without a store, all files are missing.
-    """
+    @abstractmethod
+    def names(self, folder: str) -> list[str]:
+        """Return the sorted paths of the files and folders in a folder; empty if it is missing."""
 
-    def __init__(self, store: MlflowClient | None, run_id: str) -> None:
+    @abstractmethod
+    def read(self, path: str) -> bytes | None:
+        """Return the content of a file; None if it is missing or cannot be read."""
+
+    def read_json(self, path: str) -> Any:
+        """Return the content of a JSON file; raises ValueError if it is invalid."""
+        data = self.read(path)
+        return None if data is None else json.loads(data)
+
+
+class TrackedArtifacts(Artifacts):
+    """Files of one run in MLflow."""
+
+    def __init__(self, store: MlflowClient, run_id: str) -> None:
         self._store, self._run_id = store, run_id
 
     def names(self, folder: str) -> list[str]:
-        """Return the sorted paths of the files and folders in a folder; empty if it is missing."""
-        if self._store is None:
-            return []
         try:
             return sorted(f.path for f in self._store.list_artifacts(self._run_id, folder or None))
         except (MlflowException, OSError):
             return []
 
     def read(self, path: str) -> bytes | None:
-        """Return the content of a file."""
         folder, _, _ = path.rpartition('/')
-        if self._store is None or path not in self.names(folder):
+        if path not in self.names(folder):
             return None
         # By default, the library shows a progress bar for every file.
         os.environ.setdefault('MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR', 'false')
@@ -61,10 +74,22 @@ class Artifacts:
             except (MlflowException, OSError):
                 return None
 
-    def read_json(self, path: str) -> Any:
-        """Return the content of a JSON file; raises ValueError if it is invalid."""
-        data = self.read(path)
-        return None if data is None else json.loads(data)
+
+class FolderArtifacts(Artifacts):
+    """Files of one run in its folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def names(self, folder: str) -> list[str]:
+        paths = (self._folder / folder).glob('*')
+        return sorted(path.relative_to(self._folder).as_posix() for path in paths)
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            return (self._folder / path).read_bytes()
+        except OSError:
+            return None
 
 
 @dataclass(frozen=True)
@@ -88,8 +113,8 @@ class Record:
 
     @property
     def title(self) -> str:
-        """Letter and name, for running text."""
-        return f'{self.letter} ({self.name})'
+        """Letter and name, for running text; the name alone if it is the letter."""
+        return self.name if self.letter == self.name else f'{self.letter} ({self.name})'
 
     @cached_property
     def epochs(self) -> int:
@@ -157,6 +182,11 @@ class Record:
             return None
 
     @cached_property
+    def samples(self) -> Samples:
+        """Resampled scores, from which confidence intervals are computed."""
+        return read_samples(self.artifacts.read(FRAME_COUNTS_FILE), self.at_best(SCORE))
+
+    @cached_property
     def parameters(self) -> float | None:
         """Number of weights of the network, from the run or its checkpoint; None if unknown."""
         known = {**self._provenance, **self.tags, **self.params}
@@ -193,14 +223,14 @@ def read_records(store: MlflowClient, runs: Sequence[Run]) -> list[Record]:
                 params=dict(run.data.params),
                 tags={k: v for k, v in run.data.tags.items() if not k.startswith('mlflow.')},
                 curves={name: _curve(store, run, name) for name in sorted(run.data.metrics)},
-                artifacts=Artifacts(store, run.info.run_id),
+                artifacts=TrackedArtifacts(store, run.info.run_id),
             )
             for index, run in enumerate(runs)
         ]
 
 
 def read_folder(folder: Path) -> Record:
-    """Read settings and curves of a run from its folder, without its artifacts."""
+    """Read a run from its folder."""
     run = tracking.Run(folder)
     known, history = run.description(), run.history()
     curves: dict[str, dict[int, float]] = {}
@@ -217,7 +247,7 @@ def read_folder(folder: Path) -> Record:
         params=known['params'],
         tags=known['tags'],
         curves=curves,
-        artifacts=Artifacts(None, run.id),
+        artifacts=FolderArtifacts(run.artifacts),
     )
 
 

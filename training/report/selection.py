@@ -23,10 +23,11 @@ MAX_LISTED: Final = 20
 
 @dataclass(frozen=True)
 class Choice:
-    """Runs of a report, and a sentence for each run of the study that is left out."""
+    """Runs and searches of a report, and a sentence for each run of the study that is left out."""
 
     runs: tuple[Run, ...]
     left_out: tuple[str, ...] = ()
+    searches: tuple[Run, ...] = ()
 
 
 @contextmanager
@@ -48,20 +49,31 @@ def choose(
 
     Args:
         store: MLflow store with the runs.
-        wanted: run ids, run folders, or names of runs of `study`; empty for the whole study.
+        wanted: run ids, run folders, or names of runs of `study`, searches among them; empty for
+            the whole study.
         study: name of an MLflow experiment.
         trials: whether the whole study includes the trials of its searches.
 
     Raises:
-        TrackingError: a run or the study does not exist (the error lists those that do), or a
-            name is not unique.
+        TrackingError: a run or the study does not exist (the error lists those that do), a name
+            is not unique, or all runs are searches.
     """
     with reading():
         runs = _runs_of(store, [_study(store, study)]) if study is not None else []
         if not wanted:
             return _choose_finished(study or '', runs, trials=trials)
         chosen = {run.info.run_id: run for run in (_find(store, w, study, runs) for w in wanted)}
-        return Choice(tuple(chosen.values()))
+    searches = tuple(run for run in chosen.values() if _is_search(run))
+    if len(searches) == len(chosen):
+        raise TrackingError(
+            f'{", ".join(wanted)}: expected at least one trained run, but these are searches; '
+            f'name a run, too, for example one of their trials'
+        )
+    return Choice(tuple(r for r in chosen.values() if not _is_search(r)), searches=searches)
+
+
+def _is_search(run: Run) -> bool:
+    return SEARCH_TAG in run.data.tags
 
 
 def _study(store: MlflowClient, name: str) -> Experiment:
@@ -89,11 +101,12 @@ def _runs_of(store: MlflowClient, studies: Sequence[Experiment]) -> list[Run]:
 
 
 def _choose_finished(study: str, runs: list[Run], *, trials: bool) -> Choice:
-    chosen, left_out = [], []
+    chosen, left_out, searches = [], [], []
     for run in runs:
         if PARENT_TAG in run.data.tags and not trials:
             left_out.append(f'{run.info.run_name} is a trial of a search; --trials includes it.')
-        elif SEARCH_TAG in run.data.tags:
+        elif _is_search(run):
+            searches.append(run)
             left_out.append(f'{run.info.run_name} is a search, not a model.')
         elif run.info.status != 'FINISHED':
             left_out.append(f'{run.info.run_name} is not finished ({run.info.status.lower()}).')
@@ -105,7 +118,7 @@ def _choose_finished(study: str, runs: list[Run], *, trials: bool) -> Choice:
         raise TrackingError(
             f'study {study!r} has no finished run with figures; {_list_runs(runs)}'
         )
-    return Choice(tuple(chosen), tuple(left_out))
+    return Choice(tuple(chosen), tuple(left_out), tuple(searches))
 
 
 def _find(store: MlflowClient, wanted: str, study: str | None, runs: list[Run]) -> Run:

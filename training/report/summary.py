@@ -76,6 +76,11 @@ def _median(metric: str) -> Callable[[Record], float | None]:
     return lambda record: record.median(metric)
 
 
+def _interval(record: Record) -> str:
+    sample = record.samples.first
+    return '' if sample is None else str(sample.interval)
+
+
 QUALITY: Final = (Aspect.QUALITY,)
 COST: Final = (Aspect.COST,)
 INFERENCE: Final = (Aspect.INFERENCE,)
@@ -90,7 +95,7 @@ COLUMNS: Final = (
         'Best epoch', lambda record: record.best_epoch, lambda value: f'{value:.0f}',
         remark=lambda record: f'of {record.epochs}',
     ),
-    Column('mIoU', _at_best('mIoU'), score, 1, 'highest', QUALITY),
+    Column('mIoU', _at_best('mIoU'), score, 1, 'highest', QUALITY, _interval),
     Column('Dice', _at_best('Dice'), score, 1, 'highest', QUALITY),
     Column('Pixel accuracy', _at_best('pixel_acc'), score, 1, 'highest', QUALITY),
     Column(
