@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Calibration of the confidence: reliability table and expected calibration error.
+"""Calibration of the confidence: reliability table, expected calibration error, and ranking.
 
 With perfect calibration, 8 of 10 pixels with a confidence of 0.8 are correct. Guo, Pleiss, Sun,
-Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+Weinberger, "On Calibration of Modern Neural Networks", ICML 2017. With perfect ranking, all wrong
+pixels are less confident than all correct ones. Geifman, Uziel, El-Yaniv, "Bias-Reduced
+Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019.
 """
 
 import math
@@ -80,3 +82,21 @@ class Calibration:
             return math.nan
         filled = (b for b in self.table(bins) if b.pixels)
         return sum(b.pixels * abs(b.accuracy - b.confidence) for b in filled) / total
+
+    def mean_confidence(self) -> float:
+        """Return the mean confidence of the pixels, NaN if no pixel was counted."""
+        total = int(self.pixels.sum())
+        return float(self.pixels @ np.arange(256)) / (255 * total) if total else math.nan
+
+    def aurc(self) -> float:
+        """Return the area under the risk-coverage curve, in [0, 1]; 0 is best.
+
+        The risk is the share of wrong pixels among those that are at least as confident as a
+        pixel, and the area is its mean over all pixels. Pixels of equal confidence enter the
+        curve together. The area is NaN if no pixel was counted.
+        """
+        kept = np.cumsum(self.pixels[::-1])  # (256,), from the highest confidence to the lowest
+        if not kept[-1]:
+            return math.nan
+        wrong = np.cumsum((self.pixels - self.right)[::-1])
+        return float(self.pixels[::-1] @ (wrong / np.maximum(kept, 1)) / kept[-1])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the calibration error: manual results, and the formula of Guo et al."""
+"""Tests of calibration error and risk-coverage area: manual results and their formulas."""
 
 import math
 
@@ -103,3 +103,38 @@ def test_finer_bins_hide_no_more(row: tuple[UInt8Array, UInt8Array]) -> None:
     right, confidence = row
     found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
     assert found.ece(15) >= found.ece(5) - 1e-12  # each of 5 bins covers 3 of 15
+
+
+def test_mean_confidence_is_over_the_counted_pixels() -> None:
+    found = calibration([1, 1, UNCOUNTED], [1, 2, 1], [255, 51, 0])
+    assert found.mean_confidence() == pytest.approx((1 + 0.2) / 2)
+    assert math.isnan(Calibration().mean_confidence())
+
+
+def test_area_under_the_risk_coverage_curve_by_hand() -> None:
+    # From sure to unsure: right, wrong, right, wrong. Risks 0 / 1, 1 / 2, 1 / 3, 2 / 4.
+    found = calibration([1, 1, 1, 1], [1, 2, 1, 2], [250, 200, 100, 50])
+    assert found.aurc() == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
+
+
+def test_pixels_of_equal_confidence_enter_the_curve_together() -> None:
+    # One sure pixel is right; of the three others, one is wrong: risk 1 / 4 for each of them.
+    found = calibration([1, 1, 1, 1], [1, 2, 1, 1], [255, 128, 128, 128])
+    assert found.aurc() == pytest.approx((0 + 3 * 1 / 4) / 4)
+
+
+def test_area_of_a_useless_confidence_is_the_share_of_errors() -> None:
+    assert calibration([1] * 4, [1, 2, 1, 1], [7] * 4).aurc() == pytest.approx(1 / 4)
+    assert calibration([1, 1], [1, 1], [0, 255]).aurc() == 0
+    assert calibration([1, 1], [2, 2], [0, 255]).aurc() == 1
+    assert math.isnan(Calibration().aurc())
+
+
+@given(rows)
+def test_area_is_the_mean_risk_at_the_confidence_of_each_pixel(
+    row: tuple[UInt8Array, UInt8Array],
+) -> None:
+    right, confidence = row
+    risks = [1 - right[confidence >= value].mean() for value in confidence]
+    found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
+    assert found.aurc() == pytest.approx(sum(risks) / len(risks), abs=1e-12)

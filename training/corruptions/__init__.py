@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Corrupted camera frames with their truth, to measure robustness."""
