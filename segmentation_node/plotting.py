@@ -92,10 +92,14 @@ class Series:
 
 
 @contextmanager
-def new_figure(width: float, height: float) -> Iterator[Figure]:
-    """Provide an empty figure in the style of the project, to be drawn and written inside."""
+def new_figure(width: float, height: float, margin: float = 3) -> Iterator[Figure]:
+    """Provide an empty figure in the style of the project, to be drawn and written inside.
+
+    `margin` is the distance of its charts from the edge and, twice, from each other.
+    """
     # Matplotlib 3.5, which Ubuntu 22.04 has, cannot switch formulas off.
-    known: Any = {name: value for name, value in _STYLE.items() if name in mpl.rcParams}
+    pads = {f'figure.constrained_layout.{side}_pad': margin / _DPI for side in 'wh'}
+    known: Any = pads | {name: value for name, value in _STYLE.items() if name in mpl.rcParams}
     with _LOCK, mpl.rc_context(known):
         yield Figure((width / _DPI, height / _DPI), dpi=_DPI, layout='constrained')
 

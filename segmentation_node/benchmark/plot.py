@@ -28,8 +28,7 @@ def draw_plot(figures: Figures) -> bytes:
     """Draw one row of charts per model and size; returns a PNG."""
     counts = [len(figures.keys(*group)) for group in figures.groups]
     heights = [max(ROW_HEIGHT, 60 + BAR_HEIGHT * count) for count in counts]
-    with plotting.new_figure(WIDTH, HEAD_HEIGHT + sum(heights)) as figure:
-        figure.set_layout_engine('constrained', w_pad=0.2, h_pad=0.15)
+    with plotting.new_figure(WIDTH, HEAD_HEIGHT + sum(heights), margin=12) as figure:
         machine = figures.results.machine.line()
         figure.suptitle(machine, x=0.01, ha='left', size=11, color=plotting.QUIET, wrap=True)
         rows = figure.subplots(
