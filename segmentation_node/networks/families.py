@@ -21,7 +21,8 @@ FAMILIES: Final = {
 }
 
 #: Memory that a network of the bundled size needs on a CPU in fp32, in bytes per input pixel,
-#: measured with OpenVINO at 3840 x 2160; int8 needs a third to a half of it.
+#: measured with OpenVINO at 3840 x 2160; int8 needs a third to a half of it. deeplabv3 is not
+#: bundled: it has their encoder at output stride 8, and was measured at 1920 x 1088.
 BYTES_PER_PIXEL: Final = {
     'deeplabv3plus': 180, 'mask2former': 400, 'unet': 280, 'deeplabv3': 200,
 }  # fmt: skip
