@@ -129,13 +129,13 @@ GROUPS: Final = tuple(dict.fromkeys(kind.group for kind in KINDS.values()))
 EIGHT: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     {
         'dark': ('dark', 3),
-        'night': ('night', 3),
-        'noise': ('gaussian_noise', 3),
-        'blur': ('defocus_blur', 3),
+        'night': ('night', 2),
+        'noise': ('gaussian_noise', 2),
+        'blur': ('defocus_blur', 2),
         'low contrast': ('contrast', 3),
         'fog': ('fog', 3),
         'JPEG': ('jpeg', 3),
-        'warm light': ('warm_light', 3),
+        'warm light': ('warm_light', 2),
     }
 )
 
