@@ -8,6 +8,7 @@ A table stands between the lines `<!-- NAME: ... -->` and `<!-- end of NAME -->`
 """
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 from segmentation_node import markdown, topics
-from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
+from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, find_checkpoint, locate
 from segmentation_node.errors import SettingError
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
@@ -34,6 +35,10 @@ COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/CameraInfo'
 
 ROOT: Final = Path(__file__).resolve().parents[1]
+# training/ is run from the source tree and not installed.
+sys.path.append(str(ROOT))
+from training.robustness_results import find_result, percent, published_folders  # noqa: E402
+
 #: Page with the figures of the demo.
 FIGURES_PAGE: Final = 'docs/getting-started.md'
 
@@ -94,7 +99,10 @@ def topic_table() -> str:
 
 
 def model_table() -> str:
-    """Return the table of the bundled models as Markdown; IoU in percent."""
+    """Return the table of the bundled models as Markdown; IoU in percent.
+
+    A dash marks the robustness of a model whose published record lacks it.
+    """
     rows = []
     for name in bundled_models():
         known = Spec.read(locate(name) / SPEC_FILE).provenance
@@ -103,11 +111,22 @@ def model_table() -> str:
         ious = {
             'mIoU': scores['miou'],
             'mIoU in int8': int8.miou['int8'],
+            **_robustness(name, next(iter(known['metrics']))),
             **scores['class_iou'],
         }
         size = f'{known["parameters"] / 1e6:.1f} M'
-        rows.append([f'`{name}`', size, *(f'{100 * iou:.1f}' for iou in ious.values())])
+        rows.append([f'`{name}`', size, *map(percent, ious.values())])
     return markdown.table(['model', 'parameters', *ious], rows)
+
+
+def _robustness(model: str, data: str) -> dict[str, float]:
+    """Return the mean mIoU of a bundled model under corruption; NaN if not measured on `data`."""
+    found = find_result(find_checkpoint(model).digest, published_folders())
+    means = {} if found is None or found[0].data != data else found[1].summary()
+    return {
+        '15 corruptions': means.get('common', math.nan),
+        'eight kinds': means.get('eight', math.nan),
+    }
 
 
 def topic_rows() -> list[TopicRow]:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Model cards, generated from the provenance in a checkpoint.
 
-The command rewrites the card of a checkpoint:
+The command rewrites the card of a checkpoint, with the results of training.robustness if the
+artifacts of its run, or a published record, have them:
 
     python -m training.card runs/deeplabv3plus/checkpoint
 """
@@ -9,20 +10,37 @@ The command rewrites the card of a checkpoint:
 import argparse
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from segmentation_node.checkpoint import SPEC_FILE, Spec
+from segmentation_node.checkpoint import SPEC_FILE, Spec, find_checkpoint
 from segmentation_node.errors import CheckpointError, SegmentationError
+from training.robustness_report import card_section
+from training.robustness_results import IN_RUN, find_result, published_folders
 
 
-def model_card(spec: Spec) -> str:
-    """Return a model card as Markdown: data, recipe and measured figures."""
-    return '\n'.join(_lines(spec, spec.provenance)) + '\n'
+def model_card(spec: Spec, robustness: Sequence[str] = ()) -> str:
+    """Return a model card as Markdown: data, recipe and measured figures.
+
+    `robustness` are the lines of the section on robustness, none if it was not measured.
+    """
+    return '\n'.join(_lines(spec, spec.provenance, robustness)) + '\n'
 
 
-def _lines(spec: Spec, known: dict[str, Any]) -> Iterator[str]:
+def robustness_lines(folder: Path) -> Sequence[str]:
+    """Return the section on robustness of a checkpoint; empty if it was not measured.
+
+    Raises:
+        CheckpointError: the checkpoint is incomplete.
+        SettingError: the results are invalid.
+    """
+    folders = [folder.absolute().parent / IN_RUN, *published_folders()]
+    found = find_result(find_checkpoint(str(folder)).digest, folders)
+    return () if found is None else card_section(*found)
+
+
+def _lines(spec: Spec, known: dict[str, Any], robustness: Sequence[str]) -> Iterator[str]:
     recipe = known['recipe']
     yield f'# {spec.family} on {spec.label_scheme}'
     yield ''
@@ -37,6 +55,7 @@ def _lines(spec: Spec, known: dict[str, Any]) -> Iterator[str]:
     yield from ('', '## Figures', '')
     for name, metrics in known['metrics'].items():
         yield from _figures(name, metrics)
+    yield from robustness
     yield from ('## Recipe', '')
     if recipe['notes']:
         yield recipe['notes'].strip()
@@ -76,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
                 f'{folder / SPEC_FILE} has no training recipe under "provenance"; expected a '
                 f'checkpoint written by training.train'
             )
-        card = model_card(spec)
+        card = model_card(spec, robustness_lines(folder))
         (folder / 'README.md').write_text(card, encoding='utf-8')
     except (SegmentationError, OSError) as error:
         print(f'error: {error}', file=sys.stderr)

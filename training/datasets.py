@@ -44,7 +44,7 @@ class FilePair:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PairCandidate:
     """File of an image, and the files that its labels may be in; these may be missing."""
 
     image: Path
@@ -61,7 +61,7 @@ class Candidate:
 class Found:
     """Files of one split: the images, and all existing files of labels."""
 
-    candidates: list[Candidate]
+    candidates: list[PairCandidate]
     label_images: Iterable[Path]
     polygons: Iterable[Path]
 
@@ -192,7 +192,7 @@ def _of_one_stem(images: Path, labels: Path) -> Found:
     # labelme writes its file beside the image.
     return Found(
         [
-            Candidate(
+            PairCandidate(
                 p,
                 labels / f'{p.stem}.png',
                 tuple(folder / f'{p.stem}{polygons.SUFFIX}' for folder in (labels, images)),
@@ -211,7 +211,7 @@ def _cityscapes(root: Path, split: str) -> Found:
     )
     return Found(
         [
-            Candidate(
+            PairCandidate(
                 p,
                 cityscapes.companion(root, p, cityscapes.LABELS),
                 (cityscapes.companion(root, p, cityscapes.POLYGONS),),

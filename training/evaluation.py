@@ -184,6 +184,17 @@ def _score_frames(
                 progress.set_postfix_str(f'mIoU {scorer.miou():.3f}', refresh=False)
 
 
+def scored_lut(comparison: LabelComparison) -> Target:
+    """Return a look-up table from truth ids to ids of the scored classes, (256,) int16.
+
+    Everything else is UNCOUNTED: void truth is part of the figures "with void" only.
+    """
+    lut = comparison.truth_lut.copy()
+    scored = [c.id for c in scored_classes(comparison.scheme)]
+    lut[~np.isin(lut, scored)] = UNCOUNTED
+    return lut
+
+
 class _Scorer:
     """Accumulates counts frame by frame and keeps the worst frames."""
 
@@ -197,10 +208,7 @@ class _Scorer:
     ) -> None:
         given = None if label_scheme is None else load_scheme(label_scheme)
         self._comparison = LabelComparison(truth, predicted, given)
-        #: Void truth is part of the figures "with void" only.
-        self._scored_lut = self._comparison.truth_lut.copy()
-        scored = [c.id for c in scored_classes(self._comparison.scheme)]
-        self._scored_lut[~np.isin(self._scored_lut, scored)] = UNCOUNTED
+        self._scored_lut = scored_lut(self._comparison)
         self._boundary = BoundaryCounts(tolerance)
         self._calibration = Calibration()
         self._has_confidence = True

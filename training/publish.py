@@ -11,6 +11,7 @@ report.
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import textwrap
@@ -36,6 +37,9 @@ from training.report.published import comparisons
 from training.report.records import Record, class_names, read_folder
 from training.report.repeats import repeats
 from training.report.summary import percent
+from training.robustness_report import TITLES
+from training.robustness_results import IN_RUN, MEANS, RESULTS_FILE, Results
+from training.robustness_results import percent as percent_or_dash
 from training.search_results import (
     BEST_FILE,
     SPACE_FILE,
@@ -53,7 +57,7 @@ RESULTS: Final = Path(__file__).with_name('results')
 KEPT: Final = (
     EXPERIMENT_FILE, 'metrics.jsonl', 'artifacts/confusion.json', f'artifacts/{FRAME_COUNTS_FILE}',
     'artifacts/evaluation/*/scores.json', f'artifacts/evaluation/*/{FRAME_COUNTS_FILE}',
-    f'artifacts/checkpoint/{SPEC_FILE}',
+    f'artifacts/checkpoint/{SPEC_FILE}', f'{IN_RUN}/{RESULTS_FILE}',
 )  # fmt: skip
 #: Files of a search.
 KEPT_OF_SEARCH: Final = (
@@ -147,6 +151,12 @@ def _page(results: Path) -> Iterator[str]:
         yield from _section(f'{scheme} on {val_set}', _best_epochs(members))
     yield from _confidence(records)
     yield from _section(
+        'Robustness',
+        _robustness(folders),
+        'mIoU under corruption, by training.robustness: "15 corruptions" is the mean over noise, '
+        'blur, weather and digital at 5 severities. A dash marks figures that were not measured.',
+    )
+    yield from _section(
         'Augmentation',
         _augmentation(pairs(records)),
         'Pairs of runs of one family on the same validation images, each at its best epoch.',
@@ -216,6 +226,26 @@ def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
         figures = ('mIoU', 'Dice', 'pixel_acc', *(f'IoU/{name}' for name in classes))
         epoch = f'{record.best_epoch} of {record.param("epochs")}'
         yield record.name, epoch, *(percent(record.at_best(name)) for name in figures)
+
+
+def _robustness(folders: Sequence[Path]) -> Iterator[Sequence[str]]:
+    """Yield the means of each record; nothing if none was measured."""
+    measured = {
+        folder.name: Results.read(folder / IN_RUN)
+        for folder in folders
+        if (folder / IN_RUN / RESULTS_FILE).is_file()
+    }
+    if measured:
+        names = MEANS
+        yield 'run', 'frames', *(TITLES.get(name, name) for name in names)
+        for folder in folders:
+            results = measured.get(folder.name)
+            model = None if results is None else results.models.get(folder.name)
+            frames = (
+                '-' if results is None or model is None else f'{results.frames}, {results.data}'
+            )
+            values = dict.fromkeys(names, math.nan) if model is None else model.summary()
+            yield folder.name, frames, *map(percent_or_dash, values.values())
 
 
 def _augmentation(found: Sequence[AugmentationPair]) -> Iterator[Sequence[str]]:

@@ -13,8 +13,17 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, locate
 from training import provenance
 from training.compare import main as compare
 from training.config import Experiment, save_experiment
+from training.corruptions.kinds import SEVERITIES, cases_of
 from training.publish import RESULTS, main, page
 from training.report.summary import percent
+from training.robustness_results import (
+    CLEAN,
+    IN_RUN,
+    RESULTS_FILE,
+    ModelResult,
+    Results,
+)
+from training.robustness_results import FIGURES as CASE_FIGURES
 from training.tracking import Run, client
 from training.tracking import main as deliver
 from training.train import train
@@ -218,6 +227,32 @@ def test_scores_stand_in_the_columns_of_their_classes(published: tuple[Path, Any
     ]
     other = text.partition('## cityscapes8 on streets val (ffff)')[2].splitlines()
     assert other[4] == '| elsewhere | 1 of 2 | 70.0 | 80.0 | 90.0 |'
+
+
+def test_robustness_is_that_of_the_records(published: tuple[Path, list[Path]]) -> None:
+    page_file, (first, *_) = published
+    assert '## Robustness' not in page_file.read_text(encoding='utf-8')
+    model = ModelResult('digest', 'cityscapes8', 'openvino', 'cpu', 'int8')
+    for case in [CLEAN, *cases_of(['noise', 'eight'], SEVERITIES)]:
+        model.cases[case] = dict.fromkeys(CASE_FIGURES, 0.25)
+    Results('camvid val', 101, 0, {first.name: model}).write(first / IN_RUN)
+    assert main(['--results', str(page_file.parent)]) == 0
+    section = page_file.read_text(encoding='utf-8').partition('## Robustness')[2]
+    head, _, *rows = [line for line in section.splitlines() if line.startswith('|')][:7]
+    assert head.startswith('| run | frames | clean | 15 corruptions | share of clean | noise |')
+    assert (
+        '| net_camvid8 | 101, camvid val | 25.0 | - | - | 25.0 | - | - | - | - | - | 25.0 |'
+        in rows
+    )
+    assert f'| elsewhere |{" - |" * 11}' in rows
+
+
+def test_robustness_is_published_with_the_run(run: Path, tmp_path: Path) -> None:
+    results = Results('streets val', 2, 0, {})
+    results.write(run / IN_RUN)
+    assert main([str(run), '--results', str(tmp_path)]) == 0
+    (run / IN_RUN / RESULTS_FILE).unlink()
+    assert Results.read(tmp_path / 'deeplab' / IN_RUN) == results
 
 
 def test_augmentation_is_told_with_without_and_difference(published: tuple[Path, Any]) -> None:

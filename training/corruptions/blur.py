@@ -6,7 +6,7 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from training.corruptions.sample import Pixels, Sample, blurred, filtered, scale_of
+from training.corruptions.sample import LabeledPixels, Pixels, blurred, filtered, scale_of
 
 
 def defocus_blur(image: Pixels, radius: float, _: np.random.Generator) -> Pixels:
@@ -67,7 +67,9 @@ def trail(radius_px: float, sigma_px: float, angle_deg: float) -> Pixels:
     return np.asarray(kernel / kernel.sum(), np.float32)
 
 
-def zoom_blur(sample: Sample, level: tuple[float, float], _: np.random.Generator) -> Sample:
+def zoom_blur(
+    sample: LabeledPixels, level: tuple[float, float], _: np.random.Generator
+) -> LabeledPixels:
     """Average over zooms from 1 to a maximum; level: maximum and step.
 
     The truth is zoomed by the mean of the zooms, about which the image is smeared.
@@ -79,7 +81,7 @@ def zoom_blur(sample: Sample, level: tuple[float, float], _: np.random.Generator
     return replace(sample, image=image, truth=_zoomed(sample, zooms.mean()).truth)
 
 
-def _zoomed(sample: Sample, zoom: float) -> Sample:
+def _zoomed(sample: LabeledPixels, zoom: float) -> LabeledPixels:
     """Enlarge a frame about its center."""
     height, width = sample.size_hw
     x = (np.arange(width, dtype=np.float32) - (width - 1) / 2) / zoom + (width - 1) / 2

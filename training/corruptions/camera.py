@@ -7,23 +7,23 @@ The truth follows the geometry, and no pixel is invented: frames are cropped ins
 import numpy as np
 
 from training.corruptions.light import temperature_cast
-from training.corruptions.sample import Pixels, Sample
+from training.corruptions.sample import LabeledPixels, Pixels
 
 
-def scale(sample: Sample, factor: float, _: np.random.Generator) -> Sample:
+def scale(sample: LabeledPixels, factor: float, _: np.random.Generator) -> LabeledPixels:
     """Take the same view with another number of pixels."""
     height, width = sample.size_hw
     return sample.resized(max(1, round(height * factor)), max(1, round(width * factor)))
 
 
-def crop(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
+def crop(sample: LabeledPixels, share: float, rng: np.random.Generator) -> LabeledPixels:
     """Enlarge a random part to the size of the frame, as a longer focal length does."""
     height, width = sample.size_hw
     rows, columns = (_within(side, share, rng) for side in (height, width))
     return sample.window(rows, columns).resized(height, width)
 
 
-def horizon(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
+def horizon(sample: LabeledPixels, share: float, rng: np.random.Generator) -> LabeledPixels:
     """Cut a share of the rows at the top or at the bottom, as another pitch does."""
     height, width = sample.size_hw
     cut = min(height - 1, round(height * share))
@@ -31,7 +31,7 @@ def horizon(sample: Sample, share: float, rng: np.random.Generator) -> Sample:
     return sample.window(rows, slice(0, width))
 
 
-def aspect_ratio(sample: Sample, factor: float, rng: np.random.Generator) -> Sample:
+def aspect_ratio(sample: LabeledPixels, factor: float, rng: np.random.Generator) -> LabeledPixels:
     """Stretch the width or the height by a factor, and crop to the size of the frame."""
     height, width = sample.size_hw
     rows, columns = slice(0, height), slice(0, width)

@@ -4,7 +4,7 @@
 import cv2
 import numpy as np
 
-from training.corruptions.sample import Pixels, Sample, blurred, scale_of
+from training.corruptions.sample import LabeledPixels, Pixels, blurred, scale_of
 
 
 def contrast(image: Pixels, share: float, _: np.random.Generator) -> Pixels:
@@ -13,7 +13,9 @@ def contrast(image: Pixels, share: float, _: np.random.Generator) -> Pixels:
     return np.asarray((image - mean) * share + mean, np.float32)
 
 
-def elastic(sample: Sample, level: tuple[float, float, float], rng: np.random.Generator) -> Sample:
+def elastic(
+    sample: LabeledPixels, level: tuple[float, float, float], rng: np.random.Generator
+) -> LabeledPixels:
     """Deform image and truth; level: strength, smoothness and shear, as shares of the side.
 
     A smooth field displaces the pixels, and three points of a random affine map move by up to

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from training.corruptions.sample import Pixels, Sample, blurred, scale_of
+from training.corruptions.sample import LabeledPixels, Pixels, blurred, scale_of
 from training.corruptions.textures import clouds
 
 #: Approximate exponent between the values of an sRGB image and light.
@@ -30,7 +30,9 @@ def warm_light(image: Pixels, kelvin: float, _: np.random.Generator) -> Pixels:
     return temperature_cast(image, kelvin)
 
 
-def night(sample: Sample, level: tuple[float, float, float], rng: np.random.Generator) -> Sample:
+def night(
+    sample: LabeledPixels, level: tuple[float, float, float], rng: np.random.Generator
+) -> LabeledPixels:
     """Make night from day; level: light of the ground, light of the sky, and sensor noise.
 
     Lamps light the ground unevenly, in their own color; the sky, known from the truth, loses

@@ -19,7 +19,7 @@ PAPER_PX = 224
 
 
 @dataclass(frozen=True)
-class Sample:
+class LabeledPixels:
     """Image with its truth, (H, W) uint8 ids; `sky` are the ids of the sky, `void` means none."""
 
     image: Pixels
@@ -32,11 +32,11 @@ class Sample:
         """Height and width in pixels."""
         return self.truth.shape[0], self.truth.shape[1]
 
-    def window(self, rows: slice, columns: slice) -> 'Sample':
+    def window(self, rows: slice, columns: slice) -> 'LabeledPixels':
         """Return a part of the frame."""
         return replace(self, image=self.image[rows, columns], truth=self.truth[rows, columns])
 
-    def resized(self, height: int, width: int) -> 'Sample':
+    def resized(self, height: int, width: int) -> 'LabeledPixels':
         """Return the frame in another size."""
         is_smaller = height * width < self.truth.size
         how = cv2.INTER_AREA if is_smaller else cv2.INTER_LINEAR
@@ -46,7 +46,7 @@ class Sample:
         truth = cv2.resize(self.truth, size_wh, interpolation=cv2.INTER_NEAREST_EXACT)
         return replace(self, image=image, truth=np.asarray(truth, np.uint8))
 
-    def sampled(self, x: Pixels, y: Pixels) -> 'Sample':
+    def sampled(self, x: Pixels, y: Pixels) -> 'LabeledPixels':
         """Return the frame with each pixel taken from the position (x, y), (H, W) each.
 
         Outside of the frame, the image is mirrored and the truth is void.
