@@ -8,11 +8,11 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from training.bootstrap import FloatArray, Interval, interval_of
+from training.bootstrap import Float64Array, Interval, interval_of
 from training.report.charts import Table
 from training.report.records import Record
 from training.report.repeats import Repeats
-from training.report.samples import Sample
+from training.report.samples import ResampledScore
 from training.report.summary import ABSENT
 
 #: Fewer images give intervals that are too narrow.
@@ -26,7 +26,7 @@ class Scored(NamedTuple):
 
     title: str
     miou: float | None
-    sample: Sample | None
+    sample: ResampledScore | None
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,14 @@ def difference_interval(ours: Sequence[Record], theirs: Sequence[Record]) -> Int
     return _difference(one, other)
 
 
-def _difference(ours: Sequence[Sample | None], theirs: Sequence[Sample | None]) -> Interval | None:
+def _difference(
+    ours: Sequence[ResampledScore | None], theirs: Sequence[ResampledScore | None]
+) -> Interval | None:
     one, other, both = map(_resampled, (ours, theirs, [*ours, *theirs]))
     return None if one is None or other is None or both is None else interval_of(one - other)
 
 
-def _resampled(samples: Sequence[Sample | None]) -> FloatArray | None:
+def _resampled(samples: Sequence[ResampledScore | None]) -> Float64Array | None:
     """Return the mean mIoU in each resample; None if images differ or counts are missing."""
     known = [sample for sample in samples if sample is not None]
     if len(known) < len(samples) or len({sample.images for sample in known}) != 1:

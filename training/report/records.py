@@ -24,7 +24,7 @@ from segmentation_node.errors import SchemeError
 from segmentation_node.labels import LabelScheme, load_scheme
 from training import tracking
 from training.frame_counts import FRAME_COUNTS_FILE
-from training.report.samples import Samples, read_samples
+from training.report.samples import ResampledScores, read_samples
 from training.report.selection import reading
 
 #: Metric that determines a run's best epoch, as in training.
@@ -182,7 +182,7 @@ class Record:
             return None
 
     @cached_property
-    def samples(self) -> Samples:
+    def samples(self) -> ResampledScores:
         """Resampled scores, from which confidence intervals are computed."""
         return read_samples(self.artifacts.read(FRAME_COUNTS_FILE), self.at_best(SCORE))
 

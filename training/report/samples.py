@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FloatArray scores of a run, from the pixel counts of its validation images."""
+"""Float64Array scores of a run, from the pixel counts of its validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from segmentation_node.errors import ForeignError
-from training.bootstrap import MIN_FRAMES, FloatArray, Interval, interval_of, resampled_miou
+from training.bootstrap import MIN_FRAMES, Float64Array, Interval, interval_of, resampled_miou
 from training.frame_counts import FRAME_COUNTS_FILE, FrameCounts, parse_frame_counts
 
 #: Maximum difference between the mIoU of the counts and that of the run, by rounding.
@@ -15,12 +15,12 @@ TOLERANCE: Final = 1e-6
 
 
 @dataclass(frozen=True)
-class Sample:
+class ResampledScore:
     """mIoU of one validation set in each resample of its images, identified by `images`."""
 
     images: str
     frames: int
-    values: FloatArray
+    values: Float64Array
 
     @cached_property
     def interval(self) -> Interval:
@@ -29,22 +29,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Samples:
-    """Samples by validation set, that which determines the best epoch first.
+class ResampledScores:
+    """Resampled scores by validation set, that which determines the best epoch first.
 
     `reason` is a clause on why there are none, else empty.
     """
 
-    by_set: Mapping[str, Sample] = field(default_factory=dict)
+    by_set: Mapping[str, ResampledScore] = field(default_factory=dict)
     reason: str = ''
 
     @property
-    def first(self) -> Sample | None:
-        """Sample of the set that determines the best epoch."""
+    def first(self) -> ResampledScore | None:
+        """Resampled score of the set that determines the best epoch."""
         return next(iter(self.by_set.values()), None)
 
 
-def read_samples(content: bytes | None, miou: float | None) -> Samples:
+def read_samples(content: bytes | None, miou: float | None) -> ResampledScores:
     """Resample the images of a run.
 
     Args:
@@ -52,18 +52,18 @@ def read_samples(content: bytes | None, miou: float | None) -> Samples:
         miou: mIoU of the first validation set, which the counts must have.
     """
     if content is None:
-        return Samples(
+        return ResampledScores(
             reason=f'the counts of each image are missing ({FRAME_COUNTS_FILE}), which runs of '
             f'older versions do not have'
         )
     try:
         sets = parse_frame_counts(content)
     except ForeignError as error:
-        return Samples(reason=f'{FRAME_COUNTS_FILE} cannot be read: {error}')
+        return ResampledScores(reason=f'{FRAME_COUNTS_FILE} cannot be read: {error}')
     reason = _problem(next(iter(sets.values()), None), miou)
     if reason:
-        return Samples(reason=f'{FRAME_COUNTS_FILE} {reason}')
-    return Samples({name: _sample(f) for name, f in sets.items() if len(f) >= MIN_FRAMES})
+        return ResampledScores(reason=f'{FRAME_COUNTS_FILE} {reason}')
+    return ResampledScores({name: _sample(f) for name, f in sets.items() if len(f) >= MIN_FRAMES})
 
 
 def _problem(first: FrameCounts | None, miou: float | None) -> str:
@@ -74,5 +74,5 @@ def _problem(first: FrameCounts | None, miou: float | None) -> str:
     return ''
 
 
-def _sample(frames: FrameCounts) -> Sample:
-    return Sample(frames.images, len(frames), resampled_miou(frames))
+def _sample(frames: FrameCounts) -> ResampledScore:
+    return ResampledScore(frames.images, len(frames), resampled_miou(frames))
