@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from training.frame_counts import Counts, FrameCounts, mean_iou
+from training.frame_counts import FrameCounts, PixelCounts, mean_iou
 
 RESAMPLES: Final = 10_000
 SEED: Final = 0
@@ -23,7 +23,7 @@ MIN_FRAMES: Final = 2
 #: Maximum number of draws in memory at once.
 _DRAWS: Final = 2**22
 
-FloatArray = npt.NDArray[np.float64]
+Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Interval:
         return f'{self.low:.4f} to {self.high:.4f}'
 
 
-def resampled_miou(frames: FrameCounts) -> FloatArray:
+def resampled_miou(frames: FrameCounts) -> Float64Array:
     """Return the mIoU of each resample, (RESAMPLES,); the draws depend on the number of images.
 
     Raises:
@@ -52,7 +52,7 @@ def resampled_miou(frames: FrameCounts) -> FloatArray:
     return np.concatenate(parts)
 
 
-def _resamples(frames: int) -> Iterator[FloatArray]:
+def _resamples(frames: int) -> Iterator[Float64Array]:
     """Yield how often each image is drawn, (R, N), in parts of R resamples."""
     rng = np.random.default_rng(SEED)
     most = max(1, _DRAWS // frames)
@@ -63,13 +63,13 @@ def _resamples(frames: int) -> Iterator[FloatArray]:
         yield times.reshape(rows, frames).astype(np.float64)
 
 
-def _sums(times: FloatArray, counts: Counts) -> FloatArray:
+def _sums(times: Float64Array, counts: PixelCounts) -> Float64Array:
     """Return the counts of each resample, (R, 3, K); they are whole numbers, and exact."""
     frames, kinds, classes = counts.shape
     return (times @ counts.reshape(frames, -1).astype(np.float64)).reshape(-1, kinds, classes)
 
 
-def interval_of(resampled: FloatArray) -> Interval:
+def interval_of(resampled: Float64Array) -> Interval:
     """Return the percentile interval of the figure of each resample, (R,)."""
     low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Interval(float(low), float(high))

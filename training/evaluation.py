@@ -20,7 +20,7 @@ from segmentation_node.segmenter import Segmenter
 from training.bootstrap import MIN_FRAMES, Interval, interval_of, resampled_miou
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
-from training.frame_counts import MAX_FRAMES, Counts, FrameCounts
+from training.frame_counts import MAX_FRAMES, FrameCounts, PixelCounts
 from training.inference_modes import WHOLE, InferenceMode
 from training.labeled_frames import BagFrames, LabeledFrame, LabeledFrames
 
@@ -213,7 +213,7 @@ class _Scorer:
         self._calibration = Calibration()
         self._has_confidence = True
         self._names: list[str] = []
-        self._counts: list[Counts] = []
+        self._counts: list[PixelCounts] = []
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 

@@ -28,7 +28,7 @@ MAX_BYTES: Final = 2**24
 #: Rows of the counts of an image, as in `Scores.class_counts`.
 KINDS: Final = ('correct', 'truth', 'predicted')
 
-Counts = npt.NDArray[np.int64]
+PixelCounts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,14 @@ class FrameCounts:
 
     classes: tuple[str, ...]
     names: tuple[str, ...]
-    counts: Counts
+    counts: PixelCounts
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], names: Sequence[str], counts: Sequence[Counts] | Counts
+        cls,
+        classes: Sequence[str],
+        names: Sequence[str],
+        counts: Sequence[PixelCounts] | PixelCounts,
     ) -> 'FrameCounts':
         """Sort the counts of the images, each (3, K), by name.
 

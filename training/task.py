@@ -26,7 +26,7 @@ from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Preprocessing
 from training.build import parameter_groups
 from training.config import Experiment
-from training.frame_counts import Counts, FrameCounts
+from training.frame_counts import FrameCounts, PixelCounts
 from training.losses import Objective
 
 #: Images of a validation that are not timed, unless there are no others.
@@ -38,7 +38,7 @@ class Validation:
     """Sums over one pass over one validation set."""
 
     confusion: Confusion = field(default_factory=Confusion)
-    frames: list[Counts] = field(default_factory=list)  # of each image, (3, K)
+    frames: list[PixelCounts] = field(default_factory=list)  # of each image, (3, K)
     loss: float = 0.0
     images: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -145,7 +145,7 @@ class Task(pl.LightningModule):
             float(np.median(warm)),
         )
 
-    def _scores(self, by_channel: Counts) -> Scores:
+    def _scores(self, by_channel: PixelCounts) -> Scores:
         """Return the scores of pixel counts by channel, (256, 256)."""
         by_id = np.zeros((256, 256), np.int64)
         ids = self.scheme.channel_ids

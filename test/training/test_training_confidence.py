@@ -221,6 +221,15 @@ def test_repeats_that_overlap_are_a_tie(make: Make) -> None:
     assert 'differ by up to 15.6 points' in doubts
 
 
+def test_single_run_within_the_spread_of_another_is_a_tie(make: Make) -> None:
+    quality, *_ = conclusion([make([81] * 40), *seeds(make, [70] * 40, [82] * 40)])
+    assert quality == (
+        'There is no single best model among 2: the data cannot tell A (runA) and B (runB) and 1 '
+        'more seed apart (mIoU 68.1 and 61.7 %), because the scores of their repeated trainings '
+        'overlap.'
+    )
+
+
 def test_some_models_trained_once_are_told(make: Make) -> None:
     doubts = conclusion([*seeds(make, STEADY, STEADY), make(BETTER)])[2]
     assert '1 of 2 models were trained only once' in doubts

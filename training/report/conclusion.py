@@ -27,7 +27,7 @@ SAME_SPEED: Final = 0.05
 class Rival:
     """A model behind the leader by `lead`; `interval` is that of `lead`, None if unknown.
 
-    `overlaps` tells that both were trained repeatedly and their scores overlap.
+    `overlaps` tells that one or both were trained repeatedly and their scores overlap.
     """
 
     model: Repeats
@@ -92,7 +92,7 @@ def _rival(leader: Repeats, other: Repeats) -> Rival:
         other,
         leader.miou - other.miou,
         difference_interval(leader.records, other.records),
-        min(len(leader.records), len(other.records)) > 1 and max(other.mious) >= min(leader.mious),
+        max(len(leader.records), len(other.records)) > 1 and max(other.mious) >= min(leader.mious),
     )
 
 

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from training.bootstrap import FloatArray, Interval, interval_of
+from training.bootstrap import Float64Array, Interval, interval_of
 from training.report.charts import Table
 from training.report.records import Record
 from training.report.repeats import Repeats
@@ -68,7 +68,7 @@ def _difference(
     return None if one is None or other is None or both is None else interval_of(one - other)
 
 
-def _resampled(samples: Sequence[ResampledScore | None]) -> FloatArray | None:
+def _resampled(samples: Sequence[ResampledScore | None]) -> Float64Array | None:
     """Return the mean mIoU in each resample; None if images differ or counts are missing."""
     known = [sample for sample in samples if sample is not None]
     if len(known) < len(samples) or len({sample.images for sample in known}) != 1:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""FloatArray scores of a run, from the pixel counts of its validation images."""
+"""Float64Array scores of a run, from the pixel counts of its validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Final
 
 from segmentation_node.errors import ForeignError
-from training.bootstrap import MIN_FRAMES, FloatArray, Interval, interval_of, resampled_miou
+from training.bootstrap import MIN_FRAMES, Float64Array, Interval, interval_of, resampled_miou
 from training.frame_counts import FRAME_COUNTS_FILE, FrameCounts, parse_frame_counts
 
 #: Maximum difference between the mIoU of the counts and that of the run, by rounding.
@@ -20,7 +20,7 @@ class ResampledScore:
 
     images: str
     frames: int
-    values: FloatArray
+    values: Float64Array
 
     @cached_property
     def interval(self) -> Interval:
@@ -30,7 +30,7 @@ class ResampledScore:
 
 @dataclass(frozen=True)
 class ResampledScores:
-    """ResampledScores by validation set, that which determines the best epoch first.
+    """Resampled scores by validation set, that which determines the best epoch first.
 
     `reason` is a clause on why there are none, else empty.
     """
@@ -40,7 +40,7 @@ class ResampledScores:
 
     @property
     def first(self) -> ResampledScore | None:
-        """ResampledScore of the set that determines the best epoch."""
+        """Resampled score of the set that determines the best epoch."""
         return next(iter(self.by_set.values()), None)
 
 
