@@ -28,6 +28,7 @@ from segmentation_node.labels import (
     load_scheme,
     scheme_of_class_names,
 )
+from segmentation_node.networks.confidence import TEMPERATURES, confidence_table
 from segmentation_node.networks.families import (
     BYTES_PER_PIXEL,
     FAMILIES,
@@ -61,13 +62,15 @@ HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', '*.yaml
 class Spec:
     """Content of `segmentation.yaml`: everything that the library's configuration lacks.
 
-    `label_scheme` is the name of a scheme, or of a scheme file in the same folder.
+    `label_scheme` is the name of a scheme, or of a scheme file in the same folder. `temperature`
+    calibrates the confidence, see `networks.confidence`; 1 leaves it unchanged.
     """
 
     family: str
     label_scheme: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
 
     @classmethod
     def read(cls, path: Path) -> 'Spec':
@@ -94,6 +97,7 @@ class Spec:
                 f'{path} has family {quoted(content["family"])}; choose one of '
                 f'{", ".join(FAMILIES)}'
             )
+        _check_temperature(path, content.get('temperature', 1.0))
         return cls(**content, preprocessing=_preprocessing(path, preprocessing))
 
     def write(self, path: Path) -> None:
@@ -103,6 +107,7 @@ class Spec:
             key: None if value is None else list(value)
             for key, value in content['preprocessing'].items()
         }
+        content['provenance'] = content.pop('provenance')  # last, because it is long
         path.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
 
 
@@ -157,6 +162,11 @@ class Checkpoint:
                         digest.update(block)
         return digest.hexdigest()
 
+    @cached_property
+    def confidence_table(self) -> UInt8Array:
+        """Published confidence of each byte value of a class score, (256,) uint8."""
+        return confidence_table(self.spec.temperature)
+
     @property
     def bytes_per_pixel(self) -> int:
         """Maximum memory of the network on a CPU, in bytes per pixel of its input."""
@@ -177,7 +187,9 @@ class Checkpoint:
         from segmentation_node.networks.graph import SegmentationGraph
 
         ids = torch.from_numpy(self.channel_ids)
-        return SegmentationGraph(self.load_network(), self.preprocessing(size_hw), ids).eval()
+        return SegmentationGraph(
+            self.load_network(), self.preprocessing(size_hw), ids, self.spec.temperature
+        ).eval()
 
 
 def _check_fields(
@@ -194,6 +206,15 @@ def _check_fields(
     missing = ', '.join(name for name in required if name not in content)
     if missing:
         raise CheckpointError(f'{path} lacks {missing}; add it as "name: value"')
+
+
+def _check_temperature(path: Path, value: object) -> None:
+    low, high = TEMPERATURES
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise CheckpointError(
+            f'{path} has temperature {quoted(value)}; expected a number from {low:g} to {high:g}: '
+            f'fit it with training.calibrate, or remove the line'
+        )
 
 
 def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:

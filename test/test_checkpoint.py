@@ -252,7 +252,8 @@ def test_weights_in_several_files(tiny_mask2former: Path, tmp_path: Path) -> Non
 
 def test_spec_is_read_as_written(tmp_path: Path) -> None:
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), (512, 1024))
-    spec = Spec('unet', 'camvid11', preprocessing, {'data': ['a', 'b'], 'figures': {'miou': 0.5}})
+    origin = {'data': ['a', 'b'], 'figures': {'miou': 0.5}}
+    spec = Spec('unet', 'camvid11', preprocessing, origin, temperature=1.25)
     spec.write(tmp_path / SPEC_FILE)
     assert Spec.read(tmp_path / SPEC_FILE) == spec
 
@@ -486,6 +487,16 @@ def test_scheme_of_another_type(deeplab: Path) -> None:
         ({'preprocessing': {'size_hw': [512]}}, 'size_hw [512]; expected null or [height, width'),
         ({'preprocessing': {'size_hw': [0, 5]}}, 'size_hw [0, 5]; expected null or [height'),
         ({'preprocessing': {'size_hw': [1.5, 5]}}, 'expected null or [height, width]'),
+        ({'temperature': 0}, 'temperature 0; expected a number from 0.05 to 20'),
+        ({'temperature': -1.0}, 'temperature -1.0; expected a number'),
+        ({'temperature': 20.1}, 'temperature 20.1; expected a number'),
+        ({'temperature': 10**400}, 'expected a number from 0.05 to 20'),
+        ({'temperature': float('nan')}, 'temperature nan; expected a number'),
+        ({'temperature': float('inf')}, 'temperature inf; expected a number'),
+        ({'temperature': True}, 'temperature True; expected a number'),
+        ({'temperature': None}, 'temperature None; expected a number'),
+        ({'temperature': [1.5]}, 'temperature [1.5]; expected a number'),
+        ({'temperature': '1.5'}, "temperature '1.5'; expected a number"),
     ],
 )
 def test_spec_with_a_wrong_field(deeplab: Path, changes: dict[str, Any], says: str) -> None:

@@ -26,12 +26,11 @@ from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
-from training.config import Experiment, Use, catalog, load_experiment
-from training.datasets import open_files
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labeled_frames import BagFrames, FileFrames, Frames
+from training.labeled_frames import BagFrames, Frames
+from training.set_options import add_set_options, number_from_0, open_set
 
 RUNS: Final = Path('runs')
 
@@ -94,16 +93,7 @@ def _mode(args: argparse.Namespace) -> InferenceMode:
 def _frames(args: argparse.Namespace) -> Frames:
     if args.bag is not None:
         return _bag(args)
-    if args.experiment is not None:
-        experiment = load_experiment(args.experiment, [])
-    else:
-        # Only the data sets of the catalog are needed, no validated experiment.
-        experiment = Experiment.model_construct()
-    if args.data_root is not None:
-        experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
-    use = Use(set=args.set, split=args.split, count=args.count, seed=args.seed)
-    part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
-    return FileFrames(open_files(experiment, use), f'{args.set} {args.split}{part}')
+    return open_set(args)
 
 
 def _bag(args: argparse.Namespace) -> BagFrames:
@@ -238,34 +228,15 @@ def _parser() -> argparse.ArgumentParser:
         '--name', help='name of the default folder (default: made from model, data and mode)'
     )
     out.add_argument(
-        '--worst', type=_number_from_0, default=WORST, metavar='N',
+        '--worst', type=number_from_0, default=WORST, metavar='N',
         help='number of worst frames to draw',
     )  # fmt: skip
     add_quiet_option(parser)
     return parser
 
 
-def _number_from_0(text: str) -> int:
-    return 0 if text == '0' else count(text)
-
-
 def _add_data(parser: argparse.ArgumentParser) -> None:
-    sets = parser.add_argument_group('data set')
-    sets.add_argument('--set', metavar='NAME', help=f'data set: {", ".join(catalog())}')
-    sets.add_argument('--split', metavar='NAME', help='train, val, ...')
-    sets.add_argument(
-        '--count', type=count, metavar='N',
-        help='random subset of N frames (default: all frames)',
-    )  # fmt: skip
-    sets.add_argument(
-        '--seed', type=_number_from_0, default=0, metavar='N', help='random seed for --count'
-    )
-    sets.add_argument(
-        '--data-root', type=Path, metavar='FOLDER', help='folder of the data sets (default: data)'
-    )
-    sets.add_argument(
-        '--experiment', type=Path, metavar='FILE', help='experiment that defines more data sets'
-    )
+    add_set_options(parser)
     bags = parser.add_argument_group('bag')
     bags.add_argument(
         '--bag', type=Path, metavar='BAG',

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor, nn
 
+from segmentation_node.networks.confidence import confidence_table
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 
@@ -19,9 +20,14 @@ class SegmentationGraph(nn.Module):
     shift: Tensor
     scale: Tensor
     channel_ids: Tensor
+    confidence_table: Tensor
 
     def __init__(
-        self, network: Network, preprocessing: Preprocessing, channel_ids: Tensor
+        self,
+        network: Network,
+        preprocessing: Preprocessing,
+        channel_ids: Tensor,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -31,6 +37,8 @@ class SegmentationGraph(nn.Module):
         self.register_buffer('shift', shift.view(1, 3, 1, 1), persistent=False)
         self.register_buffer('scale', (1 / scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('channel_ids', channel_ids.to(torch.uint8), persistent=False)
+        table = torch.from_numpy(confidence_table(temperature))
+        self.register_buffer('confidence_table', table, persistent=False)
         self.ids_are_channels = channel_ids.tolist() == list(range(len(channel_ids)))
 
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
@@ -88,13 +96,15 @@ class SegmentationGraph(nn.Module):
         return scores[:, :, :h, :w]
 
     def choose_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert (B, C, H, W) scores, 0 or greater, to label ids and confidence.
+        """Convert (B, C, H, W) scores, 0 or greater, to label ids and calibrated confidence.
 
         Both results are (B, H, W) uint8.
         """
         # max instead of argmax: many times faster on a CPU, and it returns the confidence as well.
-        confidence, channels = scores.max(dim=1)
+        best, channels = scores.max(dim=1)
         labels = channels.to(torch.uint8)
         if not self.ids_are_channels:
             labels = self.channel_ids[channels]
-        return labels, (confidence.clamp(max=1) * 255).round().to(torch.uint8)
+        # To bytes first: the integer of NaN would be an index outside of the table.
+        steps = (best.clamp(max=1) * 255).round().to(torch.uint8)
+        return labels, self.confidence_table[steps.int()]

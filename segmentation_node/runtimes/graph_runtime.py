@@ -54,9 +54,10 @@ class GraphRuntime(ABC):
 
     def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         geometry, forward = self._compiled_for(images_rgb)
-        ids = self._checkpoint.channel_ids
+        ids, table = self._checkpoint.channel_ids, self._checkpoint.confidence_table
         return [
-            postprocess(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb
+            postprocess(forward(_padded(image, geometry)), geometry, ids, table)
+            for image in images_rgb
         ]
 
     def forward(self, images_rgb: UInt8Array) -> None:

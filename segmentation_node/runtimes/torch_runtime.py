@@ -63,7 +63,7 @@ class TorchRuntime:
         self._executor: _OnCpu | _OnGpu
         if self._device.type == 'cpu':
             run = self._compiled(self._graph.coarse_scores)
-            self._executor = _OnCpu(run, checkpoint.channel_ids)
+            self._executor = _OnCpu(run, checkpoint.channel_ids, checkpoint.confidence_table)
         else:
             self._executor = _OnGpu(self._compiled(self._graph.forward_checked), self._device)
 
@@ -143,12 +143,15 @@ class CompiledTorchRuntime(TorchRuntime):
 class _OnCpu:
     """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
 
-    def __init__(self, run: Run, channel_ids: UInt8Array) -> None:
-        self._run, self._ids = run, channel_ids
+    def __init__(self, run: Run, channel_ids: UInt8Array, confidence_table: UInt8Array) -> None:
+        self._run, self._ids, self._table = run, channel_ids, confidence_table
 
     def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
         batch_scores = self.forward(images_rgb, geometry)
-        return [postprocess(scores, geometry, self._ids) for scores in batch_scores.numpy()]
+        return [
+            postprocess(scores, geometry, self._ids, self._table)
+            for scores in batch_scores.numpy()
+        ]
 
     def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> torch.Tensor:
         scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
