@@ -30,8 +30,15 @@ def add_set_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_set(args: argparse.Namespace) -> FileFrames:
-    """Return the selected frames; raises DatasetError or SettingError if there are none."""
+def open_set(
+    args: argparse.Namespace, name: str | None = None, split: str | None = None
+) -> FileFrames:
+    """Return the selected frames, or those of another set and split.
+
+    Raises DatasetError or SettingError if there are none.
+    """
+    if name is not None:
+        args = argparse.Namespace(**vars(args) | {'set': name, 'split': split, 'count': None})
     if args.experiment is not None:
         experiment = load_experiment(args.experiment, [])
     else:

@@ -44,10 +44,15 @@ class SegmentationGraph(nn.Module):
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
         return self.choose_class(self.class_scores(images_rgb))
 
-    def forward_checked(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the outputs of `forward`, and whether each image has finite scores, (B,) bool."""
-        scores = self.class_scores(images_rgb)
-        return (*self.choose_class(scores), scores.isfinite().flatten(1).all(1))
+    def forward_checked(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the outputs of `forward`, features, and whether scores are finite.
+
+        The features are (B, D) float32, see `Network`; the last output is (B,) bool.
+        """
+        geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]))
+        coarse, features = self.scores_and_features(images_rgb, geometry)
+        scores = self.upsample(coarse, geometry)
+        return (*self.choose_class(scores), features, scores.isfinite().flatten(1).all(1))
 
     def class_scores(self, images_rgb: Tensor, scale: float | None = None) -> Tensor:
         """Compute the class scores of the image, (B, C, H, W) float, from (B, H, W, 3) uint8 RGB.
@@ -61,6 +66,10 @@ class SegmentationGraph(nn.Module):
     def coarse_scores(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
         """Compute scores at the network's stride, (B, C, h, w), from (B, H, W, 3) uint8 RGB."""
         return self.network(self.preprocess(images_rgb, geometry))  # type: ignore[no-any-return]
+
+    def scores_and_features(self, images_rgb: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Compute the scores of `coarse_scores`, and the features of each image, (B, D)."""
+        return self.network.scores_and_features(self.preprocess(images_rgb, geometry))
 
     def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
         """Return the geometry for an image size, at a scale or fitted into the network's box."""

@@ -40,6 +40,11 @@ class Segmentation(Protocol):
         """Confidence, (H, W) uint8; 255 is certain."""
         ...
 
+    @property
+    def features(self) -> Float32Array | None:
+        """Features of the image, (D,) float32; None if the graph does not return them."""
+        ...
+
 
 @dataclass(frozen=True)
 class DeviceSegmentation:
@@ -47,6 +52,7 @@ class DeviceSegmentation:
 
     labels: UInt8Array
     confidence: UInt8Array
+    features: Float32Array | None = None
 
 
 def postprocess(
@@ -54,6 +60,7 @@ def postprocess(
     geometry: Geometry,
     channel_ids: UInt8Array,
     confidence_table: UInt8Array,
+    features: Float32Array | None = None,
 ) -> Segmentation:
     """Choose the class of every pixel of one image.
 
@@ -62,14 +69,15 @@ def postprocess(
         geometry: geometry of the image that the scores belong to.
         channel_ids: label id of each channel, (C,) uint8.
         confidence_table: published confidence of each byte value of a score, (256,) uint8.
+        features: features of the image, (D,) float32, passed on; None if there are none.
 
     Raises:
         ScoresError: a score is NaN or infinite.
     """
     stride = geometry.padded_hw[0] // scores.shape[1]
     if geometry.padded_hw == (stride * scores.shape[1], stride * scores.shape[2]) and stride > 1:
-        return _Cells(scores, geometry.image_hw, stride, channel_ids, confidence_table)
-    return _Pixels(scores, geometry, channel_ids, confidence_table)
+        return _Cells(scores, geometry.image_hw, stride, channel_ids, confidence_table, features)
+    return _Pixels(scores, geometry, channel_ids, confidence_table, features)
 
 
 class _Pixels:
@@ -81,8 +89,9 @@ class _Pixels:
         geometry: Geometry,
         channel_ids: UInt8Array,
         confidence_table: UInt8Array,
+        features: Float32Array | None,
     ) -> None:
-        self._table = confidence_table
+        self._table, self.features = confidence_table, features
         h, w = geometry.image_hw
         if geometry.padded_hw == scores.shape[1:]:
             enlarged = scores[:, :h, :w]
@@ -113,8 +122,10 @@ class _Cells:
         stride: int,
         channel_ids: UInt8Array,
         confidence_table: UInt8Array,
+        features: Float32Array | None,
     ) -> None:
-        self._image_hw, self._stride, self._table = image_hw, stride, confidence_table
+        self._image_hw, self._stride = image_hw, stride
+        self._table, self.features = confidence_table, features
         channels, self._best = _compare(scores)
         check_finite(np.isfinite(self._best))  # then the scores between them are finite, too
         corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)

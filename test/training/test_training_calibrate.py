@@ -36,6 +36,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Data root with a small CamVid."""
     root = tmp_path_factory.mktemp('data')
     write_folders(root / 'camvid', 'val', 5)
+    write_folders(root / 'camvid', 'train', 4, first=30)
     write_folders(root / 'camvid', 'single', 1)
     return root
 
@@ -69,14 +70,47 @@ def test_confidence_means_something_afterwards_and_labels_stay(
     ece_before, ece_validated, ece = figures(said)
     assert ece < ece_before
     assert ece_validated < ece_before
-    temperature = content(model)['temperature']
+    temperature, domain = (content(model)[name] for name in ('temperature', 'out_of_domain'))
     assert f'temperature 1 -> {temperature:g}' in said
-    assert content(model) == before | {'temperature': temperature}
+    assert content(model) == before | {'temperature': temperature, 'out_of_domain': domain}
+    assert [each['name'] for each in domain['sets']] == ['camvid train']
+    assert '0.0% of the frames' in said
     assert sorted(path.name for path in model.iterdir()) == files
     new = Segmenter(str(model), **options).segment([image])  # type: ignore[arg-type]
     assert np.array_equal(new.labels, old.labels)
     assert np.array_equal(new.confidence, confidence_table(temperature)[old.confidence])
     assert not np.array_equal(new.confidence, old.confidence)
+    assert old.distances is None
+    assert old.out_of_domain is None
+    assert new.out_of_domain == (False,)
+    assert new.distances is not None
+    assert 0 < new.distances[0] < domain['threshold']
+    strange = Segmenter(str(model), **options).segment([np.zeros_like(image)])  # type: ignore[arg-type]
+    assert strange.out_of_domain == (True,)
+
+
+def test_temperature_alone_leaves_the_known_images(model: Path, data: Path) -> None:
+    assert main(arguments(model, data)) == 0
+    before = content(model)
+    assert main(arguments(model, data, '--no-domain')) == 0
+    assert content(model) == before
+
+
+def test_a_graph_without_features_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(bundled_models_dir() / 'unet', tmp_path / 'unet'))
+    if _has_features(copy):
+        pytest.skip('the bundled graphs have features')
+    options = ['--runtime', 'openvino', '--precision', 'int8']
+    assert main(arguments(copy, data, *options)) == 1
+    assert 'was exported without features' in capsys.readouterr().err
+    assert main(arguments(copy, data, *options, '--no-domain')) == 0
+
+
+def _has_features(model: Path) -> bool:
+    engine = Segmenter(str(model), runtime='openvino', precision='int8').engine
+    return engine.run(street(0)[0][None])[0].features is not None
 
 
 def test_a_second_calibration_finds_the_same(
