@@ -28,6 +28,14 @@ from segmentation_node.labels import (
     load_scheme,
     scheme_of_class_names,
 )
+from segmentation_node.networks.confidence import TEMPERATURES, confidence_table
+from segmentation_node.networks.domain import (
+    MAX_FEATURE,
+    MAX_FEATURES,
+    MAX_SETS,
+    Domain,
+    FeatureSet,
+)
 from segmentation_node.networks.families import (
     BYTES_PER_PIXEL,
     FAMILIES,
@@ -61,13 +69,17 @@ HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', '*.yaml
 class Spec:
     """Content of `segmentation.yaml`: everything that the library's configuration lacks.
 
-    `label_scheme` is the name of a scheme, or of a scheme file in the same folder.
+    `label_scheme` is the name of a scheme, or of a scheme file in the same folder. `temperature`
+    calibrates the confidence, see `networks.confidence`; 1 leaves it unchanged. `out_of_domain`
+    describes the images that the network knows; None means that this is unknown.
     """
 
     family: str
     label_scheme: str
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
     provenance: dict[str, Any] = field(default_factory=dict)
+    temperature: float = 1.0
+    out_of_domain: Domain | None = None
 
     @classmethod
     def read(cls, path: Path) -> 'Spec':
@@ -94,7 +106,11 @@ class Spec:
                 f'{path} has family {quoted(content["family"])}; choose one of '
                 f'{", ".join(FAMILIES)}'
             )
-        return cls(**content, preprocessing=_preprocessing(path, preprocessing))
+        _check_temperature(path, content.get('temperature', 1.0))
+        domain = _domain(path, content.pop('out_of_domain', None))
+        return cls(
+            **content, preprocessing=_preprocessing(path, preprocessing), out_of_domain=domain
+        )
 
     def write(self, path: Path) -> None:
         """Write as YAML."""
@@ -103,7 +119,10 @@ class Spec:
             key: None if value is None else list(value)
             for key, value in content['preprocessing'].items()
         }
-        path.write_text(yaml.safe_dump(content, sort_keys=False), encoding='utf-8')
+        content['provenance'] = content.pop('provenance')  # last, because it is long
+        # Numbers of a list on one line: a description of the domain has hundreds.
+        text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
+        path.write_text(text, encoding='utf-8')
 
 
 @dataclass(frozen=True)
@@ -157,6 +176,11 @@ class Checkpoint:
                         digest.update(block)
         return digest.hexdigest()
 
+    @cached_property
+    def confidence_table(self) -> UInt8Array:
+        """Published confidence of each byte value of a class score, (256,) uint8."""
+        return confidence_table(self.spec.temperature)
+
     @property
     def bytes_per_pixel(self) -> int:
         """Maximum memory of the network on a CPU, in bytes per pixel of its input."""
@@ -177,7 +201,9 @@ class Checkpoint:
         from segmentation_node.networks.graph import SegmentationGraph
 
         ids = torch.from_numpy(self.channel_ids)
-        return SegmentationGraph(self.load_network(), self.preprocessing(size_hw), ids).eval()
+        return SegmentationGraph(
+            self.load_network(), self.preprocessing(size_hw), ids, self.spec.temperature
+        ).eval()
 
 
 def _check_fields(
@@ -194,6 +220,60 @@ def _check_fields(
     missing = ', '.join(name for name in required if name not in content)
     if missing:
         raise CheckpointError(f'{path} lacks {missing}; add it as "name: value"')
+
+
+def _check_temperature(path: Path, value: object) -> None:
+    low, high = TEMPERATURES
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise CheckpointError(
+            f'{path} has temperature {quoted(value)}; expected a number from {low:g} to {high:g}: '
+            f'fit it with training.calibrate, or remove the line'
+        )
+
+
+def _domain(path: Path, content: object) -> Domain | None:
+    """Convert the description of known images, as read from a file; raises CheckpointError."""
+    if content is None:
+        return None
+    remedy = 'fit it again with training.calibrate, or remove it'
+    if not isinstance(content, dict) or set(content) != {'threshold', 'sets'}:
+        raise CheckpointError(
+            f'{path} has out_of_domain {quoted(content)}; expected threshold and sets: {remedy}'
+        )
+    threshold, sets = content['threshold'], content['sets']
+    if not (_are((int, float), (threshold,), 1) and threshold <= MAX_FEATURE):
+        raise CheckpointError(
+            f'{path} has out_of_domain threshold {quoted(threshold)}; expected a number above 0, '
+            f'at most {MAX_FEATURE:g}: {remedy}'
+        )
+    if not isinstance(sets, list) or not 1 <= len(sets) <= MAX_SETS:
+        raise CheckpointError(
+            f'{path} has out_of_domain sets {quoted(sets)}; expected a list of 1 to {MAX_SETS}: '
+            f'{remedy}'
+        )
+    read = tuple(_feature_set(path, each) for each in sets)
+    if len({len(each.mean) for each in read}) != 1:
+        raise CheckpointError(
+            f'{path} has out_of_domain sets of different numbers of features; {remedy}'
+        )
+    return Domain(threshold, read)
+
+
+def _feature_set(path: Path, content: object) -> FeatureSet:
+    if isinstance(content, dict) and set(content) == {'name', 'mean', 'scale'}:
+        name, mean, scale = content['name'], content['mean'], content['scale']
+        lists = isinstance(mean, list) and isinstance(scale, list)
+        if isinstance(name, str) and lists and 1 <= len(mean) <= MAX_FEATURES:
+            values, scales = tuple(mean), tuple(scale)
+            numbers, count = (int, float), len(values)
+            good = _are(numbers, values, count, above_zero=False) and _are(numbers, scales, count)
+            if good and max(map(abs, values + scales)) <= MAX_FEATURE:
+                return FeatureSet(name, values, scales)
+    raise CheckpointError(
+        f'{path} has in out_of_domain the set {quoted(content)}; expected a name, and as many '
+        f'numbers in mean as numbers above 0 in scale, at most {MAX_FEATURES}, each at most '
+        f'{MAX_FEATURE:g}: fit it again with training.calibrate, or remove it'
+    )
 
 
 def _preprocessing(path: Path, content: dict[str, Any]) -> Preprocessing:

@@ -38,6 +38,8 @@ class Report:
 
     segmented: int = 0
     malformed: list[str] = field(default_factory=list)
+    #: Number of segmented images unlike those that the model knows; None if it cannot tell.
+    out_of_domain: int | None = None
 
     @property
     def images(self) -> int:
@@ -52,11 +54,20 @@ class Report:
         """Add the reason why an image could not be segmented."""
         self.malformed.append(f'{what}: {error}')
 
+    def add(self, outside: bool | None) -> None:
+        """Count a segmented image; `outside` is true if it is out of domain, None if unknown."""
+        self.segmented += 1
+        if outside is not None:
+            self.out_of_domain = (self.out_of_domain or 0) + outside
+
     def summary(self, total: int, unit: str, place: object, *, interrupted: bool) -> str:
         """Return one line: the number of segmented images, and the place of the results."""
         start = 'interrupted: ' if interrupted else ''
         malformed = f', {len(self.malformed)} malformed' if self.malformed else ''
-        return f'{start}{self.segmented} of {total} {unit} segmented{malformed}, in {place}'
+        outside = '' if self.out_of_domain is None else f', {self.out_of_domain} out of domain'
+        return (
+            f'{start}{self.segmented} of {total} {unit} segmented{malformed}{outside}, in {place}'
+        )
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:

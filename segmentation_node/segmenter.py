@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Segmenter: the class that the node, the bag tools and the evaluation all call."""
 
+import logging
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 
@@ -19,15 +20,35 @@ from segmentation_node.runtimes import MeasuredRuntime, Runtime, open_runtime
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA
 from segmentation_node.runtimes.short_thread import in_short_thread
 
+_log = logging.getLogger(__name__)
+
 
 class Prediction:
     """Labels of a batch of images, and their confidence, which is computed on first access."""
 
-    def __init__(self, labels: UInt8Array, measure: Callable[[int], UInt8Array]) -> None:
+    def __init__(
+        self,
+        labels: UInt8Array,
+        measure: Callable[[int], UInt8Array],
+        distances: tuple[float, ...] | None = None,
+        max_distance: float | None = None,
+    ) -> None:
         self.labels, self._measure = labels, measure
+        self.distances, self.max_distance = distances, max_distance
 
     #: Published label ids, (B, H, W) uint8.
     labels: UInt8Array
+    #: Distance of each image from those that the model knows; None if it is not available.
+    distances: tuple[float, ...] | None
+    #: Distance above which an image is out of domain; None if there are no distances.
+    max_distance: float | None
+
+    @property
+    def out_of_domain(self) -> tuple[bool, ...] | None:
+        """True for each image that is unlike those that the model knows; None if unknown."""
+        if self.distances is None or self.max_distance is None:
+            return None
+        return tuple(distance > self.max_distance for distance in self.distances)
 
     @cached_property
     def confidence(self) -> UInt8Array:
@@ -93,6 +114,7 @@ class Segmenter:
         )
         #: (height, width) box that images are fitted into; None keeps their size.
         self.input_size = self.checkpoint.preprocessing(input_size).size_hw
+        self._warned_of = ''
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
 
@@ -130,9 +152,11 @@ class Segmenter:
             ImageError: as `segment`.
         """
         found = self.segment([image_rgb])
+        outside = found.out_of_domain
         return Rendered(
-            image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme, overlay_alpha
-        )
+            image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme,
+            overlay_alpha, out_of_domain=None if outside is None else outside[0],
+        )  # fmt: skip
 
     def prepare(self, image_hw: tuple[int, int]) -> None:
         """Prepare for images of one size, so that the first one takes no longer than the others.
@@ -182,7 +206,9 @@ class Segmenter:
     def publish(self, segmentations: Sequence[Segmentation]) -> Prediction:
         """Convert segmentations of the engine to the published scheme; applies min_confidence."""
         labels = _stacked([each.labels for each in segmentations])
-        prediction = Prediction(labels, lambda index: segmentations[index].confidence)
+        prediction = Prediction(
+            labels, lambda index: segmentations[index].confidence, *self._distances(segmentations)
+        )
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)
             prediction.labels = np.asarray(published, np.uint8).reshape(labels.shape)
@@ -190,6 +216,29 @@ class Segmenter:
             unsure = prediction.confidence < round(self.min_confidence * 255)
             prediction.labels[unsure] = self.scheme.void_id
         return prediction
+
+    def _distances(
+        self, segmentations: Sequence[Segmentation]
+    ) -> tuple[tuple[float, ...] | None, float | None]:
+        """Return the distance of each image and the maximum; None without fit or features."""
+        domain = self.checkpoint.spec.out_of_domain
+        features = [each.features for each in segmentations]
+        if domain is None:
+            return None, None
+        if any(each is None for each in features):
+            self._warn_without_features()
+            return None, None
+        distances = tuple(domain.distance(each) for each in features if each is not None)
+        return distances, domain.threshold
+
+    def _warn_without_features(self) -> None:
+        if self.runtime != self._warned_of:
+            self._warned_of = self.runtime
+            _log.warning(
+                '%s: the graph for %s %s has no features, so frames out of domain are not '
+                'recognized; export it again with export_model',
+                self.checkpoint.name, self.runtime, self.precision,
+            )  # fmt: skip
 
 
 def _stacked(images: list[UInt8Array]) -> UInt8Array:

@@ -32,6 +32,7 @@ from segmentation_node.checkpoint import (
 )
 from segmentation_node.errors import CheckpointError, quoted
 from segmentation_node.labels import load_scheme
+from segmentation_node.networks.domain import Domain, FeatureSet
 from segmentation_node.networks.mask2former import Mask2Former
 from segmentation_node.networks.preprocessing import Preprocessing
 from segmentation_node.networks.smp import DeepLabV3Plus
@@ -120,6 +121,15 @@ def write_json(path: Path, content: Any) -> None:
 
 def change_json(path: Path, **changes: Any) -> None:
     write_json(path, json.loads(path.read_text(encoding='utf-8')) | changes)
+
+
+#: A set of known images in a spec.
+KNOWN = {'name': 'a', 'mean': [0.5, 1.0], 'scale': [1.0, 2.0]}
+
+
+def domain(**changes: Any) -> dict[str, Any]:
+    """Return the field of a spec that describes known images."""
+    return {'out_of_domain': {'threshold': 2.5, 'sets': [KNOWN]} | changes}
 
 
 def change_spec(folder: Path, **changes: Any) -> None:
@@ -252,7 +262,9 @@ def test_weights_in_several_files(tiny_mask2former: Path, tmp_path: Path) -> Non
 
 def test_spec_is_read_as_written(tmp_path: Path) -> None:
     preprocessing = Preprocessing((0.5, 0.4, 0.3), (0.2, 0.2, 0.1), (512, 1024))
-    spec = Spec('unet', 'camvid11', preprocessing, {'data': ['a', 'b'], 'figures': {'miou': 0.5}})
+    origin = {'data': ['a', 'b'], 'figures': {'miou': 0.5}}
+    known = Domain(2.5, (FeatureSet('a', (0.5, -1.0), (1.0, 0.25)),))
+    spec = Spec('unet', 'camvid11', preprocessing, origin, 1.25, known)
     spec.write(tmp_path / SPEC_FILE)
     assert Spec.read(tmp_path / SPEC_FILE) == spec
 
@@ -486,6 +498,39 @@ def test_scheme_of_another_type(deeplab: Path) -> None:
         ({'preprocessing': {'size_hw': [512]}}, 'size_hw [512]; expected null or [height, width'),
         ({'preprocessing': {'size_hw': [0, 5]}}, 'size_hw [0, 5]; expected null or [height'),
         ({'preprocessing': {'size_hw': [1.5, 5]}}, 'expected null or [height, width]'),
+        ({'temperature': 0}, 'temperature 0; expected a number from 0.05 to 20'),
+        ({'temperature': -1.0}, 'temperature -1.0; expected a number'),
+        ({'temperature': 20.1}, 'temperature 20.1; expected a number'),
+        ({'temperature': 10**400}, 'expected a number from 0.05 to 20'),
+        ({'temperature': float('nan')}, 'temperature nan; expected a number'),
+        ({'temperature': float('inf')}, 'temperature inf; expected a number'),
+        ({'temperature': True}, 'temperature True; expected a number'),
+        ({'temperature': None}, 'temperature None; expected a number'),
+        ({'temperature': [1.5]}, 'temperature [1.5]; expected a number'),
+        ({'temperature': '1.5'}, "temperature '1.5'; expected a number"),
+        ({'out_of_domain': 3}, 'out_of_domain 3; expected threshold and sets'),
+        ({'out_of_domain': {'threshold': 1.0}}, 'expected threshold and sets'),
+        (domain(threshold=0), 'threshold 0; expected a number above 0'),
+        (domain(threshold=float('nan')), 'threshold nan; expected a number above 0'),
+        (domain(threshold='1'), "threshold '1'; expected a number above 0"),
+        (domain(threshold=10**400), 'expected a number above 0, at most 1e+09'),
+        (domain(sets=[]), 'sets []; expected a list of 1 to 16'),
+        (domain(sets='camvid'), "sets 'camvid'; expected a list of 1 to 16"),
+        (domain(sets=[{} for _ in range(17)]), 'expected a list of 1 to 16'),
+        (domain(sets=[[1.0]]), 'the set [1.0]; expected a name'),
+        (domain(sets=[KNOWN | {'mean': []}]), 'expected a name, and as many numbers in mean'),
+        (domain(sets=[KNOWN | {'mean': [1.0]}]), 'expected a name, and as many numbers in mean'),
+        (domain(sets=[KNOWN | {'mean': [1.0, None]}]), 'as many numbers in mean'),
+        (domain(sets=[KNOWN | {'mean': [1, 10**400]}]), 'each at most 1e+09'),
+        (domain(sets=[KNOWN | {'mean': [1.0, float('inf')]}]), 'as many numbers in mean'),
+        (domain(sets=[KNOWN | {'scale': [1.0, 0.0]}]), 'numbers above 0 in scale'),
+        (domain(sets=[KNOWN | {'scale': [1.0, float('nan')]}]), 'numbers above 0 in scale'),
+        (domain(sets=[KNOWN | {'name': 3}]), 'expected a name'),
+        (domain(sets=[KNOWN | {'more': 3}]), 'expected a name'),
+        (
+            domain(sets=[KNOWN, {'name': 'b', 'mean': [1.0], 'scale': [1.0]}]),
+            'different numbers of features',
+        ),
     ],
 )
 def test_spec_with_a_wrong_field(deeplab: Path, changes: dict[str, Any], says: str) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from known_model import BLACK, known_image, write_known_model
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Spec, load_checkpoint, save_checkpoint
@@ -301,3 +302,28 @@ def test_a_device_that_has_no_room_is_named(
     monkeypatch.setattr(SegmentationGraph, 'to', full)
     with pytest.raises(SettingError, match=r"'cpu' cannot load .*2 GiB.*another device"):
         Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu')
+
+
+def test_an_image_that_the_model_does_not_know_is_out_of_domain(
+    tiny_checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = write_known_model(tiny_checkpoint, tmp_path / 'known')
+    for runtime in ('torch', 'openvino'):
+        segmenter = Segmenter(str(model), runtime=runtime, device='cpu', precision='fp32')
+        found = segmenter.segment([known_image(100), BLACK])
+        assert found.out_of_domain == (False, True)
+        assert found.distances is not None
+        assert found.max_distance is not None
+        assert found.distances[0] < found.max_distance < found.distances[1]
+        assert segmenter.render(BLACK).out_of_domain is True
+        assert segmenter.render(known_image(100)).out_of_domain is False
+    assert 'no features' not in caplog.text
+
+
+def test_a_model_without_known_images_cannot_tell(tiny_checkpoint: Path) -> None:
+    segmenter = Segmenter(str(tiny_checkpoint), runtime='torch', device='cpu')
+    found = segmenter.segment([BLACK])
+    assert found.distances is None
+    assert found.max_distance is None
+    assert found.out_of_domain is None
+    assert segmenter.render(BLACK).out_of_domain is None

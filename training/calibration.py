@@ -4,7 +4,8 @@
 With perfect calibration, 8 of 10 pixels with a confidence of 0.8 are correct. Guo, Pleiss, Sun,
 Weinberger, "On Calibration of Modern Neural Networks", ICML 2017. With perfect ranking, all wrong
 pixels are less confident than all correct ones. Geifman, Uziel, El-Yaniv, "Bias-Reduced
-Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019.
+Uncertainty Estimation for Deep Neural Classifiers", ICLR 2019. The temperature that calibrates a
+model is fitted to the same counts.
 """
 
 import math
@@ -13,9 +14,11 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize_scalar  # type: ignore[import-untyped]
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.metrics import UNCOUNTED, Target
+from segmentation_node.networks.confidence import TEMPERATURES, calibrated, confidence_table
 
 #: Number of bins of equal width, as in the paper.
 BINS: Final = 15
@@ -51,6 +54,36 @@ class Calibration:
         values = confidence[counted]
         self.pixels += np.bincount(values, minlength=256)
         self.right += np.bincount(values[target[counted] == predicted[counted]], minlength=256)
+
+    def __add__(self, other: 'Calibration') -> 'Calibration':
+        return Calibration(self.pixels + other.pixels, self.right + other.right)
+
+    def at(self, temperature: float) -> 'Calibration':
+        """Return the same pixels under the confidence that a temperature publishes."""
+        values = confidence_table(temperature)
+        pixels, right = (np.zeros(256, np.int64) for _ in range(2))
+        np.add.at(pixels, values, self.pixels)
+        np.add.at(right, values, self.right)
+        return Calibration(pixels, right)
+
+    def temperature(self) -> float:
+        """Return the temperature under which the correctness of the pixels is most likely.
+
+        The counts must be those of temperature 1. Without any pixel the temperature is 1.
+        """
+        if not self.pixels.any():
+            return 1.0
+        wrong = self.pixels - self.right
+
+        def surprise(log_temperature: float) -> float:
+            chances = calibrated(math.exp(log_temperature))
+            tiny = np.finfo(float).tiny  # chances round to 0 and 1 at low temperatures
+            right, not_right = np.maximum(chances, tiny), np.maximum(1 - chances, tiny)
+            return -float(self.right @ np.log(right) + wrong @ np.log(not_right))
+
+        low, high = map(math.log, TEMPERATURES)
+        found = minimize_scalar(surprise, bounds=(low, high), method='bounded')
+        return round(float(np.clip(math.exp(found.x), *TEMPERATURES)), 4)
 
     def table(self, bins: int = BINS) -> list[Bin]:
         """Return the reliability table: one row per bin, from low to high confidence."""

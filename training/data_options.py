@@ -36,13 +36,18 @@ def add_set_options(parser: argparse.ArgumentParser, seeded: str = '--count') ->
     )
 
 
-def open_frames(args: argparse.Namespace) -> FileFrames:
-    """Open the frames that the options describe.
+def open_frames(
+    args: argparse.Namespace, name: str | None = None, split: str | None = None
+) -> FileFrames:
+    """Open the frames that the options describe, or all frames of another set and split.
 
     Raises:
         DatasetError: no images, images without labels, or fewer images than requested.
         SettingError, SchemeError: the experiment, the data set or its scheme is unknown.
     """
+    if name is not None:
+        other = {'set': name, 'split': split, 'subset': None, 'count': None}
+        args = argparse.Namespace(**vars(args) | other)
     if args.experiment is not None:
         experiment = load_experiment(args.experiment, [])
     else:

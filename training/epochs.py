@@ -89,6 +89,7 @@ class Keeper(pl.Callback):
         task = cast('Task', pl_module)
         names = list(self.data.val)
         results = [task.scores(i) for i in range(len(names))]
+        temperature = task.temperature(0)
         by_set = {name: scores for name, (scores, _, _) in zip(names, results, strict=True)}
         frames = {
             name: task.frame_counts(i, images.names)
@@ -111,7 +112,7 @@ class Keeper(pl.Callback):
             with write_guard(self.run.folder):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
-                    self._keep_best(task, by_set)
+                    self._keep_best(task, by_set, temperature)
                     write_frame_counts(self.run.artifacts / FRAME_COUNTS_FILE, frames)
                 else:  # the checkpoint lists all epochs, also later ones
                     update_curve(self.run.folder / 'checkpoint', self.run)
@@ -171,9 +172,9 @@ class Keeper(pl.Callback):
         row |= {f'IoU/{name}': iou for name, iou in scores.class_iou().items()}
         return row | {f'Dice/{name}': dice for name, dice in scores.class_dice().items()}
 
-    def _keep_best(self, task: Task, by_set: Mapping[str, Scores]) -> None:
+    def _keep_best(self, task: Task, by_set: Mapping[str, Scores], temperature: float) -> None:
         origin = provenance.describe(task, self.data, by_set, self.run)
-        spec = Spec(task.spec.family, task.spec.label_scheme, task.spec.preprocessing, origin)
+        spec = replace(task.spec, provenance=origin, temperature=temperature)
         write_checkpoint(self.run.folder / 'checkpoint', task, spec)
 
     def _draw(self, epoch: int, task: Task) -> None:

@@ -20,11 +20,12 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
 from segmentation_node.labels import IGNORE, LabelScheme
-from segmentation_node.metrics import Confusion, Scores, scored_classes
+from segmentation_node.metrics import UNCOUNTED, Confusion, Scores, scored_classes
 from segmentation_node.networks.graph import SegmentationGraph
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Preprocessing
 from training.build import parameter_groups
+from training.calibration import Calibration
 from training.config import Experiment
 from training.frame_counts import FrameCounts, PixelCounts
 from training.losses import Objective
@@ -39,6 +40,7 @@ class Validation:
 
     confusion: Confusion = field(default_factory=Confusion)
     frames: list[PixelCounts] = field(default_factory=list)  # of each image, (3, K)
+    calibration: Calibration = field(default_factory=Calibration)
     loss: float = 0.0
     images: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -61,6 +63,10 @@ class Task(pl.LightningModule):
         # Channels instead of published ids: truth and prediction are compared as channels.
         channels = torch.arange(len(scheme.learned), dtype=torch.uint8)
         self.graph = SegmentationGraph(network, preprocessing, channels)
+        scored = [c in scored_classes(scheme) for c in scheme.learned]
+        #: Scored channel of each training target, (256,) int16; UNCOUNTED for void and IGNORE.
+        self._scored_lut = np.full(256, UNCOUNTED, np.int16)
+        self._scored_lut[: len(scored)] = np.where(scored, np.arange(len(scored)), UNCOUNTED)
         self.losses: list[Tensor] = []
         self.rate = 0.0  # of the newest step
         self.validations: list[Validation] = []
@@ -104,7 +110,7 @@ class Task(pl.LightningModule):
         torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
         synchronize(self.device)
         began = time.perf_counter()
-        outputs, predicted = self._infer(images)
+        outputs, *segmented = self._infer(images)
         synchronize(self.device)
         sums.seconds.append(time.perf_counter() - began)
         padded_h, padded_w = self.graph.geometry((images.shape[2], images.shape[3])).padded_hw
@@ -112,22 +118,25 @@ class Task(pl.LightningModule):
         padded = F.pad(channels, border, value=IGNORE)
         sums.loss += float(self.objective.loss(outputs, padded))
         sums.images += 1
+        truth = channels.to(torch.uint8).cpu().numpy()
+        predicted, confidence = (part.cpu().numpy() for part in segmented)
         own = Confusion()
-        own.add(channels.to(torch.uint8).cpu().numpy(), predicted.cpu().numpy())
+        own.add(truth, predicted)
         sums.confusion.counts += own.counts
         sums.frames.append(self._scores(own.counts).class_counts())
+        sums.calibration.add(self._scored_lut[truth], predicted, confidence)
 
     def predict(self, image: Tensor) -> UInt8Array:
         """Segment (3, H, W) uint8 RGB; returns (H, W) uint8 channels."""
         with torch.inference_mode():
             return np.asarray(self._infer(image[None].to(self.device))[1][0].cpu().numpy())
 
-    def _infer(self, images: Tensor) -> tuple[Any, Tensor]:
-        """Return the outputs for the objective, and the predicted channels, (B, H, W) uint8."""
+    def _infer(self, images: Tensor) -> tuple[Any, Tensor, Tensor]:
+        """Return the outputs for the objective, and channels and confidence, (B, H, W) uint8."""
         images_rgb = images.permute(0, 2, 3, 1)
         geometry = self.graph.geometry((images_rgb.shape[1], images_rgb.shape[2]))
         outputs = self.objective.outputs(self.graph.preprocess(images_rgb, geometry))
-        return outputs, self.graph.postprocess(self.objective.scores(outputs), geometry)[0]
+        return outputs, *self.graph.postprocess(self.objective.scores(outputs), geometry)
 
     def scores(self, index: int) -> tuple[Scores, float, float]:
         """Return scores, mean loss and median seconds per image of one validation set.
@@ -162,6 +171,13 @@ class Task(pl.LightningModule):
         )
         classes = [c.name for c in scored_classes(self.scheme)]
         return FrameCounts.of(classes, names, total.cpu().numpy())
+
+    def temperature(self, index: int) -> float:
+        """Return the temperature that calibrates the confidence on one validation set."""
+        own = self.validations[index].calibration
+        counts = torch.from_numpy(np.stack([own.pixels, own.right])).to(self.device)
+        total = self.trainer.strategy.reduce(counts, reduce_op='sum').cpu().numpy()
+        return Calibration(*total).temperature()
 
     def train_loss(self) -> float:
         """Return the mean loss of this epoch's steps, over all processes."""

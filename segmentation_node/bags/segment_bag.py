@@ -189,8 +189,10 @@ class OutputTopics:
         header: Any,
         stamp_ns: int,
         out: BagWriter,
-    ) -> None:
+    ) -> bool | None:
         """Segment one frame and write its outputs with the header of its camera message.
+
+        Returns true if the frame is out of domain, None if the model cannot tell.
 
         Raises:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
@@ -203,6 +205,7 @@ class OutputTopics:
         ]
         for topic, cdr in made:
             out.write(topic, stamp_ns, cdr)
+        return rendered.out_of_domain
 
 
 def _message(output: Output, rendered: Rendered, header: Any) -> Any:
@@ -274,11 +277,11 @@ def _segment_frame(
     frame: CameraFrame, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
 ) -> None:
     try:
-        sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
+        outside = sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
     except (ImageError, MemoryLimitError) as error:
         _miss(report, frame.raw, error)
     else:
-        report.segmented += 1
+        report.add(outside)
 
 
 if __name__ == '__main__':

@@ -248,10 +248,12 @@ class _Work:
         if not careful:
             return quantize(self._openvino, calibrated, transformer=transformer)
         judge, ids = self.judge, self.checkpoint.channel_ids
+        table = self.checkpoint.confidence_table
 
         def agreeing(index: int, scores: Any) -> float:
             geometry = self._graph.geometry(judge.images[index].shape[:2])
-            return share(judge.expected[index], postprocess(scores[0], geometry, ids).labels)
+            found = postprocess(scores[0], geometry, ids, table)
+            return share(judge.expected[index], found.labels)
 
         return quantize_carefully(
             self._openvino, calibrated, [self._pixels(image) for image in judge.images],

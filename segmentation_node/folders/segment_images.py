@@ -153,7 +153,7 @@ def _write(image: ImageFile, rendered: 'Rendered', folder: ResultFolder, report:
             f'{report.segmented} images are whole: free some space, or choose another --output'
         ) from error
     else:
-        report.segmented += 1
+        report.add(rendered.out_of_domain)
 
 
 if __name__ == '__main__':

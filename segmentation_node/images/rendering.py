@@ -55,6 +55,8 @@ class Rendered:
     scheme: LabelScheme
     overlay_alpha: float
     canvas: NewCanvas = new_canvas
+    #: True if the image is unlike those that the model knows; None if unknown.
+    out_of_domain: bool | None = None
 
     @cached_property
     def confidence(self) -> UInt8Array:

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor, nn
 
+from segmentation_node.networks.confidence import confidence_table
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Geometry, Preprocessing
 
@@ -19,9 +20,14 @@ class SegmentationGraph(nn.Module):
     shift: Tensor
     scale: Tensor
     channel_ids: Tensor
+    confidence_table: Tensor
 
     def __init__(
-        self, network: Network, preprocessing: Preprocessing, channel_ids: Tensor
+        self,
+        network: Network,
+        preprocessing: Preprocessing,
+        channel_ids: Tensor,
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.network = network
@@ -31,15 +37,22 @@ class SegmentationGraph(nn.Module):
         self.register_buffer('shift', shift.view(1, 3, 1, 1), persistent=False)
         self.register_buffer('scale', (1 / scale).view(1, 3, 1, 1), persistent=False)
         self.register_buffer('channel_ids', channel_ids.to(torch.uint8), persistent=False)
+        table = torch.from_numpy(confidence_table(temperature))
+        self.register_buffer('confidence_table', table, persistent=False)
         self.ids_are_channels = channel_ids.tolist() == list(range(len(channel_ids)))
 
     def forward(self, images_rgb: Tensor) -> tuple[Tensor, Tensor]:
         return self.choose_class(self.class_scores(images_rgb))
 
-    def forward_checked(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the outputs of `forward`, and whether each image has finite scores, (B,) bool."""
-        scores = self.class_scores(images_rgb)
-        return (*self.choose_class(scores), scores.isfinite().flatten(1).all(1))
+    def forward_checked(self, images_rgb: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the outputs of `forward`, features, and whether scores are finite.
+
+        The features are (B, D) float32, see `Network`; the last output is (B,) bool.
+        """
+        geometry = self.geometry((images_rgb.shape[1], images_rgb.shape[2]))
+        coarse, features = self.scores_and_features(images_rgb, geometry)
+        scores = self.upsample(coarse, geometry)
+        return (*self.choose_class(scores), features, scores.isfinite().flatten(1).all(1))
 
     def class_scores(self, images_rgb: Tensor, scale: float | None = None) -> Tensor:
         """Compute the class scores of the image, (B, C, H, W) float, from (B, H, W, 3) uint8 RGB.
@@ -53,6 +66,10 @@ class SegmentationGraph(nn.Module):
     def coarse_scores(self, images_rgb: Tensor, geometry: Geometry) -> Tensor:
         """Compute scores at the network's stride, (B, C, h, w), from (B, H, W, 3) uint8 RGB."""
         return self.network(self.preprocess(images_rgb, geometry))  # type: ignore[no-any-return]
+
+    def scores_and_features(self, images_rgb: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
+        """Compute the scores of `coarse_scores`, and the features of each image, (B, D)."""
+        return self.network.scores_and_features(self.preprocess(images_rgb, geometry))
 
     def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
         """Return the geometry for an image size, at a scale or fitted into the network's box."""
@@ -88,13 +105,15 @@ class SegmentationGraph(nn.Module):
         return scores[:, :, :h, :w]
 
     def choose_class(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Convert (B, C, H, W) scores, 0 or greater, to label ids and confidence.
+        """Convert (B, C, H, W) scores, 0 or greater, to label ids and calibrated confidence.
 
         Both results are (B, H, W) uint8.
         """
         # max instead of argmax: many times faster on a CPU, and it returns the confidence as well.
-        confidence, channels = scores.max(dim=1)
+        best, channels = scores.max(dim=1)
         labels = channels.to(torch.uint8)
         if not self.ids_are_channels:
             labels = self.channel_ids[channels]
-        return labels, (confidence.clamp(max=1) * 255).round().to(torch.uint8)
+        # To bytes first: the integer of NaN would be an index outside of the table.
+        steps = (best.clamp(max=1) * 255).round().to(torch.uint8)
+        return labels, self.confidence_table[steps.int()]

@@ -19,7 +19,7 @@ from typing_extensions import Self
 from segmentation_node.errors import CheckpointError, one_line, quoted
 from segmentation_node.networks.local import check_names, no_larger_than_weights, offline
 from segmentation_node.networks.mask2former_inference import last_layer
-from segmentation_node.networks.network import MISFITS, Network
+from segmentation_node.networks.network import MISFITS, Network, pooled
 from segmentation_node.untrusted import read_json
 
 library_log: Any = transformers_logging  # annotated in parts
@@ -37,8 +37,9 @@ class Mask2Former(Network):
         with _only_errors_logged():
             self.model = Mask2FormerForUniversalSegmentation(config)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.scores(*last_layer(self.model, pixels))
+    def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        classes, masks, maps = last_layer(self.model, pixels)
+        return self.scores(classes, masks), pooled(maps)
 
     def layers(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4) of each decoder layer.

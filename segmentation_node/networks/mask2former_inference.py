@@ -26,8 +26,10 @@ from segmentation_node.networks.deformable_attention import Size, StackedMaps, a
 
 def last_layer(
     model: Mask2FormerForUniversalSegmentation, pixels: Tensor
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
     """Compute class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4), without dropout.
+
+    The backbone's maps, finest first, are returned as well.
 
     Args:
         model: model of the library; its weights are used unchanged.
@@ -37,7 +39,8 @@ def last_layer(
     backbone = whole.model.pixel_level_module.encoder
     pixel_decoder = whole.model.pixel_level_module.decoder
     transformer = whole.model.transformer_module
-    maps, finest = _decode_pixels(pixel_decoder, backbone(pixels).feature_maps)
+    of_backbone: Sequence[Tensor] = backbone(pixels).feature_maps
+    maps, finest = _decode_pixels(pixel_decoder, of_backbone)
 
     def masks(queries: Tensor, features: Tensor) -> Tensor:
         return _masks(transformer.decoder, pixel_decoder.mask_projection, queries, features)
@@ -51,7 +54,8 @@ def last_layer(
         inside = inside | ~inside.any(-1, keepdim=True)  # an empty mask attends to all pixels
         queries = _decode_queries(layer, queries, places, level, inside)
     classes = whole.class_predictor(transformer.decoder.layernorm(queries))
-    return classes, _as_map(masks(queries, finest.flatten(2)).transpose(1, 2), _size(finest))
+    found = _as_map(masks(queries, finest.flatten(2)).transpose(1, 2), _size(finest))
+    return classes, found, of_backbone
 
 
 # --- pixel decoder

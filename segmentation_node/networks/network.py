@@ -2,6 +2,7 @@
 """Common interface of all networks."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -39,9 +40,13 @@ class Network(nn.Module, ABC):
     def channels(self) -> int:
         """Return the number of class scores per pixel, 2 or more."""
 
-    @abstractmethod
     def forward(self, pixels: Tensor) -> Tensor:
-        """Compute class scores.
+        """Compute class scores, as `scores_and_features` does."""
+        return self.scores_and_features(pixels)[0]
+
+    @abstractmethod
+    def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute class scores, and features that tell known images from unknown ones.
 
         Args:
             pixels: (B, 3, H, W) float, normalized RGB, H and W multiples of geometry.DIVISOR.
@@ -49,4 +54,10 @@ class Network(nn.Module, ABC):
         Returns:
             (B, C, H / s, W / s) float class scores at the network's stride s, 0 or greater; 1 is
             certain, and scores above 1 occur where several parts of a network are certain.
+            (B, D) float32 features of the image, see `networks.domain`.
         """
+
+
+def pooled(maps: Sequence[Tensor]) -> Tensor:
+    """Return the second-deepest of an encoder's maps averaged over the image, (B, D) float32."""
+    return maps[-2].float().mean(dim=(2, 3))

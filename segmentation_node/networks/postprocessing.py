@@ -40,6 +40,11 @@ class Segmentation(Protocol):
         """Confidence, (H, W) uint8; 255 is certain."""
         ...
 
+    @property
+    def features(self) -> Float32Array | None:
+        """Features of the image, (D,) float32; None if the graph does not return them."""
+        ...
+
 
 @dataclass(frozen=True)
 class DeviceSegmentation:
@@ -47,29 +52,46 @@ class DeviceSegmentation:
 
     labels: UInt8Array
     confidence: UInt8Array
+    features: Float32Array | None = None
 
 
-def postprocess(scores: Float32Array, geometry: Geometry, channel_ids: UInt8Array) -> Segmentation:
+def postprocess(
+    scores: Float32Array,
+    geometry: Geometry,
+    channel_ids: UInt8Array,
+    confidence_table: UInt8Array,
+    features: Float32Array | None = None,
+) -> Segmentation:
     """Choose the class of every pixel of one image.
 
     Args:
         scores: (C, h, w) float32 class scores of the padded image, 0 or greater.
         geometry: geometry of the image that the scores belong to.
         channel_ids: label id of each channel, (C,) uint8.
+        confidence_table: published confidence of each byte value of a score, (256,) uint8.
+        features: features of the image, (D,) float32, passed on; None if there are none.
 
     Raises:
         ScoresError: a score is NaN or infinite.
     """
     stride = geometry.padded_hw[0] // scores.shape[1]
     if geometry.padded_hw == (stride * scores.shape[1], stride * scores.shape[2]) and stride > 1:
-        return _Cells(scores, geometry.image_hw, stride, channel_ids)
-    return _Pixels(scores, geometry, channel_ids)
+        return _Cells(scores, geometry.image_hw, stride, channel_ids, confidence_table, features)
+    return _Pixels(scores, geometry, channel_ids, confidence_table, features)
 
 
 class _Pixels:
     """Segmentation computed per pixel, for scores at full resolution or off the pixel grid."""
 
-    def __init__(self, scores: Float32Array, geometry: Geometry, channel_ids: UInt8Array) -> None:
+    def __init__(
+        self,
+        scores: Float32Array,
+        geometry: Geometry,
+        channel_ids: UInt8Array,
+        confidence_table: UInt8Array,
+        features: Float32Array | None,
+    ) -> None:
+        self._table, self.features = confidence_table, features
         h, w = geometry.image_hw
         if geometry.padded_hw == scores.shape[1:]:
             enlarged = scores[:, :h, :w]
@@ -82,7 +104,7 @@ class _Pixels:
 
     @cached_property
     def confidence(self) -> UInt8Array:
-        return _to_bytes(self._best)
+        return _to_bytes(self._best, self._table)
 
 
 class _Cells:
@@ -94,9 +116,16 @@ class _Cells:
     """
 
     def __init__(
-        self, scores: Float32Array, image_hw: tuple[int, int], stride: int, channel_ids: UInt8Array
+        self,
+        scores: Float32Array,
+        image_hw: tuple[int, int],
+        stride: int,
+        channel_ids: UInt8Array,
+        confidence_table: UInt8Array,
+        features: Float32Array | None,
     ) -> None:
         self._image_hw, self._stride = image_hw, stride
+        self._table, self.features = confidence_table, features
         channels, self._best = _compare(scores)
         check_finite(np.isfinite(self._best))  # then the scores between them are finite, too
         corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
@@ -119,7 +148,9 @@ class _Cells:
         # Starts at the center of the first score; the pixel that contains this center is included.
         inner = slice(margin, margin - self._stride)
         frame = np.asarray(enlarged[inner, inner], np.float32)
-        return self._fill_mixed(_to_bytes(frame), _to_bytes(self._inside_best))
+        return self._fill_mixed(
+            _to_bytes(frame, self._table), _to_bytes(self._inside_best, self._table)
+        )
 
     def _interpolate(self, scores: Float32Array) -> Float32Array:
         """Interpolate the scores of the pixels in mixed cells, (C, stride * stride, N)."""
@@ -195,8 +226,8 @@ def _repeated(values: UInt8Array, stride: int) -> UInt8Array:
     return values.repeat(stride, axis=1).repeat(stride, axis=0)
 
 
-def _to_bytes(scores: Float32Array) -> UInt8Array:
-    """Convert scores to bytes; 1 and above become 255."""
+def _to_bytes(scores: Float32Array, table: UInt8Array) -> UInt8Array:
+    """Convert scores to bytes, 1 and above to 255, and return their values in a table."""
     if not scores.size:  # OpenCV rejects empty arrays
         return np.empty(scores.shape, np.uint8)
-    return np.asarray(cv2.convertScaleAbs(scores, alpha=255), np.uint8)
+    return np.asarray(cv2.LUT(cv2.convertScaleAbs(scores, alpha=255), table), np.uint8)

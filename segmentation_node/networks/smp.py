@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError, one_line, quoted
 from segmentation_node.networks.local import check_names, no_larger_than_weights, offline
-from segmentation_node.networks.network import MISFITS, Network
+from segmentation_node.networks.network import MISFITS, Network, pooled
 from segmentation_node.networks.preprocessing import DIVISOR
 from segmentation_node.untrusted import read_json
 
@@ -50,8 +50,11 @@ class SmpNetwork(Network):
         A network with a single logit x, whose sigmoid is the probability of its class, has the
         two logits 0 and x: their softmax is that probability and the rest.
         """
-        features = self.model.decoder(self.model.encoder(pixels))
-        logits: Tensor = self.model.segmentation_head[0](features)
+        return self._decode(self.model.encoder(pixels))
+
+    def _decode(self, maps: Any) -> Tensor:
+        """Compute logits from the encoder's maps, finest first."""
+        logits: Tensor = self.model.segmentation_head[0](self.model.decoder(maps))
         if logits.shape[1] == 1:
             return torch.cat([torch.zeros_like(logits), logits], dim=1)
         return logits
@@ -60,8 +63,9 @@ class SmpNetwork(Network):
         """Convert logits to class scores as returned by `forward`."""
         return logits.float().softmax(dim=1)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.scores(self.logits(pixels))
+    def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        maps = self.model.encoder(pixels)
+        return self.scores(self._decode(maps)), pooled(maps)
 
     def channels(self) -> int:
         return max(2, int(self.model.segmentation_head[0].out_channels))

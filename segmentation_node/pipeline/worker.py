@@ -21,6 +21,7 @@ import cv2
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SegmentationError, one_line
 from segmentation_node.images.rendering import Rendered
+from segmentation_node.pipeline.domain import DomainCount
 from segmentation_node.pipeline.frames import Accounts, LiveFrame
 from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
 from segmentation_node.pipeline.slots import HandOff, Slots
@@ -84,6 +85,7 @@ class Worker:
         self.segmenter = segmenter
         self.overlay_alpha = overlay_alpha
         self.timings = StageTimings()
+        self.domain = DomainCount()
         self.slots: Slots[LiveFrame] = Slots(accounts)
         self._decoded: Slots[ReadyFrame] = Slots(accounts)
         self._segmented: HandOff[list[tuple[ReadyFrame, Rendered]]] = HandOff()
@@ -197,6 +199,7 @@ class Worker:
             self._settle_all(batch, self._report_error(error))
             return
         self.timings.batch.add(len(batch))
+        self.domain = self.domain.after(prediction)
         for ready in batch:
             self._image_hw[ready.camera] = ready.image_rgb.shape[:2]
         rendered = self._rendered(batch, prediction, segmenter, alpha)

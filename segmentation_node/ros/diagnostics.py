@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from segmentation_node.errors import printable
+from segmentation_node.pipeline.domain import DomainCount
 from segmentation_node.pipeline.frames import Accounts
 from segmentation_node.pipeline.timings import StageTimings
 from segmentation_node.pipeline.worker import Worker
@@ -20,6 +21,8 @@ from segmentation_node.runtimes.activity import activities
 SILENCE_S = 5.0
 #: After this time without a mask, although frames arrive and masks are subscribed, it is an error.
 STALLED_S = 10.0
+#: Value for a model that cannot tell images that it knows from others.
+NOT_AVAILABLE = 'not available'
 #: Maximum length of a value: error messages quote content of any length.
 _MAX_CHARS = 2000
 
@@ -46,6 +49,8 @@ class NodeHealth:
     waiting_since_s: float = math.inf
     #: Malformed and failed frames at the last status.
     faulty_frames: int = 0
+    #: Count of the frames out of domain at the last status.
+    last_domain: DomainCount = field(default_factory=DomainCount)
 
     def note_refusal(self, reason: str) -> None:
         """Record the reason of a failed transition."""
@@ -82,7 +87,8 @@ class NodeHealth:
         level, message = self._verdict(state, counts, worker)
         values = {'state': state, **counts}
         if worker is not None:
-            values |= _model_values(worker) | _timing_values(worker.timings)
+            values |= _model_values(worker) | _domain_values(worker.domain)
+            values |= _timing_values(worker.timings)
         values |= {'doing': ', '.join(activities())}
         values |= {'last_error': self.last_error, 'remedy': self.remedy}
         return DiagnosticStatus(
@@ -112,6 +118,7 @@ class NodeHealth:
     ) -> tuple[bytes, str]:
         faulty = counts['malformed'] + counts['failed']
         fresh, self.faulty_frames = faulty - self.faulty_frames, faulty
+        stranger = self._domain_warning(worker)
         if state in ('unconfigured', 'inactive') and self.refusal:
             return DiagnosticStatus.ERROR, f'{state}: {self.refusal}'
         if state in ('unconfigured', 'inactive'):
@@ -134,7 +141,24 @@ class NodeHealth:
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'
+        if stranger:
+            return DiagnosticStatus.WARN, stranger
         return DiagnosticStatus.OK, 'segmenting'
+
+    def _domain_warning(self, worker: Worker | None) -> str:
+        """Return a warning if most frames since the last status are out of domain."""
+        now, last = DomainCount() if worker is None else worker.domain, self.last_domain
+        self.last_domain = now
+        if now.frames < last.frames:  # another model
+            last = DomainCount()
+        frames, outside = now.frames - last.frames, now.out_of_domain - last.out_of_domain
+        if 2 * outside <= frames or now.max_distance is None:
+            return ''
+        return (
+            f'{outside} of {frames} frames out of domain: the model knows no such images, so that '
+            f'its labels may be wrong (distance {now.distance:.3g}, threshold '
+            f'{now.max_distance:.3g})'
+        )
 
     def _stalled_s(self, worker: Worker | None) -> float:
         """Return the time without an expected mask; 0 if masks arrive or none is expected."""
@@ -154,6 +178,18 @@ def _model_values(worker: Worker) -> dict[str, object]:
         'runtime': segmenter.runtime,
         'device': segmenter.device,
         'precision': segmenter.precision,
+    }
+
+
+def _domain_values(domain: DomainCount) -> dict[str, object]:
+    if domain.max_distance is None:
+        names = ('out_of_domain', 'out_of_domain_share', 'domain_distance', 'domain_threshold')
+        return dict.fromkeys(names, NOT_AVAILABLE)
+    return {
+        'out_of_domain': domain.out_of_domain,
+        'out_of_domain_share': f'{domain.out_of_domain / domain.frames:.3f}',
+        'domain_distance': f'{domain.distance:.3f}',
+        'domain_threshold': f'{domain.max_distance:.3f}',
     }
 
 

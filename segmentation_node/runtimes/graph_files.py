@@ -2,8 +2,9 @@
 """Graph files: the network of a checkpoint in a runtime's own format, usable without PyTorch.
 
 The input of a graph is normalized pixels, (1, 3, H, W) float32 with both sides multiples of
-DIVISOR; its output is class scores, (1, C, H / s, W / s) float32. Height and width are dynamic:
-one file serves images of every size.
+DIVISOR; its outputs are class scores, (1, C, H / s, W / s) float32, and features of the image,
+(1, D) float32, which older graphs lack. Height and width are dynamic: one file serves images of
+every size.
 
 `export_model` writes graph files into the folder `graphs/` of a checkpoint, each next to a YAML
 file with the digest of its weights and the quality of its labels. If a checkpoint has no graph
@@ -47,7 +48,7 @@ MAX_MIOU_LOSS: Final = 0.002
 #: Minimum share of pixels labeled as by PyTorch in fp32, if it is not.
 AGREEMENT: Final = {'fp32': 0.995, 'bf16': 0.98, 'fp16': 0.98, 'int8': 0.98}
 #: Version of the conversion; incremented whenever the same checkpoint yields a different graph.
-CONVERSION: Final = 2
+CONVERSION: Final = 3
 
 #: Exit status of the conversion process if the checkpoint is invalid, and if a package is missing;
 #: the last line it prints is the error message.

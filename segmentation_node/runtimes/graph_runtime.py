@@ -4,7 +4,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import cv2
@@ -19,8 +19,9 @@ from segmentation_node.runtimes.memory import check_memory
 from segmentation_node.runtimes.recent import Recent
 
 #: Runs a compiled graph on the padded image, (1, H, W, 3) uint8 RGB, and returns class scores,
-#: (C, h, w) float32, in memory that the next run may overwrite.
-Forward: TypeAlias = Callable[[UInt8Array], Float32Array]
+#: (C, h, w) float32, and features, (D,) float32, in memory that the next run may overwrite. The
+#: features are None if the graph has none.
+Forward: TypeAlias = Callable[[UInt8Array], tuple[Float32Array, Float32Array | None]]
 
 #: Total pixels of the most recently used image sizes that stay compiled, such as four sizes of
 #: 1024 x 512; smaller sizes count as the minimum. Each compiled size keeps its layers in memory.
@@ -54,10 +55,16 @@ class GraphRuntime(ABC):
 
     def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
         geometry, forward = self._compiled_for(images_rgb)
-        ids = self._checkpoint.channel_ids
         return [
-            postprocess(forward(_padded(image, geometry)), geometry, ids) for image in images_rgb
+            self._postprocess(*forward(_padded(image, geometry)), geometry) for image in images_rgb
         ]
+
+    def _postprocess(
+        self, scores: Float32Array, features: Float32Array | None, geometry: Geometry
+    ) -> Segmentation:
+        ids, table = self._checkpoint.channel_ids, self._checkpoint.confidence_table
+        kept = None if features is None else features.copy()
+        return postprocess(scores, geometry, ids, table, kept)
 
     def forward(self, images_rgb: UInt8Array) -> None:
         geometry, forward = self._compiled_for(images_rgb)
@@ -81,6 +88,12 @@ class GraphRuntime(ABC):
             return geometry, forward
 
         return self._compiled.get(image_hw, compile_graph)
+
+
+def scores_and_features(outputs: Sequence[Any]) -> tuple[Float32Array, Float32Array | None]:
+    """Return the outputs of a graph for its single image; older graphs have no features."""
+    scores, *features = (np.asarray(output[0], np.float32) for output in outputs)
+    return scores, features[0] if features else None
 
 
 def _padded(image_rgb: UInt8Array, geometry: Geometry) -> Any:

@@ -62,8 +62,8 @@ class TorchRuntime:
             ) from error
         self._executor: _OnCpu | _OnGpu
         if self._device.type == 'cpu':
-            run = self._compiled(self._graph.coarse_scores)
-            self._executor = _OnCpu(run, checkpoint.channel_ids)
+            run = self._compiled(self._graph.scores_and_features)
+            self._executor = _OnCpu(run, checkpoint.channel_ids, checkpoint.confidence_table)
         else:
             self._executor = _OnGpu(self._compiled(self._graph.forward_checked), self._device)
 
@@ -143,16 +143,23 @@ class CompiledTorchRuntime(TorchRuntime):
 class _OnCpu:
     """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
 
-    def __init__(self, run: Forward, channel_ids: UInt8Array) -> None:
-        self._run, self._ids = run, channel_ids
+    def __init__(
+        self, run: Forward, channel_ids: UInt8Array, confidence_table: UInt8Array
+    ) -> None:
+        self._run, self._ids, self._table = run, channel_ids, confidence_table
 
     def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
-        batch_scores = self.forward(images_rgb, geometry)
-        return [postprocess(scores, geometry, self._ids) for scores in batch_scores.numpy()]
+        outputs = (
+            part.float().contiguous().numpy() for part in self.forward(images_rgb, geometry)
+        )
+        return [
+            postprocess(scores, geometry, self._ids, self._table, features)
+            for scores, features in zip(*outputs, strict=True)
+        ]
 
-    def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> torch.Tensor:
-        scores: torch.Tensor = self._run(torch.from_numpy(images_rgb), geometry)
-        return scores.float().contiguous()
+    def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> Sequence[torch.Tensor]:
+        outputs: Sequence[torch.Tensor] = self._run(torch.from_numpy(images_rgb), geometry)
+        return outputs
 
 
 class _OnGpu:
@@ -225,8 +232,9 @@ def _fastest_convolutions() -> Iterator[None]:
 def _split_by_image(parts: Sequence[torch.Tensor]) -> list[Segmentation]:
     """Copy labels and confidence of a batch from the device and split them by image.
 
-    `parts` are labels and confidence, (B, H, W) uint8 each, and optionally whether the scores of
-    each image are finite, (B,) bool; raises ScoresError if one is not.
+    `parts` are labels and confidence, (B, H, W) uint8 each, and optionally features, (B, D)
+    float32, and whether the scores of each image are finite, (B,) bool; raises ScoresError if one
+    is not.
     """
     # GPUs write to pinned memory several times faster.
     pinned = parts[0].is_cuda
@@ -235,10 +243,10 @@ def _split_by_image(parts: Sequence[torch.Tensor]) -> list[Segmentation]:
         host.copy_(part, non_blocking=pinned)
     if pinned:
         torch.cuda.current_stream(parts[0].device).synchronize()
-    labels, confidence, *finite = (host.numpy() for host in copies)
-    for each in finite:
-        check_finite(each)
-    return [DeviceSegmentation(*pair) for pair in zip(labels, confidence, strict=True)]
+    labels, confidence, *more = (host.numpy() for host in copies)
+    if more:
+        check_finite(more.pop())
+    return [DeviceSegmentation(*each) for each in zip(labels, confidence, *more, strict=True)]
 
 
 def _pick_device(device: str) -> torch.device:

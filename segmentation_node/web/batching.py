@@ -29,6 +29,7 @@ class SegmentedImage:
 
     `confidence` computes the confidence, (H, W) uint8. `wait_ms` is the time from the request to
     the start of the batch, `segment_ms` the duration of the whole batch of `batch` images.
+    `distance` is that from the images that the model knows, None if it is not available.
     """
 
     labels: UInt8Array
@@ -37,6 +38,15 @@ class SegmentedImage:
     wait_ms: float
     segment_ms: float
     batch: int
+    distance: float | None = None
+    max_distance: float | None = None
+
+    @property
+    def out_of_domain(self) -> bool | None:
+        """True if the image is unlike those that the model knows; None if unknown."""
+        if self.distance is None or self.max_distance is None:
+            return None
+        return self.distance > self.max_distance
 
 
 @dataclass(eq=False)
@@ -176,6 +186,8 @@ class Batcher:
                     (started_s - job.arrived_s) * 1e3,
                     took_s * 1e3,
                     len(jobs),
+                    None if prediction.distances is None else prediction.distances[index],
+                    prediction.max_distance,
                 )
             )
 

@@ -67,6 +67,16 @@ class ModelResult(BaseModel):
     )
     classes: list[ClassShare] = Field(description='all classes, in the order of the scheme')
     confidence: float = Field(description='mean confidence of all pixels, 0 to 1', ge=0, le=1)
+    out_of_domain: bool | None = Field(
+        description='true if the image is unlike those that the model knows, so that its labels '
+        'may be wrong; null if the model cannot tell'
+    )
+    domain_distance: float | None = Field(
+        description='distance from the images that the model knows; null if not available', ge=0
+    )
+    domain_threshold: float | None = Field(
+        description='distance above which an image is out of domain; null if not available'
+    )
     batch: int = Field(description='number of images in the same batch', ge=1)
     timings: Timings
 
@@ -137,6 +147,9 @@ def model_result(
         outputs={name: base64.b64encode(data).decode() for name, data in files.items()},
         classes=class_shares(segmented.labels, segmented.scheme),
         confidence=float(segmented.confidence().mean() / 255),
+        out_of_domain=segmented.out_of_domain,
+        domain_distance=segmented.distance,
+        domain_threshold=segmented.max_distance,
         batch=segmented.batch,
         timings=Timings(
             decode_ms=round(decode_ms, 1),

@@ -28,10 +28,10 @@ class KnownNetwork(Network):
         self.scores, self.count, self.stride = scores, channels, stride
         self.seen: list[Tensor] = []
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         self.seen.append(pixels)
         coarse = torch.nn.functional.avg_pool2d(pixels, self.stride)
-        return self.scores(coarse)
+        return self.scores(coarse), coarse.mean(dim=(2, 3))
 
     def class_names(self) -> list[str] | None:
         return None

@@ -42,7 +42,7 @@ def network(request: pytest.FixtureRequest) -> Mask2Former:
 
 
 def assert_as_library(network: Mask2Former, pixels: Tensor) -> None:
-    classes, masks = last_layer(network.model, pixels)
+    classes, masks, _ = last_layer(network.model, pixels)
     out = network.model(pixel_values=pixels)
     assert len(out.class_queries_logits[0].argmax(-1).unique()) > 2
     for ours, theirs in ((classes, out.class_queries_logits), (masks, out.masks_queries_logits)):
@@ -76,7 +76,7 @@ def test_a_query_that_finds_nothing_looks_everywhere(network: Mask2Former) -> No
     projection = whole.pixel_level_module.decoder.mask_projection
     projection.weight.zero_()
     projection.bias.fill_(-1)
-    classes, masks = last_layer(blind.model, smooth_pixels(1, 64, 96))
+    classes, masks, _ = last_layer(blind.model, smooth_pixels(1, 64, 96))
     assert (masks < 0).all()
     assert classes.isfinite().all()
     out = blind.model(pixel_values=smooth_pixels(1, 64, 96))

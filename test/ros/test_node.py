@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from known_model import BLACK, known_image, write_known_model
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from ros_process import (
@@ -484,3 +485,28 @@ def test_a_bad_start_value_ends_the_process_with_the_reason(
         assert node.ended() == 1
     assert said in log.read_text()
     assert 'Traceback' not in log.read_text()
+
+
+def test_a_frame_that_the_model_does_not_know_is_out_of_domain(
+    tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    model = write_known_model(tiny_checkpoint, tmp_path / 'known')
+    arguments = ('-p', f'model:={model}', '-p', 'precision:=fp32')
+    with NodeProcess(tmp_path / 'log.txt', *arguments):
+        probe = Probe()
+        probe.wait_until_active()
+        assert probe.next_diagnostics()['out_of_domain'] == 'not available'
+        camera = probe.connect(sample=image_message(known_image(99)))
+        camera.segment(image_message(known_image(100)))
+        report = probe.next_diagnostics()
+        assert report['out_of_domain'] == '0'
+        assert float(report['domain_distance']) < float(report['domain_threshold'])
+        camera.segment(image_message(BLACK))
+        probe.wait_for(
+            'a warning', lambda: 'frames out of domain' in probe.diagnostics[-1]['message']
+        )
+        report = probe.diagnostics[-1]
+        assert report['out_of_domain'] == '1'
+        assert 0 < float(report['out_of_domain_share']) < 1
+        assert float(report['domain_distance']) > float(report['domain_threshold'])
+        probe.close()

@@ -85,6 +85,12 @@ def test_one_graph_labels_every_size_as_torch_does(
         assert len(np.unique(found.labels)) > 1
         difference = found.confidence.astype(int) - expected.confidence
         assert np.abs(difference).max() <= 2
+        for ours, theirs in zip(
+            *(each.engine.run(np.stack(images)) for each in (segmenter, reference)), strict=True
+        ):
+            assert ours.features is not None
+            assert theirs.features is not None
+            assert np.allclose(ours.features, theirs.features, rtol=1e-3, atol=1e-3)
 
 
 def test_windows_of_swin_follow_the_size(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis.extra import numpy as hnp
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.metrics import UNCOUNTED
+from segmentation_node.networks.confidence import TEMPERATURES, calibrated, confidence_table
 from training.calibration import Calibration
 
 
@@ -138,3 +139,49 @@ def test_area_is_the_mean_risk_at_the_confidence_of_each_pixel(
     risks = [1 - right[confidence >= value].mean() for value in confidence]
     found = calibration([1] * len(right), (2 - right).tolist(), confidence.tolist())
     assert found.aurc() == pytest.approx(sum(risks) / len(risks), abs=1e-12)
+
+
+# Temperature.
+
+
+def counted(chances: list[float], pixels: int = 1_000_000) -> Calibration:
+    """Return pixels with every confidence, of which the given shares are correct."""
+    return Calibration(np.full(256, pixels), np.rint(np.array(chances) * pixels).astype(np.int64))
+
+
+@pytest.mark.parametrize('temperature', [0.25, 0.8, 1, 1.7, 6])
+def test_temperature_that_made_the_pixels_is_found(temperature: float) -> None:
+    found = counted(calibrated(temperature).tolist())
+    assert found.temperature() == pytest.approx(temperature, rel=0.001)
+    assert found.at(found.temperature()).ece() < 0.002
+
+
+def test_pixels_that_are_all_right_or_all_wrong_give_the_bounds() -> None:
+    assert counted([1.0] * 128 + [1.0] * 128).temperature() >= TEMPERATURES[0]
+    right_above_half = counted([0.0] * 128 + [1.0] * 128)
+    assert right_above_half.temperature() == pytest.approx(TEMPERATURES[0], rel=0.01)
+    wrong_above_half = counted([1.0] * 128 + [0.0] * 128)
+    assert wrong_above_half.temperature() == pytest.approx(TEMPERATURES[1], rel=0.01)
+
+
+def test_no_pixel_has_temperature_1() -> None:
+    assert Calibration().temperature() == 1
+
+
+@given(rows, st.floats(*TEMPERATURES))
+def test_counts_at_a_temperature_are_those_of_its_confidence(
+    row: tuple[UInt8Array, UInt8Array], temperature: float
+) -> None:
+    right, confidence = row
+    target, predicted = [1] * len(right), (2 - right).tolist()
+    published = confidence_table(temperature)[confidence].tolist()
+    found = calibration(target, predicted, confidence.tolist()).at(temperature)
+    expected = calibration(target, predicted, published)
+    assert found.pixels.tolist() == expected.pixels.tolist()
+    assert found.right.tolist() == expected.right.tolist()
+
+
+def test_sum_counts_the_pixels_of_both() -> None:
+    found = calibration([1], [1], [51]) + calibration([1, 1], [2, 1], [51, 255])
+    assert (found.pixels[51], found.right[51]) == (2, 1)
+    assert (found.pixels[255], found.right[255]) == (1, 1)

@@ -7,6 +7,7 @@ import os
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from itertools import pairwise
@@ -31,12 +32,14 @@ from training_data import (
     write_folders,
 )
 
-from segmentation_node.checkpoint import SPEC_FILE, Spec, load_checkpoint
+from segmentation_node.checkpoint import SPEC_FILE, Spec, find_checkpoint, load_checkpoint
 from segmentation_node.labels import load_scheme
-from segmentation_node.metrics import Confusion
+from segmentation_node.metrics import UNCOUNTED, Confusion, truth_lut_of
 from segmentation_node.paths import config_dir
+from segmentation_node.runtimes import open_runtime
 from segmentation_node.segmenter import Segmenter
 from training import provenance
+from training.calibration import Calibration
 from training.card import main as write_card
 from training.config import Experiment
 from training.epochs import peak_memory_mb
@@ -212,6 +215,7 @@ def test_figures_of_the_checkpoint_are_those_of_the_segmenter(finished: Path) ->
     assert found.miou() == pytest.approx(stated['miou'], abs=0.004)
     assert found.mean_dice() == pytest.approx(stated['dice'], abs=0.004)
     assert found.pixel_accuracy() == pytest.approx(stated['pixel_accuracy'], abs=0.004)
+    assert segmenter.checkpoint.spec.temperature == pytest.approx(_temperature(finished), rel=0.02)
     best = max(rows(finished), key=lambda row: row['mIoU'])
     assert stated['miou'] == best['mIoU']  # not rounded: whoever shows it does that, once
     assert provenance['epoch'] == best['epoch'] + 1
@@ -225,6 +229,23 @@ def test_counts_of_each_image_are_those_of_the_best_epoch(finished: Path) -> Non
     assert f'mIoU/{name}' in best
     assert frames.names == tuple(f'{i:03}' for i in VAL)
     assert (frames.counts[:, 1].sum(axis=1) == 61 * 96).all()  # three rows are not labeled
+
+
+def _temperature(finished: Path) -> float:
+    """Return the temperature that calibrates a checkpoint on its validation frames."""
+    checkpoint = find_checkpoint(str(finished / 'checkpoint'))
+    raw = replace(checkpoint, spec=replace(checkpoint.spec, temperature=1.0))
+    engine = open_runtime(
+        'torch', raw, device='cpu', precision='fp32', input_size=None, measure_aside=False
+    )
+    lut = truth_lut_of(load_scheme('camvid11'), CATEGORIES)
+    lut[lut == CATEGORIES.void_id] = UNCOUNTED
+    counts = Calibration()
+    for seed in VAL:
+        image, ids = street(seed)
+        [found] = engine.run(image[None])
+        counts.add(lut[ids], found.labels, found.confidence)
+    return counts.temperature()
 
 
 def test_provenance_says_how_the_weights_came_about(finished: Path) -> None:

@@ -11,7 +11,8 @@ from segmentation_node.web.page.translations import Words
 #: Rows of the table, as keys of the diagnostics.
 ROWS: Final = (
     'message', 'model', 'in_rate_hz', 'out_rate_hz', 'latency_p50_ms', 'latency_p99_ms',
-    'received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted', 'last_error',
+    'received', 'published', 'superseded', 'malformed', 'failed', 'not_wanted', 'out_of_domain',
+    'domain_distance', 'domain_threshold', 'last_error',
 )  # fmt: skip
 
 _PAGE: Final = Template("""<!doctype html>

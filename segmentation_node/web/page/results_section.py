@@ -98,6 +98,8 @@ def _pictures(
         named = [(c['name'], c['share']) for c in result.classes]
         alt = words('result_alt', model=model, largest=largest_shares(words, named))
         caption = words('result_caption', model=model, confidence=words.percent(result.confidence))
+        if result.out_of_domain:
+            caption += words('out_of_domain')
         pictures.append((draw(result.labels, _scheme(result)), alt, caption, model))
     for first in range(0, len(pictures), COLUMNS):
         row = pictures[first : first + COLUMNS]

@@ -44,6 +44,7 @@ class DecodedResult:
     color_png: bytes
     classes: list[dict[str, Any]]
     confidence: float
+    out_of_domain: bool | None
     timings: dict[str, float]
 
 
@@ -79,6 +80,7 @@ def predict(model: str, image: bytes) -> DecodedResult:
         color_png=color_png,
         classes=result['classes'],
         confidence=result['confidence'],
+        out_of_domain=result['out_of_domain'],
         timings=result['timings'],
     )
 
