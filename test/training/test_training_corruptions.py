@@ -114,7 +114,7 @@ def test_severities_grow(kind: str) -> None:
     assert errors[1] > 1.1 * errors[0]
 
 
-@pytest.mark.parametrize('kind', MOVING)
+@pytest.mark.parametrize('kind', sorted(MOVING))
 @pytest.mark.parametrize('severity', SEVERITIES)
 def test_truth_follows_the_image(kind: str, severity: int) -> None:
     """An image painted from its truth still shows the truth, except along boundaries."""
