@@ -37,7 +37,7 @@ class Rival:
 
     @property
     def is_tie(self) -> bool | None:
-        """Whether the data cannot tell it from the leader; None if they do not say."""
+        """True if the data cannot tell it from the leader; None if they do not say."""
         if self.overlaps:
             return True
         return None if self.interval is None else 0 in self.interval

@@ -40,7 +40,7 @@ class Difference:
 
     @property
     def is_tie(self) -> bool:
-        """Whether the data cannot tell the runs apart."""
+        """True if the data cannot tell the runs apart."""
         return 0 in self.interval
 
 
