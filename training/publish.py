@@ -38,7 +38,7 @@ from training.report.records import Record, class_names, read_folder
 from training.report.repeats import repeats
 from training.report.summary import percent
 from training.robustness_report import TITLES
-from training.robustness_results import IN_RUN, MEANS, RESULTS_FILE, Results
+from training.robustness_results import IN_RUN, MEANS, RESULTS_FILE, RobustnessResults
 from training.robustness_results import percent as percent_or_dash
 from training.search_results import (
     BEST_FILE,
@@ -135,7 +135,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def _page(results: Path) -> Iterator[str]:
-    yield '# Results'
+    yield '# RobustnessResults'
     yield ''
     yield (
         'Written by `python -m training.publish`. Scores are percentages at the best epoch on the '
@@ -231,7 +231,7 @@ def _best_epochs(records: Sequence[Record]) -> Iterator[Sequence[str]]:
 def _robustness(folders: Sequence[Path]) -> Iterator[Sequence[str]]:
     """Yield the means of each record; nothing if none was measured."""
     measured = {
-        folder.name: Results.read(folder / IN_RUN)
+        folder.name: RobustnessResults.read(folder / IN_RUN)
         for folder in folders
         if (folder / IN_RUN / RESULTS_FILE).is_file()
     }

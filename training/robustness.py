@@ -42,8 +42,8 @@ from training.robustness_results import (
     IN_RUN,
     RESULTS_FILE,
     Figures,
-    ModelResult,
-    Results,
+    ModelRobustness,
+    RobustnessResults,
     percent,
 )
 
@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(
-    results: Results,
+    results: RobustnessResults,
     segmenters: dict[str, Segmenter],
     frames: FileFrames,
     cases: Sequence[Case],
@@ -211,12 +211,12 @@ def _folder(args: argparse.Namespace) -> Path:
     return folder
 
 
-def _results(folder: Path, frames: FileFrames, seed: int) -> Results:
+def _results(folder: Path, frames: FileFrames, seed: int) -> RobustnessResults:
     """Return the results in a folder, to be continued, or empty ones."""
-    new = Results(frames.source, len(frames), seed)
+    new = RobustnessResults(frames.source, len(frames), seed)
     if not (folder / RESULTS_FILE).is_file():
         return new
-    found = Results.read(folder)
+    found = RobustnessResults.read(folder)
     if (found.data, found.frames, found.seed) != (new.data, new.frames, new.seed):
         raise SettingError(
             f'{folder / RESULTS_FILE} has figures of {found.data} ({found.frames} frames, seed '
@@ -227,7 +227,7 @@ def _results(folder: Path, frames: FileFrames, seed: int) -> Results:
 
 
 def _open(
-    name: str, model: str, results: Results, frames: FileFrames, args: argparse.Namespace
+    name: str, model: str, results: RobustnessResults, frames: FileFrames, args: argparse.Namespace
 ) -> Segmenter:
     """Open a model and its entry in the results; one runtime and precision runs all cases.
 
@@ -241,7 +241,7 @@ def _open(
         first = Segmenter(model, runtime=wanted[0], device=wanted[1], precision=wanted[2])
         image_rgb, _ = frames.files.read(frames.files.pairs[0])
         first.prepare((image_rgb.shape[0], image_rgb.shape[1]))
-        known = ModelResult(
+        known = ModelRobustness(
             first.checkpoint.digest, first.scheme.name, first.runtime, first.device,
             first.precision,
         )  # fmt: skip
@@ -256,7 +256,7 @@ def _open(
 
 
 def _write_pages(
-    results: Results, frames: FileFrames, cases: Sequence[Case], folder: Path
+    results: RobustnessResults, frames: FileFrames, cases: Sequence[Case], folder: Path
 ) -> None:
     pair = frames.files.pairs[0]
     frame = LabeledFrame(pair.name, *frames.files.read(pair))

@@ -16,7 +16,7 @@ from segmentation_node.images.lettering import write
 from segmentation_node.labels import LabelScheme
 from training.corruptions.kinds import GROUPS, KINDS, SEVERITIES, Case, cases_of, corrupt
 from training.labeled_frames import LabeledFrame
-from training.robustness_results import CLEAN, Figures, Results
+from training.robustness_results import CLEAN, Figures, RobustnessResults
 
 #: Severities on the contact sheet.
 SHOWN: Final = (1, 3, 5)
@@ -27,7 +27,7 @@ TEXT_PX: Final = 10
 ACROSS: Final = 2
 
 
-def write_chart(results: Results, path: Path) -> None:
+def write_chart(results: RobustnessResults, path: Path) -> None:
     """Draw mIoU of models by kind as a heat map, and by severity as curves, as one PNG."""
     kinds = [
         kind

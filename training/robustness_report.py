@@ -6,18 +6,25 @@ from collections.abc import Iterator, Sequence
 
 from segmentation_node.markdown import table
 from training.corruptions.kinds import COMMON, EIGHT, KINDS, SEVERITIES
-from training.robustness_results import CLEAN, FIGURES, MEANS, ModelResult, Results, percent
+from training.robustness_results import (
+    CLEAN,
+    FIGURES,
+    MEANS,
+    ModelRobustness,
+    RobustnessResults,
+    percent,
+)
 
-#: Headings of the means in `ModelResult.summary`.
+#: Headings of the means in `ModelRobustness.summary`.
 TITLES = {'common': '15 corruptions', 'of clean': 'share of clean', 'eight': 'eight kinds'}
 
 
-def report(results: Results, chart: str, sheet: str) -> str:
+def report(results: RobustnessResults, chart: str, sheet: str) -> str:
     """Return the report as Markdown; `chart` and `sheet` are the names of its pictures."""
     return '\n'.join(_report(results, chart, sheet)) + '\n'
 
 
-def _report(results: Results, chart: str, sheet: str) -> Iterator[str]:
+def _report(results: RobustnessResults, chart: str, sheet: str) -> Iterator[str]:
     yield f'# Robustness on {results.data}'
     yield ''
     yield (
@@ -39,13 +46,13 @@ def _report(results: Results, chart: str, sheet: str) -> Iterator[str]:
     yield from ('', '## Corruptions', '', f'![One frame under every kind]({sheet})')
 
 
-def summary_table(models: dict[str, ModelResult]) -> str:
+def summary_table(models: dict[str, ModelRobustness]) -> str:
     """Return the mean mIoU of each model as a Markdown table."""
     rows = [[name, *map(percent, model.summary().values())] for name, model in models.items()]
     return table(['model', *(TITLES.get(name, name) for name in MEANS)], rows)
 
 
-def eight_table(models: dict[str, ModelResult]) -> str:
+def eight_table(models: dict[str, ModelRobustness]) -> str:
     """Return the mIoU of the eight kinds of each model as a Markdown table."""
     head = [f'{title} ({severity})' for title, (_, severity) in EIGHT.items()]
     rows = [
@@ -56,7 +63,7 @@ def eight_table(models: dict[str, ModelResult]) -> str:
     return table(['model', *head, 'mean'], rows)
 
 
-def _kinds_table(model: ModelResult) -> str:
+def _kinds_table(model: ModelRobustness) -> str:
     others = [name for name in FIGURES if name != 'mIoU']
     head = ['kind', 'group', *map(str, SEVERITIES), 'mean', 'share of clean', *others]
     clean = [percent(model.of(CLEAN, name)) for name in FIGURES]
@@ -74,7 +81,7 @@ def _kinds_table(model: ModelResult) -> str:
     return table(head, rows)
 
 
-def card_section(results: Results, model: ModelResult) -> Sequence[str]:
+def card_section(results: RobustnessResults, model: ModelRobustness) -> Sequence[str]:
     """Return the lines of the model card."""
     summary = model.summary()
     means = [[TITLES.get(name, name), percent(value)] for name, value in summary.items()]

@@ -35,14 +35,14 @@ FIGURES: Final[Mapping[str, str]] = MappingProxyType(
 #: Case of the frames as they are.
 CLEAN: Final[Case] = ('clean', 0)
 
-#: Names of the means in `ModelResult.summary`.
+#: Names of the means in `ModelRobustness.summary`.
 MEANS: Final = ('clean', 'common', 'of clean', *GROUPS, 'eight')
 
 Figures = Mapping[str, float]
 
 
 @dataclass
-class ModelResult:
+class ModelRobustness:
     """Figures of one model by case; `digest` is that of its network.
 
     `runtime`, `device` and `precision` ran all cases.
@@ -90,7 +90,7 @@ def _cases_in(groups: Iterable[str]) -> list[Case]:
 
 
 @dataclass
-class Results:
+class RobustnessResults:
     """Figures of all models; `data` names the frames, `frames` is their number.
 
     `seed` determined the corruptions.
@@ -99,7 +99,7 @@ class Results:
     data: str
     frames: int
     seed: int
-    models: dict[str, ModelResult] = field(default_factory=dict)
+    models: dict[str, ModelRobustness] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Replace robustness.json in a folder."""
@@ -112,7 +112,7 @@ class Results:
             aside.write_text(json.dumps(content, indent=1, allow_nan=False) + '\n', 'utf-8')
 
     @classmethod
-    def read(cls, folder: Path) -> 'Results':
+    def read(cls, folder: Path) -> 'RobustnessResults':
         """Read robustness.json of a folder.
 
         Raises:
@@ -135,7 +135,7 @@ class Results:
             ) from error
 
 
-def _model_json(model: ModelResult) -> dict[str, Any]:
+def _model_json(model: ModelRobustness) -> dict[str, Any]:
     kinds: dict[str, dict[str, Figures]] = {}
     for (kind, severity), figures in model.cases.items():
         kinds.setdefault(kind, {})[str(severity)] = figures
@@ -143,7 +143,7 @@ def _model_json(model: ModelResult) -> dict[str, Any]:
     return {**own, 'kinds': kinds}
 
 
-def _model_of(entry: Any) -> ModelResult:
+def _model_of(entry: Any) -> ModelRobustness:
     texts = {
         key: str(entry[key])
         for key in ('digest', 'label_scheme', 'runtime', 'device', 'precision')
@@ -153,7 +153,7 @@ def _model_of(entry: Any) -> ModelResult:
         for kind, by_severity in entry['kinds'].items()
         for severity, figures in by_severity.items()
     }
-    return ModelResult(**texts, cases=cases)
+    return ModelRobustness(**texts, cases=cases)
 
 
 def _share(value: Any) -> float:
@@ -162,7 +162,9 @@ def _share(value: Any) -> float:
     return float(value)
 
 
-def find_result(digest: str, folders: Iterable[Path]) -> tuple[Results, ModelResult] | None:
+def find_result(
+    digest: str, folders: Iterable[Path]
+) -> tuple[RobustnessResults, ModelRobustness] | None:
     """Return the results with the network of a digest in the first folder that has it.
 
     Folders without results are skipped; an invalid file raises SettingError.
@@ -170,7 +172,7 @@ def find_result(digest: str, folders: Iterable[Path]) -> tuple[Results, ModelRes
     for folder in folders:
         if not (folder / RESULTS_FILE).is_file():
             continue
-        results = Results.read(folder)
+        results = RobustnessResults.read(folder)
         for model in results.models.values():
             if model.digest == digest:
                 return results, model

@@ -20,8 +20,8 @@ from training.robustness_results import (
     CLEAN,
     IN_RUN,
     RESULTS_FILE,
-    ModelResult,
-    Results,
+    ModelRobustness,
+    RobustnessResults,
 )
 from training.robustness_results import FIGURES as CASE_FIGURES
 from training.tracking import Run, client
@@ -232,10 +232,10 @@ def test_scores_stand_in_the_columns_of_their_classes(published: tuple[Path, Any
 def test_robustness_is_that_of_the_records(published: tuple[Path, list[Path]]) -> None:
     page_file, (first, *_) = published
     assert '## Robustness' not in page_file.read_text(encoding='utf-8')
-    model = ModelResult('digest', 'cityscapes8', 'openvino', 'cpu', 'int8')
+    model = ModelRobustness('digest', 'cityscapes8', 'openvino', 'cpu', 'int8')
     for case in [CLEAN, *cases_of(['noise', 'eight'], SEVERITIES)]:
         model.cases[case] = dict.fromkeys(CASE_FIGURES, 0.25)
-    Results('camvid val', 101, 0, {first.name: model}).write(first / IN_RUN)
+    RobustnessResults('camvid val', 101, 0, {first.name: model}).write(first / IN_RUN)
     assert main(['--results', str(page_file.parent)]) == 0
     section = page_file.read_text(encoding='utf-8').partition('## Robustness')[2]
     head, _, *rows = [line for line in section.splitlines() if line.startswith('|')][:7]
@@ -248,11 +248,11 @@ def test_robustness_is_that_of_the_records(published: tuple[Path, list[Path]]) -
 
 
 def test_robustness_is_published_with_the_run(run: Path, tmp_path: Path) -> None:
-    results = Results('streets val', 2, 0, {})
+    results = RobustnessResults('streets val', 2, 0, {})
     results.write(run / IN_RUN)
     assert main([str(run), '--results', str(tmp_path)]) == 0
     (run / IN_RUN / RESULTS_FILE).unlink()
-    assert Results.read(tmp_path / 'deeplab' / IN_RUN) == results
+    assert RobustnessResults.read(tmp_path / 'deeplab' / IN_RUN) == results
 
 
 def test_augmentation_is_told_with_without_and_difference(published: tuple[Path, Any]) -> None:

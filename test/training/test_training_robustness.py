@@ -29,8 +29,8 @@ from training.robustness_report import card_section, eight_table, report, summar
 from training.robustness_results import (
     CLEAN,
     FIGURES,
-    ModelResult,
-    Results,
+    ModelRobustness,
+    RobustnessResults,
     find_result,
     percent,
 )
@@ -226,12 +226,12 @@ def test_severities_are_numbers_from_1_to_5(
     assert 'expected numbers from 1 to 5' in capsys.readouterr().err
 
 
-# Results, their means and tables.
+# RobustnessResults, their means and tables.
 
 
-def result(value: float = 0.5, cases: list[Case] | None = None) -> ModelResult:
+def result(value: float = 0.5, cases: list[Case] | None = None) -> ModelRobustness:
     """All cases have the same figures, clean frames 0.8."""
-    found = ModelResult('d1', 'cityscapes8', 'torch', 'cpu', 'fp32')
+    found = ModelRobustness('d1', 'cityscapes8', 'torch', 'cpu', 'fp32')
     for case in cases_of(GROUPS, SEVERITIES) if cases is None else cases:
         found.cases[case] = dict.fromkeys(FIGURES, value)
     found.cases[CLEAN] = dict.fromkeys(FIGURES, 0.8)
@@ -266,7 +266,7 @@ def test_mean_of_an_incomplete_group_is_a_dash() -> None:
 
 
 def test_report_and_card_have_all_figures(tmp_path: Path) -> None:
-    results = Results('some frames', 7, 3, {'net': result(), 'other': result(0.25)})
+    results = RobustnessResults('some frames', 7, 3, {'net': result(), 'other': result(0.25)})
     page = report(results, 'chart.png', 'sheet.png')
     assert all(f'\n| {kind} | ' in page for kind in KINDS)
     assert '![mIoU by model and kind](chart.png)' in page
@@ -289,7 +289,7 @@ def test_card_of_a_run_has_its_robustness(tmp_path: Path) -> None:
     measured = result()
     measured.digest = find_checkpoint(str(checkpoint)).digest
     folder = tmp_path / 'run' / 'artifacts' / 'robustness'
-    Results('some frames', 7, 3, {'run': measured}).write(folder)
+    RobustnessResults('some frames', 7, 3, {'run': measured}).write(folder)
     assert rewrite_card([str(checkpoint)]) == 0
     card = (checkpoint / 'README.md').read_text(encoding='utf-8')
     assert card.index('## Figures') < card.index('## Robustness') < card.index('## Recipe')
@@ -299,14 +299,16 @@ def test_card_of_a_run_has_its_robustness(tmp_path: Path) -> None:
 
 
 def test_chart_of_few_kinds_is_drawn(tmp_path: Path) -> None:
-    write_chart(Results('d', 1, 0, {'net': result(cases=[('fog', 3)])}), tmp_path / 'chart.png')
+    write_chart(
+        RobustnessResults('d', 1, 0, {'net': result(cases=[('fog', 3)])}), tmp_path / 'chart.png'
+    )
     assert cv2.imread(str(tmp_path / 'chart.png')) is not None
 
 
 def test_results_are_read_as_written(tmp_path: Path) -> None:
-    results = Results('some frames', 7, 3, {'net': result()})
+    results = RobustnessResults('some frames', 7, 3, {'net': result()})
     results.write(tmp_path)
-    assert Results.read(tmp_path) == results
+    assert RobustnessResults.read(tmp_path) == results
 
 
 @pytest.mark.parametrize(
@@ -318,11 +320,11 @@ def test_results_are_read_as_written(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_invalid_results_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
-    Results('some frames', 7, 3, {'net': result()}).write(tmp_path)
+    RobustnessResults('some frames', 7, 3, {'net': result()}).write(tmp_path)
     content = content_of(tmp_path) | change
     (tmp_path / 'robustness.json').write_text(json.dumps(content))
     with pytest.raises(SettingError, match='choose another folder, or delete it'):
-        Results.read(tmp_path)
+        RobustnessResults.read(tmp_path)
 
 
 def test_percent_of_an_unknown_figure_is_a_dash() -> None:
