@@ -19,6 +19,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from image_bytes import tiff, webp
+from patience import PATIENCE_S
 from test_web_live import StubCameras
 from web_load import fuzz
 from web_service import blocks, serving
@@ -82,7 +83,7 @@ def test_the_service_is_as_it_describes_itself(
         @given(case=operation.as_strategy(generation_mode=mode))
         @settings(max_examples=20, suppress_health_check=list(HealthCheck), derandomize=True)
         def answer_is_valid(case: Any) -> None:
-            case.call_and_validate()
+            case.call_and_validate(timeout=PATIENCE_S)  # the first request converts the network
 
         with suppress(Unsatisfiable):  # nothing can be wrong with a request without parameters
             answer_is_valid()
