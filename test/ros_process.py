@@ -49,10 +49,11 @@ def isolated_environment() -> dict[str, str]:
 class NodeProcess(Child):
     """Segmentation node started by its console script, stopped on leaving the context.
 
-    Each node has its own namespace, because several may run at a time.
+    The namespace has no default, because several nodes may run at a time, and two of one name
+    would both answer.
     """
 
-    def __init__(self, log: Path, *arguments: str, namespace: str = 'vehicle') -> None:
+    def __init__(self, log: Path, *arguments: str, namespace: str) -> None:
         script = Path(sys.executable).parent / 'segmentation_node'
         command = [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments]
         super().__init__('the node', command, log, isolated_environment())
@@ -74,7 +75,7 @@ class NodeProcess(Child):
 class Probe:
     """Publishes camera messages and collects the outputs of the node."""
 
-    def __init__(self, namespace: str = 'vehicle') -> None:
+    def __init__(self, namespace: str) -> None:
         self.namespace = f'/{namespace}'
         self.target = f'/{namespace}/segmentation_node'
         # Fast DDS reads its environment when a participant is created.

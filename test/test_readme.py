@@ -68,8 +68,8 @@ def test_launch_lines_use_arguments_that_exist() -> None:
 def test_topic_table_has_the_topics_of_a_node(tiny_checkpoint: Path, tmp_path: Path) -> None:
     from ros_process import NodeProcess, Probe
 
-    with NodeProcess(tmp_path / 'log', '-p', f'model:={tiny_checkpoint}'):
-        probe = Probe()
+    with NodeProcess(tmp_path / 'log', '-p', f'model:={tiny_checkpoint}', namespace='vehicle'):
+        probe = Probe('vehicle')
         try:
             probe.wait_until_active()
             published = dict(

@@ -299,7 +299,7 @@ def test_launch_file_repeats_no_default_of_the_node(path: Path) -> None:
 
 def test_launch_files_need_no_library_of_the_virtual_environment() -> None:
     room = 'segmentation_node.ros.launching'
-    light = [f'{room}.arguments', f'{room}.settings', f'{room}.rviz']
+    light = [f'{room}.arguments', f'{room}.launch_settings', f'{room}.rviz']
     if find_spec('launch_ros'):
         light.append(f'{room}.startup')
     heavy = 'segmentation_node.runtimes.openvino_runtime'
@@ -459,7 +459,7 @@ class TestWholeLaunch:
             'seg.launch.py', 'respawn:=true', 'model:=unet', 'min_confidence:=1',
             "cameras:=['front', 'b7']", 'namespace:=vehicle',
         )  # fmt: skip
-        probe = Probe()
+        probe = Probe('vehicle')
         try:
             probe.wait_until_active()
             (killed,) = launched.processes('__node:=segmentation_node')

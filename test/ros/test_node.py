@@ -44,8 +44,8 @@ def camera(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     log = tmp_path_factory.mktemp('node') / 'log.txt'
     # In one arithmetic, so that labels can be compared to the pixel.
     arguments = ('-p', f'model:={tiny_checkpoint}', '-p', 'precision:=fp32')
-    with NodeProcess(log, *arguments):
-        probe = Probe()
+    with NodeProcess(log, *arguments, namespace='vehicle'):
+        probe = Probe('vehicle')
         probe.wait_until_active()
         yield probe.connect()
         probe.close()
@@ -481,7 +481,7 @@ def test_a_bad_start_value_ends_the_process_with_the_reason(
     tmp_path: Path, parameter: str, said: str
 ) -> None:
     log = tmp_path / 'log.txt'
-    with NodeProcess(log, '-p', parameter) as node:
+    with NodeProcess(log, '-p', parameter, namespace='invalid') as node:
         assert node.ended() == 1
     assert said in log.read_text()
     assert 'Traceback' not in log.read_text()
@@ -492,8 +492,8 @@ def test_a_frame_that_the_model_does_not_know_is_out_of_domain(
 ) -> None:
     model = write_known_model(tiny_checkpoint, tmp_path / 'known')
     arguments = ('-p', f'model:={model}', '-p', 'precision:=fp32')
-    with NodeProcess(tmp_path / 'log.txt', *arguments):
-        probe = Probe()
+    with NodeProcess(tmp_path / 'log.txt', *arguments, namespace='unknown'):
+        probe = Probe('unknown')
         probe.wait_until_active()
         assert probe.next_diagnostics()['out_of_domain'] == 'not available'
         camera = probe.connect(sample=image_message(known_image(99)))
