@@ -3,9 +3,7 @@
 
 from importlib import import_module
 
-TYPE_CHECKING = (
-    False  # importing typing would take a third of a command's start before its handlers
-)
+TYPE_CHECKING = False  # not from typing, whose import delays the signal handlers of commands
 if TYPE_CHECKING:
     from segmentation_node.images.files import read_image
     from segmentation_node.labels import load_scheme

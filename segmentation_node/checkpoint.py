@@ -259,20 +259,28 @@ def _domain(path: Path, content: object) -> Domain | None:
     return Domain(threshold, read)
 
 
-def _feature_set(path: Path, content: object) -> FeatureSet:
-    if isinstance(content, dict) and set(content) == {'name', 'mean', 'scale'}:
-        name, mean, scale = content['name'], content['mean'], content['scale']
-        lists = isinstance(mean, list) and isinstance(scale, list)
-        if isinstance(name, str) and lists and 1 <= len(mean) <= MAX_FEATURES:
-            values, scales = tuple(mean), tuple(scale)
-            numbers, count = (int, float), len(values)
-            good = _are(numbers, values, count, above_zero=False) and _are(numbers, scales, count)
-            if good and max(map(abs, values + scales)) <= MAX_FEATURE:
-                return FeatureSet(name, values, scales)
-    raise CheckpointError(
-        f'{path} has in out_of_domain the set {quoted(content)}; expected a name, and as many '
-        f'numbers in mean as numbers above 0 in scale, at most {MAX_FEATURES}, each at most '
-        f'{MAX_FEATURE:g}: fit it again with training.calibrate, or remove it'
+def _feature_set(path: Path, content: Any) -> FeatureSet:
+    if not _is_feature_set(content):
+        raise CheckpointError(
+            f'{path} has in out_of_domain the set {quoted(content)}; expected a name, and as many '
+            f'numbers in mean as numbers above 0 in scale, at most {MAX_FEATURES}, each at most '
+            f'{MAX_FEATURE:g}: fit it again with training.calibrate, or remove it'
+        )
+    return FeatureSet(content['name'], tuple(content['mean']), tuple(content['scale']))
+
+
+def _is_feature_set(content: object) -> bool:
+    if not isinstance(content, dict) or set(content) != {'name', 'mean', 'scale'}:
+        return False
+    name, mean, scale = content['name'], content['mean'], content['scale']
+    if not (isinstance(name, str) and isinstance(mean, list) and isinstance(scale, list)):
+        return False
+    numbers, count = (int, float), len(mean)
+    return (
+        1 <= count <= MAX_FEATURES
+        and _are(numbers, tuple(mean), count, above_zero=False)
+        and _are(numbers, tuple(scale), count)
+        and max(map(abs, mean + scale)) <= MAX_FEATURE
     )
 
 

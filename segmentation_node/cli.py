@@ -79,9 +79,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     model.add_argument(
         '--label-scheme', metavar='NAME', help="classes to publish; default: the checkpoint's"
     )
-    model.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    model.add_argument('--runtime', choices=RUNTIMES, default='auto', help='inference library')
-    model.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
+    add_runtime_options(model)
     add_input_size_option(model)
     model.add_argument(
         '--min-confidence', type=share, default=0.0, metavar='SHARE',
@@ -91,6 +89,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
         help='opacity of the colors in the overlay, 0 to 1',
     )  # fmt: skip
+
+
+def add_runtime_options(
+    parser: argparse._ActionsContainer, runtime: str = 'auto', note: str = ''
+) -> None:
+    """Add --device, --runtime and --precision.
+
+    `runtime` is the default, `note` is added to its help.
+    """
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--runtime', choices=RUNTIMES, default=runtime, help=f'inference library{note}'
+    )
+    parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
 
 
 def load_segmenter(args: argparse.Namespace) -> 'Segmenter':

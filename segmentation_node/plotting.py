@@ -7,7 +7,7 @@ Sizes are in CSS pixels, which are the units of an SVG document.
 import io
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -131,6 +131,19 @@ def set_ticks(
         axis.set_major_formatter(ScalarFormatter(useOffset=False))
     else:
         axis.set_major_formatter(lambda value, _position: text(value))
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return positions near the wanted ones, at least `gap` apart and, if they fit, in bounds."""
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    placed = [0.0] * len(wanted)
+    at = low - gap
+    for i in order:
+        at = placed[i] = max(wanted[i], at + gap)
+    at = high + gap
+    for i in reversed(order):
+        at = placed[i] = min(placed[i], at - gap)
+    return placed
 
 
 def to_svg(figure: Figure) -> str:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from segmentation_node.arrays import Float64Array
 from training.frame_counts import FrameCounts, PixelCounts, mean_iou
 
 RESAMPLES: Final = 10_000
@@ -22,8 +22,6 @@ LEVEL: Final = 0.95
 MIN_FRAMES: Final = 2
 #: Maximum number of draws in memory at once.
 _DRAWS: Final = 2**22
-
-Float64Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -19,16 +19,17 @@ from tqdm import tqdm
 
 from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.atomic import replacing
+from segmentation_node.bags.camera_frames import evenly_spaced
 from segmentation_node.checkpoint import SPEC_FILE, Checkpoint, Spec, find_checkpoint
-from segmentation_node.cli import HelpFormatter, add_quiet_option
+from segmentation_node.cli import HelpFormatter, add_quiet_option, add_runtime_options
 from segmentation_node.errors import CheckpointError, DatasetError, SegmentationError, SettingError
-from segmentation_node.metrics import UNCOUNTED, scored_classes, truth_lut_of
 from segmentation_node.networks.domain import Domain
-from segmentation_node.runtimes import RUNTIMES, Runtime, open_runtime
-from segmentation_node.runtimes.choices import PRECISIONS
+from segmentation_node.runtimes import Runtime, open_runtime
+from segmentation_node.scoring import LabelComparison
 from training.calibration import Calibration
-from training.data_options import add_set_options, open_frames
+from training.data_options import add_set_options, open_frames, open_split
 from training.domain import detected, false_alarms, fit_domain, strange_frames
+from training.evaluation import scored_lut
 from training.labeled_frames import FileFrames, LabeledFrames
 
 #: Fewest frames for a cross-validation.
@@ -97,9 +98,7 @@ def measure(
             f'{frames.source} has {len(frames)} frame, expected at least {MIN_FRAMES}: one half '
             f'of the frames tests the calibration by the other half'
         )
-    lut = truth_lut_of(frames.scheme, checkpoint.scheme)
-    scored = [c.id for c in scored_classes(checkpoint.scheme)]
-    lut = np.where(np.isin(lut, scored), lut, UNCOUNTED).astype(np.int16)
+    lut = scored_lut(LabelComparison(frames.scheme, checkpoint.scheme))
     halves = Measured(), Measured()
     progress = tqdm(frames, 'calibrating', len(frames), unit='frame', disable=quiet or None)
     for index, frame in enumerate(progress):
@@ -118,8 +117,7 @@ def measure(
 def known_features(engine: Runtime, frames: FileFrames, *, quiet: bool) -> list[Float32Array]:
     """Return the features of at most KNOWN_FRAMES frames, evenly spaced."""
     pairs = frames.files.pairs
-    count = min(len(pairs), KNOWN_FRAMES)
-    chosen = [pairs[index * len(pairs) // count] for index in range(count)]
+    chosen = list(evenly_spaced(pairs, len(pairs), KNOWN_FRAMES))
     if len(chosen) < MIN_FRAMES:
         raise DatasetError(
             f'{frames.source} has {len(chosen)} frame, expected at least {MIN_FRAMES} that the '
@@ -167,7 +165,7 @@ def _run(args: argparse.Namespace) -> None:
     if args.set is None or args.split is None:
         raise SettingError('expected labeled frames: give --set NAME --split NAME')
     frames = open_frames(args)  # invalid data is reported before the model loads
-    known = {} if args.no_domain else {name: open_frames(args, *name) for name in _known(args)}
+    known = {} if args.no_domain else {name: open_split(args, *name) for name in _known(args)}
     checkpoint = find_checkpoint(args.model)
     if not (checkpoint.folder / SPEC_FILE).is_file():
         raise CheckpointError(
@@ -255,13 +253,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         '--dry-run', action='store_true', help='print the figures and write nothing'
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--runtime', choices=RUNTIMES, default='auto', help='runtime of the network'
-    )
-    parser.add_argument(
-        '--precision', choices=PRECISIONS, default='auto', help='precision of the network'
-    )
+    add_runtime_options(parser)
     parser.add_argument(
         '--known', type=_set_and_split, action='append', metavar='SET:SPLIT',
         help='images that the model was trained on, may be repeated (default: the split train of '

@@ -5,6 +5,7 @@ import argparse
 from pathlib import Path
 
 from segmentation_node.cli import count
+from segmentation_node.errors import SettingError
 from training.config import Experiment, Use, catalog, load_experiment
 from training.datasets import open_files
 from training.labeled_frames import FileFrames
@@ -36,29 +37,40 @@ def add_set_options(parser: argparse.ArgumentParser, seeded: str = '--count') ->
     )
 
 
-def open_frames(
-    args: argparse.Namespace, name: str | None = None, split: str | None = None
-) -> FileFrames:
-    """Open the frames that the options describe, or all frames of another set and split.
+def open_frames(args: argparse.Namespace) -> FileFrames:
+    """Open the frames that the options describe.
 
     Raises:
         DatasetError: no images, images without labels, or fewer images than requested.
-        SettingError, SchemeError: the experiment, the data set or its scheme is unknown.
+        SettingError, SchemeError: the experiment, the data set or its scheme is unknown, or
+            options exclude each other.
     """
-    if name is not None:
-        other = {'set': name, 'split': split, 'subset': None, 'count': None}
-        args = argparse.Namespace(**vars(args) | other)
+    if args.subset is not None and (args.count is not None or args.seed):
+        raise SettingError(
+            f'--subset {args.subset} determines the images; omit --count and --seed'
+        )
+    use = Use(set=args.set, split=args.split, subset=args.subset, count=args.count, seed=args.seed)
+    part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
+    part += '' if args.subset is None else f', subset {args.subset}'
+    return FileFrames(open_files(_experiment(args), use), f'{args.set} {args.split}{part}')
+
+
+def open_split(args: argparse.Namespace, name: str, split: str) -> FileFrames:
+    """Open all frames of another set and split; raises like `open_frames`."""
+    use = Use(set=name, split=split)
+    return FileFrames(open_files(_experiment(args), use), f'{name} {split}')
+
+
+def _experiment(args: argparse.Namespace) -> Experiment:
+    """Return the experiment whose data sets are known, with the data root of the options."""
     if args.experiment is not None:
         experiment = load_experiment(args.experiment, [])
     else:
         # Only the data sets of the catalog are needed, no validated experiment.
         experiment = Experiment.model_construct()
-    if args.data_root is not None:
-        experiment = experiment.model_copy(update={'data_root': str(args.data_root)})
-    use = Use(set=args.set, split=args.split, subset=args.subset, count=args.count, seed=args.seed)
-    part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
-    part += '' if args.subset is None else f', subset {args.subset}'
-    return FileFrames(open_files(experiment, use), f'{args.set} {args.split}{part}')
+    if args.data_root is None:
+        return experiment
+    return experiment.model_copy(update={'data_root': str(args.data_root)})
 
 
 def number_from_0(text: str) -> int:

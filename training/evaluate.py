@@ -19,11 +19,16 @@ from typing import Final
 
 from segmentation_node import topics
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
-from segmentation_node.cli import HelpFormatter, add_quiet_option, count, share, topic_name
+from segmentation_node.cli import (
+    HelpFormatter,
+    add_quiet_option,
+    add_runtime_options,
+    count,
+    share,
+    topic_name,
+)
 from segmentation_node.errors import SegmentationError, SettingError
 from segmentation_node.labels import load_scheme
-from segmentation_node.runtimes import RUNTIMES
-from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
 from training.data_options import add_set_options, number_from_0, open_frames
@@ -145,10 +150,6 @@ def _check(args: argparse.Namespace) -> None:
         )
     if args.set is not None and args.split is None:
         raise SettingError(f'--set {args.set} requires --split; for example, add --split val')
-    if args.subset is not None and (args.count is not None or args.seed):
-        raise SettingError(
-            f'--subset {args.subset} determines the images; omit --count and --seed'
-        )
     for_sets = ('split', 'subset', 'count', 'experiment', 'data_root')
     for_bags = ('topic', 'truth', 'predicted', 'truth_bag', 'salvage')
     for names, other in ((for_sets, 'set'), (for_bags, 'bag')):
@@ -204,14 +205,7 @@ def _parser() -> argparse.ArgumentParser:
         '--input-size', type=count, nargs=2, metavar=('H', 'W'),
         help="box to fit images into (default: the checkpoint's)",
     )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument(
-        '--runtime', choices=RUNTIMES, default='torch',
-        help='inference runtime; windows and scales require torch',
-    )  # fmt: skip
-    parser.add_argument(
-        '--precision', choices=PRECISIONS, default='auto', help='precision of the network'
-    )
+    add_runtime_options(parser, 'torch', '; windows and scales require torch')
     parser.add_argument(
         '--label-scheme', metavar='NAME|FILE',
         help='label scheme of the scores, if model and truth share only coarser classes '

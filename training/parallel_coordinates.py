@@ -9,14 +9,15 @@ from typing import Any, Final, NamedTuple
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from segmentation_node.atomic import replacing
+from segmentation_node.plotting import new_figure, spread, to_png
 from training.search_results import Row, best_of
 from training.search_space import Choices, Range, Space
 
 PARALLEL_FILE: Final = 'parallel.png'
+#: Distance of the axes and height of the picture, and pixels of the picture per pixel of these.
+AXIS_WIDTH, HEIGHT, SCALE = 137, 302, 1.5
 #: Colors of the scores, low to high; legible on white and with color vision deficiency.
 COLORS: Final = 'viridis_r'
 AXIS: Final = '0.45'
@@ -33,19 +34,18 @@ class FieldAxis(NamedTuple):
 
 def write_parallel(path: Path, rows: Sequence[Row], space: Space) -> None:
     """Write a PNG with a line for each trial that has a score; the best one is the thickest."""
-    figure = Figure(figsize=(1.9 * (len(space) + 1) + 1, 4.2), layout='constrained')
-    FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.set_axis_off()
     mious = [row.miou for row in rows if row.miou is not None]
     scales = [*(_scale(name, d) for name, d in space.items()), _score_scale(mious)]
-    for x, scale in enumerate(scales):
-        _draw_scale(axes, x, scale)
-    _draw_lines(axes, rows, space, mious)
-    axes.set_xlim(-0.45, len(space) + 0.5)
-    axes.set_ylim(-0.06, 1.16)
-    with replacing(path) as aside:
-        figure.savefig(aside, dpi=110, format='png')
+    with new_figure(AXIS_WIDTH * (len(scales) + 0.5), HEIGHT) as figure:
+        axes = figure.subplots()
+        axes.set_axis_off()
+        for x, scale in enumerate(scales):
+            _draw_scale(axes, x, scale)
+        _draw_lines(axes, rows, space, mious)
+        axes.set_xlim(-0.45, len(space) + 0.5)
+        axes.set_ylim(-0.06, 1.16)
+        with replacing(path) as aside:
+            aside.write_bytes(to_png(figure, SCALE))
 
 
 def _draw_scale(axes: Axes, x: int, scale: FieldAxis) -> None:
@@ -63,7 +63,8 @@ def _draw_lines(axes: Axes, rows: Sequence[Row], space: Space, mious: Sequence[f
     scored = sorted((r for r in rows if r.miou is not None), key=lambda row: row.miou or 0)
     lines = [_heights(row, space, mious) for row in scored]
     best, colors = best_of(rows), mpl.colormaps[COLORS]
-    for row, line, end in zip(scored, lines, _spread([line[-1] for line in lines]), strict=True):
+    ends = spread([line[-1] for line in lines], GAP, 0, 1)
+    for row, line, end in zip(scored, lines, ends, strict=True):
         is_best = row == best
         axes.plot(
             range(len(line)), line, color=colors(0.1 + 0.9 * line[-1]),
@@ -113,15 +114,3 @@ def _score_scale(mious: Sequence[float]) -> FieldAxis:
 def _heights(row: Row, space: Space, mious: Sequence[float]) -> list[float]:
     fields = [_height(dimension, row.values[name]) for name, dimension in space.items()]
     return [*fields, _share(row.miou or 0, min(mious), max(mious))]
-
-
-def _spread(heights: Sequence[float]) -> list[float]:
-    """Return heights of labels near ascending ends of lines, GAP apart and 1 at most."""
-    placed: list[float] = []
-    for height in heights:
-        placed.append(max(height, placed[-1] + GAP) if placed else height)
-    limit = 1.0
-    for i in reversed(range(len(placed))):
-        placed[i] = min(placed[i], limit)
-        limit = placed[i] - GAP
-    return placed

@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -66,6 +67,10 @@ class PreparedImages:
 
     def channel_counts(self) -> npt.NDArray[np.int64]:
         """Return the number of pixels by channel in the whole set, (256,) int64."""
+        return self._channel_counts
+
+    @cached_property
+    def _channel_counts(self) -> npt.NDArray[np.int64]:  # reads all channels from disk
         counts = (np.bincount(self.arrays(i)[1].ravel(), minlength=256) for i in range(len(self)))
         return np.asarray(np.sum(list(counts), axis=0), np.int64)
 

@@ -135,7 +135,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def _page(results: Path) -> Iterator[str]:
-    yield '# RobustnessResults'
+    yield '# Results'
     yield ''
     yield (
         'Written by `python -m training.publish`. Scores are percentages at the best epoch on the '

@@ -23,10 +23,8 @@ from typing import Final, TypeVar
 from tqdm import tqdm
 
 from segmentation_node.checkpoint import find_checkpoint
-from segmentation_node.cli import HelpFormatter, add_quiet_option
+from segmentation_node.cli import HelpFormatter, add_quiet_option, add_runtime_options
 from segmentation_node.errors import SegmentationError, SettingError
-from segmentation_node.runtimes import RUNTIMES
-from segmentation_node.runtimes.choices import PRECISIONS
 from segmentation_node.scoring import LabelComparison
 from segmentation_node.segmenter import Segmenter
 from training.calibration import Calibration
@@ -297,11 +295,7 @@ def _parser() -> argparse.ArgumentParser:
         '--run', type=Path, metavar='FOLDER',
         help='training run whose checkpoint is scored; the result is added to its artifacts',
     )  # fmt: skip
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--runtime', choices=RUNTIMES, default='auto', help='inference runtime')
-    parser.add_argument(
-        '--precision', choices=PRECISIONS, default='auto', help='precision of the network'
-    )
+    add_runtime_options(parser)
     parser.add_argument(
         '--kinds', type=_names, metavar='NAME,...', default=[*GROUPS],
         help=f'kinds of corruption (default: all): eight (at their own severities), common (the '

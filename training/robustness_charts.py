@@ -7,9 +7,9 @@ from typing import Final
 
 import cv2
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 
+from segmentation_node import plotting
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_png
 from segmentation_node.images.lettering import write
@@ -21,6 +21,8 @@ from training.robustness_results import CLEAN, Figures, RobustnessResults
 #: Severities on the contact sheet.
 SHOWN: Final = (1, 3, 5)
 TILE_WIDTH: Final = 240
+#: Pixels of the chart per CSS pixel.
+SCALE: Final = 1.4
 LINE_PX: Final = 22
 TEXT_PX: Final = 10
 #: Kinds side by side on the contact sheet.
@@ -39,36 +41,42 @@ def write_chart(results: RobustnessResults, path: Path) -> None:
         for name, model in results.models.items()
     }
     values = 100 * np.array(list(measured.values()))
-    figure = Figure(figsize=(max(14, 4 + 0.45 * len(kinds)), 5.2 + 0.4 * len(measured)))
-    figure.set_layout_engine('constrained')
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, len(GROUPS), height_ratios=(0.6 + 0.4 * len(measured), 2.6))
-    heat = figure.add_subplot(grid[0, :])
-    heat.imshow(values, cmap='viridis', vmin=0, vmax=100, aspect='auto')
-    heat.set_xticks(range(len(kinds) + 1), ['clean', *kinds], rotation=45, ha='right')
-    heat.set_yticks(range(len(measured)), list(measured))
-    heat.set_title(f'mIoU in %, mean over the severities ({results.data})')
-    for (row, column), value in np.ndenumerate(values):
-        if np.isfinite(value):
-            color = 'black' if value > 60 else 'white'
-            heat.text(column, row, f'{value:.0f}', ha='center', va='center', color=color, size=8)
-    for column, group in enumerate(GROUPS):
-        axes = figure.add_subplot(grid[1, column])
-        for (name, model), marker in zip(results.models.items(), 'osD^vPX*' * 99, strict=False):
-            means = [
-                model.mean((kind, severity) for kind, k in KINDS.items() if k.group == group)
-                for severity in SEVERITIES
-            ]
-            axes.plot((0, *SEVERITIES), 100 * np.array([model.of(CLEAN), *means]), marker=marker,
-                      markersize=4, label=name)  # fmt: skip
-        axes.set_ylim(0, 100)
-        axes.set_xlabel('severity')
-        axes.set_title(group, size='medium')
-        axes.grid(alpha=0.3)
-        if not column:
-            axes.set_ylabel('mIoU in %')
-            axes.legend(fontsize='small')
-    figure.savefig(path, dpi=100)
+    heights = (45 + 28 * len(measured), 190)
+    with plotting.new_figure(max(1000, 290 + 32 * len(kinds)), 215 + sum(heights)) as figure:
+        grid = figure.add_gridspec(2, len(GROUPS), height_ratios=heights)
+        heat = figure.add_subplot(grid[0, :])
+        heat.grid(visible=False)
+        heat.imshow(values, cmap='viridis', vmin=0, vmax=100, aspect='auto')
+        heat.set_xticks(range(len(kinds) + 1), ['clean', *kinds], rotation=45, ha='right')
+        heat.set_yticks(range(len(measured)), list(measured))
+        heat.set_title(f'mIoU in %, mean over the severities ({results.data})')
+        for (row, column), value in np.ndenumerate(values):
+            if np.isfinite(value):
+                color = 'black' if value > 60 else 'white'
+                heat.text(
+                    column, row, f'{value:.0f}', ha='center', va='center', color=color, size=8
+                )
+        for column, group in enumerate(GROUPS):
+            axes = figure.add_subplot(grid[1, column])
+            _draw_group(axes, results, group)
+            if not column:
+                axes.set_ylabel('mIoU in %')
+                axes.legend(fontsize='small', handlelength=2)
+        path.write_bytes(plotting.to_png(figure, SCALE))
+
+
+def _draw_group(axes: Axes, results: RobustnessResults, group: str) -> None:
+    """Draw the mIoU of each model by severity, mean over the kinds of a group."""
+    for index, (name, model) in enumerate(results.models.items()):
+        means = [
+            model.mean((kind, severity) for kind, k in KINDS.items() if k.group == group)
+            for severity in SEVERITIES
+        ]
+        points = zip((0, *SEVERITIES), 100 * np.array([model.of(CLEAN), *means]), strict=True)
+        plotting.draw_curve(axes, points, plotting.Series(index), name)
+    axes.set(xlim=(-0.2, SEVERITIES[-1] + 0.2), ylim=(0, 100), xlabel='severity')
+    axes.set_xticks((0, *SEVERITIES))
+    axes.set_title(group)
 
 
 def _mean_of_kind(cases: Mapping[Case, Figures], kind: str) -> float:

@@ -29,7 +29,8 @@ class SegmentedImage:
 
     `confidence` computes the confidence, (H, W) uint8. `wait_ms` is the time from the request to
     the start of the batch, `segment_ms` the duration of the whole batch of `batch` images.
-    `distance` is that from the images that the model knows, None if it is not available.
+    `distance` is that from the images that the model knows, above `max_distance` the image is
+    `out_of_domain`; all are None if the model cannot tell.
     """
 
     labels: UInt8Array
@@ -38,15 +39,9 @@ class SegmentedImage:
     wait_ms: float
     segment_ms: float
     batch: int
-    distance: float | None = None
-    max_distance: float | None = None
-
-    @property
-    def out_of_domain(self) -> bool | None:
-        """True if the image is unlike those that the model knows; None if unknown."""
-        if self.distance is None or self.max_distance is None:
-            return None
-        return self.distance > self.max_distance
+    distance: float | None
+    max_distance: float | None
+    out_of_domain: bool | None
 
 
 @dataclass(eq=False)
@@ -177,6 +172,7 @@ class Batcher:
         took_s = time.perf_counter() - started_s
         self._update_average(took_s / len(jobs))
         self._on_batch(model.name, len(jobs))
+        outside = prediction.out_of_domain
         for index, job in enumerate(jobs):
             job.result.set_result(
                 SegmentedImage(
@@ -188,6 +184,7 @@ class Batcher:
                     len(jobs),
                     None if prediction.distances is None else prediction.distances[index],
                     prediction.max_distance,
+                    None if outside is None else outside[index],
                 )
             )
 

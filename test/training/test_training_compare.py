@@ -21,9 +21,10 @@ from repository import ROOT
 from segmentation_node.images.files import encode_png
 from segmentation_node.images.rendering import colorize
 from segmentation_node.labels import load_scheme
+from segmentation_node.plotting import spread
 from training.compare import main
 from training.report.augmentation import pairs
-from training.report.charts import bar_chart, spread
+from training.report.charts import bar_chart
 from training.report.comparability import Aspect, caveats, group
 from training.report.drawing import THEME
 from training.report.records import Record, read_records

@@ -184,6 +184,10 @@ def test_run_gets_the_results_among_its_artifacts(model: Path, data: Path, tmp_p
         ('--set camvid --split val', 'expected models or a run'),
         ('m --run r --set camvid --split val', 'expected models or a run'),
         ('m --set camvid --split val', 'expected a folder for the results; add --output'),
+        (
+            'm --set camvid --split val --output o --subset s --count 3',
+            'omit --count and --seed',
+        ),
         ('m m --set camvid --split val --output o', 'm and m have the same name m'),
         (
             'm --set camvid --split val --output o --kinds rain',
@@ -226,7 +230,7 @@ def test_severities_are_numbers_from_1_to_5(
     assert 'expected numbers from 1 to 5' in capsys.readouterr().err
 
 
-# RobustnessResults, their means and tables.
+# Results, their means and tables.
 
 
 def result(value: float = 0.5, cases: list[Case] | None = None) -> ModelRobustness:

@@ -45,7 +45,7 @@ Change = Callable[[LabeledPixels, Any, np.random.Generator], LabeledPixels]
 
 @dataclass(frozen=True)
 class Corruption:
-    """Corruption of corruption: its group, the parameters of its severities, and the change."""
+    """Kind of corruption: its group, the parameters of its severities, and the change."""
 
     group: str
     levels: tuple[Any, ...]
@@ -129,7 +129,7 @@ KINDS: Final[Mapping[str, Corruption]] = MappingProxyType(
 
 GROUPS: Final = tuple(dict.fromkeys(kind.group for kind in KINDS.values()))
 
-#: Corruption and severity of the eight conditions that matter on a vehicle.
+#: Kind and severity of the eight conditions that matter on a vehicle.
 EIGHT: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     {
         'dark': ('dark', 3),
@@ -143,7 +143,7 @@ EIGHT: Final[Mapping[str, tuple[str, int]]] = MappingProxyType(
     }
 )
 
-#: Corruption and severity.
+#: Kind and severity.
 Case = tuple[str, int]
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from segmentation_node import plotting
-from segmentation_node.plotting import Curve, Series, draw_curve, new_figure, set_ticks
+from segmentation_node.plotting import Curve, Series, draw_curve, new_figure, set_ticks, spread
 from training.report.drawing import Drawing
 from training.report.records import Record
 from training.report.summary import ABSENT, rate, score
@@ -209,16 +209,3 @@ def pareto_optimal(records: Sequence[Record]) -> list[Record]:
         for record, speed, quality in known
         if not any(s >= speed and q >= quality and (s, q) != (speed, quality) for _, s, q in known)
     ]
-
-
-def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Return positions near the wanted ones, at least `gap` apart and, if they fit, in bounds."""
-    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
-    placed = [0.0] * len(wanted)
-    at = low - gap
-    for i in order:
-        at = placed[i] = max(wanted[i], at + gap)
-    at = high + gap
-    for i in reversed(order):
-        at = placed[i] = min(placed[i], at - gap)
-    return placed

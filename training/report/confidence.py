@@ -8,7 +8,8 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from training.bootstrap import Float64Array, Interval, interval_of
+from segmentation_node.arrays import Float64Array
+from training.bootstrap import Interval, interval_of
 from training.report.charts import Table
 from training.report.records import Record
 from training.report.repeats import Repeats

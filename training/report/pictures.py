@@ -58,18 +58,19 @@ class Gallery:
 def photograph(image_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> EmbeddedPicture:
     """Encode a camera image, scaled down to at most `width`."""
     small = _scaled(image_rgb, width, cv2.INTER_AREA)
-    return _picture('jpeg', encode_jpeg(small, 82), alt, small)
+    return embedded('jpeg', encode_jpeg(small, 82), alt, (small.shape[1], small.shape[0]))
 
 
 def label_picture(color_rgb: UInt8Array, alt: str, width: int = PICTURE_WIDTH) -> EmbeddedPicture:
     """Encode labels in color, scaled down to at most `width` without mixing colors."""
     small = _scaled(color_rgb, width, cv2.INTER_NEAREST_EXACT)
-    return _picture('png', encode_png(small), alt, small)
+    return embedded('png', encode_png(small), alt, (small.shape[1], small.shape[0]))
 
 
-def _picture(codec: str, data: bytes, alt: str, image: UInt8Array) -> EmbeddedPicture:
+def embedded(codec: str, data: bytes, alt: str, size_wh: tuple[int, int]) -> EmbeddedPicture:
+    """Embed an encoded image of a size in pixels."""
     uri = f'data:image/{codec};base64,{base64.b64encode(data).decode("ascii")}'
-    return EmbeddedPicture(uri, alt, image.shape[1], image.shape[0])
+    return EmbeddedPicture(uri, alt, *size_wh)
 
 
 def _scaled(image: UInt8Array, width: int, interpolation: int) -> UInt8Array:

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from segmentation_node.checkpoint import SPEC_FILE
 from segmentation_node.errors import SchemeError
 from segmentation_node.labels import LabelScheme, load_scheme
+from segmentation_node.plotting import Curve
 from training import tracking
 from training.frame_counts import FRAME_COUNTS_FILE
 from training.report.samples import ResampledScores, read_samples
@@ -29,8 +30,6 @@ from training.report.selection import reading
 
 #: Metric that determines a run's best epoch, as in training.
 SCORE: Final = 'mIoU'
-
-Curve = Mapping[int, float]
 
 
 class Artifacts(ABC):

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Float64Array scores of a run, from the pixel counts of its validation images."""
+"""Resampled scores of a run, from the pixel counts of its validation images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final
 
+from segmentation_node.arrays import Float64Array
 from segmentation_node.errors import ForeignError
-from training.bootstrap import MIN_FRAMES, Float64Array, Interval, interval_of, resampled_miou
+from training.bootstrap import MIN_FRAMES, Interval, interval_of, resampled_miou
 from training.frame_counts import FRAME_COUNTS_FILE, FrameCounts, parse_frame_counts
 
 #: Maximum difference between the mIoU of the counts and that of the run, by rounding.

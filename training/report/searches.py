@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Searches in the report: table of trials, parallel coordinates, chosen values."""
 
-import base64
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Final
 
 from training.parallel_coordinates import PARALLEL_FILE
 from training.report.charts import Table
-from training.report.pictures import EmbeddedPicture
+from training.report.pictures import EmbeddedPicture, embedded
 from training.report.records import Record
 from training.report.summary import ABSENT
 from training.search_results import TABLE_FILE, Row, best_of, cells, format_value, read_table
@@ -93,6 +92,4 @@ def _picture(search: Record, alt: str) -> EmbeddedPicture | None:
     data = search.artifacts.read(PARALLEL_FILE)
     if data is None or len(data) > MAX_PICTURE_BYTES or not data.startswith(PNG):
         return None
-    width, height = struct.unpack('>II', data[16:24])
-    uri = f'data:image/png;base64,{base64.b64encode(data).decode("ascii")}'
-    return EmbeddedPicture(uri, alt, width, height)
+    return embedded('png', data, alt, struct.unpack('>II', data[16:24]))
