@@ -28,5 +28,5 @@ def write_known_model(checkpoint: Path, folder: Path) -> Path:
         measure_aside=False,
     )  # fmt: skip
     features = [features_of(engine, known_image(seed)) for seed in range(20)]
-    write(folder / SPEC_FILE, 1.0, fit_domain({'noise': features[:12]}, features[12:]))
+    write(folder / SPEC_FILE, 1.0, fit_domain({'noise': features[:12]}, features[12:]), {})
     return folder

@@ -4,7 +4,8 @@
     python -m training.calibrate runs/unet/checkpoint --set camvid --split val
 
 The command fits a temperature, which leaves the labels unchanged, and the images that the model
-knows, so that frames unlike them are recognized. It writes both into segmentation.yaml.
+knows, so that frames unlike them are recognized. It writes both into segmentation.yaml, with the
+figures for the model card.
 """
 
 import argparse
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from tqdm import tqdm
@@ -143,9 +144,14 @@ def features_of(engine: Runtime, image_rgb: UInt8Array) -> Float32Array:
     return found.features
 
 
-def write(path: Path, temperature: float, domain: Domain | None) -> None:
-    """Replace the fitted fields of `segmentation.yaml` atomically."""
-    spec = replace(Spec.read(path), temperature=temperature, out_of_domain=domain)
+def write(path: Path, temperature: float, domain: Domain | None, figures: dict[str, Any]) -> None:
+    """Replace the fitted fields of `segmentation.yaml` and their figures atomically."""
+    spec = Spec.read(path)
+    known = {**spec.provenance.get('calibration', {}), **figures}
+    spec = replace(
+        spec, temperature=temperature, out_of_domain=domain,
+        provenance={**spec.provenance, 'calibration': known},
+    )  # fmt: skip
     with replacing(path) as aside:
         spec.write(aside)
 
@@ -192,6 +198,12 @@ def _run(args: argparse.Namespace) -> None:
         f'ECE {fitted.ece_before:.4f} -> {fitted.ece_validated:.4f} in cross-validation over two '
         f'halves, {fitted.ece:.4f} on the same frames'
     )
+    figures: dict[str, Any] = {
+        'data': frames.source,
+        'frames': len(frames),
+        'ece_uncalibrated': (first + second).at(1.0).ece(),
+        'ece': fitted.ece_validated,
+    }
     domain = checkpoint.spec.out_of_domain
     if known:
         of_known = {
@@ -199,18 +211,20 @@ def _run(args: argparse.Namespace) -> None:
         }
         domain = fit_domain(of_known, [*halves[0].features, *halves[1].features])
         alarms = false_alarms(of_known, [half.features for half in halves])
+        shares = {
+            kind: detected(domain, features)
+            for kind, features in _strange(engine, frames, quiet=args.quiet).items()
+        }
         print(
             f'out of domain above a distance of {domain.threshold:g}: {alarms:.1%} of the frames '
             f'in cross-validation, '
-            + ', '.join(
-                f'{detected(domain, features):.0%} of {kind}'
-                for kind, features in _strange(engine, frames, quiet=args.quiet).items()
-            )
+            + ', '.join(f'{share:.0%} of {kind}' for kind, share in shares.items())
         )
+        figures |= {'false_alarms': alarms, 'detected': shares}
     if args.dry_run:
         print('nothing was written (--dry-run)')
         return
-    write(checkpoint.folder / SPEC_FILE, fitted.temperature, domain)
+    write(checkpoint.folder / SPEC_FILE, fitted.temperature, domain, figures)
     print(f'written to {checkpoint.folder / SPEC_FILE}')
 
 

@@ -10,8 +10,9 @@ artifacts of its run, or a published record, have them:
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, find_checkpoint
@@ -55,6 +56,8 @@ def _lines(spec: Spec, known: dict[str, Any], robustness: Sequence[str]) -> Iter
     yield from ('', '## Figures', '')
     for name, metrics in known['metrics'].items():
         yield from _figures(name, metrics)
+    if 'calibration' in known:
+        yield from _calibration(**known['calibration'])
     yield from robustness
     yield from ('## Recipe', '')
     if recipe['notes']:
@@ -81,6 +84,27 @@ def _figures(name: str, metrics: dict[str, Any]) -> Iterator[str]:
     for class_name, iou in metrics['class_iou'].items():
         yield f'| {class_name} | {iou:.4f} |'
     yield ''
+
+
+def _calibration(
+    data: str,
+    frames: int,
+    ece_uncalibrated: float,
+    ece: float,
+    false_alarms: float | None = None,
+    detected: Mapping[str, float] = MappingProxyType({}),
+) -> Iterator[str]:
+    """Write the figures of training.calibrate."""
+    yield from ('## Confidence', '')
+    yield (
+        f'Expected calibration error {ece:.4f} on {data} ({frames} frames), where each half of '
+        f'the frames is calibrated by the other half; {ece_uncalibrated:.4f} without calibration.'
+    )
+    yield ''
+    if false_alarms is not None:
+        shares = ', '.join(f'{share:.0%} of {kind}' for kind, share in detected.items())
+        yield f'Frames out of domain: {false_alarms:.1%} of {data}, {shares}.'
+        yield ''
 
 
 def main(argv: list[str] | None = None) -> int:

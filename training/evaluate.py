@@ -32,7 +32,7 @@ from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
 from training.data_options import add_set_options, number_from_0, open_frames
-from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded
+from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded, model_name
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
 from training.labeled_frames import BagFrames, LabeledFrames
@@ -129,8 +129,7 @@ def _name(args: argparse.Namespace) -> str:
     elif args.model is None:
         model = ''
     else:
-        path = Path(re.sub(r'/checkpoint/?$', '', args.model))
-        model = path.name if path.is_dir() else args.model
+        model = model_name(args.model)
     data = args.bag.stem if args.bag is not None else f'{args.set}-{args.split}'
     part = args.subset or ''
     part += '' if args.count is None else f'{args.count} of seed {args.seed}'

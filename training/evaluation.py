@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -97,6 +98,18 @@ class Evaluation:
             for name, value in values.items()
         }
         return {name: value for name, value in (overall | flat).items() if math.isfinite(value)}
+
+
+def model_name(model: str) -> str:
+    """Return a short name of a bundled model, a checkpoint folder or a hub id.
+
+    A folder is named by its last part, the checkpoint of a run by the folder of the run.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == 'checkpoint' else folder.name
 
 
 def evaluate(

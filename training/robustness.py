@@ -11,7 +11,6 @@ images. The figures are written after each severity of a kind; repeating the com
 """
 
 import argparse
-import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,7 +30,7 @@ from training.calibration import Calibration
 from training.corruptions.kinds import GROUPS, KINDS, SEVERITIES, Case, cases_of, corrupt
 from training.data_options import add_set_options, open_frames
 from training.datasets import FilePair
-from training.evaluation import scored_lut
+from training.evaluation import model_name, scored_lut
 from training.labeled_frames import FileFrames, LabeledFrame
 from training.robustness_charts import draw_contact_sheet, write_chart
 from training.robustness_report import report, summary_table
@@ -185,8 +184,7 @@ def _models(args: argparse.Namespace) -> dict[str, str]:
     models = [str(args.run / 'checkpoint')] if args.run is not None else args.models
     by_name: dict[str, str] = {}
     for model in models:
-        path = Path(re.sub(r'/checkpoint/?$', '', model))
-        name = path.resolve().name if path.is_dir() else model
+        name = model_name(model)
         if name in by_name:
             raise SettingError(
                 f'{by_name[name]} and {model} have the same name {name}; rename one of them'

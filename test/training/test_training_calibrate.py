@@ -72,7 +72,15 @@ def test_confidence_means_something_afterwards_and_labels_stay(
     assert ece_validated < ece_before
     temperature, domain = (content(model)[name] for name in ('temperature', 'out_of_domain'))
     assert f'temperature 1 -> {temperature:g}' in said
-    assert content(model) == before | {'temperature': temperature, 'out_of_domain': domain}
+    measured = content(model)['provenance']['calibration']
+    assert content(model) == before | {
+        'temperature': temperature, 'out_of_domain': domain,
+        'provenance': before['provenance'] | {'calibration': measured},
+    }  # fmt: skip
+    assert f'{measured["ece"]:.4f}' == f'{ece_validated:.4f}'
+    assert measured['frames'] == 5
+    assert measured['false_alarms'] == 0
+    assert measured['detected']['black'] == 1
     assert [each['name'] for each in domain['sets']] == ['camvid train']
     assert '0.0% of the frames' in said
     assert sorted(path.name for path in model.iterdir()) == files

@@ -280,6 +280,18 @@ def test_card_is_written_anew_where_the_checkpoint_tells_of_its_training(
     (tmp_path / 'checkpoint' / 'README.md').unlink()
     assert write_card([str(tmp_path / 'checkpoint')]) == 0
     assert (tmp_path / 'checkpoint' / 'README.md').read_bytes() == card
+    spec = Spec.read(tmp_path / 'checkpoint' / SPEC_FILE)
+    measured = {
+        'data': 'towns val', 'frames': 9, 'ece_uncalibrated': 0.25, 'ece': 0.0125,
+        'false_alarms': 0.125, 'detected': {'black': 1.0, 'night': 0.5},
+    }  # fmt: skip
+    replace(spec, provenance=spec.provenance | {'calibration': measured}).write(
+        tmp_path / 'checkpoint' / SPEC_FILE
+    )
+    assert write_card([str(tmp_path / 'checkpoint')]) == 0
+    text = (tmp_path / 'checkpoint' / 'README.md').read_text(encoding='utf-8')
+    assert '0.0125 on towns val (9 frames)' in text
+    assert '12.5% of towns val, 100% of black, 50% of night.' in text
     Spec('unet', 'cityscapes8').write(tmp_path / SPEC_FILE)
     assert write_card([str(tmp_path)]) == 1
     assert 'has no training recipe' in capsys.readouterr().err
