@@ -23,6 +23,7 @@ from bag_making import (
     write_camera_bag,
     write_with_rosbags,
 )
+from known_model import BLACK, known_image, write_known_model
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import ConnectionExtRosbag2
 from rosbags.rosbag2 import Reader, StoragePlugin
@@ -173,6 +174,18 @@ def test_pictures_are_those_of_the_masks(tmp_path: Path, run: Any, segmenter: Se
     ((_, jpeg),) = decoded(tmp_path / 'out', '/seg/overlay/compressed')
     assert jpeg.format == 'rgb8; jpeg compressed bgr8'
     assert jpeg.header.frame_id == 'front'
+
+
+def test_frames_out_of_domain_are_counted(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_known_model(tiny_checkpoint, tmp_path / 'known')
+    with BagWriter(tmp_path / 'in', 'mcap') as bag:
+        for index, image in enumerate([known_image(100), BLACK, BLACK]):
+            bag.write(image_topic(), stamp_ns(index), image_cdr(index, image))
+    options = ['--model', str(model), '--precision', 'fp32', '-o', str(tmp_path / 'out')]
+    assert main([str(tmp_path / 'in'), *options]) == 0
+    assert '3 of 3 frames segmented, 2 out of domain' in capsys.readouterr().out
 
 
 def test_what_the_ids_mean_is_latched_and_first(tmp_path: Path, run: Any) -> None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from bag_making import picture, wait_for_file, write_pictures
+from known_model import BLACK, known_image, write_known_model
 
 from segmentation_node.cli import EXIT_INCOMPLETE, load_segmenter
 from segmentation_node.folders import segment_images
@@ -71,6 +72,19 @@ def test_pictures_are_those_of_the_segmenter(
     assert jpeg == encode_jpeg(overlay(image_rgb, colors, 0.25))
     described = json.loads((out / 'label_info.json').read_text(encoding='utf-8'))
     assert described == json.loads(segmenter.scheme.to_json())
+
+
+def test_images_out_of_domain_are_counted(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_known_model(tiny_checkpoint, tmp_path / 'known')
+    (tmp_path / 'in').mkdir()
+    for name, image in {'known': known_image(100), 'black': BLACK}.items():
+        (tmp_path / 'in' / f'{name}.png').write_bytes(encode_png(image))
+    out, options = tmp_path / 'out', ['--model', str(model), '--precision', 'fp32', '--quiet']
+    assert main([str(tmp_path / 'in'), '-o', str(out), *options]) == 0
+    said = capsys.readouterr().out
+    assert said == f'2 of 2 images segmented, 1 out of domain, in {out}\n'
 
 
 def test_options_reach_the_segmenter(tiny_checkpoint: Path, other_scheme: Path) -> None:

@@ -20,6 +20,7 @@ pytest.importorskip('fastapi', reason='the service is not installed: pip install
 
 import httpx
 from image_bytes import webp, with_orientation
+from known_model import BLACK, known_image, write_known_model
 from streets import street_images
 from web_service import ServiceProcess, blocks, labels_of, serving
 
@@ -41,8 +42,11 @@ TAG = 'tag:segmentation-node.org,2026:'
 
 
 @pytest.fixture(scope='module')
-def models(tiny_checkpoint: Path, tiny_mask2former: Path) -> dict[str, str]:
-    return {'smp': str(tiny_checkpoint), 'mask2former': str(tiny_mask2former)}
+def models(
+    tiny_checkpoint: Path, tiny_mask2former: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, str]:
+    known = write_known_model(tiny_checkpoint, tmp_path_factory.mktemp('models') / 'known')
+    return {'smp': str(known), 'mask2former': str(tiny_mask2former)}
 
 
 @pytest.fixture(scope='module')
@@ -102,6 +106,15 @@ def test_labels_are_those_of_the_segmenter(
         assert np.array_equal(labels_of(pictures['label']), expected.labels[0])
         assert np.array_equal(labels_of(pictures['confidence']), expected.confidence[0])
         assert result['confidence'] == pytest.approx(expected.confidence.mean() / 255)
+
+
+def test_an_image_that_the_model_does_not_know_is_out_of_domain(client: httpx.Client) -> None:
+    for image, outside in ((known_image(100), False), (BLACK, True)):
+        answer = client.post('/predict?model=all', files=image_file(encode_png(image)))
+        tells, cannot = answer.json()['results']
+        assert tells['out_of_domain'] is outside
+        assert (tells['domain_distance'] > tells['domain_threshold']) is outside
+        assert [cannot[name] for name in ('out_of_domain', 'domain_distance')] == [None, None]
 
 
 def test_labels_of_the_bundled_models_are_those_of_the_segmenter() -> None:
