@@ -128,6 +128,11 @@ def differing(a: str, b: str) -> set[str]:
         (
             'deeplabv3plus_cityscapes8', 'deeplabv3plus_cityscapes19', {'label_scheme', 'study'},
         ),
+        ('ablation_1_plain', 'ablation_2_scale', {'scale'}),
+        ('ablation_2_scale', 'ablation_3_warp', {'warp'}),
+        ('ablation_3_warp', 'ablation_4_strong', {'strong'}),
+        ('ablation_4_strong', 'ablation_5_paste', {'paste'}),
+        ('ablation_5_paste', 'unet_camvid8', SMALL | {'epochs'}),
         ('deeplabv3plus_camvid8', 'search_deeplabv3plus', SMALL),
         ('mask2former_camvid8', 'search_mask2former', SMALL | {'points'}),
     ],
