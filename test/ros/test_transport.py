@@ -42,10 +42,12 @@ class Sender:
     def join(self) -> None:
         """Send small frames until one arrives: only then has the node discovered this camera."""
         before = sent(self._probe.report())
-        while True:
+
+        def arrived() -> bool:
             self._publisher.publish(self._small)
-            if sent(self._probe.report()) > before:
-                return
+            return sent(self._probe.report()) > before
+
+        self._probe.wait_for('a frame of this camera', arrived)
 
     def send(self, frame: Any, count: int = COUNT) -> dict[str, int]:
         """Send a frame several times; returns the counts of received and lost frames."""
