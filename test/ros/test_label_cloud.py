@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
-from ros_process import LATCHED, NodeProcess, Probe, accounts, image_message, stamp_ns
-from sensor_msgs.msg import CameraInfo, PointCloud2, PointField
+from ros_process import (
+    LATCHED,
+    NodeProcess,
+    Probe,
+    accounts,
+    image_message,
+    pixels_of,
+    stamp_ns,
+)
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
 from segmentation_node.cloud.points import POINT
@@ -373,6 +381,42 @@ def test_a_registered_cloud_in_the_colors_of_the_image(tmp_path: Path) -> None:
         assert np.array_equal(points['rgb'], packed)
         counts = probe.settled()
         assert counts['received'] == sum(counts.values()) - counts['received']
+        probe.close()
+
+
+def test_both_nodes_work_together_as_they_are(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """The default topics of label_cloud are those of a segmentation node beside it."""
+    model = ('-p', f'model:={tiny_checkpoint}')
+    with (
+        NodeProcess(tmp_path / 'masks.txt', *model, namespace='robot'),
+        running(tmp_path / 'log.txt', namespace='robot') as probe,
+    ):
+        clouds = probe.collect('points', PointCloud2)
+        masks: list[Any] = []
+        mask_topic = '/robot/segmentation_node/label_mask'
+        probe.node.create_subscription(Image, mask_topic, masks.append, 50)
+        image = image_message(COLORS[:48, :64], 'rgb8', 'color_frame')
+        depth = image_message(np.full((48, 64), 1500, np.uint16), '16UC1', 'depth_frame')
+        publishers = [probe.publisher(topic) for topic in ('image', 'depth')]
+        info = probe.publisher('camera_info', CameraInfo)
+
+        def answered() -> bool:
+            info.publish(calibration(size_hw=(48, 64)))
+            for publisher, message in zip(publishers, (image, depth), strict=True):
+                message.header.stamp.nanosec += 1
+                publisher.publish(message)
+            probe.executor.spin_once(timeout_sec=0.2)
+            return bool(clouds)
+
+        probe.wait_for('a cloud', answered)
+        stamp = stamp_ns(clouds[0])
+        mask = probe.wait_for(
+            'its mask', lambda: next((m for m in masks if stamp_ns(m) == stamp), None)
+        )
+        points = points_of(clouds[0])
+        assert clouds[0].header.frame_id == 'depth_frame'
+        assert np.array_equal(points['label'], pixels_of(mask).ravel())
+        assert np.all((points['confidence'] >= 0) & (points['confidence'] <= 1))
         probe.close()
 
 
