@@ -138,6 +138,7 @@ setup(
                 'benchmark',
                 'export_model',
                 'images_to_bag',
+                'label_cloud',
                 'replay_bag',
                 'score_bag',
                 'score_images',

@@ -21,18 +21,23 @@ from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 from segmentation_node import markdown, topics
 from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, find_checkpoint, locate
+from segmentation_node.cloud.points import FIELDS
 from segmentation_node.errors import SettingError
+from segmentation_node.images import encodings
 from segmentation_node.pipeline.outputs import OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
 from segmentation_node.ros.intake import CAMERA_INFO_QOS
+from segmentation_node.ros.label_cloud import intake
+from segmentation_node.ros.label_cloud.parameters import CloudParameters
 from segmentation_node.ros.launching.arguments import NODE_PARAMETERS, SEG
-from segmentation_node.ros.parameters import Parameters
+from segmentation_node.ros.parameters import Parameters, ParameterSet
 from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, LATCHED_QOS, MASK_QOS
 from segmentation_node.runtimes.graph_files import GRAPHS_DIR, GraphInfo, info_file
 
 IMAGE: Final = 'sensor_msgs/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/CompressedImage'
 CAMERA_INFO: Final = 'sensor_msgs/CameraInfo'
+POINT_CLOUD: Final = 'sensor_msgs/PointCloud2'
 
 ROOT: Final = Path(__file__).resolve().parents[1]
 # training/ is run from the source tree and not installed.
@@ -62,10 +67,10 @@ class TopicRow(NamedTuple):
     meaning: str
 
 
-def parameter_table() -> str:
-    """Return the table of the node's parameters as Markdown."""
+def parameter_table(kind: type[ParameterSet] = Parameters) -> str:
+    """Return the table of a node's parameters as Markdown."""
     rows = []
-    for f in fields(Parameters):
+    for f in fields(kind):
         default = f.default if f.default_factory is MISSING else f.default_factory()
         rows.append(
             [
@@ -94,7 +99,16 @@ def launch_table() -> str:
 
 def topic_table() -> str:
     """Return the table of the node's topics as Markdown."""
-    rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows()]
+    return _topic_table(topic_rows())
+
+
+def cloud_topic_table() -> str:
+    """Return the table of the topics of label_cloud as Markdown."""
+    return _topic_table(cloud_topic_rows())
+
+
+def _topic_table(topic_rows_: Sequence[TopicRow]) -> str:
+    rows = [[f'`{t.name}`', f'{t.msgtype}', t.qos, t.meaning] for t in topic_rows_]
     return markdown.table(['topic', 'type', 'QoS', 'content'], rows)
 
 
@@ -161,6 +175,33 @@ def topic_rows() -> list[TopicRow]:
     ]  # fmt: skip
 
 
+def cloud_topic_rows() -> list[TopicRow]:
+    """Return the rows of the topics of label_cloud, subscriptions first."""
+    info, mask, latched = map(_qos_words, (CAMERA_INFO_QOS, MASK_QOS, LATCHED_QOS))
+    adapted = f'as reliable as the publisher, depth {DEPTH}'
+    return [
+        TopicRow(
+            intake.DEPTH_IMAGE.topic, IMAGE, adapted,
+            f'{", ".join(encodings.DEPTH)}: depth in mm, or in m as floats, if `source` is depth',
+        ),
+        TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'calibration, if `source` is depth'),
+        TopicRow(
+            intake.ORGANIZED_CLOUD.topic, POINT_CLOUD, adapted,
+            'organized cloud, if `source` is cloud',
+        ),
+        TopicRow(intake.LABEL_MASK.topic, IMAGE, adapted, 'mono8: class id of each pixel'),
+        TopicRow(intake.CONFIDENCE.topic, IMAGE, adapted, 'mono8, if `use_confidence`'),
+        TopicRow(intake.INSTANCE_MASK.topic, IMAGE, adapted, '16UC1, if `use_instances`'),
+        TopicRow(intake.COLOR_IMAGE.topic, IMAGE, adapted, 'camera, if `color` is image'),
+        TopicRow(intake.LABEL_INFO, 'std_msgs/String', latched, 'names and colors of the classes'),
+        TopicRow(f'~/{topics.POINTS}', POINT_CLOUD, mask, ', '.join(name for name, _ in FIELDS)),
+        TopicRow(
+            topics.DIAGNOSTICS, 'diagnostic_msgs/DiagnosticArray', _qos_words(DIAGNOSTICS_QOS),
+            'once a second: fates of depth images and masks, rates, latencies, last error',
+        ),
+    ]  # fmt: skip
+
+
 def _picture_row(output: Output, qos: str) -> TopicRow:
     if output.encode is None:
         meaning = f'{output.encoding}: {PICTURES[output.topic]}'
@@ -195,6 +236,8 @@ def _yaml(value: Any) -> str:
 
 TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
     {
+        'cloud-parameters': partial(parameter_table, CloudParameters),
+        'cloud-topics': cloud_topic_table,
         'launch': launch_table,
         'models': model_table,
         'parameters': parameter_table,
@@ -205,6 +248,7 @@ TABLES: Final[Mapping[str, Callable[[], str]]] = MappingProxyType(
 PAGES: Final[Mapping[str, Sequence[str]]] = MappingProxyType(
     {
         'README.md': ('models', 'topics'),
+        'docs/clouds.md': ('cloud-topics', 'cloud-parameters'),
         'docs/models.md': ('models',),
         'docs/ros-interface.md': ('launch', 'parameters', 'topics'),
     }

@@ -33,6 +33,13 @@ def segmentation_node() -> None:
     main(on_ros_started=_leave_signals_to_ros)
 
 
+def label_cloud() -> None:
+    """Run the node that makes labeled point clouds."""
+    from segmentation_node.ros.label_cloud.process import main
+
+    main(on_ros_started=_leave_signals_to_ros)
+
+
 def _leave_signals_to_ros() -> None:
     """Ignore signals here from now on: the handlers of ROS run first."""
     global _ros_handles_signals

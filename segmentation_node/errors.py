@@ -39,6 +39,14 @@ class ImageError(SegmentationError):
     """An image or image message cannot be decoded."""
 
 
+class CloudError(SegmentationError):
+    """A point cloud cannot be decoded, or inputs of a cloud do not fit together."""
+
+
+class CalibrationError(SegmentationError):
+    """A camera calibration is missing or invalid."""
+
+
 class BagError(SegmentationError):
     """A bag cannot be read or written."""
 

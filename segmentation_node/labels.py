@@ -338,6 +338,31 @@ def described_scheme(text: str, given: LabelScheme | None = None) -> LabelScheme
     return scheme
 
 
+def scheme_from_json(text: str) -> LabelScheme:
+    """Return the scheme in a description by `LabelScheme.to_json`, which need not be installed.
+
+    The description has no categories and labelIds: each class is its own category.
+
+    Raises:
+        SchemeError: the text is not a description of a scheme.
+    """
+    try:
+        content = parse_json(text, max_bytes=MAX_JSON_BYTES)
+        name, void_id, rows = content['scheme'], content['void_id'], content['classes']
+        if not isinstance(name, str) or not _is_byte(void_id) or not isinstance(rows, list):
+            raise TypeError('scheme is text, void_id an integer in 0..255, classes a list')
+        described = [
+            {**row, 'category': str(row['name']), 'void': row['id'] == void_id} for row in rows
+        ]
+    except (ForeignError, KeyError, TypeError) as error:
+        raise SchemeError(
+            f'it is not a description of a label scheme ({type(error).__name__}: '
+            f'{one_line(error)}); expected JSON with scheme, void_id and classes, as '
+            f'label_info_json has it'
+        ) from error
+    return LabelScheme(name, tuple(LabelClass.from_row(row) for row in described))
+
+
 def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, UInt8Array]:
     """Find the scheme whose learned classes have the class names of a network.
 

@@ -8,6 +8,7 @@ name in the root namespace does, so that a bag written offline looks like a reco
 from typing import Final
 
 NODE_NAME: Final = 'segmentation_node'
+CLOUD_NODE_NAME: Final = 'label_cloud'
 
 IMAGE: Final = 'image'
 CAMERA_INFO: Final = 'camera_info'
@@ -17,8 +18,14 @@ LABEL_MASK: Final = 'label_mask'
 COLOR_MASK: Final = 'color_mask'
 OVERLAY: Final = 'overlay'
 CONFIDENCE: Final = 'confidence'
+INSTANCE_MASK: Final = 'instance_mask'
 LABEL_INFO: Final = 'label_info'
 LABEL_INFO_JSON: Final = 'label_info_json'
+
+#: Inputs and output of the node label_cloud.
+DEPTH: Final = 'depth'
+CLOUD: Final = 'cloud'
+POINTS: Final = 'points'
 
 DIAGNOSTICS: Final = '/diagnostics'
 GROUND_TRUTH: Final = '/ground_truth'

@@ -47,16 +47,18 @@ def isolated_environment() -> dict[str, str]:
 
 
 class NodeProcess(Child):
-    """Segmentation node started by its console script, stopped on leaving the context.
+    """Node started by its console script, stopped on leaving the context.
 
     The namespace has no default, because several nodes may run at a time, and two of one name
     would both answer.
     """
 
-    def __init__(self, log: Path, *arguments: str, namespace: str) -> None:
-        script = Path(sys.executable).parent / 'segmentation_node'
-        command = [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments]
-        super().__init__('the node', command, log, isolated_environment())
+    def __init__(
+        self, log: Path, *arguments: str, namespace: str, command: str = 'segmentation_node'
+    ) -> None:
+        script = Path(sys.executable).parent / command
+        words = [str(script), '--ros-args', '-r', f'__ns:=/{namespace}', *arguments]
+        super().__init__('the node', words, log, isolated_environment())
 
     def interrupt(self) -> int:
         """Send SIGINT and return the exit status."""
@@ -75,9 +77,9 @@ class NodeProcess(Child):
 class Probe:
     """Publishes camera messages and collects the outputs of the node."""
 
-    def __init__(self, namespace: str) -> None:
+    def __init__(self, namespace: str, node_name: str = 'segmentation_node') -> None:
         self.namespace = f'/{namespace}'
-        self.target = f'/{namespace}/segmentation_node'
+        self.target = f'/{namespace}/{node_name}'
         # Fast DDS reads its environment when a participant is created.
         os.environ.update(isolated_environment())
         self.context = rclpy.Context()

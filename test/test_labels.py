@@ -21,6 +21,7 @@ from segmentation_node.labels import (
     LabelScheme,
     available_schemes,
     load_scheme,
+    scheme_from_json,
     scheme_of_class_names,
 )
 
@@ -300,3 +301,29 @@ def test_schemes_compare_by_content() -> None:
     one, two = load_scheme('cityscapes8'), load_scheme('cityscapes8')
     assert one == two
     assert one != LabelScheme('cityscapes8', one.classes[:3], one.description)
+
+
+@pytest.mark.parametrize('name', available_schemes())
+def test_a_description_has_the_scheme_that_is_published(name: str) -> None:
+    scheme = load_scheme(name)
+    described = scheme_from_json(scheme.to_json())
+    assert described.name == name
+    assert described.void_id == scheme.void_id
+    assert [(c.id, c.name) for c in described.classes] == [(c.id, c.name) for c in scheme.classes]
+    assert np.array_equal(described.palette, scheme.palette)
+    assert scheme_from_json(described.to_json()) == described
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '', '[]', '{}', '[' * 1000, '{"scheme": "a", "void_id": 0, "classes": 3}',
+        '{"scheme": "a", "void_id": 0, "classes": [1]}',
+        '{"scheme": "a", "void_id": 0, "classes": [{"id": 999, "name": "a", "color": [0, 0, 0]}]}',
+        '{"scheme": "a", "void_id": 9, "classes": [{"id": 1, "name": "a", "color": [0, 0, 0]}]}',
+        '{"scheme": "a", "void_id": 1, "classes": [{"id": [], "name": "a", "color": "red"}]}',
+    ],
+)  # fmt: skip
+def test_what_describes_no_scheme_is_refused(text: str) -> None:
+    with pytest.raises(SchemeError):
+        scheme_from_json(text)

@@ -179,6 +179,19 @@ def test_nav2_is_told_the_topics_and_the_classes_of_the_node() -> None:
     assert values['bond_timeout'] == 0.0
 
 
+def test_nav2_is_told_the_topic_of_the_points() -> None:
+    path = ROOT / 'config' / 'nav2' / 'label_cloud_voxel_layer.yaml'
+    content = yaml.safe_load(path.read_text('utf-8'))
+    layer = content['local_costmap']['local_costmap']['ros__parameters']['voxel_layer']
+    source = layer['labeled']
+    assert 'labeled' in layer['observation_sources'].split()
+    assert source['topic'] == f'/{topics.CLOUD_NODE_NAME}/{topics.POINTS}'
+    assert source['data_type'] == 'PointCloud2'
+    assert source['max_obstacle_height'] > source['min_obstacle_height']
+    load_scheme('cityscapes8').id_of('flat')
+    load_scheme('cityscapes8').id_of('sky')
+
+
 def _defaults() -> dict[str, Any]:
     from segmentation_node.ros.parameters import Parameters
 

@@ -14,12 +14,13 @@ from reference_tables import PAGES, topic_rows, with_figures, with_tables
 from test_docs import shell_lines, text_of
 
 from segmentation_node.errors import SettingError
-from segmentation_node.ros.launching.arguments import COMPARE, SEG
+from segmentation_node.ros.launching.arguments import COMPARE, LABEL_CLOUD, SEG
 from segmentation_node.ros.parameters import Parameters
 
 LAUNCH_ARGUMENTS = {
     'seg.launch.py': {argument.name for argument in SEG},
     'compare.launch.py': {argument.name for argument in COMPARE},
+    'label_cloud.launch.py': {argument.name for argument in LABEL_CLOUD},
 }
 
 

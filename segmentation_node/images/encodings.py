@@ -7,7 +7,7 @@ bag. For any input, the result is an image or an ImageError.
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Final, Protocol, TypeAlias
@@ -32,7 +32,10 @@ from segmentation_node.images.files import (
 )
 
 __all__ = [
+    'DEPTH',
     'ENCODINGS',
+    'INSTANCES',
+    'LABELS',
     'MAX_PIXELS',
     'CompressedMessage',
     'Convert',
@@ -44,6 +47,7 @@ __all__ = [
     'encode_jpeg',
     'encode_png',
     'image_view',
+    'values_view',
 ]
 
 Pixels: TypeAlias = UInt8Array | npt.NDArray[np.uint16]
@@ -141,6 +145,14 @@ CONVERTED: Final = MappingProxyType(
     }
 )
 ENCODINGS: Final = MappingProxyType({**DIRECT, **CONVERTED})
+
+#: Encodings of label ids and confidence, of instance ids, and of depth: one value per pixel.
+LABELS: Final = ('mono8', '8UC1')
+INSTANCES: Final = ('16UC1', 'mono16')
+#: Millimeters in 16 bits, meters in 32 bits (REP 118).
+DEPTH: Final = ('16UC1', 'mono16', '32FC1')
+_VALUES: Final = MappingProxyType({**ENCODINGS, '32FC1': Encoding(1, 32)})
+_DTYPES: Final[Mapping[int, Any]] = MappingProxyType({16: np.uint16, 32: np.float32})
 #: Encodings of values other than color: depth, disparity, flow, heights.
 _NUMBERS: Final = re.compile(r'(8|16|32|64)[USF]C[0-9]*')
 #: The `format` of a CompressedImage as image_transport writes it: the encoding of the raw image,
@@ -193,7 +205,35 @@ def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         ImageError: the fields contradict each other or the encoding is unknown.
     """
-    encoding = _known_encoding(msg)
+    pixels: Pixels = _view(msg, _known_encoding(msg), max_pixels)
+    return pixels
+
+
+def values_view(
+    msg: ImageMessage, encodings: Collection[str], max_pixels: int = MAX_PIXELS
+) -> npt.NDArray[Any]:
+    """Return a view of the values of a message with one value per pixel; nothing is copied.
+
+    Args:
+        msg: object with the fields of sensor_msgs/Image.
+        encodings: accepted encodings, such as LABELS, INSTANCES or DEPTH.
+        max_pixels: larger images are refused.
+
+    Returns:
+        (H, W) uint8, uint16 or float32 in native byte order.
+
+    Raises:
+        ImageError: the fields contradict each other or the encoding is another one.
+    """
+    if msg.encoding not in encodings:
+        raise ImageError(
+            f'image encoding {quoted(msg.encoding)}; expected {" or ".join(encodings)}: choose '
+            f'another topic'
+        )
+    return _view(msg, _VALUES[msg.encoding], max_pixels)
+
+
+def _view(msg: ImageMessage, encoding: Encoding, max_pixels: int) -> npt.NDArray[Any]:
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
     check_size(width, height, max_pixels)
     if width % encoding.even_wh[0] or height % encoding.even_wh[1]:
@@ -218,10 +258,9 @@ def image_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> Pixels:
         )
     if msg.encoding == 'nv24':
         return _nv24_planes(data, width, height, step)
-    content = data[: rows * step].reshape(rows, step)[:, :row_bytes]
-    pixels: Pixels = content
-    if encoding.bits == 16:
-        pixels = _as_native_uint16(content, bool(msg.is_bigendian))
+    pixels: npt.NDArray[Any] = data[: rows * step].reshape(rows, step)[:, :row_bytes]
+    if encoding.bits > 8:
+        pixels = _as_native(pixels, np.dtype(_DTYPES[encoding.bits]), bool(msg.is_bigendian))
     if encoding.channels == 1:
         return pixels
     return pixels.reshape(rows, width, encoding.channels)
@@ -242,8 +281,8 @@ def _nv24_planes(data: UInt8Array, width: int, height: int, step: int) -> Pixels
     return np.concatenate([luma, chroma.reshape(2 * height, width)])
 
 
-def _as_native_uint16(rows: UInt8Array, is_bigendian: bool) -> npt.NDArray[np.uint16]:
-    words = np.ascontiguousarray(rows).view(np.uint16)
+def _as_native(rows: UInt8Array, dtype: np.dtype[Any], is_bigendian: bool) -> npt.NDArray[Any]:
+    words = np.ascontiguousarray(rows).view(dtype)
     return words.byteswap() if is_bigendian != (sys.byteorder == 'big') else words
 
 

@@ -6,10 +6,16 @@ import time
 from itertools import islice
 from typing import Final, Generic, Protocol, TypeVar
 
-from segmentation_node.pipeline.frames import Accounts
-
 #: Batches do not wait for a camera whose newest frame is older than this.
 CAMERA_ACTIVE_S: Final = 1.0
+
+
+class Settles(Protocol):
+    """Anything that counts the fates of frames, such as Accounts."""
+
+    def settle(self, fate: str) -> None:
+        """Count a frame under its fate."""
+        ...
 
 
 class HasCamera(Protocol):
@@ -31,7 +37,7 @@ class Slots(Generic[FrameT]):
     Cameras are served in turn, so that a fast one cannot starve a slow one.
     """
 
-    def __init__(self, accounts: Accounts) -> None:
+    def __init__(self, accounts: Settles) -> None:
         self._accounts = accounts
         self._waiting: dict[str, FrameT] = {}  # in the order of the cameras' turns
         self._last_s: dict[str, float] = {}  # arrival of each camera's newest frame

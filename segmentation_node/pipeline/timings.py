@@ -4,7 +4,7 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -47,8 +47,8 @@ class Window:
 class StageTimings:
     """Milliseconds of the newest frames by stage; `latency` is from stamp to publication."""
 
-    def __init__(self) -> None:
-        self.stages = {stage: Window() for stage in STAGES}
+    def __init__(self, stages: Sequence[str] = STAGES) -> None:
+        self.stages = {stage: Window() for stage in stages}
         self.batch = Window()
         self.latency = Window()
         self.arrivals = Window()

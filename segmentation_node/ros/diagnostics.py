@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Health of the node as diagnostic_msgs/DiagnosticStatus."""
+"""Health of a node as diagnostic_msgs/DiagnosticStatus."""
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -27,9 +28,13 @@ NOT_AVAILABLE = 'not available'
 _MAX_CHARS = 2000
 
 
+#: Level and message of a status.
+Verdict: TypeAlias = tuple[bytes, str]
+
+
 @dataclass
-class NodeHealth:
-    """State of the node that its diagnostics report; kept when a model is replaced."""
+class SupervisedHealth:
+    """State of a node that its diagnostics report, independent of its task."""
 
     accounts: Accounts = field(default_factory=Accounts)
     losses: Losses = field(default_factory=Losses)
@@ -44,28 +49,97 @@ class NodeHealth:
     refusal: str = ''
     active_since_s: float = 0.0
     last_arrival_s: float = -math.inf
-    last_wanted_s: float = -math.inf
-    #: Arrival of the first wanted frame since the last mask.
-    waiting_since_s: float = math.inf
     #: Malformed and failed frames at the last status.
     faulty_frames: int = 0
-    #: Count of the frames out of domain at the last status.
-    last_domain: DomainCount = field(default_factory=DomainCount)
 
     def note_refusal(self, reason: str) -> None:
         """Record the reason of a failed transition."""
         self.last_error = self.refusal = reason
+
+    def add_lost(self, topic: str, count: int) -> None:
+        """Count frames of a camera that were lost in transport."""
+        self.accounts.add_lost(count)
+        self.losses.add(topic, count)
+
+    def update_losses(self, counts: Mapping[str, int], remedy_of: Callable[[str], str]) -> None:
+        """Bring the warning about recent losses up to date."""
+        arrived = counts['received'] + counts['in_flight']
+        recent = self.losses.recent(time.monotonic(), arrived)
+        self.loss_warning = self.remedy = ''
+        if recent.excessive:
+            self.loss_warning = (
+                f'{recent.lost} of {recent.sent} frames sent in {RECENT_S:.0f} s were lost in '
+                f'transport, most of them on {recent.topic}; see remedy'
+            )
+            self.remedy = remedy_of(recent.topic)
+
+    def fresh_faults(self, counts: Mapping[str, int]) -> int:
+        """Return the number of malformed and failed frames since the last call."""
+        faulty = counts['malformed'] + counts['failed']
+        fresh, self.faulty_frames = faulty - self.faulty_frames, faulty
+        return fresh
+
+    def inactivity(self, state: str) -> Verdict | None:
+        """Return the verdict on a node that is not active; None if it is."""
+        if state in ('unconfigured', 'inactive') and self.refusal:
+            return DiagnosticStatus.ERROR, f'{state}: {self.refusal}'
+        if state in ('unconfigured', 'inactive'):
+            return DiagnosticStatus.WARN, f'{state}: waiting for activation'
+        if state != 'active':
+            return DiagnosticStatus.WARN, ', '.join(activities()) or f'{state} ...'
+        return None
+
+    def trouble(self, fresh: int, silence: str) -> Verdict | None:
+        """Return the verdict on faulty, lost or missing input; None if there is no trouble.
+
+        Args:
+            fresh: number of faulty frames since the last status.
+            silence: message after SILENCE_S without input.
+        """
+        if fresh:
+            return DiagnosticStatus.WARN, f'{fresh} frames malformed or failed: {self.last_error}'
+        if self.loss_warning:
+            return DiagnosticStatus.WARN, self.loss_warning
+        if self.rival_warning:
+            return DiagnosticStatus.WARN, self.rival_warning
+        now_s = time.monotonic()
+        if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
+            return DiagnosticStatus.WARN, silence
+        return None
+
+    def message(
+        self, name: str, verdict: Verdict, values: Mapping[str, object]
+    ) -> DiagnosticStatus:
+        """Return a status with a verdict and values, to which the last error is added."""
+        level, text = verdict
+        values = {**values, 'last_error': self.last_error, 'remedy': self.remedy}
+        return DiagnosticStatus(
+            level=level,
+            name=name,
+            message=printable(text, _MAX_CHARS),
+            hardware_id='',
+            values=[
+                KeyValue(key=key, value=printable(str(value), _MAX_CHARS))
+                for key, value in values.items()
+            ],
+        )
+
+
+@dataclass
+class NodeHealth(SupervisedHealth):
+    """State of the segmentation node; kept when a model is replaced."""
+
+    last_wanted_s: float = -math.inf
+    #: Arrival of the first wanted frame since the last mask.
+    waiting_since_s: float = math.inf
+    #: Count of the frames out of domain at the last status.
+    last_domain: DomainCount = field(default_factory=DomainCount)
 
     def note_wanted(self, now_s: float, published_s: float) -> None:
         """Record the arrival of a wanted frame and the time of the last published mask."""
         if published_s >= self.waiting_since_s or self.waiting_since_s == math.inf:
             self.waiting_since_s = now_s
         self.last_wanted_s = now_s
-
-    def add_lost(self, topic: str, count: int) -> None:
-        """Count frames of a camera that were lost in transport."""
-        self.accounts.add_lost(count)
-        self.losses.add(topic, count)
 
     def status(
         self,
@@ -83,48 +157,20 @@ class NodeHealth:
             remedy_of: returns the remedy for losses on a topic.
         """
         counts = self.accounts.snapshot()
-        self._update_losses(counts, remedy_of)
-        level, message = self._verdict(state, counts, worker)
-        values = {'state': state, **counts}
+        self.update_losses(counts, remedy_of)
+        verdict = self._verdict(state, counts, worker)
+        values: dict[str, object] = {'state': state, **counts}
         if worker is not None:
             values |= _model_values(worker) | _domain_values(worker.domain)
-            values |= _timing_values(worker.timings)
+            values |= timing_values(worker.timings)
         values |= {'doing': ', '.join(activities())}
-        values |= {'last_error': self.last_error, 'remedy': self.remedy}
-        return DiagnosticStatus(
-            level=level,
-            name=name,
-            message=printable(message, _MAX_CHARS),
-            hardware_id='',
-            values=[
-                KeyValue(key=key, value=printable(str(value), _MAX_CHARS))
-                for key, value in values.items()
-            ],
-        )
+        return self.message(name, verdict, values)
 
-    def _update_losses(self, counts: dict[str, int], remedy_of: Callable[[str], str]) -> None:
-        arrived = counts['received'] + counts['in_flight']
-        recent = self.losses.recent(time.monotonic(), arrived)
-        self.loss_warning = self.remedy = ''
-        if recent.excessive:
-            self.loss_warning = (
-                f'{recent.lost} of {recent.sent} frames sent in {RECENT_S:.0f} s were lost in '
-                f'transport, most of them on {recent.topic}; see remedy'
-            )
-            self.remedy = remedy_of(recent.topic)
-
-    def _verdict(
-        self, state: str, counts: dict[str, int], worker: Worker | None
-    ) -> tuple[bytes, str]:
-        faulty = counts['malformed'] + counts['failed']
-        fresh, self.faulty_frames = faulty - self.faulty_frames, faulty
+    def _verdict(self, state: str, counts: Mapping[str, int], worker: Worker | None) -> Verdict:
+        fresh = self.fresh_faults(counts)
         stranger = self._domain_warning(worker)
-        if state in ('unconfigured', 'inactive') and self.refusal:
-            return DiagnosticStatus.ERROR, f'{state}: {self.refusal}'
-        if state in ('unconfigured', 'inactive'):
-            return DiagnosticStatus.WARN, f'{state}: waiting for activation'
-        if state != 'active':
-            return DiagnosticStatus.WARN, ', '.join(activities()) or f'{state} ...'
+        if inactivity := self.inactivity(state):
+            return inactivity
         if stalled_s := self._stalled_s(worker):
             if busy := ', '.join(activities()):
                 return DiagnosticStatus.WARN, f'no mask for {stalled_s:.0f} s: {busy}'
@@ -132,15 +178,8 @@ class NodeHealth:
                 f'no mask for {stalled_s:.0f} s, although images arrive and masks are subscribed'
                 + (f': {self.last_error}' if fresh else '')
             )
-        if fresh:
-            return DiagnosticStatus.WARN, f'{fresh} frames malformed or failed: {self.last_error}'
-        if self.loss_warning:
-            return DiagnosticStatus.WARN, self.loss_warning
-        if self.rival_warning:
-            return DiagnosticStatus.WARN, self.rival_warning
-        now_s = time.monotonic()
-        if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
-            return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'
+        if trouble := self.trouble(fresh, f'no image for {SILENCE_S:.0f} s'):
+            return trouble
         if stranger:
             return DiagnosticStatus.WARN, stranger
         return DiagnosticStatus.OK, 'segmenting'
@@ -193,7 +232,8 @@ def _domain_values(domain: DomainCount) -> dict[str, object]:
     }
 
 
-def _timing_values(timings: StageTimings) -> dict[str, str]:
+def timing_values(timings: StageTimings) -> dict[str, str]:
+    """Return rates and percentiles of durations, without those that are not measured yet."""
     now_s = time.monotonic()
     values = {
         'in_rate_hz': f'{timings.arrivals.rate_hz(now_s):.1f}',

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Process of the node: start, signals, exit status."""
+"""Process of a node: start, signals, exit status."""
 
 import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import rclpy
 from rclpy.exceptions import NameValidationException, ParameterException
 from rclpy.executors import ExternalShutdownException
 
+from segmentation_node import topics
 from segmentation_node.errors import SegmentationError, one_line
 from segmentation_node.ros.executor import GroupsExecutor
 from segmentation_node.ros.log_forwarding import forward_log
-from segmentation_node.ros.node import SegmentationNode
 from segmentation_node.ros.parameter_files import ignored_file_warnings
+from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transport import enable_large_frames, remove_dead_segments
 from segmentation_node.runtimes.memory import keep_freed_memory
 
@@ -28,12 +29,26 @@ INTERNAL_ERROR: Final = 70
 def main(
     args: list[str] | None = None, *, on_ros_started: Callable[[], None] = lambda: None
 ) -> NoReturn:
-    """Run the node until it is asked to stop.
+    """Run the segmentation node until it is asked to stop: see `run`."""
+    from segmentation_node.ros.node import SegmentationNode  # which other nodes do without
+
+    run(SegmentationNode, topics.NODE_NAME, args, on_ros_started)
+
+
+def run(
+    create: Callable[[], SupervisedNode[Any]],
+    command: str,
+    args: list[str] | None = None,
+    on_ros_started: Callable[[], None] = lambda: None,
+) -> NoReturn:
+    """Run a node until it is asked to stop.
 
     The exit status is 0 after a requested end, 1 if the node cannot start with these settings,
     and INTERNAL_ERROR after an error of the node, where a restart may help.
 
     Args:
+        create: returns the node.
+        command: name of the command in messages.
         args: command line; that of the process by default.
         on_ros_started: is called as soon as ROS handles signals.
     """
@@ -42,9 +57,9 @@ def main(
     try:
         rclpy.init(args=args)
     except RuntimeError as error:  # the base of most errors of rclpy
-        _refuse_to_start(error, 'ROS cannot start: ')
+        _refuse_to_start(command, error, 'ROS cannot start: ')
     on_ros_started()
-    node = _create_node()
+    node = _created(create, command)
     _log_start(node, args or sys.argv, profile, dead)
     status = _spin(node)
     node.stop_within(STOP_S)
@@ -53,29 +68,29 @@ def main(
     _exit(status)
 
 
-def _create_node() -> SegmentationNode:
+def _created(create: Callable[[], SupervisedNode[Any]], command: str) -> SupervisedNode[Any]:
     try:
-        return SegmentationNode()
+        return create()
     except (SegmentationError, ParameterException, NameValidationException) as error:
-        _refuse_to_start(error)
+        _refuse_to_start(command, error)
     except RuntimeError as error:
         if rclpy.ok():
-            _refuse_to_start(error)
+            _refuse_to_start(command, error)
         _exit(0)  # a signal shut ROS down meanwhile
 
 
-def _log_start(node: SegmentationNode, args: list[str], profile: str, dead: list[str]) -> None:
+def _log_start(node: SupervisedNode[Any], args: list[str], profile: str, dead: list[str]) -> None:
     logger = node.get_logger()
     forward_log(logger)
     for warning in ignored_file_warnings(args, node.get_fully_qualified_name()):
         logger.warning(warning)
     if profile:
-        logger.info(f'masks are sent through shared memory of sufficient size ({profile})')
+        logger.info(f'messages are sent through shared memory of sufficient size ({profile})')
     if dead:
         logger.info(f'removed {len(dead)} shared memory segments of killed processes')
 
 
-def _spin(node: SegmentationNode) -> int:
+def _spin(node: SupervisedNode[Any]) -> int:
     """Serve callbacks until the end and return the exit status."""
     try:
         GroupsExecutor(node, [node.frames, node.diagnostics]).spin()
@@ -89,14 +104,14 @@ def _spin(node: SegmentationNode) -> int:
     return 0
 
 
-def _refuse_to_start(error: Exception, prefix: str = '') -> NoReturn:
+def _refuse_to_start(command: str, error: Exception, prefix: str = '') -> NoReturn:
     remedy = ''
     if os.environ.get('ROS_SECURITY_ENABLE') == 'true' and isinstance(error, RuntimeError):
         remedy = (
             '. ROS_SECURITY_ENABLE is true, so nodes run only with security: check '
             'ROS_SECURITY_KEYSTORE, the enclave, and that the middleware was built with security'
         )
-    print(f'segmentation_node: {prefix}{one_line(error)}{remedy}', file=sys.stderr)
+    print(f'{command}: {prefix}{one_line(error)}{remedy}', file=sys.stderr)
     _exit(1)
 
 

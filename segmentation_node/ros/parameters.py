@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters of the node: name, type, default, range and description, declared once."""
+"""Parameters of the nodes: name, type, default, range and description, declared once."""
 
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from typing_extensions import Self
 
 from segmentation_node.errors import SettingError, quoted, suggestion
 from segmentation_node.images.bit_depth import FULL_BITS, LEAST_BITS
@@ -75,8 +76,42 @@ def declared(
 
 
 @dataclass(frozen=True)
-class Parameters:
-    """Typed values of all parameters; each field declares one parameter."""
+class ParameterSet:
+    """Typed values of the parameters of a node; each field declares one parameter."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            choices = f.metadata['choices']
+            value = getattr(self, f.name)
+            if choices and value not in choices:
+                raise SettingError(f'{f.name} is {value!r}; choose one of {", ".join(choices)}')
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the default of each parameter."""
+        values = cls()
+        return {f.name: getattr(values, f.name) for f in fields(cls)}
+
+    def with_changes(self, changes: Iterable[Parameter]) -> Self:
+        """Return the values after some ROS parameters were set; raises SettingError."""
+        defaults = self.defaults()
+        return replace(
+            self,
+            **{p.name: _checked_type(p, defaults[p.name]) for p in changes if p.name in defaults},
+        )
+
+    def changed(self, other: Self, settable: str) -> list[str]:
+        """Return names of parameters that differ from `other`, of those with one `settable`."""
+        names = [f.name for f in fields(self) if f.metadata['settable'] == settable]
+        return [name for name in names if getattr(self, name) != getattr(other, name)]
+
+
+ParametersT = TypeVar('ParametersT', bound=ParameterSet)
+
+
+@dataclass(frozen=True)
+class Parameters(ParameterSet):
+    """Typed values of all parameters of the segmentation node."""
 
     model: str = declared(
         DEFAULT_MODEL, 'Bundled model, checkpoint folder, or Hugging Face hub id', RELOADS
@@ -151,11 +186,7 @@ class Parameters:
     )
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            choices = f.metadata['choices']
-            value = getattr(self, f.name)
-            if choices and value not in choices:
-                raise SettingError(f'{f.name} is {value!r}; choose one of {", ".join(choices)}')
+        super().__post_init__()
         for name in ('input_size', 'image_size'):
             size = getattr(self, name)
             if size != [0, 0] and not (len(size) == 2 and all(1 <= n <= MAX_SIDE for n in size)):
@@ -191,76 +222,67 @@ class Parameters:
         """`image_size` for the segmenter: None if not set."""
         return _size_hw(self.image_size)
 
-    def with_changes(self, changes: Iterable[Parameter]) -> 'Parameters':
-        """Return the values after some ROS parameters were set; raises SettingError."""
-        return replace(self, **{p.name: _checked_type(p) for p in changes if p.name in _DEFAULTS})
-
-    def changed(self, other: 'Parameters', settable: str) -> list[str]:
-        """Return names of parameters that differ from `other`, of those with one `settable`."""
-        names = [f.name for f in fields(self) if f.metadata['settable'] == settable]
-        return [name for name in names if getattr(self, name) != getattr(other, name)]
-
-
-_DEFAULTS: Final[Mapping[str, Any]] = MappingProxyType(
-    {f.name: getattr(Parameters(), f.name) for f in fields(Parameters)}
-)
-
 
 def _size_hw(size: list[int]) -> tuple[int, int] | None:
     return (size[0], size[1]) if any(size) else None
 
 
-def declare_parameters(node: Node, overrides: MutableMapping[str, Parameter]) -> Parameters:
+def declare_parameters(
+    node: Node, overrides: MutableMapping[str, Parameter], kind: type[ParametersT]
+) -> ParametersT:
     """Declare all parameters on a node and return their values, including overrides.
 
     Args:
         node: receives the parameters.
         overrides: parameters of the node from files and the command line; integers are replaced
             by floating-point numbers for parameters of that type.
+        kind: parameters to declare.
 
     Raises:
         SettingError, rclpy.exceptions.ParameterException: an override has an invalid value or
             type.
     """
+    defaults = kind.defaults()
     given = integers_as_floats(
-        [override for name, override in overrides.items() if name in _DEFAULTS]
+        [override for name, override in overrides.items() if name in defaults], defaults
     )
     overrides.update({override.name: override for override in given})
-    parameters = Parameters().with_changes(given)
-    for f in fields(Parameters):
-        node.declare_parameter(f.name, _DEFAULTS[f.name], _descriptor(f))
+    parameters = kind().with_changes(given)
+    for f in fields(kind):
+        node.declare_parameter(f.name, defaults[f.name], _descriptor(f))
     return parameters
 
 
-def integers_as_floats(parameters: list[Parameter]) -> list[Parameter]:
+def integers_as_floats(
+    parameters: list[Parameter], defaults: Mapping[str, Any]
+) -> list[Parameter]:
     """Convert integers to floats for parameters that are declared as float: 1 to 1.0."""
     return [
         Parameter(p.name, Parameter.Type.DOUBLE, float(p.value))
-        if p.type_ == Parameter.Type.INTEGER and isinstance(_DEFAULTS.get(p.name), float)
+        if p.type_ == Parameter.Type.INTEGER and isinstance(defaults.get(p.name), float)
         else p
         for p in parameters
     ]
 
 
-def unknown_parameters_warning(names: Iterable[str]) -> str:
+def unknown_parameters_warning(names: Iterable[str], kind: type[ParameterSet]) -> str:
     """Return a warning about unknown names, which ROS ignores, or '' if all are known."""
-    unknown = []
+    unknown, defaults = [], kind.defaults()
     for name in sorted(names):
-        if name not in _DEFAULTS and not _ROS_PARAMETERS.fullmatch(name):
-            hint = suggestion(name, _DEFAULTS)
+        if name not in defaults and not _ROS_PARAMETERS.fullmatch(name):
+            hint = suggestion(name, defaults)
             unknown.append(quoted(name) + (f' ({hint})' if hint else ''))
     if not unknown:
         return ''
     listed = ', '.join(unknown[:_MAX_LISTED])
     return (
-        f'ignored {len(unknown)} unknown parameters: {listed}; known are {", ".join(_DEFAULTS)}: '
+        f'ignored {len(unknown)} unknown parameters: {listed}; known are {", ".join(defaults)}: '
         f'correct the parameter file or the command line'
     )
 
 
-def _checked_type(parameter: Parameter) -> Any:
+def _checked_type(parameter: Parameter, default: Any) -> Any:
     """Return the value of a declared parameter; raises SettingError if its type is wrong."""
-    default = _DEFAULTS[parameter.name]
     is_list = isinstance(default, list)
     types, expected = _LIST_TYPES[type(default[0])] if is_list else _TYPES[type(default)]
     if parameter.type_ not in types:

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
@@ -28,6 +29,17 @@ LATCHED_QOS = QoSProfile(
 )
 #: QoS that diagnostic tools expect of /diagnostics.
 DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
+
+
+@contextmanager
+def shutdown_errors(context: Context) -> Iterator[None]:
+    """Raise ShutDown instead of an error of rclpy if its context was shut down."""
+    try:
+        yield
+    except RuntimeError as error:  # the base of most errors of rclpy
+        if context.ok():
+            raise
+        raise ShutDown from error
 
 
 class CameraPublishers:
@@ -65,7 +77,7 @@ class CameraPublishers:
 
     def wanted(self) -> list[Output]:
         """Return the outputs that have a subscriber now; raises ShutDown."""
-        with self._shutdown_errors():
+        with shutdown_errors(self._context):
             return [o for o, p in self._publishers.items() if p.get_subscription_count()]
 
     def canvas(self, topic: str, size_hw: tuple[int, int]) -> UInt8Array:
@@ -79,17 +91,8 @@ class CameraPublishers:
         """
         for output in outputs:
             message = self._message(output, rendered, header)
-            with self._shutdown_errors():
+            with shutdown_errors(self._context):
                 self._publishers[output].publish(message)
-
-    @contextmanager
-    def _shutdown_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except RuntimeError as error:  # the base of most errors of rclpy
-            if self._context.ok():
-                raise
-            raise ShutDown from error
 
     def _message(self, output: Output, rendered: Rendered, header: Header) -> Any:
         pixels = output.render(rendered)

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from segmentation_node.errors import SegmentationError
-from segmentation_node.ros.diagnostics import NodeHealth
+from segmentation_node.ros.diagnostics import SupervisedHealth
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
@@ -27,8 +27,12 @@ _STATES: Final = {
 class ManagedNode(Protocol):
     """Attributes of a lifecycle node that `reported` uses."""
 
-    health: NodeHealth
     state: str
+
+    @property
+    def health(self) -> SupervisedHealth:
+        """Health that the diagnostics report."""
+        ...
 
     @property
     def context(self) -> Any:

@@ -18,7 +18,9 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.images.bit_depth import EXAMINED, Samples
 from segmentation_node.images.encodings import (
+    DEPTH,
     ENCODINGS,
+    LABELS,
     MAX_PIXELS,
     CompressedMessage,
     ImageMessage,
@@ -28,6 +30,7 @@ from segmentation_node.images.encodings import (
     encode_jpeg,
     encode_png,
     image_view,
+    values_view,
 )
 from segmentation_node.images.files import decode_file, image_size
 
@@ -609,3 +612,23 @@ def test_only_labels_and_rgb_are_compressed(wrong: Any) -> None:
 def test_what_a_format_cannot_hold_is_refused() -> None:
     with pytest.raises(ImageError, match=r'\(1, 65501, 3\) as .jpg; it is too wide'):
         encode_jpeg(np.zeros((1, 65501, 3), np.uint8))
+
+
+@pytest.mark.parametrize('order', ['<', '>'])
+@pytest.mark.parametrize('encoding', ['16UC1', 'mono16', '32FC1'])
+def test_depth_is_read_in_either_byte_order(encoding: str, order: str) -> None:
+    kind = 'f4' if encoding == '32FC1' else 'u2'
+    values = np.array([[1, 2], [300, 4000]], f'{order}{kind}')
+    rows = [[*row.tobytes(), 9, 9, 9, 9] for row in values]  # padded
+    message = image(encoding, rows, width=2)
+    message.is_bigendian = int(order == '>')
+    view = values_view(message, DEPTH)
+    assert view.dtype == np.dtype(kind)
+    assert view.tolist() == values.tolist()
+
+
+def test_values_of_another_encoding_are_refused() -> None:
+    with pytest.raises(ImageError, match=r"encoding '32FC1'; expected mono8 or 8UC1: choose"):
+        values_view(image('32FC1', [[0, 0, 0, 0]], width=1), LABELS)
+    with pytest.raises(ImageError, match='data has 4 bytes, but'):
+        values_view(image('32FC1', [[0, 0, 0, 0]], width=2, bytes_per_row=8), DEPTH)

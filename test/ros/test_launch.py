@@ -36,8 +36,15 @@ from segmentation_node import topics
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.errors import SettingError
 from segmentation_node.paths import config_dir
+from segmentation_node.ros.label_cloud.parameters import CloudParameters
 from segmentation_node.ros.launching import arguments
-from segmentation_node.ros.launching.arguments import COMPARE, SEG, check_names, parameter_values
+from segmentation_node.ros.launching.arguments import (
+    COMPARE,
+    LABEL_CLOUD,
+    SEG,
+    check_names,
+    parameter_values,
+)
 from segmentation_node.ros.launching.launch_settings import LaunchSettings
 from segmentation_node.ros.launching.rviz import with_topics
 from segmentation_node.ros.parameters import Parameters
@@ -143,6 +150,52 @@ def test_a_bag_is_played_with_the_clock_and_the_arguments_given() -> None:
     assert by_wall_clock.use_sim_time is False
     assert settings().use_sim_time is None
     assert settings().play == ()
+
+
+def cloud_settings(**given: str) -> LaunchSettings:
+    """Return the settings of arguments of label_cloud.launch.py, with defaults for all others."""
+    defaults = {argument.name: argument.default for argument in LABEL_CLOUD}
+    given = {**defaults, **given}
+    return LaunchSettings.from_arguments(given, {given['node_name']: ''}, '/car', cloud=True)
+
+
+def test_every_parameter_of_label_cloud_is_an_argument() -> None:
+    described = {argument.name: argument for argument in LABEL_CLOUD}
+    assert len(described) == len(LABEL_CLOUD)
+    for field in fields(CloudParameters):
+        assert field.metadata['description'] in described[f'cloud_{field.name}'].description
+    assert 'cameras' not in described
+    assert set(described) >= {argument.name for argument in SEG if argument.name != 'cameras'}
+
+
+def test_label_cloud_runs_beside_the_node_that_makes_its_masks() -> None:
+    found = cloud_settings(
+        min_confidence='0.3', cloud_min_confidence='0.5', cloud_keep_classes="['human']",
+        image_topic='/cam/image', depth_topic='/cam/depth', node_name='eye',
+    )  # fmt: skip
+    masks, cloud = found.all_nodes
+    assert masks.full_name == '/car/eye'
+    assert masks.values['min_confidence'] == 0.3
+    assert (cloud.full_name, cloud.executable) == ('/car/label_cloud', 'label_cloud')
+    assert cloud.values == {'min_confidence': 0.5, 'keep_classes': ['human']}
+    rules = dict(found.remappings)
+    assert rules['camera_info'] == '/cam/camera_info'
+    assert rules['depth'] == '/cam/depth'
+    assert rules['segmentation_node/label_mask'] == 'eye/label_mask'
+    assert cloud_settings().nodes[0].executable == 'segmentation_node'
+
+
+@pytest.mark.parametrize(
+    ('given', 'message'),
+    [
+        ({'cloud_source': 'radar'}, "source is 'radar'; choose one of depth, cloud"),
+        ({'cloud_tolerance_s': 'much'}, "cloud_tolerance_s is 'much'; expected a number"),
+        ({'cloud_keep_classes': 'human'}, 'cloud_keep_classes is'),
+    ],
+)
+def test_a_bad_argument_of_label_cloud_is_refused(given: dict[str, str], message: str) -> None:
+    with pytest.raises(SettingError, match=re.escape(message)):
+        cloud_settings(**given)
 
 
 @pytest.mark.parametrize(
@@ -390,7 +443,7 @@ def bag(tmp_path: Path) -> Path:
 @pytest.mark.skipif(sys.platform != 'linux', reason='/proc is asked what runs')
 class TestWholeLaunch:
     def test_shows_its_arguments(self) -> None:
-        for path, declared in zip(LAUNCH_FILES, (COMPARE, SEG), strict=True):
+        for path, declared in zip(LAUNCH_FILES, (COMPARE, LABEL_CLOUD, SEG), strict=True):
             command = ['ros2', 'launch', 'segmentation_node', path.name, '--show-args']
             said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
             assert re.findall(r"^    '(.+)':$", said, re.MULTILINE) == [a.name for a in declared]

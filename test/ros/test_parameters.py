@@ -48,7 +48,7 @@ def node_with(context: rclpy.Context, tmp_path: Path) -> Iterator[Any]:
 
 
 def declared(node: Node) -> Parameters:
-    return declare_parameters(node, node._parameter_overrides)
+    return declare_parameters(node, node._parameter_overrides, Parameters)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_values_of_another_kind_are_refused_before_anything_is_declared(
 def test_unknown_names_are_told_of_with_what_was_meant(node_with: Any) -> None:
     node = node_with('modle: unet', '-p', 'max_rate:=3', '-p', 'zzz.y:=1', '-p', 'model:=unet')
     declared(node)
-    said = unknown_parameters_warning(node._parameter_overrides)
+    said = unknown_parameters_warning(node._parameter_overrides, Parameters)
     assert said.startswith(
         "ignored 3 unknown parameters: 'max_rate' (did you mean max_rate_hz?), "
         "'modle' (did you mean model?), 'zzz.y'; known are model, runtime, "
@@ -116,11 +116,12 @@ def test_parameters_of_ros_are_known(node_with: Any) -> None:
         'use_sim_time: false', '-p', 'qos_overrides./image.subscription.depth:=3',
         '-p', 'start_type_description_service:=false',
     )  # fmt: skip
-    assert unknown_parameters_warning(node._parameter_overrides) == ''
+    assert unknown_parameters_warning(node._parameter_overrides, Parameters) == ''
 
 
 def test_an_endless_list_of_unknown_names_is_cut_short() -> None:
-    assert len(unknown_parameters_warning(f'{"x" * 1000}{n}' for n in range(1000))) < 2000
+    names = (f'{"x" * 1000}{n}' for n in range(1000))
+    assert len(unknown_parameters_warning(names, Parameters)) < 2000
 
 
 NAME = '/robot/segmentation_node'

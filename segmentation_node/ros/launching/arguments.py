@@ -11,7 +11,8 @@ from types import MappingProxyType
 from typing import Any, Final, get_type_hints
 
 from segmentation_node.errors import ForeignError, SettingError, quoted, suggestion
-from segmentation_node.ros.parameters import Parameters
+from segmentation_node.ros.label_cloud.parameters import CloudParameters
+from segmentation_node.ros.parameters import Parameters, ParameterSet
 from segmentation_node.topics import NODE_NAME
 from segmentation_node.untrusted import parse_yaml
 
@@ -36,11 +37,11 @@ def _switch(name: str, description: str) -> Argument:
     return Argument(name, f'{description}: true or false', default='false')
 
 
-def _argument_for(field: Any) -> Argument:
+def _argument_for(field: Any, prefix: str = '') -> Argument:
     choices, limits = field.metadata['choices'], field.metadata['range']
     range_ = f' ({limits[0]:g} to {limits[1]:g})' if limits else ''
     return Argument(
-        field.name,
+        prefix + field.name,
         field.metadata['description'] + range_,
         choices=('', *choices) if choices else None,
     )
@@ -76,6 +77,16 @@ SEG: Final = (
     Argument('log_level', 'Log level of the node', choices=('', *LOG_LEVELS)),
 )
 
+#: Prefix of the arguments that are parameters of the node label_cloud.
+CLOUD_PREFIX: Final = 'cloud_'
+#: Arguments of label_cloud.launch.py.
+LABEL_CLOUD: Final = (
+    *(_argument_for(field, CLOUD_PREFIX) for field in fields(CloudParameters)),
+    Argument('depth_topic', 'Topic of the depth image, registered to the camera image'),
+    Argument('points_topic', 'Topic of the organized cloud, if cloud_source is cloud'),
+    *(argument for argument in SEG if argument.name != 'cameras'),
+)
+
 _COMPARE_DEFAULTS: Final = {
     argument.name: argument
     for argument in (
@@ -101,14 +112,25 @@ COMPARE: Final = (
 )
 
 
-def parameter_values(given: Mapping[str, str]) -> dict[str, Any]:
-    """Return the values of the arguments that are node parameters, with their types.
+def parameter_values(
+    given: Mapping[str, str], kind: type[ParameterSet] = Parameters, prefix: str = ''
+) -> dict[str, Any]:
+    """Return the values of the arguments that are parameters of a node, with their types.
+
+    Args:
+        given: values of the arguments by name.
+        kind: parameters of the node.
+        prefix: beginning of the names of their arguments.
 
     Raises:
         SettingError: an argument has the wrong type.
     """
-    types = get_type_hints(Parameters)
-    return {name: _PARSERS[types[name]](name, given[name]) for name in types if given.get(name)}
+    types = get_type_hints(kind)
+    return {
+        field.name: _PARSERS[types[field.name]](prefix + field.name, text)
+        for field in fields(kind)
+        if (text := given.get(prefix + field.name))
+    }
 
 
 def check_names(words: Iterable[str], arguments: Iterable[Argument]) -> None:

@@ -4,16 +4,29 @@
 import json
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic
 
 from segmentation_node.errors import SettingError, quoted
-from segmentation_node.paths import config_dir
-from segmentation_node.ros.launching.arguments import as_bool, parameter_values
+from segmentation_node.paths import PACKAGE, config_dir
+from segmentation_node.ros.label_cloud.parameters import CloudParameters
+from segmentation_node.ros.launching.arguments import CLOUD_PREFIX, as_bool, parameter_values
 from segmentation_node.ros.parameter_files import PARAMETERS, matches, sections_of
-from segmentation_node.ros.parameters import Parameters
-from segmentation_node.topics import CAMERA_INFO, COMPRESSED_SUFFIX, IMAGE
+from segmentation_node.ros.parameters import Parameters, ParametersT
+from segmentation_node.topics import (
+    CAMERA_INFO,
+    CLOUD,
+    CLOUD_NODE_NAME,
+    COMPRESSED_SUFFIX,
+    CONFIDENCE,
+    DEPTH,
+    IMAGE,
+    INSTANCE_MASK,
+    LABEL_INFO_JSON,
+    LABEL_MASK,
+    NODE_NAME,
+)
 from segmentation_node.untrusted import read_yaml
 
 #: Rate of /clock while a bag is played; it limits the resolution of measured latencies.
@@ -21,7 +34,7 @@ CLOCK_HZ: Final = 200
 
 
 @dataclass(frozen=True)
-class NodeSettings:
+class NodeSettings(Generic[ParametersT]):
     """Settings of one node of a launch file."""
 
     #: Name with namespace, as in the diagnostics.
@@ -29,9 +42,10 @@ class NodeSettings:
     #: Parameters given as arguments; they override the parameter file.
     values: Mapping[str, Any]
     #: Values of all parameters from arguments, parameter file and defaults.
-    parameters: Parameters
+    parameters: ParametersT
     #: Sections of the parameter file that apply to this node.
     sections: tuple[str, ...] = ()
+    executable: str = PACKAGE
 
     @property
     def name(self) -> str:
@@ -59,7 +73,10 @@ class NodeSettings:
 class LaunchSettings:
     """Settings of everything that a launch file starts."""
 
-    nodes: tuple[NodeSettings, ...]
+    #: Segmentation nodes.
+    nodes: tuple[NodeSettings[Parameters], ...]
+    #: Node label_cloud; None if it does not run.
+    cloud: NodeSettings[CloudParameters] | None
     params_file: Path | None
     remappings: tuple[tuple[str, str], ...]
     #: Topic of the images; empty for the default.
@@ -74,9 +91,19 @@ class LaunchSettings:
     log_level: str
     enclave: str
 
+    @property
+    def all_nodes(self) -> tuple[NodeSettings[Any], ...]:
+        """All nodes, in the order of their start."""
+        return self.nodes if self.cloud is None else (*self.nodes, self.cloud)
+
     @classmethod
     def from_arguments(
-        cls, given: Mapping[str, str], models: Mapping[str, str], namespace: str
+        cls,
+        given: Mapping[str, str],
+        models: Mapping[str, str],
+        namespace: str,
+        *,
+        cloud: bool = False,
     ) -> 'LaunchSettings':
         """Return the settings that result from launch arguments.
 
@@ -84,6 +111,7 @@ class LaunchSettings:
             given: values of the arguments by name.
             models: parameter `model` of each node by its name; empty for the default.
             namespace: absolute namespace of the nodes.
+            cloud: also run the node label_cloud, on the masks of the first node.
 
         Raises:
             SettingError: an argument is invalid or contradicts another one.
@@ -92,9 +120,17 @@ class LaunchSettings:
         given = {name: value for name, value in given.items() if value}
         params_file = _file(given['params_file']) if 'params_file' in given else None
         nodes = tuple(
-            _node(name, namespace, {**given, 'model': model}, params_file)
+            _node(name, namespace, {**given, 'model': model}, params_file, Parameters)
             for name, model in models.items()
         )
+        cloud_node = (
+            _node(CLOUD_NODE_NAME, namespace, given, params_file, CloudParameters, CLOUD_PREFIX)
+            if cloud
+            else None
+        )
+        remappings = [*_remappings(given, nodes)]
+        if cloud:
+            remappings += _cloud_remappings(given, nodes[0])
         sim_time = given.get('use_sim_time', 'true' if 'bag' in given else '')
         use_sim_time = as_bool('use_sim_time', sim_time) if sim_time else None
         respawn = as_bool('respawn', given['respawn'])
@@ -105,8 +141,9 @@ class LaunchSettings:
         show_rviz = as_bool('rviz', given['rviz'])
         return cls(
             nodes=nodes,
+            cloud=cloud_node,
             params_file=params_file,
-            remappings=tuple(_remappings(given, nodes)),
+            remappings=tuple(remappings),
             image_topic=given.get('image_topic', ''),
             use_sim_time=use_sim_time,
             rviz_config=_file(given['rviz_config']) if show_rviz else None,
@@ -119,10 +156,15 @@ class LaunchSettings:
 
 
 def _node(
-    name: str, namespace: str, given: Mapping[str, str], params_file: Path | None
-) -> NodeSettings:
-    defaults = asdict(Parameters())
-    values = parameter_values(given)
+    name: str,
+    namespace: str,
+    given: Mapping[str, str],
+    params_file: Path | None,
+    kind: type[ParametersT],
+    prefix: str = '',
+) -> NodeSettings[ParametersT]:
+    defaults = kind.defaults()
+    values = parameter_values(given, kind, prefix)
     full_name = f'{namespace.rstrip("/")}/{name}'
     sections = [
         (pattern, content)
@@ -136,12 +178,31 @@ def _node(
         # The node itself reports other names and rejects other types.
         if key in defaults and type(value) is type(defaults[key])
     }
-    parameters = Parameters(**{**from_file, **values})
-    return NodeSettings(full_name, values, parameters, tuple(dict(sections)))
+    parameters = kind(**{**from_file, **values})
+    executable = PACKAGE if kind is Parameters else name
+    return NodeSettings(full_name, values, parameters, tuple(dict(sections)), executable)
+
+
+def _cloud_remappings(
+    given: Mapping[str, str], masks: NodeSettings[Parameters]
+) -> Iterator[tuple[str, str]]:
+    """Yield the remappings of the inputs of label_cloud."""
+    cameras = masks.parameters.cameras
+    if any(cameras):
+        raise SettingError(
+            f'cameras is {cameras}, but label_cloud.launch.py runs one camera; omit cameras, '
+            f'or start label_cloud for each camera in your own launch file'
+        )
+    for argument, topic in (('depth_topic', DEPTH), ('points_topic', CLOUD)):
+        if argument in given:
+            yield topic, given[argument]
+    if masks.name != NODE_NAME:
+        for output in (LABEL_MASK, CONFIDENCE, INSTANCE_MASK, LABEL_INFO_JSON):
+            yield f'{NODE_NAME}/{output}', f'{masks.name}/{output}'
 
 
 def _remappings(
-    given: Mapping[str, str], nodes: tuple[NodeSettings, ...]
+    given: Mapping[str, str], nodes: tuple[NodeSettings[Parameters], ...]
 ) -> Iterator[tuple[str, str]]:
     topic = given.get('image_topic', '')
     named = [name for name in ('image_topic', 'camera_info_topic') if name in given]

@@ -56,8 +56,13 @@ REQUESTED: Final = frozenset({0} | {status for n in SIGNALS for status in (-n, 1
 ModelsOf = Callable[[Mapping[str, str]], Mapping[str, str]]
 
 
-def description(file: str, arguments: Sequence[Argument], models: ModelsOf) -> LaunchDescription:
-    """Return the description of a launch file that runs one node per model."""
+def description(
+    file: str, arguments: Sequence[Argument], models: ModelsOf, *, cloud: bool = False
+) -> LaunchDescription:
+    """Return the description of a launch file that runs one node per model.
+
+    With `cloud`, it also runs the node label_cloud.
+    """
 
     def start(context: LaunchContext) -> list[Action]:
         # If another launch file includes this one, the command line belongs to that file.
@@ -67,7 +72,7 @@ def description(file: str, arguments: Sequence[Argument], models: ModelsOf) -> L
         # A launch file that includes this one may have pushed a namespace.
         pushed = context.launch_configurations.get('ros_namespace')
         namespace = make_namespace_absolute(prefix_namespace(pushed, given['namespace']))
-        settings = LaunchSettings.from_arguments(given, models(given), namespace)
+        settings = LaunchSettings.from_arguments(given, models(given), namespace, cloud=cloud)
         return LaunchSession(settings).start()
 
     return LaunchDescription([*map(_declaration, arguments), OpaqueFunction(function=start)])
@@ -91,9 +96,10 @@ class LaunchSession:
     def __init__(self, settings: LaunchSettings) -> None:
         self._settings = settings
         self._is_over = False
-        self._inactive = {node.full_name for node in settings.nodes}
-        _check_executable(PACKAGE, PACKAGE, 'build and source this package')
-        nodes = [self._node(node) for node in settings.nodes]
+        self._inactive = {node.full_name for node in settings.all_nodes}
+        for node in settings.all_nodes:
+            _check_executable(PACKAGE, node.executable, 'build and source this package')
+        nodes = [self._node(node) for node in settings.all_nodes]
         rviz = [] if settings.rviz_config is None else [self._rviz(settings.rviz_config)]
         self._player = self._bag_player() if settings.play else None
         self._start_order: list[ExecuteProcess] = [*nodes, *rviz]
@@ -113,7 +119,7 @@ class LaunchSession:
 
     # Processes
 
-    def _node(self, node: NodeSettings) -> Node:
+    def _node(self, node: NodeSettings[Any]) -> Node:
         settings = self._settings
         more: dict[str, object] = {}
         if settings.use_sim_time is not None:
@@ -124,7 +130,7 @@ class LaunchSession:
             files.append(_log_file(f'{logger}.yaml', node.parameter_file(**more)))
         return Node(
             package=PACKAGE,
-            executable=PACKAGE,
+            executable=node.executable,
             name=node.name,
             namespace=node.namespace,
             parameters=[ParameterFile(file, allow_substs=False) for file in files],
@@ -251,7 +257,7 @@ class _StatusReceived(Event):  # type: ignore[misc]  # launch is not typed
         self.session, self.status = session, status
 
 
-def _logger_name(node: NodeSettings) -> str:
+def _logger_name(node: NodeSettings[Any]) -> str:
     return node.full_name.strip('/').replace('/', '.')
 
 

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node label_cloud: depth and label masks in, labeled point clouds out."""
