@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segmentation node: a managed node that turns camera images into label masks."""
 
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError, SettingError, one_line, printable
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import decode_compressed, decode_image
+from segmentation_node.pipeline.frames import stamp_ns_of
+from segmentation_node.pipeline.live_scores import LiveScores
 from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.diagnostics import NodeHealth
 from segmentation_node.ros.intake import Intake
@@ -36,6 +39,7 @@ from segmentation_node.ros.publishers import DIAGNOSTICS_QOS, CameraPublishers, 
 from segmentation_node.ros.services import contain_errors
 from segmentation_node.ros.transitions import SUCCESS, reported
 from segmentation_node.ros.transport import reliable_camera_commands
+from segmentation_node.ros.truth import TruthIntake, truth_topics
 
 #: How often the reliability of cameras is checked, in addition to events of the middleware.
 FOLLOW_PERIOD_S = 1.0
@@ -55,9 +59,13 @@ class SegmentationNode(LifecycleNode):
         self.state = 'unconfigured'
         self.frames = MutuallyExclusiveCallbackGroup()
         self.diagnostics = MutuallyExclusiveCallbackGroup()
+        self.truth = MutuallyExclusiveCallbackGroup()
         self._worker: Worker | None = None
         self._intake: Intake | None = None
+        self._truth_intake: TruthIntake | None = None
         self._camera_publishers: dict[str, CameraPublishers] = {}
+        # Held while the diagnostics thread publishes scores, and while publishers are destroyed.
+        self._publishers_lock = threading.Lock()
         self._label_info: LabelInfoOutput | None = None
         self._values = self._declare_parameters()
         self._samples = Samples(self._values.bits_per_sample)
@@ -82,6 +90,7 @@ class SegmentationNode(LifecycleNode):
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_status, self.diagnostics, steady)
         self.create_timer(FOLLOW_PERIOD_S, self._follow_cameras, self.frames, steady)
+        self.create_timer(FOLLOW_PERIOD_S, self._follow_truth, self.truth, steady)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
 
@@ -96,6 +105,10 @@ class SegmentationNode(LifecycleNode):
         if (intake := self._intake) is not None:
             intake.follow()
 
+    def _follow_truth(self) -> None:
+        if (truth_intake := self._truth_intake) is not None:
+            truth_intake.follow()
+
     # Life cycle
 
     @reported
@@ -109,6 +122,12 @@ class SegmentationNode(LifecycleNode):
             camera: CameraPublishers(self, camera) for camera in values.cameras
         }
         self._label_info = LabelInfoOutput(self)
+        scores = LiveScores(
+            values.score_window,
+            truth_topics(self, values.cameras, values.truth_topic),
+            self._scores_wanted,
+        )
+        scores.start()
         self._worker = Worker(
             segmenter=segmenter,
             overlay_alpha=values.overlay_alpha,
@@ -117,6 +136,7 @@ class SegmentationNode(LifecycleNode):
             decode=decode,
             latency_ms=self._latency_ms,
             report=self._report_frame,
+            scores=scores,
         )
         self._worker.start()
         self._label_info.publish(segmenter.scheme, values.min_confidence)
@@ -141,6 +161,14 @@ class SegmentationNode(LifecycleNode):
             health=self.health,
             group=self.frames,
         )
+        if values.truth_topic and self._worker.scores is not None:
+            self._truth_intake = TruthIntake(
+                self,
+                self._worker.scores.truth_topics,
+                scores=self._worker.scores,
+                max_pixels=lambda: self._values.max_image_pixels,
+                group=self.truth,
+            )
         self.health.active_since_s = time.monotonic()
         self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
         return super().on_activate(state)
@@ -175,15 +203,21 @@ class SegmentationNode(LifecycleNode):
         if self._intake is not None:
             self._intake.close()
             self._intake = None
+        if self._truth_intake is not None:
+            self._truth_intake.close()
+            self._truth_intake = None
 
     def _release(self) -> None:
         self._close_intake()
         if self._worker is not None:
             self._worker.stop()
+            if self._worker.scores is not None:
+                self._worker.scores.stop()
             self._worker = None
-        for publishers in self._camera_publishers.values():
-            publishers.destroy(self)
-        self._camera_publishers = {}
+        with self._publishers_lock:
+            for publishers in self._camera_publishers.values():
+                publishers.destroy(self)
+            self._camera_publishers = {}
         if self._label_info is not None:
             self._label_info.destroy(self)
             self._label_info = None
@@ -213,10 +247,10 @@ class SegmentationNode(LifecycleNode):
         )
 
     def _latency_ms(self, message: Any) -> float:
-        # In plain numbers: the Time of rclpy raises on a negative stamp, which cameras may send.
-        stamp = message.header.stamp
-        stamp_ns = int(stamp.sec) * 10**9 + int(stamp.nanosec)
-        return (self.get_clock().now().nanoseconds - stamp_ns) / 1e6
+        return (self.get_clock().now().nanoseconds - stamp_ns_of(message)) / 1e6
+
+    def _scores_wanted(self, camera: str) -> bool:
+        return self._values.always_score or self._camera_publishers[camera].scores_wanted()
 
     def _report_frame(self, text: str) -> None:
         self.health.last_error = text
@@ -269,6 +303,8 @@ class SegmentationNode(LifecycleNode):
         worker = self._worker
         if worker is not None and worker.failure is not None:
             raise worker.failure
+        if worker is not None and worker.scores is not None:
+            self._publish_scores(worker.scores)
         self._check_for_rivals()
         previous_warning = self.health.loss_warning
         status = self.health.status(
@@ -279,6 +315,15 @@ class SegmentationNode(LifecycleNode):
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._status_publisher.publish(message)
+
+    def _publish_scores(self, scores: LiveScores) -> None:
+        if scores.failure is not None:
+            raise scores.failure
+        with self._publishers_lock:
+            for camera in scores.truth_topics:
+                publishers = self._camera_publishers.get(camera)
+                if publishers is not None and publishers.scores_wanted():
+                    publishers.publish_scores(scores.take_report(camera))
 
     def _check_for_rivals(self) -> None:
         """Warn if other nodes publish on the same topics, such as a second node of this name."""

@@ -78,7 +78,7 @@ def _log_start(node: SegmentationNode, args: list[str], profile: str, dead: list
 def _spin(node: SegmentationNode) -> int:
     """Serve callbacks until the end and return the exit status."""
     try:
-        GroupsExecutor(node, [node.frames, node.diagnostics]).spin()
+        GroupsExecutor(node, [node.frames, node.diagnostics, node.truth]).spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:  # noqa: BLE001 (any error: shut down in order and log the reason)
