@@ -141,10 +141,6 @@ def topic_rows() -> list[TopicRow]:
             'camera, if `image_transport` is compressed',
         ),
         TopicRow(topics.CAMERA_INFO, CAMERA_INFO, info, 'calibration (subscribed, optional)'),
-        TopicRow(
-            'truth_topic', IMAGE, f'as reliable as its publisher, depth {DEPTH}',
-            'label masks with the truth (subscribed, if the parameter is set)',
-        ),
         *(_picture_row(output, mask) for output in OUTPUTS.values()),
         TopicRow(
             f'~/{topics.CAMERA_INFO}', CAMERA_INFO, mask,
@@ -152,7 +148,7 @@ def topic_rows() -> list[TopicRow]:
         ),
         TopicRow(
             f'~/{topics.SCORES}', 'std_msgs/String', mask,
-            'once a second: figures of merit of the labels as JSON',
+            'once a second: scores of the labels as JSON',
         ),
         TopicRow(
             f'~/{topics.LABEL_INFO}', 'vision_msgs/LabelInfo', latched,

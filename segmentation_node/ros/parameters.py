@@ -148,18 +148,18 @@ class Parameters:
     )
     truth_topic: str = declared(
         '',
-        'Label masks with the truth, to score the masks of the same stamps against; relative to '
-        'each camera, as image is; empty for none. Their label_info_json beside it is required',
+        'Label masks with the truth, which the masks of the same stamps are scored against; empty '
+        'for none. A name without / at its start is below the prefix of each camera, as image is',
         UNCONFIGURED,
     )
     score_window: int = declared(
-        100, 'Number of frames over which ~/scores has sliding figures', UNCONFIGURED,
+        100, 'Number of newest frames that the sliding scores cover', UNCONFIGURED,
         range_=(1, 10_000),
     )  # fmt: skip
     always_score: bool = declared(
         False,
-        'Segment frames and measure their scores for /diagnostics even without a subscriber of '
-        '~/scores',
+        'Measure scores, and segment frames for them, even if ~/scores has no subscriber; '
+        '/diagnostics has them, too',
         ANY_TIME,
     )
     autostart: bool = declared(

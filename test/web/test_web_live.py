@@ -297,7 +297,7 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
                 with client.stream('GET', '/live/stream', params=wanted) as answer:
                     seen.append(decode_file(next(pictures(answer))))
                 with client.stream('GET', '/live/events') as answer:
-                    seen.append(next(event for event in events(answer) if event['nodes']))
+                    seen.append(next(event for event in events(answer) if event.get('scores')))
 
             viewer = threading.Thread(target=look)
             viewer.start()
@@ -315,8 +315,11 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
             [node] = told['nodes']
             assert node['name'] == probe.target
             assert int(node['published']) >= 1
-            topic = f'{probe.target}/overlay/compressed'
-            probe.wait_for('no subscriber', lambda: not probe.node.count_subscribers(topic))
+            assert told['scores'][probe.target]['truth'] is None
+            for topic in (f'{probe.target}/overlay/compressed', f'{probe.target}/scores'):
+                probe.wait_for(
+                    'no subscriber', lambda t=topic: not probe.node.count_subscribers(t)
+                )
             before = probe.settled()
             camera.publish(frame)
             probe.wait_for(

@@ -124,7 +124,8 @@ const known = value => typeof value === 'number'
 const measured = {}
 
 function remember(camera, frames) {
-  const past = measured[camera] ||= {last: '', confidence: [], domain_distance: [], consistency: []}
+  const past = measured[camera] ||=
+    {last: '', confidence: [], domain_distance: [], consistency: []}
   for (const frame of frames) {
     const stamp = [frame.stamp.sec, frame.stamp.nanosec].join()
     if (stamp === past.last) continue
