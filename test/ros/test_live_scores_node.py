@@ -2,14 +2,24 @@
 """Scores of the real node over real DDS: equal to those of score_bag, and robust to bad truth."""
 
 import json
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from bag_making import string_cdr, string_topic
-from ros_process import LATCHED, NodeProcess, Probe, image_message, pixels_of, stamp_ns
+from bag_making import image_topic, string_cdr, string_topic
+from ros_process import (
+    LATCHED,
+    NodeProcess,
+    Probe,
+    image_message,
+    isolated_environment,
+    pixels_of,
+    stamp_ns,
+)
 from std_msgs.msg import String
 
 from segmentation_node.arrays import UInt8Array
@@ -85,18 +95,34 @@ class ScoredCamera:
 
         return pixels_of(self.probe.wait_for('a label mask', answer))
 
+    def all_masks_of(self, stamps: Container[int], matched_before: int) -> dict[int, UInt8Array]:
+        """Wait for all masks of a replayed bag; the node may have superseded some frames."""
+        self.probe.settled()
+        self.next_report()
+
+        def masks() -> dict[int, UInt8Array]:
+            found = {stamp_ns(m): pixels_of(m) for m in self.masks if stamp_ns(m) in stamps}
+            return found if len(found) == self.count('matched') - matched_before else {}
+
+        found: dict[int, UInt8Array] = self.probe.wait_for('the masks of the bag', masks)
+        return found
+
+    def next_report(self) -> None:
+        seen = len(self.reports)
+        self.probe.wait_for('a report', lambda: len(self.reports) >= seen + 2)
+
 
 def _stamped(message: Any, stamp: int) -> Any:
     message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp, 10**9)
     return message
 
 
-def frames() -> Iterator[tuple[int, UInt8Array, UInt8Array]]:
+def frames(first: int, count: int) -> Iterator[tuple[int, UInt8Array, UInt8Array]]:
     """Stamp, image, (480, 640, 3), and truth, (480, 640), of a street."""
     renderer, street = Renderer(640, 480), Street(4001)
     to_truth = np.full(256, 11, np.uint8)  # unlabelled
     to_truth[[7, 11, 21, 23, 26]] = 3, 1, 5, 0, 8  # road, building, tree, sky, car
-    for index in range(5):
+    for index in range(first, first + count):
         frame = renderer.render(street, index / 10)
         yield START_NS + index * 10**8, frame.image_rgb, to_truth[frame.label_ids]
 
@@ -120,7 +146,7 @@ def test_live_scores_equal_those_of_score_bag_and_bad_truth_does_no_harm(
 ) -> None:
     camera = ScoredCamera(probe)
     camera.connect()
-    sent = list(frames())
+    sent = list(frames(0, 4))
     masks, truths = {}, {}
     for index, (stamp, image_rgb, truth) in enumerate(sent):
         if index % 2:  # truth before its mask; otherwise late
@@ -134,10 +160,32 @@ def test_live_scores_equal_those_of_score_bag_and_bad_truth_does_no_harm(
     camera.infos.publish(String(data=TRUTH_SCHEME.to_json()))
     report = camera.wait_for('scored', len(sent))
     assert report['problem'] == ''
-    newest = list(masks)[-WINDOW:]
-    for span, stamps in (('total', list(masks)), ('window', newest)):
+    compare_with_score_bag(report, masks, truths, tmp_path / 'published')
+    assert report['truth']['label_scheme'] == 'camvid11'
+    assert report['consistency']['frames'] == WINDOW
+    assert 0.5 < report['consistency']['mean'] <= 1
+
+    replayed = replay(camera, tmp_path / 'replayed')
+    masks |= camera.all_masks_of(replayed, matched_before=len(sent))
+    truths |= {stamp: replayed[stamp] for stamp in masks.keys() & replayed.keys()}
+    report = camera.wait_for('scored', len(masks))
+    compare_with_score_bag(report, masks, truths, tmp_path / 'both')
+    values = probe.next_diagnostics()
+    assert values['score_total_frames'] == str(len(masks))
+    assert values['score_window_miou'] == f'{report["truth"]["window"]["miou"]:.4f}'
+    hostile_truth(camera, report['truth']['total'])
+
+
+def compare_with_score_bag(
+    report: dict[str, Any],
+    masks: dict[int, UInt8Array],
+    truths: dict[int, UInt8Array],
+    folder: Path,
+) -> None:
+    """Check that the figures of the node are exactly those of the command on the same frames."""
+    for span, stamps in (('total', list(masks)), ('window', list(masks)[-WINDOW:])):
         bag = write_bag(
-            tmp_path / span,
+            folder / span,
             {MASKS: {s: masks[s] for s in stamps}, TRUTH_TOPIC: {s: truths[s] for s in stamps}},
         )
         expected = score_bag(bag)
@@ -149,13 +197,32 @@ def test_live_scores_equal_those_of_score_bag_and_bad_truth_does_no_harm(
             'class_iou': {name: None if np.isnan(value) else value for name, value in iou},
         }
     assert 0 < report['truth']['total']['miou'] < 1
-    assert report['truth']['label_scheme'] == 'camvid11'
-    assert report['consistency']['frames'] == WINDOW
-    assert 0.5 < report['consistency']['mean'] <= 1
-    values = probe.next_diagnostics()
-    assert values['score_total_frames'] == str(len(sent))
-    assert values['score_window_miou'] == f'{report["truth"]["window"]["miou"]:.4f}'
-    hostile_truth(camera, report['truth']['total'])
+
+
+def replay(camera: ScoredCamera, path: Path) -> dict[int, UInt8Array]:
+    """Replay a bag with a camera and its truth to the node; returns the truth by stamp."""
+    names = [f'{camera.probe.namespace}/{name}' for name in ('image', 'truth/label_mask')]
+    truths = {}
+    with BagWriter(path) as bag:
+        info = string_topic(f'{camera.probe.namespace}/truth/label_info_json')
+        bag.write(info, START_NS, string_cdr(TRUTH_SCHEME.to_json()))
+        for stamp, image_rgb, truth in frames(4, 4):
+            truths[stamp] = truth
+            for name, pixels, encoding in zip(
+                names, (image_rgb, truth), ('rgb8', 'mono8'), strict=True
+            ):
+                message = messages.image(pixels, encoding, messages.header(stamp, 'camera'))
+                bag.write(image_topic(name), stamp, messages.serialize(message))
+    command = [sys.executable, '-m', 'segmentation_node.bags.replay_bag', str(path)]
+    options = ['--rate', '0.5', '--quiet', '--wait-for-subscribers', *names]
+    with subprocess.Popen([*command, *options], env=isolated_environment()) as process:
+        try:
+            # The probe receives the masks meanwhile.
+            camera.probe.wait_for('the end of the bag', lambda: process.poll() is not None)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    return truths
 
 
 def hostile_truth(camera: ScoredCamera, before: dict[str, Any]) -> None:
