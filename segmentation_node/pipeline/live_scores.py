@@ -201,6 +201,8 @@ class LiveScores:
             measured: also measure what needs no truth.
         """
         camera = self._cameras[frame.camera]
+        if not camera.truth_topic and not measured:
+            return
         with self._inputs:
             if camera.truth_topic:
                 camera.matching.add_mask(frame.stamp_ns, ScoredMask(frame.labels, frame.model))

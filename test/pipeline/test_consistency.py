@@ -6,8 +6,6 @@ import pytest
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.pipeline.consistency import TemporalConsistency
-from training.scenes.render import Renderer
-from training.scenes.street import Street
 
 SECOND_NS = 10**9
 
@@ -72,18 +70,3 @@ def test_images_of_any_shape_are_compared(size_hw: tuple[int, int]) -> None:
     image = np.zeros((*size_hw, 3), np.uint8)
     temporal.measure(1, image, image[..., 0].copy())
     assert temporal.measure(2, image, image[..., 0].copy()) == 1.0
-
-
-def test_a_street_is_consistent_and_another_street_is_a_cut() -> None:
-    renderer = Renderer(256, 128)
-    first, second = (renderer.render(Street(4001), time_s) for time_s in (0.0, 0.1))
-    other = renderer.render(Street(4002), 0.0)
-    temporal = TemporalConsistency()
-    shares = [
-        temporal.measure(index * SECOND_NS // 10, frame.image_rgb, frame.label_ids)
-        for index, frame in enumerate((first, second, other))
-    ]
-    assert shares[0] is None
-    assert shares[1] is not None
-    assert shares[1] > 0.9
-    assert shares[2] is None

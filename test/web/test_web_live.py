@@ -264,6 +264,10 @@ def test_the_page_runs_its_own_script_and_no_other(language: str, client: httpx.
     assert not re.search(r'<[^>]+ (style|on\w+)=', answer.text)
 
 
+def wait_for_no_subscriber(probe: Any, topic: str) -> None:
+    probe.wait_for('no subscriber', lambda: not probe.node.count_subscribers(topic))
+
+
 @pytest.mark.skipif(find_spec('rclpy') is None, reason='ROS 2 is not installed')
 def test_a_live_node_is_shown_and_idle_without_viewers(
     tiny_checkpoint: Path, tmp_path: Path
@@ -316,10 +320,8 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
             assert node['name'] == probe.target
             assert int(node['published']) >= 1
             assert told['scores'][probe.target]['truth'] is None
-            for topic in (f'{probe.target}/overlay/compressed', f'{probe.target}/scores'):
-                probe.wait_for(
-                    'no subscriber', lambda t=topic: not probe.node.count_subscribers(t)
-                )
+            for output in ('overlay/compressed', 'scores'):
+                wait_for_no_subscriber(probe, f'{probe.target}/{output}')
             before = probe.settled()
             camera.publish(frame)
             probe.wait_for(
