@@ -5,9 +5,9 @@ from collections import OrderedDict, deque
 from typing import Any, Final, NamedTuple
 
 from segmentation_node.arrays import UInt8Array
-from segmentation_node.errors import DatasetError, SchemeError
 from segmentation_node.labels import LabelScheme, described_scheme
 from segmentation_node.metrics import Confusion, ConfusionWindow
+from segmentation_node.pipeline.frames import FRAME_ERRORS
 from segmentation_node.scoring import LabelComparison
 
 #: Limits of each queue, in frames and in bytes.
@@ -173,9 +173,9 @@ class TruthScores:
         try:
             comparison = self._comparison_for(description, pair.mask.model)
             frame = comparison.add(pair.truth, pair.mask.labels, f'stamp {pair.stamp_ns} ns')
-        except (DatasetError, SchemeError) as error:
+        except FRAME_ERRORS as error:
             self.rejected += 1
-            return str(error)
+            return str(error) or type(error).__name__
         self._window.add(frame.confusion)
         self.scored += 1
         return ''

@@ -230,7 +230,7 @@ def _score_values(prefix: str, figures: Mapping[str, Any]) -> dict[str, object]:
         if figures[signal]['frames']:
             values |= {f'{signal}_{key}': figures[signal][key] for key in ('mean', 'trend')}
     if (truth := figures['truth']) is not None:
-        values |= {f'truth_{name}': count for name, count in truth['counts'].items()}
+        values |= {f'score_{name}': count for name, count in truth['counts'].items()}
         for span in ('window', 'total'):
             if truth[span] is not None:
                 values |= _span_values(f'score_{span}', truth[span])

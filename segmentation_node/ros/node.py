@@ -151,27 +151,35 @@ class SegmentationNode(LifecycleNode):
         """Subscribe to the cameras."""
         if self._worker is None:
             raise SettingError('the node has no model; configure it first')
+        try:
+            self._intake = self._subscribe(self._worker)
+        except Exception:
+            self._close_intake()
+            raise
+        self.health.active_since_s = time.monotonic()
+        self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
+        return super().on_activate(state)
+
+    def _subscribe(self, worker: Worker) -> Intake:
+        """Subscribe to the truth, if there is any, and return the intake of the cameras."""
         values = self._values
-        self._intake = Intake(
+        if values.truth_topic and worker.scores is not None:
+            self._truth_intake = TruthIntake(
+                self,
+                worker.scores.truth_topics,
+                scores=worker.scores,
+                max_pixels=lambda: self._values.max_image_pixels,
+                group=self.truth,
+            )
+        return Intake(
             self,
             compressed=values.image_transport == 'compressed',
             max_rate_hz=values.max_rate_hz,
             publishers=self._camera_publishers,
-            worker=self._worker,
+            worker=worker,
             health=self.health,
             group=self.frames,
         )
-        if values.truth_topic and self._worker.scores is not None:
-            self._truth_intake = TruthIntake(
-                self,
-                self._worker.scores.truth_topics,
-                scores=self._worker.scores,
-                max_pixels=lambda: self._values.max_image_pixels,
-                group=self.truth,
-            )
-        self.health.active_since_s = time.monotonic()
-        self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
-        return super().on_activate(state)
 
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
