@@ -161,6 +161,10 @@ def topic_rows() -> list[TopicRow]:
             'calibration, unchanged: a mask has the size of its image',
         ),
         TopicRow(
+            f'~/{topics.SCORES}', 'std_msgs/String', mask,
+            'once a second: scores of the labels as JSON',
+        ),
+        TopicRow(
             f'~/{topics.LABEL_INFO}', 'vision_msgs/LabelInfo', latched,
             'ids and names, where vision_msgs is installed',
         ),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of label images against ground truth, from one confusion matrix over the whole set."""
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
@@ -74,6 +75,32 @@ class Confusion:
                 f'{stray} truth pixels have ids that are not in label scheme {scheme.name}'
             )
         return Scores(scheme, counts)
+
+
+class ConfusionWindow:
+    """Sum of the newest confusion tables, each of one frame.
+
+    Frames are kept as the few cells that are not zero, and counts are integers, so that the sum
+    equals that of the full tables exactly.
+    """
+
+    def __init__(self, frames: int) -> None:
+        self._max_frames = frames
+        self._cells: deque[tuple[npt.NDArray[np.intp], npt.NDArray[np.int64]]] = deque()
+        self.confusion = Confusion()
+
+    def __len__(self) -> int:
+        return len(self._cells)
+
+    def add(self, confusion: Confusion) -> None:
+        """Add the table of a frame; the oldest leaves a full window."""
+        total, added = self.confusion.counts.reshape(-1), confusion.counts.reshape(-1)
+        cells = np.flatnonzero(added)
+        self._cells.append((cells, added[cells]))
+        total[cells] += added[cells]
+        if len(self._cells) > self._max_frames:
+            oldest, counts = self._cells.popleft()
+            total[oldest] -= counts
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ CONFIDENCE: Final = 'confidence'
 INSTANCE_MASK: Final = 'instance_mask'
 LABEL_INFO: Final = 'label_info'
 LABEL_INFO_JSON: Final = 'label_info_json'
+SCORES: Final = 'scores'
 
 #: Inputs and output of the node label_cloud.
 DEPTH: Final = 'depth'
@@ -34,3 +35,8 @@ GROUND_TRUTH: Final = '/ground_truth'
 def resolved(output: str) -> str:
     """Return the absolute name of a private topic of a node with the default name."""
     return f'/{NODE_NAME}/{output}'
+
+
+def label_info_beside(label_topic: str) -> str:
+    """Return the topic that describes the labels of a label mask topic, in the same namespace."""
+    return f'{label_topic.rpartition("/")[0]}/{LABEL_INFO_JSON}'

@@ -25,7 +25,7 @@ from hypothesis.extra import numpy as hnp
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.labels import load_scheme
-from segmentation_node.metrics import UNCOUNTED, Confusion
+from segmentation_node.metrics import UNCOUNTED, Confusion, ConfusionWindow
 
 Image = UInt8Array
 
@@ -310,3 +310,24 @@ def test_renaming_the_classes_renames_the_scores(
         new = names[int(lut[old])]
         assert after.class_iou()[new] == pytest.approx(before.class_iou()[names[old]], nan_ok=True)
     assert after.miou() == pytest.approx(before.miou(), nan_ok=True)
+
+
+PAIRS = st.lists(
+    st.lists(st.tuples(st.integers(0, 7), st.integers(0, 7)), min_size=1, max_size=6), max_size=12
+)
+
+
+@given(frames=PAIRS, size=st.integers(1, 5))
+def test_a_window_equals_the_sum_of_its_newest_frames(
+    frames: list[list[tuple[int, int]]], size: int
+) -> None:
+    window = ConfusionWindow(size)
+    tables = []
+    for pairs in frames:
+        table = Confusion()
+        table.add(*np.array(pairs, np.uint8).T.reshape(2, 1, -1))
+        tables.append(table.counts)
+        window.add(table)
+        newest = tables[-size:]
+        assert len(window) == len(newest)
+        np.testing.assert_array_equal(window.confusion.counts, np.sum(newest, axis=0))

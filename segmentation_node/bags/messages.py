@@ -18,7 +18,7 @@ from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.bit_depth import Samples
-from segmentation_node.images.encodings import decode_compressed, decode_image, image_view
+from segmentation_node.images.encodings import decode_compressed, decode_image, label_view
 from segmentation_node.images.video import is_codec
 from segmentation_node.labels import LabelScheme
 
@@ -214,9 +214,4 @@ def decode_labels(message: Any) -> UInt8Array:
     """Label ids of a sensor_msgs/Image, (H, W) uint8; raises ImageError unless it is mono8."""
     if message.__msgtype__ != IMAGE:
         raise ImageError(f'a label image is a {message.__msgtype__}; expected a {IMAGE}')
-    if message.encoding not in ('mono8', '8UC1'):
-        raise ImageError(
-            f'a label image has encoding {message.encoding!r}; expected mono8: choose the topic '
-            f'of the label mask, not of its colors'
-        )
-    return np.asarray(image_view(message), np.uint8)
+    return label_view(message)

@@ -97,7 +97,7 @@ def scheme_beside(bag: Bag, topic: str, given: LabelScheme | None = None) -> Lab
             f'topic {topic} of {bag.path} is a {shown(msgtype)}, expected a '
             f'{messages.IMAGE} of label ids: choose the topic of a label mask'
         )
-    name = f'{topic.rpartition("/")[0]}/{topics.LABEL_INFO_JSON}'
+    name = topics.label_info_beside(topic)
     raw = bag.first(name)
     if raw.topic.msgtype != messages.STRING:
         raise BagError(

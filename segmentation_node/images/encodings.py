@@ -47,6 +47,7 @@ __all__ = [
     'encode_jpeg',
     'encode_png',
     'image_view',
+    'label_view',
     'values_view',
 ]
 
@@ -264,6 +265,19 @@ def _view(msg: ImageMessage, encoding: Encoding, max_pixels: int) -> npt.NDArray
     if encoding.channels == 1:
         return pixels
     return pixels.reshape(rows, width, encoding.channels)
+
+
+def label_view(msg: ImageMessage, max_pixels: int = MAX_PIXELS) -> UInt8Array:
+    """Return a view of the label ids in a message, (H, W) uint8; raises ImageError if not mono8.
+
+    Images of more than `max_pixels` are refused.
+    """
+    if msg.encoding not in ('mono8', '8UC1'):
+        raise ImageError(
+            f'a label image has encoding {quoted(msg.encoding)}; expected mono8: choose the topic '
+            f'of the label mask, not of its colors'
+        )
+    return np.asarray(image_view(msg, max_pixels), np.uint8)
 
 
 def _check_mosaic(width: int, height: int) -> None:

@@ -16,16 +16,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import cv2
-
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SegmentationError, one_line
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.pipeline.domain import DomainCount
-from segmentation_node.pipeline.frames import Accounts, LiveFrame
+from segmentation_node.pipeline.frames import FRAME_ERRORS, Accounts, LiveFrame
+from segmentation_node.pipeline.live_scores import LiveScores, PublishedFrame
 from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
 from segmentation_node.pipeline.slots import HandOff, Slots
 from segmentation_node.pipeline.timings import StageTimings
+from segmentation_node.pipeline.truth import ScoredModel
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Prediction, Segmenter
@@ -33,10 +33,6 @@ if TYPE_CHECKING:
 #: How long a frame waits for frames of other cameras to share a batch with; cameras that are
 #: triggered together differ by less.
 BATCH_WAIT_S: Final = 0.005
-
-#: Errors that fail a frame and are no bug of this package: invalid images, and what cv_bridge,
-#: OpenCV and torch raise when memory runs out or a device is lost.
-_FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 
 
 @dataclass
@@ -47,6 +43,10 @@ class ReadyFrame:
     wanted: list[Output]
     image_rgb: UInt8Array
     begun_s: float
+    #: True if the scores that need no truth are wanted.
+    measured: bool
+    #: What is scored; None before the frame is segmented, and if nothing is.
+    scored: PublishedFrame | None = None
 
     @property
     def camera(self) -> str:
@@ -70,6 +70,7 @@ class Worker:
         decode: Callable[[object], UInt8Array],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
+        scores: LiveScores | None = None,
     ) -> None:
         """Prepare the threads; `start` starts them.
 
@@ -81,6 +82,7 @@ class Worker:
             decode: converts a camera message to (H, W, 3) uint8 RGB; raises ImageError.
             latency_ms: returns the age of a message's stamp.
             report: receives the text of a problem with a frame.
+            scores: scores the published frames; None for no scores.
         """
         self.segmenter = segmenter
         self.overlay_alpha = overlay_alpha
@@ -94,6 +96,7 @@ class Worker:
         self.published_s = -math.inf
         self._image_hw: dict[str, tuple[int, int]] = {}
         self._publishers, self._accounts = publishers, accounts
+        self.scores = scores
         self._decode, self._latency_ms, self._report = decode, latency_ms, report
         # Daemons: a network cannot be interrupted, and the process must not wait for one.
         self._threads = [
@@ -158,25 +161,35 @@ class Worker:
     def _decode_frame(self, frame: LiveFrame) -> None:
         begun_s = time.monotonic()
         self.timings.stages['wait'].add(1000 * (begun_s - frame.arrived_s))
-        if not (wanted := self._wanted_outputs(frame)):
+        if (wanted := self._wanted(frame)) is None:
             return
+        outputs, measured = wanted
         try:
             with self.timings.stage('decode'):
                 image_rgb = self._decode(frame.message)
-        except _FRAME_ERRORS as error:
+        except FRAME_ERRORS as error:
             self._accounts.settle(self._report_error(error))
             return
-        self._decoded.put(ReadyFrame(frame, wanted, image_rgb, begun_s))
+        self._decoded.put(ReadyFrame(frame, outputs, image_rgb, begun_s, measured))
 
-    def _wanted_outputs(self, frame: LiveFrame) -> list[Output]:
-        """Return the subscribed outputs; settles the frame if there are none."""
+    def wanted(self, camera: str) -> tuple[list[Output], bool]:
+        """Return the outputs of a camera that have a subscriber, and whether its scores have.
+
+        Raises ShutDown.
+        """
+        outputs = self._publishers[camera].wanted()
+        return outputs, self.scores is not None and self.scores.wanted(camera)
+
+    def _wanted(self, frame: LiveFrame) -> tuple[list[Output], bool] | None:
+        """Return what is wanted of a frame; settles the frame if that is nothing."""
         try:
-            wanted = self._publishers[frame.camera].wanted()
+            wanted = self.wanted(frame.camera)
         except ShutDown:
             self._accounts.settle('failed')
-            return []
-        if not wanted:
+            return None
+        if not any(wanted):
             self._accounts.settle('not_wanted')
+            return None
         return wanted
 
     # Stage 2: infer
@@ -195,7 +208,7 @@ class Worker:
         try:
             with self.timings.stage('infer'):
                 prediction = segmenter.segment([ready.image_rgb for ready in batch])
-        except _FRAME_ERRORS as error:
+        except FRAME_ERRORS as error:
             self._settle_all(batch, self._report_error(error))
             return
         self.timings.batch.add(len(batch))
@@ -203,6 +216,9 @@ class Worker:
         for ready in batch:
             self._image_hw[ready.camera] = ready.image_rgb.shape[:2]
         rendered = self._rendered(batch, prediction, segmenter, alpha)
+        if self.scores is not None:
+            model = ScoredModel(segmenter.checkpoint.name, segmenter.scheme)
+            self._prepare_scores(batch, prediction, rendered, model)
         if not self._segmented.give(list(zip(batch, rendered, strict=True))):
             self._settle_all(batch, 'failed')
 
@@ -221,6 +237,20 @@ class Worker:
             )
             for index, ready in enumerate(batch)
         ]  # fmt: skip
+
+    def _prepare_scores(
+        self,
+        batch: list[ReadyFrame],
+        prediction: 'Prediction',
+        rendered: list[Rendered],
+        model: ScoredModel,
+    ) -> None:
+        distances = prediction.distances or [None] * len(batch)
+        for ready, picture, distance in zip(batch, rendered, distances, strict=True):
+            ready.scored = PublishedFrame(
+                ready.camera, ready.frame.stamp_ns, ready.image_rgb, picture.label_mask,
+                partial(getattr, picture, 'confidence'), model, distance, prediction.max_distance,
+            )  # fmt: skip
 
     # Stage 3: publish
 
@@ -242,6 +272,8 @@ class Worker:
         else:
             self._note_published(ready)
             self._accounts.settle('published')
+            if self.scores is not None and ready.scored is not None:
+                self.scores.add(ready.scored, ready.measured)
 
     def _note_published(self, ready: ReadyFrame) -> None:
         timings = self.timings

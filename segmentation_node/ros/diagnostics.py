@@ -5,13 +5,14 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from segmentation_node.errors import printable
 from segmentation_node.pipeline.domain import DomainCount
 from segmentation_node.pipeline.frames import Accounts
+from segmentation_node.pipeline.live_scores import SIGNALS
 from segmentation_node.pipeline.timings import StageTimings
 from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.lost_frames import RECENT_S, Losses
@@ -158,11 +159,16 @@ class NodeHealth(SupervisedHealth):
         """
         counts = self.accounts.snapshot()
         self.update_losses(counts, remedy_of)
+        scores = {} if worker is None or worker.scores is None else worker.scores.figures()
         verdict = self._verdict(state, counts, worker)
+        if verdict[0] == DiagnosticStatus.OK and (problem := _score_problem(scores)):
+            verdict = DiagnosticStatus.WARN, problem
         values: dict[str, object] = {'state': state, **counts}
         if worker is not None:
             values |= _model_values(worker) | _domain_values(worker.domain)
             values |= timing_values(worker.timings)
+        for camera, figures in scores.items():
+            values |= _score_values(f'{camera}/' if camera else '', figures)
         values |= {'doing': ', '.join(activities())}
         return self.message(name, verdict, values)
 
@@ -248,3 +254,35 @@ def timing_values(timings: StageTimings) -> dict[str, str]:
             continue  # not measured yet
         values |= {f'{name}_p50_ms': f'{p50:.1f}', f'{name}_p99_ms': f'{p99:.1f}'}
     return values
+
+
+def _score_problem(scores: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the first problem of the scores of any camera."""
+    problems = (figures['problem'] for figures in scores.values())
+    return next((f'not scored: {problem}' for problem in problems if problem), '')
+
+
+def _score_values(prefix: str, figures: Mapping[str, Any]) -> dict[str, object]:
+    """Return the figures that exist, flat; a prefix names the camera."""
+    values: dict[str, object] = {}
+    for signal in SIGNALS:
+        if figures[signal]['frames']:
+            values |= {f'{signal}_{key}': figures[signal][key] for key in ('mean', 'trend')}
+    if (truth := figures['truth']) is not None:
+        values |= {f'score_{name}': count for name, count in truth['counts'].items()}
+        for span in ('window', 'total'):
+            if truth[span] is not None:
+                values |= _span_values(f'score_{span}', truth[span])
+    return {f'{prefix}{key}': _short(value) for key, value in values.items()}
+
+
+def _span_values(name: str, span: Mapping[str, Any]) -> dict[str, object]:
+    figures = {key: span[key] for key in ('frames', 'miou', 'pixel_accuracy')}
+    figures |= {f'iou_{label}': iou for label, iou in span['class_iou'].items()}
+    return {f'{name}_{key}': value for key, value in figures.items()}
+
+
+def _short(value: object) -> object:
+    if value is None:
+        return NOT_AVAILABLE
+    return f'{value:.4f}' if isinstance(value, float) else value

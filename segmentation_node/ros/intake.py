@@ -139,7 +139,7 @@ class Intake:
             worker.timings.arrivals.add(now_s)
             health.accounts.arrive()
             accepted = self._rates[camera].allows(self.max_rate_hz, now_s)
-            if accepted and self._publishers[camera].wanted():
+            if accepted and any(worker.wanted(camera)):
                 health.note_wanted(now_s, worker.published_s)
                 worker.slots.put(LiveFrame(camera, message, now_s))
             else:

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The segmentation node: a managed node that turns camera images into label masks."""
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 
 from segmentation_node import topics
@@ -14,6 +16,7 @@ from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SettingError, printable
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import decode_compressed, decode_image
+from segmentation_node.pipeline.live_scores import LiveScores
 from segmentation_node.pipeline.worker import Worker
 from segmentation_node.ros.diagnostics import NodeHealth
 from segmentation_node.ros.intake import Intake
@@ -24,6 +27,7 @@ from segmentation_node.ros.publishers import CameraPublishers, LabelInfoOutput
 from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transitions import SUCCESS, reported
 from segmentation_node.ros.transport import reliable_camera_commands
+from segmentation_node.ros.truth import TruthIntake, truth_topics
 
 
 class SegmentationNode(SupervisedNode[Parameters]):
@@ -38,17 +42,27 @@ class SegmentationNode(SupervisedNode[Parameters]):
     def __init__(self, **kwargs: Any) -> None:
         self._node_health = NodeHealth()
         super().__init__(topics.NODE_NAME, self._node_health, **kwargs)
+        self.truth = MutuallyExclusiveCallbackGroup()
+        self.groups.append(self.truth)
         self._worker: Worker | None = None
         self._intake: Intake | None = None
+        self._truth_intake: TruthIntake | None = None
         self._camera_publishers: dict[str, CameraPublishers] = {}
+        # Held while the diagnostics thread publishes scores, and while publishers are destroyed.
+        self._publishers_lock = threading.Lock()
         self._label_info: LabelInfoOutput | None = None
         self._samples = Samples(self._values.bits_per_sample)
+        self.call_every(self.FOLLOW_PERIOD_S, self._follow_truth, self.truth)
         self.begin()
 
     def follow(self) -> None:
         """Adapt the reliability of the subscriptions to that of the cameras."""
         if (intake := self._intake) is not None:
             intake.follow()
+
+    def _follow_truth(self) -> None:
+        if (truth_intake := self._truth_intake) is not None:
+            truth_intake.follow()
 
     # Life cycle
 
@@ -63,6 +77,12 @@ class SegmentationNode(SupervisedNode[Parameters]):
             camera: CameraPublishers(self, camera) for camera in values.cameras
         }
         self._label_info = LabelInfoOutput(self)
+        scores = LiveScores(
+            values.score_window,
+            truth_topics(self, values.cameras, values.truth_topic),
+            self._scores_wanted,
+        )
+        scores.start()
         self._worker = Worker(
             segmenter=segmenter,
             overlay_alpha=values.overlay_alpha,
@@ -71,6 +91,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
             decode=decode,
             latency_ms=self.age_ms,
             report=self.report_frame,
+            scores=scores,
         )
         self._worker.start()
         self._label_info.publish(segmenter.scheme, values.min_confidence)
@@ -85,19 +106,35 @@ class SegmentationNode(SupervisedNode[Parameters]):
         """Subscribe to the cameras."""
         if self._worker is None:
             raise SettingError('the node has no model; configure it first')
+        try:
+            self._intake = self._subscribe(self._worker)
+        except Exception:
+            self._close_intake()
+            raise
+        self.health.active_since_s = time.monotonic()
+        self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
+        return super().on_activate(state)
+
+    def _subscribe(self, worker: Worker) -> Intake:
+        """Subscribe to the truth, if there is any, and return the intake of the cameras."""
         values = self._values
-        self._intake = Intake(
+        if values.truth_topic and worker.scores is not None:
+            self._truth_intake = TruthIntake(
+                self,
+                worker.scores.truth_topics,
+                scores=worker.scores,
+                max_pixels=lambda: self._values.max_image_pixels,
+                group=self.truth,
+            )
+        return Intake(
             self,
             compressed=values.image_transport == 'compressed',
             max_rate_hz=values.max_rate_hz,
             publishers=self._camera_publishers,
-            worker=self._worker,
+            worker=worker,
             health=self._node_health,
             group=self.frames,
         )
-        self.health.active_since_s = time.monotonic()
-        self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
-        return super().on_activate(state)
 
     @reported
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -129,15 +166,21 @@ class SegmentationNode(SupervisedNode[Parameters]):
         if self._intake is not None:
             self._intake.close()
             self._intake = None
+        if self._truth_intake is not None:
+            self._truth_intake.close()
+            self._truth_intake = None
 
     def _release(self) -> None:
         self._close_intake()
         if self._worker is not None:
             self._worker.stop()
+            if self._worker.scores is not None:
+                self._worker.scores.stop()
             self._worker = None
-        for publishers in self._camera_publishers.values():
-            publishers.destroy(self)
-        self._camera_publishers = {}
+        with self._publishers_lock:
+            for publishers in self._camera_publishers.values():
+                publishers.destroy(self)
+            self._camera_publishers = {}
         if self._label_info is not None:
             self._label_info.destroy(self)
             self._label_info = None
@@ -158,6 +201,9 @@ class SegmentationNode(SupervisedNode[Parameters]):
         return converter, lambda message: decode(
             message, max_pixels=self._values.max_image_pixels, samples=self._samples
         )
+
+    def _scores_wanted(self, camera: str) -> bool:
+        return self._values.always_score or self._camera_publishers[camera].scores_wanted()
 
     # Parameters
 
@@ -192,6 +238,8 @@ class SegmentationNode(SupervisedNode[Parameters]):
         worker = self._worker
         if worker is not None and worker.failure is not None:
             raise worker.failure
+        if worker is not None and worker.scores is not None:
+            self._publish_scores(worker.scores)
         return self._node_health.status(
             self.get_fully_qualified_name(), self.state, worker, self._remedy_of
         )
@@ -199,6 +247,15 @@ class SegmentationNode(SupervisedNode[Parameters]):
     def exclusive_topics(self) -> Sequence[str]:
         """Return the topics of the label masks."""
         return [publishers.label_mask_topic for publishers in self._camera_publishers.values()]
+
+    def _publish_scores(self, scores: LiveScores) -> None:
+        if scores.failure is not None:
+            raise scores.failure
+        with self._publishers_lock:
+            for camera in scores.truth_topics:
+                publishers = self._camera_publishers.get(camera)
+                if publishers is not None and publishers.scores_wanted():
+                    publishers.publish_scores(scores.take_report(camera))
 
     def _remedy_of(self, topic: str) -> str:
         intake = self._intake

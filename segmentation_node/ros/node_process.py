@@ -93,7 +93,7 @@ def _log_start(node: SupervisedNode[Any], args: list[str], profile: str, dead: l
 def _spin(node: SupervisedNode[Any]) -> int:
     """Serve callbacks until the end and return the exit status."""
     try:
-        GroupsExecutor(node, [node.frames, node.diagnostics]).spin()
+        GroupsExecutor(node, node.groups).spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:  # noqa: BLE001 (any error: shut down in order and log the reason)

@@ -181,6 +181,22 @@ class Parameters(ParameterSet):
         '~/front/label_mask; the empty prefix uses image and ~/label_mask',
         UNCONFIGURED,
     )
+    truth_topic: str = declared(
+        '',
+        'Label masks with the truth, which the masks of the same stamps are scored against; empty '
+        'for none. A name without / at its start is below the prefix of each camera, as image is',
+        UNCONFIGURED,
+    )
+    score_window: int = declared(
+        100, 'Number of newest frames that the sliding scores cover', UNCONFIGURED,
+        range_=(1, 10_000),
+    )  # fmt: skip
+    always_score: bool = declared(
+        False,
+        'Measure scores, and segment frames for them, even if ~/scores has no subscriber; '
+        '/diagnostics has them, too',
+        ANY_TIME,
+    )
     autostart: bool = declared(
         True, 'Configure and activate at start; false leaves both to a lifecycle manager', START
     )
@@ -205,11 +221,25 @@ class Parameters(ParameterSet):
                 f'cameras is {list(self.cameras)}; give one or more different prefixes with '
                 f"letters, digits, _ and /, such as ['front', 'rear']"
             )
+        self._check_truth_topic()
         path = self.label_scheme.endswith(('.yaml', '.yml'))
         if self.label_scheme and not path and self.label_scheme not in available_schemes():
             raise SettingError(
                 f'label_scheme is {self.label_scheme!r}; choose one of '
                 f'{", ".join(available_schemes())}, or give the path of a .yaml file'
+            )
+
+    def _check_truth_topic(self) -> None:
+        topic = self.truth_topic
+        if topic and not _TOPIC_TOKEN.fullmatch(topic.removeprefix('/')):
+            raise SettingError(
+                f'truth_topic is {quoted(topic)}; give a topic with letters, digits, _ and /, '
+                f'such as /ground_truth/label_mask, or leave it empty'
+            )
+        if topic.startswith('/') and len(self.cameras) > 1:
+            raise SettingError(
+                f'truth_topic is {quoted(topic)}, one topic for {len(self.cameras)} cameras; give '
+                f'it without the first /, so that it becomes {self.cameras[0]}{topic} and so on'
             )
 
     @property

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Publishers of the node: outputs of each camera, and the description of the labels."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -69,6 +70,8 @@ class CameraPublishers:
         }
         #: Masks have the size of their image, so its calibration is valid for them.
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
+        #: Once a second, so that a late subscriber needs no latched message.
+        self._scores = node.create_publisher(String, base + topics.SCORES, MASK_QOS)
 
     @property
     def label_mask_topic(self) -> str:
@@ -79,6 +82,16 @@ class CameraPublishers:
         """Return the outputs that have a subscriber now; raises ShutDown."""
         with shutdown_errors(self._context):
             return [o for o, p in self._publishers.items() if p.get_subscription_count()]
+
+    def scores_wanted(self) -> bool:
+        """Return whether the scores have a subscriber now; raises ShutDown."""
+        with shutdown_errors(self._context):
+            return bool(self._scores.get_subscription_count())
+
+    def publish_scores(self, figures: Mapping[str, Any]) -> None:
+        """Publish scores as JSON; raises ShutDown."""
+        with shutdown_errors(self._context):
+            self._scores.publish(String(data=json.dumps(figures, allow_nan=False)))
 
     def canvas(self, topic: str, size_hw: tuple[int, int]) -> UInt8Array:
         """Return memory to paint the picture of a topic in; valid until the next image."""
@@ -102,7 +115,7 @@ class CameraPublishers:
 
     def destroy(self, node: Node) -> None:
         """Destroy the publishers."""
-        for publisher in (*self._publishers.values(), self.camera_info):
+        for publisher in (*self._publishers.values(), self.camera_info, self._scores):
             node.destroy_publisher(publisher)
 
 

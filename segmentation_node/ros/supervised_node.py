@@ -3,19 +3,21 @@
 
 import traceback
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, ClassVar, Generic
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode
 from rclpy.parameter import Parameter
+from rclpy.timer import Timer
 
 from segmentation_node import topics
 from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.pipeline.frames import stamp_ns_of
 from segmentation_node.ros.diagnostics import SupervisedHealth
 from segmentation_node.ros.parameters import (
     ParametersT,
@@ -48,6 +50,8 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
         self.state = 'unconfigured'
         self.frames = MutuallyExclusiveCallbackGroup()
         self.diagnostics = MutuallyExclusiveCallbackGroup()
+        #: Groups that are served by a thread each.
+        self.groups = [self.frames, self.diagnostics]
         self._values: ParametersT = self._declare_parameters()
         self._status_publisher = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
@@ -60,13 +64,19 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
 
     def begin(self) -> None:
         """Start the timers; the last call of a constructor."""
-        # On the steady clock: simulated time may stand still, or never start.
-        steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_status, self.diagnostics, steady)
-        self.create_timer(self.FOLLOW_PERIOD_S, self.follow, self.frames, steady)
+        self.call_every(DIAGNOSTICS_PERIOD_S, self._publish_status, self.diagnostics)
+        self.call_every(self.FOLLOW_PERIOD_S, self.follow, self.frames)
         if self.get_parameter('autostart').value:
-            self._autostart = self.create_timer(0.0, self._start, clock=steady)
+            self._autostart = self.call_every(0.0, self._start)
         contain_errors(self)
+
+    def call_every(
+        self, period_s: float, callback: Callable[[], None], group: CallbackGroup | None = None
+    ) -> Timer:
+        """Create a timer on the steady clock: simulated time may stand still, or never start."""
+        return self.create_timer(
+            period_s, callback, group, Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     @abstractmethod
     def follow(self) -> None:
@@ -97,7 +107,6 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
 
     def age_ms(self, message: Any) -> float:
         """Return the time since the stamp of a message."""
-        # In plain numbers: the Time of rclpy raises on a negative stamp, which cameras may send.
         return (self.get_clock().now().nanoseconds - stamp_ns_of(message)) / 1e6
 
     def report_frame(self, text: str) -> None:
@@ -165,9 +174,3 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
             )
         if self.health.rival_warning and not previous_warning:
             self.get_logger().warning(self.health.rival_warning)
-
-
-def stamp_ns_of(message: Any) -> int:
-    """Return the nanoseconds of a message's stamp."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -38,6 +39,7 @@ class StubCameras:
     def __init__(self, names: Sequence[str] = ('/car/segmentation_node',)) -> None:
         self.names = list(names)
         self.takers: list[Callable[[Any], None]] = []
+        self.scored: dict[str, Any] = {}
         self.changed = threading.Condition()
 
     def close(self) -> None:
@@ -60,6 +62,12 @@ class StubCameras:
 
     def statuses(self, take: Callable[[Any], None]) -> Any:
         return self.overlays('', take)
+
+    @contextmanager
+    def scores(self, take: Callable[[str, Any], None]) -> Iterator[None]:
+        for camera, scores in self.scored.items():
+            take(camera, scores)
+        yield
 
     def wait_for_viewers(self, count: int) -> list[Callable[[Any], None]]:
         with self.changed:
@@ -118,6 +126,77 @@ def test_events_tell_of_cameras_and_nodes(client: httpx.Client, graph: StubCamer
     assert told['cameras'] == ['/car/segmentation_node']
     assert told['nodes'][0]['received'] == '7'
     graph.wait_for_viewers(0)
+
+
+def scores_of(index: int) -> dict[str, Any]:
+    """Report of a camera, as the node publishes it."""
+    signal = {'newest': 0.9, 'mean': 0.9, 'trend': -0.012, 'frames': 100}
+    span = {
+        'frames': 100, 'miou': 0.7125, 'pixel_accuracy': 0.943,
+        'class_iou': {'flat': 0.97, 'construction': 0.8, 'sky': 0.9, 'human': None,
+                      'vehicle': 0.61},
+    }  # fmt: skip
+    return {
+        'frames': [
+            {'stamp': {'sec': index, 'nanosec': 10**8 * i}, 'confidence': 0.8 + i / 100,
+             'domain_distance': 1 + i % 2, 'consistency': 0.9 + 0.02 * (i % 3)}
+            for i in range(10)
+        ],
+        'confidence': signal, 'consistency': signal,
+        'domain_distance': {**signal, 'mean': 1.5, 'threshold': 2.25},
+        'truth': {'window': span, 'total': {**span, 'frames': 1234, 'miou': 0.68}},
+        'problem': '' if index else 'stamp 7 ns: the mask is 64 x 48 but its truth is 32 x 24',
+    }  # fmt: skip
+
+
+def test_events_have_the_scores_of_each_camera(client: httpx.Client, graph: StubCameras) -> None:
+    graph.scored = {'/car/segmentation_node': scores_of(1)}
+    with client.stream('GET', '/live/events') as answer:
+        [take] = graph.wait_for_viewers(1)
+        take([{'name': '/car/segmentation_node'}])
+        told = next(event for event in events(answer) if event['nodes'])
+    assert told['scores'] == graph.scored
+
+
+@pytest.mark.parametrize(
+    ('language', 'shown'),
+    [
+        ('en', ['71.3%', '68.0% over 1234 frames in total', 'trend -0.012', 'threshold 2.25',
+                'vehicle', 'Not scored: stamp 7 ns']),
+        ('fr', ['71,3', 'sur 1234 images au total', 'seuil 2,25', 'véhicule', 'Non évalué']),
+    ],
+)  # fmt: skip
+def test_a_browser_shows_the_scores_under_their_camera(
+    client: httpx.Client, graph: StubCameras, language: str, shown: list[str]
+) -> None:
+    chromium = shutil.which('chromium') or shutil.which('chromium-browser')
+    if chromium is None:
+        pytest.skip('Chromium is not installed: apt install chromium')
+    from axe_playwright_python.sync_playwright import Axe
+    from playwright.sync_api import sync_playwright
+
+    graph.scored = {'/car/segmentation_node': scores_of(0)}
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=chromium, args=['--no-sandbox', '--disable-gpu']
+        )
+        page = browser.new_page(viewport={'width': 390, 'height': 1200})
+        page.set_default_timeout(PATIENCE_S * 1000)
+        page.goto(f'{client.base_url}/live?lang={language}')
+        [tell, _] = graph.wait_for_viewers(2)  # the events, which list the cameras, come first
+        tell([{'name': '/car/segmentation_node', 'received': '7'}])
+        page.locator('.problem').wait_for()
+        text = page.locator('figure').inner_text()
+        assert all(each in text for each in shown), text
+        assert page.locator('figure svg').count() == 3
+        assert page.locator('figure tr').count() == 4  # human has no IoU
+        overflow = page.evaluate('document.documentElement.scrollWidth > window.innerWidth')
+        assert not overflow
+        found = Axe().run(page, options={'runOnly': ['wcag2a', 'wcag2aa']}).response['violations']
+        assert not found
+        if folder := os.environ.get('SCREENSHOTS'):
+            page.screenshot(path=f'{folder}/scores-{language}.png', full_page=True)
+        browser.close()
 
 
 def test_events_list_cameras_without_diagnostics(client: httpx.Client) -> None:
@@ -185,6 +264,10 @@ def test_the_page_runs_its_own_script_and_no_other(language: str, client: httpx.
     assert not re.search(r'<[^>]+ (style|on\w+)=', answer.text)
 
 
+def wait_for_no_subscriber(probe: Any, topic: str) -> None:
+    probe.wait_for('no subscriber', lambda: not probe.node.count_subscribers(topic))
+
+
 @pytest.mark.skipif(find_spec('rclpy') is None, reason='ROS 2 is not installed')
 def test_a_live_node_is_shown_and_idle_without_viewers(
     tiny_checkpoint: Path, tmp_path: Path
@@ -218,7 +301,7 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
                 with client.stream('GET', '/live/stream', params=wanted) as answer:
                     seen.append(decode_file(next(pictures(answer))))
                 with client.stream('GET', '/live/events') as answer:
-                    seen.append(next(event for event in events(answer) if event['nodes']))
+                    seen.append(next(event for event in events(answer) if event.get('scores')))
 
             viewer = threading.Thread(target=look)
             viewer.start()
@@ -236,8 +319,9 @@ def test_a_live_node_is_shown_and_idle_without_viewers(
             [node] = told['nodes']
             assert node['name'] == probe.target
             assert int(node['published']) >= 1
-            topic = f'{probe.target}/overlay/compressed'
-            probe.wait_for('no subscriber', lambda: not probe.node.count_subscribers(topic))
+            assert told['scores'][probe.target]['truth'] is None
+            for output in ('overlay/compressed', 'scores'):
+                wait_for_no_subscriber(probe, f'{probe.target}/{output}')
             before = probe.settled()
             camera.publish(frame)
             probe.wait_for(

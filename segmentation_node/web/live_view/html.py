@@ -6,6 +6,7 @@ from html import escape
 from string import Template
 from typing import Final
 
+from segmentation_node.labels import load_scheme
 from segmentation_node.web.page.translations import Words
 
 #: Rows of the table, as keys of the diagnostics.
@@ -32,6 +33,25 @@ button {font: inherit; padding: .4rem 1rem}
 .scroll {overflow-x: auto}
 table {border-collapse: collapse; font-variant-numeric: tabular-nums}
 caption {text-align: left; font-weight: 600; padding: .8rem 0 .3rem}
+.scores {border: 1px solid #b4bac2; border-top: 0; padding: .6rem .8rem}
+.scores:empty {display: none}
+.scores dl {display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr));
+  gap: .4rem .8rem; margin: 0}
+.scores dt {font-size: .85rem; color: #4a525c}
+.scores dd {margin: 0; font-variant-numeric: tabular-nums}
+.scores dd b {font-size: 1.5rem; font-weight: 600; line-height: 1.2}
+.scores dd small {display: block; font-size: .8rem; color: #4a525c}
+.scores svg {width: 100%; height: 2rem; display: block}
+.scores polyline {fill: none; stroke: #0b62a4; stroke-width: 1.5;
+  vector-effect: non-scaling-stroke}
+.scores table {width: 100%; margin-top: .4rem; font-size: .9rem}
+.scores th, .scores td {padding: .1rem .4rem .1rem 0; border: 0; font-weight: 400}
+.scores caption {padding: .3rem 0 0}
+.scores td:nth-child(2) {width: 60%}
+.scores td:last-child {text-align: right}
+.bar {height: .7rem; background: #e8eaed}
+.bar i {display: block; height: 100%; background: #0b62a4}
+.problem {margin: .4rem 0 0; color: #a12121; overflow-wrap: anywhere}
 th, td {border-bottom: 1px solid #b4bac2; padding: .3rem .8rem; text-align: left}
 </style>
 </head>
@@ -66,7 +86,10 @@ function showCameras(names) {
     image.src = 'live/stream?camera=' + encodeURIComponent(name)
     const caption = document.createElement('figcaption')
     caption.textContent = name
-    figure.append(image, caption)
+    const scores = document.createElement('div')
+    scores.className = 'scores'
+    figure.dataset.camera = name
+    figure.append(image, caption, scores)
     return figure
   }))
   state.textContent = names.length ? '' : words.live_none
@@ -91,6 +114,106 @@ function showNodes(nodes) {
   }))
 }
 
+const percent = new Intl.NumberFormat(document.documentElement.lang,
+  {style: 'percent', minimumFractionDigits: 1, maximumFractionDigits: 1})
+const decimal = new Intl.NumberFormat(document.documentElement.lang, {maximumFractionDigits: 2})
+const signed = new Intl.NumberFormat(document.documentElement.lang,
+  {maximumFractionDigits: 3, signDisplay: 'exceptZero'})
+const known = value => typeof value === 'number'
+// Values of the newest frames by camera and signal.
+const measured = {}
+
+function remember(camera, frames) {
+  const past = measured[camera] ||=
+    {last: '', confidence: [], domain_distance: [], consistency: []}
+  for (const frame of frames) {
+    const stamp = [frame.stamp.sec, frame.stamp.nanosec].join()
+    if (stamp === past.last) continue
+    past.last = stamp
+    for (const signal of ['confidence', 'domain_distance', 'consistency']) {
+      if (known(frame[signal])) past[signal] = [...past[signal], frame[signal]].slice(-200)
+    }
+  }
+  return past
+}
+
+function sparkline(values) {
+  const space = 'http://www.w3.org/2000/svg'
+  const svg = document.createElementNS(space, 'svg')
+  const line = document.createElementNS(space, 'polyline')
+  const low = Math.min(...values), high = Math.max(...values), span = high - low || 1
+  const place = (v, i) => [100 * i / (values.length - 1 || 1), 28 - 26 * (v - low) / span].join()
+  svg.setAttribute('viewBox', '0 0 100 30')
+  svg.setAttribute('preserveAspectRatio', 'none')
+  svg.setAttribute('aria-hidden', 'true')
+  line.setAttribute('points', values.map(place).join(' '))
+  svg.append(line)
+  return svg
+}
+
+function tile(label, value, note, values) {
+  const group = document.createElement('div'), data = document.createElement('dd')
+  data.append(cell('b', value), cell('small', note))
+  if (values && values.length > 1) data.append(sparkline(values))
+  group.append(cell('dt', label), data)
+  return group
+}
+
+function truthTiles(truth) {
+  if (!truth || !truth.window) return []
+  return ['miou', 'pixel_accuracy'].filter(key => known(truth.window[key])).map(key =>
+    tile(words['live_' + key], percent.format(truth.window[key]),
+      words.live_in_total.replace('{value}', percent.format(truth.total[key]))
+        .replace('{frames}', truth.total.frames)))
+}
+
+function signalTiles(scores, past) {
+  return ['confidence', 'consistency', 'domain_distance'].filter(key => known(scores[key].mean))
+    .map(key => {
+      const share = key !== 'domain_distance', {mean, trend, threshold} = scores[key]
+      const note = known(threshold)
+        ? words.live_limit.replace('{value}', decimal.format(threshold))
+        : words.live_trend.replace('{value}', known(trend) ? signed.format(trend) : '-')
+      const value = share ? percent.format(mean) : decimal.format(mean)
+      return tile(words['live_mean_' + key], value, note, past[key])
+    })
+}
+
+function classTable(truth) {
+  if (!truth || !truth.window) return []
+  const table = document.createElement('table')
+  table.append(cell('caption', words.live_class_iou.replace('{frames}', truth.window.frames)))
+  for (const [name, iou] of Object.entries(truth.window.class_iou)) {
+    if (!known(iou)) continue
+    const row = table.insertRow()
+    const bar = document.createElement('div'), filled = document.createElement('i')
+    bar.className = 'bar'
+    filled.style.width = 100 * iou + '%'
+    bar.append(filled)
+    row.append(cell('th', words['class_' + name] || name, 'row'))
+    row.insertCell().append(bar)
+    row.insertCell().textContent = percent.format(iou)
+  }
+  return [table]
+}
+
+function showScores(all) {
+  for (const figure of cameras.children) {
+    const scores = all[figure.dataset.camera]
+    if (!scores) continue
+    const past = remember(figure.dataset.camera, scores.frames)
+    const list = document.createElement('dl')
+    list.append(...truthTiles(scores.truth), ...signalTiles(scores, past))
+    const parts = list.children.length ? [list, ...classTable(scores.truth)] : []
+    if (scores.problem) {
+      const problem = cell('p', words.live_problem.replace('{detail}', scores.problem))
+      problem.className = 'problem'
+      parts.push(problem)
+    }
+    figure.querySelector('.scores').replaceChildren(...parts)
+  }
+}
+
 // A failed stream has no reason; the list of cameras does.
 async function showError() {
   state.textContent = words.live_lost
@@ -113,6 +236,7 @@ function updateStream() {
       const update = JSON.parse(event.data)
       showCameras(update.cameras)
       if (update.nodes) showNodes(update.nodes)
+      if (update.scores) showScores(update.scores)
     }
     source.onerror = showError
   } else if (!watching && source) {
@@ -143,7 +267,10 @@ _HTML_KEYS: Final = (
 )  # fmt: skip
 _SCRIPT_KEYS: Final = (
     'live_alt', 'live_none', 'live_lost', 'live_paused', 'live_refused', 'live_no-ros',
-    'live_busy', 'live_unauthorized', *(f'live_{row}' for row in ROWS),
+    'live_busy', 'live_unauthorized', 'live_miou', 'live_pixel_accuracy', 'live_in_total',
+    'live_limit', 'live_trend', 'live_class_iou', 'live_problem', 'live_mean_confidence',
+    'live_mean_consistency', 'live_mean_domain_distance', *(f'live_{row}' for row in ROWS),
+    *(f'class_{c.name}' for c in load_scheme('cityscapes8').classes),
 )  # fmt: skip
 
 

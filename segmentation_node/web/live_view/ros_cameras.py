@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Overlays and diagnostics of the segmentation nodes in the ROS graph.
+"""Overlays, diagnostics and scores of the segmentation nodes in the ROS graph.
 
 A node computes an output only while it has a subscriber, so this module subscribes to an output
 only while it has a viewer.
@@ -8,6 +8,7 @@ only while it has a viewer.
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 import rclpy
@@ -17,19 +18,26 @@ from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage
+from std_msgs.msg import String
 
 from segmentation_node import topics
+from segmentation_node.errors import ForeignError
 from segmentation_node.pipeline.outputs import OUTPUTS
 from segmentation_node.ros.publishers import DIAGNOSTICS_QOS
+from segmentation_node.untrusted import parse_json
 
 OVERLAY: Final = f'/{OUTPUTS[topics.OVERLAY + topics.COMPRESSED_SUFFIX].name}'
 OVERLAY_TYPE: Final = 'sensor_msgs/msg/CompressedImage'
 #: Only the newest picture, best effort: a slow viewer must not delay the node.
 OVERLAY_QOS: Final = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
+SCORES: Final = f'/{topics.SCORES}'
+#: Limit of the scores of a camera; a report of 40 classes at 100 Hz has half of it.
+MAX_SCORES_BYTES: Final = 2**17
 #: Diagnostics key that only segmentation nodes have.
 NODE_KEY: Final = 'in_flight'
 
 Status = dict[str, str]
+Scores = dict[str, Any]
 
 
 class RosCameras:
@@ -93,6 +101,42 @@ class RosCameras:
             DiagnosticArray, topics.DIAGNOSTICS, on_diagnostics, DIAGNOSTICS_QOS
         ):
             yield
+
+    @contextmanager
+    def scores(self, take: Callable[[str, Scores], None]) -> Iterator[None]:
+        """Call `take` with the name and the scores of each camera, in the ROS thread.
+
+        Cameras that appear later are included. Nodes measure scores only while this lasts.
+        """
+        subscriptions: dict[str, Subscription] = {}
+
+        def on_scores(camera: str, message: String) -> None:
+            try:
+                scores = parse_json(message.data, max_bytes=MAX_SCORES_BYTES)
+            except ForeignError:
+                return  # not the JSON of a segmentation node
+            if isinstance(scores, dict):
+                take(camera, scores)
+
+        def follow(_: object) -> None:
+            cameras = self.cameras()
+            for camera in subscriptions.keys() - set(cameras):
+                self._node.destroy_subscription(subscriptions.pop(camera))
+            for camera in cameras:
+                if camera not in subscriptions:
+                    subscriptions[camera] = self._node.create_subscription(
+                        String, camera + SCORES, partial(on_scores, camera), OVERLAY_QOS
+                    )
+
+        def end() -> None:
+            for subscription in subscriptions.values():
+                self._node.destroy_subscription(subscription)
+
+        try:
+            with self._subscribed(DiagnosticArray, topics.DIAGNOSTICS, follow, DIAGNOSTICS_QOS):
+                yield
+        finally:
+            self._executor.create_task(end)
 
     @contextmanager
     def _subscribed(

@@ -3,14 +3,14 @@
 
 import json
 from functools import partial
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from segmentation_node.web.live_view.html import live_page
-from segmentation_node.web.live_view.streams import LiveView
+from segmentation_node.web.live_view.streams import LiveView, Update, updates
 from segmentation_node.web.problems import ProblemError, described
 from segmentation_node.web.security_headers import POLICY_HEADER, page_policy
 
@@ -81,18 +81,20 @@ def make_live_router(live: LiveView, page_url: str = '') -> APIRouter:
             **described('busy', 'no-ros'),
         },
         response_class=StreamingResponse,
-        summary='Stream the diagnostics of the nodes',
+        summary='Stream the diagnostics and scores of the nodes',
     )
     async def events(request: Request) -> StreamingResponse:
-        """Stream rates, latencies and frame counts of all nodes, and the list of cameras."""
+        """Stream rates, latencies, frame counts and scores of all nodes, and the cameras."""
         source = live.source()
         live.check_limit()
 
-        def encode(statuses: list[dict[str, str]] | None) -> bytes:
-            content = {'cameras': source.cameras(), 'nodes': statuses}
+        def encode(update: Update | None) -> bytes:
+            content: dict[str, Any] = {'cameras': source.cameras(), 'nodes': None}
+            if update is not None:
+                content['nodes'], content['scores'] = update
             return f'data: {json.dumps(content)}\n\n'.encode()
 
-        parts = live.stream(request, source.statuses, encode)
+        parts = live.stream(request, partial(updates, source), encode)
         return StreamingResponse(
             parts, media_type='text/event-stream', headers={'Cache-Control': 'no-store'}
         )

@@ -5,11 +5,11 @@ Values are produced only while a viewer is connected.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.util import find_spec
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 from fastapi import Request
 
@@ -22,8 +22,12 @@ MAX_VIEWERS: Final = 32
 POLL_S: Final = 1.0
 
 
+#: Diagnostics of the nodes, and scores by camera.
+Update: TypeAlias = tuple[list[dict[str, str]], dict[str, dict[str, Any]]]
+
+
 class CameraSource(Protocol):
-    """Source of overlays and diagnostics; implemented by ros_cameras.RosCameras."""
+    """Source of overlays, diagnostics and scores; implemented by ros_cameras.RosCameras."""
 
     def close(self) -> None: ...
 
@@ -36,6 +40,21 @@ class CameraSource(Protocol):
     def statuses(
         self, take: Callable[[list[dict[str, str]]], None]
     ) -> AbstractContextManager[None]: ...
+
+    def scores(
+        self, take: Callable[[str, dict[str, Any]], None]
+    ) -> AbstractContextManager[None]: ...
+
+
+@contextmanager
+def updates(source: CameraSource, take: Callable[[Update], None]) -> Iterator[None]:
+    """Call `take` with diagnostics and the newest scores of each camera, once a second."""
+    scores: dict[str, dict[str, Any]] = {}
+    with (
+        source.scores(scores.__setitem__),
+        source.statuses(lambda statuses: take((statuses, scores.copy()))),
+    ):
+        yield
 
 
 class LatestValue(Generic[T]):
