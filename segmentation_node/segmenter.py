@@ -154,13 +154,18 @@ class Segmenter:
         return self.publish(self.engine.run(_as_batch(images_rgb), self.thresholds))
 
     def render(
-        self, image_rgb: UInt8Array, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
+        self,
+        image_rgb: UInt8Array,
+        overlay_alpha: float = DEFAULT_OVERLAY_ALPHA,
+        *,
+        outlines: bool = False,
     ) -> Rendered:
         """Segment one image, (H, W, 3) uint8, and return its pictures, painted when asked for.
 
         Args:
             image_rgb: as for `segment`.
             overlay_alpha: share of the colors in the overlay, in [0, 1].
+            outlines: paint the outlines of instances in the overlay.
 
         Raises:
             ImageError: as `segment`.
@@ -170,6 +175,7 @@ class Segmenter:
         return Rendered(
             image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme,
             overlay_alpha, out_of_domain=None if outside is None else outside[0],
+            find_instances=partial(found.instances_of, 0), outlines=outlines,
         )  # fmt: skip
 
     def prepare(self, image_hw: tuple[int, int]) -> None:

@@ -18,7 +18,7 @@ COUNTABLE = tuple(c for c in SCHEME.learned if c.countable)
 PANOPTIC = 'mask2former-swin-tiny-cityscapes-panoptic'
 INSTANCE = 'mask2former-swin-tiny-cityscapes-instance'
 #: Amount by which logits of masks are lowered.
-LOWERED = 2.0
+LOWERED = 6.0
 PROCESSOR = {
     'do_normalize': True, 'do_rescale': True, 'do_resize': True, 'ignore_index': 255,
     'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225],
@@ -45,7 +45,7 @@ def write_hub_model(folder: Path) -> Path:
                 'swin', embed_dim=8, depths=[1, 1, 2, 1], num_heads=[1, 1, 2, 2], window_size=7,
                 out_features=['stage1', 'stage2', 'stage3', 'stage4'],
             ),
-            feature_size=32, mask_feature_size=32, hidden_dim=32, num_attention_heads=2,
+            feature_size=64, mask_feature_size=64, hidden_dim=64, num_attention_heads=2,
             encoder_layers=1, encoder_feedforward_dim=32, decoder_layers=2, dim_feedforward=32,
             num_queries=24,
             id2label={i: c.name for i, c in enumerate(classes)},

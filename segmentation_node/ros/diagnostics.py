@@ -39,6 +39,8 @@ class NodeHealth:
     remedy: str = ''
     #: Warning about other nodes that publish on the same topics.
     rival_warning: str = ''
+    #: Warning about subscribed outputs that the model does not have.
+    instances_warning: str = ''
     last_error: str = ''
     #: Reason of the last failed transition, until one succeeds.
     refusal: str = ''
@@ -138,6 +140,8 @@ class NodeHealth:
             return DiagnosticStatus.WARN, self.loss_warning
         if self.rival_warning:
             return DiagnosticStatus.WARN, self.rival_warning
+        if self.instances_warning:
+            return DiagnosticStatus.WARN, self.instances_warning
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, f'no image for {SILENCE_S:.0f} s'
@@ -175,6 +179,7 @@ def _model_values(worker: Worker) -> dict[str, object]:
         'model': segmenter.checkpoint.name,
         'family': segmenter.checkpoint.spec.family,
         'label_scheme': segmenter.scheme.name,
+        'task': segmenter.checkpoint.task,
         'runtime': segmenter.runtime,
         'device': segmenter.device,
         'precision': segmenter.precision,

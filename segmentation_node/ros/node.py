@@ -106,7 +106,8 @@ class SegmentationNode(LifecycleNode):
         segmenter = load_model(values)
         converter, decode = self._decoder(compressed=values.image_transport == 'compressed')
         self._camera_publishers = {
-            camera: CameraPublishers(self, camera) for camera in values.cameras
+            camera: CameraPublishers(self, camera, has_instances=segmenter.has_instances)
+            for camera in values.cameras
         }
         self._label_info = LabelInfoOutput(self)
         self._worker = Worker(
@@ -117,6 +118,7 @@ class SegmentationNode(LifecycleNode):
             decode=decode,
             latency_ms=self._latency_ms,
             report=self._report_frame,
+            outlines=values.overlay_outlines,
         )
         self._worker.start()
         self._label_info.publish(segmenter.scheme, values.min_confidence)
@@ -257,9 +259,12 @@ class SegmentationNode(LifecycleNode):
         if values.changed(self._values, RELOADS):
             self.get_logger().info(f'loading {printable(values.model)} in the background ...')
             worker.segmenter = load_model(values, worker.image_sizes_hw)
+            for publishers in self._camera_publishers.values():
+                publishers.has_instances = worker.segmenter.has_instances
             self.get_logger().info(f'now running {printable(values.model)}')
         worker.segmenter.min_confidence = values.min_confidence
-        worker.overlay_alpha = values.overlay_alpha
+        worker.segmenter.thresholds = values.thresholds
+        worker.overlay_alpha, worker.outlines = values.overlay_alpha, values.overlay_outlines
         if self._label_info is not None:
             self._label_info.publish(worker.segmenter.scheme, values.min_confidence)
 
@@ -270,6 +275,7 @@ class SegmentationNode(LifecycleNode):
         if worker is not None and worker.failure is not None:
             raise worker.failure
         self._check_for_rivals()
+        self._check_for_instances()
         previous_warning = self.health.loss_warning
         status = self.health.status(
             self.get_fully_qualified_name(), self.state, worker, self._remedy_of
@@ -292,6 +298,21 @@ class SegmentationNode(LifecycleNode):
             )
         if self.health.rival_warning and not previous_warning:
             self.get_logger().warning(self.health.rival_warning)
+
+    def _check_for_instances(self) -> None:
+        """Warn if outputs are subscribed that the model does not have."""
+        missing = {
+            name for each in self._camera_publishers.values() for name in each.unavailable()
+        }
+        previous_warning, self.health.instances_warning = self.health.instances_warning, ''
+        if missing:
+            self.health.instances_warning = (
+                f'{", ".join(sorted(missing))} subscribed, but model {self._values.model} has no '
+                f'instances, so that nothing is published there: choose a panoptic model or one '
+                f'of instances'
+            )
+        if self.health.instances_warning and not previous_warning:
+            self.get_logger().warning(self.health.instances_warning)
 
     def _remedy_of(self, topic: str) -> str:
         intake = self._intake
