@@ -158,9 +158,10 @@ def test_thresholds_take_effect_with_the_next_image(panoptic: Path) -> None:
     segmenter = opened(panoptic)
     before = segmenter.segment([picture(1, 128, 160)]).labels
     segmenter.thresholds = Thresholds(0.9999, 0.99)
-    after = segmenter.segment([picture(1, 128, 160)])
-    assert (after.labels == load_scheme('cityscapes19').void_id).mean() > 0.5
-    assert (before != after.labels).any()
+    after = segmenter.segment([picture(1, 128, 160)]).labels
+    void_id = load_scheme('cityscapes19').void_id
+    assert (after == void_id).sum() > (before == void_id).sum()
+    assert set(np.unique(after)) <= {*np.unique(before), void_id}
 
 
 def test_a_semantic_model_has_no_instances(tiny_mask2former: Path) -> None:
