@@ -24,7 +24,7 @@ from segmentation_node.checkpoint import SPEC_FILE, Spec, bundled_models, find_c
 from segmentation_node.cloud.points import FIELDS
 from segmentation_node.errors import SettingError
 from segmentation_node.images import encodings
-from segmentation_node.pipeline.outputs import OUTPUTS, Output
+from segmentation_node.pipeline.outputs import DETECTIONS, OUTPUTS, Output
 from segmentation_node.ros.camera_subscription import DEPTH
 from segmentation_node.ros.intake import CAMERA_INFO_QOS
 from segmentation_node.ros.label_cloud import intake
@@ -54,6 +54,7 @@ PICTURES: Final[Mapping[str, str]] = MappingProxyType(
         topics.COLOR_MASK: 'labels in the colors of their scheme',
         topics.OVERLAY: 'colors over the camera image',
         topics.CONFIDENCE: 'confidence in each label; 255 is certain',
+        topics.INSTANCE_MASK: 'instance of each pixel, 0 where there is none',
     }
 )
 
@@ -207,6 +208,11 @@ def cloud_topic_rows() -> list[TopicRow]:
 
 
 def _picture_row(output: Output, qos: str) -> TopicRow:
+    if output.form == DETECTIONS:
+        return TopicRow(
+            f'~/{output.name}', 'vision_msgs/Detection2DArray', qos,
+            'class, score and box of each instance, where vision_msgs is installed',
+        )  # fmt: skip
     if output.encode is None:
         meaning = f'{output.encoding}: {PICTURES[output.topic]}'
         return TopicRow(f'~/{output.name}', IMAGE, qos, meaning)

@@ -6,6 +6,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+BoolArray: TypeAlias = npt.NDArray[np.bool_]
+IndexArray: TypeAlias = npt.NDArray[np.intp]
 UInt8Array: TypeAlias = npt.NDArray[np.uint8]
+UInt16Array: TypeAlias = npt.NDArray[np.uint16]
 Float32Array: TypeAlias = npt.NDArray[np.float32]
 Float64Array: TypeAlias = npt.NDArray[np.float64]

@@ -22,6 +22,7 @@ import yaml
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError, ForeignError, SchemeError, one_line, quoted
 from segmentation_node.images.files import MAX_SIDE
+from segmentation_node.instances import INSTANCE, PANOPTIC, SEMANTIC, TASKS
 from segmentation_node.labels import (
     LabelScheme,
     available_schemes,
@@ -39,13 +40,16 @@ from segmentation_node.networks.domain import (
 from segmentation_node.networks.families import (
     BYTES_PER_PIXEL,
     FAMILIES,
+    WITH_QUERIES,
     class_names,
     family_of_config,
     input_channels,
     is_binary,
     network_class,
 )
+from segmentation_node.networks.postprocessing import Decoder, ScoresDecoder
 from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.networks.queries import QueriesDecoder
 from segmentation_node.paths import bundled_models_dir
 from segmentation_node.untrusted import read_json, read_yaml
 
@@ -60,6 +64,8 @@ IMAGE_CHANNELS: Final = 3
 WEIGHTS_FILES = ('model.safetensors', 'model.safetensors.index.json')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth', '.pkl')
 HUB_ID = re.compile(r'[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}')
+#: Name of a panoptic model, such as mask2former-swin-tiny-cityscapes-panoptic.
+_PANOPTIC_NAME: Final = re.compile(r'(?:^|[-_.])panoptic(?:$|[-_.])')
 #: The only files downloaded from a hub: no pickles and no code.
 HUB_FILES = ['*.safetensors', '*.safetensors.index.json', 'config.json', '*.yaml',
              'preprocessor_config.json', 'README.md']  # fmt: skip
@@ -71,7 +77,8 @@ class Spec:
 
     `label_scheme` is the name of a scheme, or of a scheme file in the same folder. `temperature`
     calibrates the confidence, see `networks.confidence`; 1 leaves it unchanged. `out_of_domain`
-    describes the images that the network knows; None means that this is unknown.
+    describes the images that the network knows; None means that this is unknown. `task` is one of
+    TASKS.
     """
 
     family: str
@@ -80,6 +87,7 @@ class Spec:
     provenance: dict[str, Any] = field(default_factory=dict)
     temperature: float = 1.0
     out_of_domain: Domain | None = None
+    task: str = SEMANTIC
 
     @classmethod
     def read(cls, path: Path) -> 'Spec':
@@ -106,6 +114,7 @@ class Spec:
                 f'{path} has family {quoted(content["family"])}; choose one of '
                 f'{", ".join(FAMILIES)}'
             )
+        _check_task(path, content)
         _check_temperature(path, content.get('temperature', 1.0))
         domain = _domain(path, content.pop('out_of_domain', None))
         return cls(
@@ -182,6 +191,24 @@ class Checkpoint:
         return confidence_table(self.spec.temperature)
 
     @property
+    def task(self) -> str:
+        """Task that the network was trained for, one of TASKS."""
+        return self.spec.task
+
+    @property
+    def decoder(self) -> Decoder:
+        """Conversion of the outputs of a graph to labels."""
+        if self.task == SEMANTIC:
+            return ScoresDecoder(self.channel_ids, self.confidence_table)
+        return QueriesDecoder(
+            self.task,
+            self.channel_ids,
+            self.scheme.countable_of(self.channel_ids),
+            self.scheme.void_id,
+            self.confidence_table,
+        )
+
+    @property
     def bytes_per_pixel(self) -> int:
         """Maximum memory of the network on a CPU, in bytes per pixel of its input."""
         return BYTES_PER_PIXEL[self.spec.family]
@@ -202,7 +229,7 @@ class Checkpoint:
 
         ids = torch.from_numpy(self.channel_ids)
         return SegmentationGraph(
-            self.load_network(), self.preprocessing(size_hw), ids, self.spec.temperature
+            self.load_network(), self.preprocessing(size_hw), ids, self.spec.temperature, self.task
         ).eval()
 
 
@@ -220,6 +247,17 @@ def _check_fields(
     missing = ', '.join(name for name in required if name not in content)
     if missing:
         raise CheckpointError(f'{path} lacks {missing}; add it as "name: value"')
+
+
+def _check_task(path: Path, content: dict[str, Any]) -> None:
+    task, family = content.get('task', SEMANTIC), content['family']
+    if task not in TASKS:
+        raise CheckpointError(f'{path} has task {quoted(task)}; choose one of {", ".join(TASKS)}')
+    if task != SEMANTIC and family not in WITH_QUERIES:
+        raise CheckpointError(
+            f'{path} has task {task}, which family {family} does not support; use one of '
+            f'{", ".join(WITH_QUERIES)}, or task {SEMANTIC}'
+        )
 
 
 def _check_temperature(path: Path, value: object) -> None:
@@ -383,9 +421,15 @@ def find_checkpoint(model: str) -> Checkpoint:
         else:
             family = family_of_config(folder / 'config.json', config)
             scheme, channel_ids = _scheme_of_names(folder, family, names)
-            spec = Spec(family, scheme.name, _preprocessing_of_hub(folder))
+            task = _task_of_hub(model, folder, family, len(channel_ids) < len(scheme.learned))
+            spec = Spec(family, scheme.name, _preprocessing_of_hub(folder), task=task)
     except SchemeError as error:
         raise CheckpointError(f'{folder}: {error}') from error
+    if spec.task != SEMANTIC and not scheme.countable_of(channel_ids).any():
+        raise CheckpointError(
+            f'{folder}: task {spec.task} requires a class with instances, but label scheme '
+            f'{scheme.name} has none; mark such classes with "countable: true"'
+        )
     return Checkpoint(model, folder, spec, scheme, channel_ids)
 
 
@@ -401,14 +445,34 @@ def _scheme_of_names(
     return scheme_of_class_names(names)
 
 
+def _task_of_hub(model: str, folder: Path, family: str, countable_only: bool) -> str:
+    """Return the task of a folder without a spec, by its classes and by the name of the model.
+
+    The configurations of semantic and panoptic models on the hub are the same; their names differ.
+    A download lies in .../models--OWNER--NAME/snapshots/REVISION.
+    """
+    if family not in WITH_QUERIES:
+        return SEMANTIC
+    if countable_only:
+        return INSTANCE
+    path = folder.resolve()
+    names = [Path(model).name, path.name]
+    names += [parent.name for parent in path.parents if parent.name.startswith('models--')]
+    return PANOPTIC if any(_PANOPTIC_NAME.search(name) for name in names) else SEMANTIC
+
+
 def _scheme_of_spec(
     folder: Path, spec: Spec, names: list[str] | None
 ) -> tuple[LabelScheme, UInt8Array]:
     beside = folder / spec.label_scheme
     scheme = load_scheme(beside if beside.is_file() else spec.label_scheme)
     # If the network names the classes of the scheme, its channels are in the order of its names.
-    by_name = None if names is None else scheme.ids_of_names(names)
-    return scheme, scheme.channel_ids if by_name is None else by_name
+    countable = spec.task == INSTANCE
+    by_name = None if names is None else scheme.ids_of_names(names, countable=countable)
+    if by_name is not None:
+        return scheme, by_name
+    ids = scheme.channel_ids
+    return scheme, ids[scheme.countable_of(ids)] if countable else ids
 
 
 def _binary_ids(scheme: LabelScheme) -> UInt8Array:

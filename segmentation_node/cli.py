@@ -10,8 +10,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from segmentation_node import topics
+from segmentation_node.errors import SettingError
 from segmentation_node.images.bit_depth import FULL_BITS, LEAST_BITS
 from segmentation_node.images.files import MAX_SIDE
+from segmentation_node.instances import Thresholds
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
 
@@ -85,6 +87,19 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         '--min-confidence', type=share, default=0.0, metavar='SHARE',
         help='pixels of lower confidence (0 to 1) become void',
     )  # fmt: skip
+    defaults = Thresholds()
+    model.add_argument(
+        '--min-instance-score', type=share, default=defaults.score, metavar='SHARE',
+        help='panoptic segments and instances with a lower score are dropped',
+    )  # fmt: skip
+    model.add_argument(
+        '--min-instance-overlap', type=share, default=defaults.overlap, metavar='SHARE',
+        help='panoptic segments are dropped if better ones leave them no more than this share of '
+        'their mask',
+    )  # fmt: skip
+    parser.add_argument(
+        '--outlines', action='store_true', help='paint the outlines of instances in the overlay'
+    )
     parser.add_argument(
         '--overlay-alpha', type=share, default=DEFAULT_OVERLAY_ALPHA, metavar='SHARE',
         help='opacity of the colors in the overlay, 0 to 1',
@@ -106,11 +121,14 @@ def add_runtime_options(
 
 
 def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
-    """Load the model of the options; raises like `Segmenter`."""
+    """Load the model of the options; raises like `Segmenter`.
+
+    Raises SettingError, too, if an output in `args.outputs` needs a model with instances.
+    """
     # Imported late, since it takes seconds, which --help does not need.
     from segmentation_node.segmenter import Segmenter
 
-    return Segmenter(
+    segmenter = Segmenter(
         args.model,
         runtime=args.runtime,
         device=args.device,
@@ -118,7 +136,15 @@ def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
         input_size=args.input_size,
         label_scheme=args.label_scheme,
         min_confidence=args.min_confidence,
+        thresholds=Thresholds(args.min_instance_score, args.min_instance_overlap),
     )
+    wanted = [name for name in args.outputs if name.partition('/')[0] in topics.OF_INSTANCES]
+    if wanted and not segmenter.has_instances:
+        raise SettingError(
+            f'output {", ".join(wanted)} requires instances, which model {args.model} does not '
+            f'have; choose a panoptic model or one of instances, or other --outputs'
+        )
+    return segmenter
 
 
 def add_outputs_option(parser: argparse.ArgumentParser, known: Collection[str]) -> None:

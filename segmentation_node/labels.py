@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import BoolArray, UInt8Array
 from segmentation_node.errors import (
     ForeignError,
     ImageError,
@@ -48,7 +48,8 @@ class LabelClass:
 
     `label_ids` are the Cityscapes labelIds that map to the class, `category` is the Cityscapes
     category. A class that is not `learned` has no network channel; a class that is not `scored`
-    is excluded from the official scores although it is not void.
+    is excluded from the official scores although it is not void. Objects of a `countable` class
+    are instances.
     """
 
     id: int
@@ -150,6 +151,10 @@ class LabelScheme:
         """Published id of each network channel, (C,) uint8."""
         return np.array([c.id for c in self.learned], np.uint8)
 
+    def countable_of(self, ids: UInt8Array) -> BoolArray:
+        """Return which of some published ids, (C,) uint8, have a countable class, (C,) bool."""
+        return np.isin(ids, [c.id for c in self.classes if c.countable])
+
     @cached_property
     def palette(self) -> UInt8Array:
         """Color of each published id, (256, 3) uint8 RGB; ids without a class are black."""
@@ -167,14 +172,14 @@ class LabelScheme:
             )
         return self._by_name[name].id
 
-    def ids_of_names(self, names: Sequence[str]) -> UInt8Array | None:
+    def ids_of_names(self, names: Sequence[str], *, countable: bool = False) -> UInt8Array | None:
         """Return the published ids of a network's channels, (C,) uint8, from its class names.
 
         Case and punctuation do not matter. Returns None unless the names are exactly the learned
-        classes.
+        classes, or with `countable`, exactly those of them that are countable.
         """
         plain = [_plain(name) for name in names]
-        id_of_plain = {_plain(c.name): c.id for c in self.learned}
+        id_of_plain = {_plain(c.name): c.id for c in self.learned if c.countable or not countable}
         if sorted(plain) != sorted(id_of_plain):
             return None
         return np.array([id_of_plain[name] for name in plain], np.uint8)
@@ -366,16 +371,20 @@ def scheme_from_json(text: str) -> LabelScheme:
 def scheme_of_class_names(names: Sequence[str]) -> tuple[LabelScheme, UInt8Array]:
     """Find the scheme whose learned classes have the class names of a network.
 
+    A network that segments only instances has the countable classes of its scheme.
+
     Returns:
         The scheme, and the published id of each channel, (C,) uint8.
 
     Raises:
-        SchemeError: no scheme has exactly these learned classes.
+        SchemeError: no scheme has exactly these classes.
     """
-    for scheme in map(load_scheme, available_schemes()):
-        channel_ids = scheme.ids_of_names(names)
-        if channel_ids is not None:
-            return scheme, channel_ids
+    schemes = [load_scheme(name) for name in available_schemes()]
+    for countable in (False, True):
+        for scheme in schemes:
+            channel_ids = scheme.ids_of_names(names, countable=countable)
+            if channel_ids is not None:
+                return scheme, channel_ids
     raise SchemeError(
         f'no label scheme has the classes {", ".join(names)}; add one to '
         f'{config_dir() / "labels"} (a file per scheme, a row per class)'

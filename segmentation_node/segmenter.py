@@ -13,6 +13,7 @@ from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.errors import ImageError, SettingError
 from segmentation_node.images.files import MAX_SIDE, check_size
 from segmentation_node.images.rendering import Rendered
+from segmentation_node.instances import DEFAULT_THRESHOLDS, SEMANTIC, Instances, Thresholds
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.networks.preprocessing import scale_into
@@ -32,8 +33,9 @@ class Prediction:
         measure: Callable[[int], UInt8Array],
         distances: tuple[float, ...] | None = None,
         max_distance: float | None = None,
+        find_instances: Callable[[int], Instances | None] = lambda _: None,
     ) -> None:
-        self.labels, self._measure = labels, measure
+        self.labels, self._measure, self._find_instances = labels, measure, find_instances
         self.distances, self.max_distance = distances, max_distance
 
     #: Published label ids, (B, H, W) uint8.
@@ -59,6 +61,14 @@ class Prediction:
         """Return the confidence of one image, (H, W); threads may ask for different images."""
         return self._measure(index)
 
+    def instances_of(self, index: int) -> Instances | None:
+        """Return the instances of one image, computed now; None if the model has none.
+
+        Where a pixel has an instance, its label is the class of this instance. Threads may ask for
+        different images.
+        """
+        return self._find_instances(index)
+
 
 class Segmenter:
     """Runs a checkpoint on batches of images; not thread-safe.
@@ -80,6 +90,7 @@ class Segmenter:
         input_size: tuple[int, int] | None = None,
         label_scheme: str | None = None,
         min_confidence: float = 0.0,
+        thresholds: Thresholds = DEFAULT_THRESHOLDS,
         measure_aside: bool = False,
     ) -> None:
         """Load a model.
@@ -92,6 +103,7 @@ class Segmenter:
             input_size: (height, width) box to fit images into; None uses the checkpoint's.
             label_scheme: scheme to publish; None uses the checkpoint's.
             min_confidence: in [0, 1]; pixels below it become void.
+            thresholds: of the segments of a panoptic model or of one of instances.
             measure_aside: while `auto` is being measured, run images with the first runtime that
                 is ready, as a camera stream needs it. Otherwise the first image of a size waits
                 for the measurement, and the same runtime runs all images.
@@ -117,9 +129,11 @@ class Segmenter:
         self._warned_of = ''
         self.publish_as(label_scheme)
         self.min_confidence = min_confidence
+        self.thresholds = thresholds
 
     scheme: LabelScheme
     min_confidence: float
+    thresholds: Thresholds
 
     def publish_as(self, label_scheme: str | None) -> None:
         """Set the scheme to publish; None is the checkpoint's own. Raises SchemeError."""
@@ -137,16 +151,21 @@ class Segmenter:
         Raises:
             ImageError: the batch has another shape or dtype, or its images are empty or too large.
         """
-        return self.publish(self.engine.run(_as_batch(images_rgb)))
+        return self.publish(self.engine.run(_as_batch(images_rgb), self.thresholds))
 
     def render(
-        self, image_rgb: UInt8Array, overlay_alpha: float = DEFAULT_OVERLAY_ALPHA
+        self,
+        image_rgb: UInt8Array,
+        overlay_alpha: float = DEFAULT_OVERLAY_ALPHA,
+        *,
+        outlines: bool = False,
     ) -> Rendered:
         """Segment one image, (H, W, 3) uint8, and return its pictures, painted when asked for.
 
         Args:
             image_rgb: as for `segment`.
             overlay_alpha: share of the colors in the overlay, in [0, 1].
+            outlines: paint the outlines of instances in the overlay.
 
         Raises:
             ImageError: as `segment`.
@@ -156,6 +175,7 @@ class Segmenter:
         return Rendered(
             image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme,
             overlay_alpha, out_of_domain=None if outside is None else outside[0],
+            find_instances=partial(found.instances_of, 0), outlines=outlines,
         )  # fmt: skip
 
     def prepare(self, image_hw: tuple[int, int]) -> None:
@@ -186,6 +206,11 @@ class Segmenter:
         return self.engine.device
 
     @property
+    def has_instances(self) -> bool:
+        """True if the model tells instances apart."""
+        return self.checkpoint.task != SEMANTIC
+
+    @property
     def offloads(self) -> bool:
         """True if the network runs on a device other than the CPU.
 
@@ -206,8 +231,18 @@ class Segmenter:
     def publish(self, segmentations: Sequence[Segmentation]) -> Prediction:
         """Convert segmentations of the engine to the published scheme; applies min_confidence."""
         labels = _stacked([each.labels for each in segmentations])
+        lut, unsure = self._published, None
+
+        def find_instances(index: int) -> Instances | None:
+            found = segmentations[index].instances
+            hidden = None if unsure is None else unsure[index]
+            return None if found is None else found.published(lut, hidden)
+
         prediction = Prediction(
-            labels, lambda index: segmentations[index].confidence, *self._distances(segmentations)
+            labels,
+            lambda index: segmentations[index].confidence,
+            *self._distances(segmentations),
+            find_instances,
         )
         if self._published is not None:
             published = cv2.LUT(labels.reshape(1, -1), self._published)

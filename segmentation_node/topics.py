@@ -19,6 +19,9 @@ COLOR_MASK: Final = 'color_mask'
 OVERLAY: Final = 'overlay'
 CONFIDENCE: Final = 'confidence'
 INSTANCE_MASK: Final = 'instance_mask'
+DETECTIONS: Final = 'detections'
+#: Outputs of models that have instances.
+OF_INSTANCES: Final = (INSTANCE_MASK, DETECTIONS)
 LABEL_INFO: Final = 'label_info'
 LABEL_INFO_JSON: Final = 'label_info_json'
 SCORES: Final = 'scores'

@@ -31,9 +31,9 @@ HEAVY = (
 #: Rooms and modules from the bottom to the top: each imports only from those above it here.
 LAYERS = (
     'arrays', 'plotting', 'errors', 'atomic', 'paths', 'topics', 'interrupt', 'untrusted',
-    'markdown', 'processes', 'labels', 'metrics', 'scoring', 'images', 'networks', 'checkpoint',
-    'runtimes', 'segmenter', 'cli', 'pipeline', 'cloud', 'ros', 'bags', 'folders', 'demo', 'web',
-    'benchmark', 'export', 'entry',
+    'markdown', 'processes', 'labels', 'instances', 'metrics', 'scoring', 'images', 'networks',
+    'checkpoint', 'runtimes', 'segmenter', 'cli', 'pipeline', 'cloud', 'ros', 'bags', 'folders',
+    'demo', 'web', 'benchmark', 'export', 'entry',
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
 TALK_TO_ROS = {

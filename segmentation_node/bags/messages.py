@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages to and from CDR without ROS, for the types that this package uses."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from types import MappingProxyType
@@ -13,14 +13,16 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.bags.bounds import shown
 from segmentation_node.bags.topic import RawMessage, Topic
 from segmentation_node.errors import BagError, ImageError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.encodings import decode_compressed, decode_image, label_view
+from segmentation_node.images.rendering import Detection
 from segmentation_node.images.video import is_codec
 from segmentation_node.labels import LabelScheme
+from segmentation_node.pipeline.detections import detections_message
 
 IMAGE: Final = 'sensor_msgs/msg/Image'
 COMPRESSED_IMAGE: Final = 'sensor_msgs/msg/CompressedImage'
@@ -29,6 +31,8 @@ FFMPEG_PACKET: Final = 'ffmpeg_image_transport_msgs/msg/FFMPEGPacket'
 CAMERA_INFO: Final = 'sensor_msgs/msg/CameraInfo'
 STRING: Final = 'std_msgs/msg/String'
 LABEL_INFO: Final = 'vision_msgs/msg/LabelInfo'
+_VISION: Final = 'vision_msgs/msg/'
+DETECTIONS: Final = f'{_VISION}Detection2DArray'
 VISION_CLASS: Final = 'vision_msgs/msg/VisionClass'
 DIAGNOSTIC_ARRAY: Final = 'diagnostic_msgs/msg/DiagnosticArray'
 SECOND_NS: Final = 1_000_000_000
@@ -39,6 +43,18 @@ _MORE_TYPES: Final = MappingProxyType(
         LABEL_INFO: (
             'std_msgs/Header header\nvision_msgs/VisionClass[] class_map\nfloat32 threshold\n'
         ),
+        f'{_VISION}Point2D': 'float64 x\nfloat64 y\n',
+        f'{_VISION}Pose2D': 'vision_msgs/Point2D position\nfloat64 theta\n',
+        f'{_VISION}BoundingBox2D': ('vision_msgs/Pose2D center\nfloat64 size_x\nfloat64 size_y\n'),
+        f'{_VISION}ObjectHypothesis': 'string class_id\nfloat64 score\n',
+        f'{_VISION}ObjectHypothesisWithPose': (
+            'vision_msgs/ObjectHypothesis hypothesis\ngeometry_msgs/PoseWithCovariance pose\n'
+        ),
+        f'{_VISION}Detection2D': (
+            'std_msgs/Header header\nvision_msgs/ObjectHypothesisWithPose[] results\n'
+            'vision_msgs/BoundingBox2D bbox\nstring id\n'
+        ),
+        DETECTIONS: 'std_msgs/Header header\nvision_msgs/Detection2D[] detections\n',
         FOXGLOVE_VIDEO: (
             'builtin_interfaces/Time timestamp\nstring frame_id\nuint8[] data\nstring format'
         ),
@@ -130,12 +146,29 @@ def stamp_ns_of(message: Any) -> int:
     return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
 
 
-def image(pixels: UInt8Array, encoding: str, header_: Any) -> Any:
-    """(H, W) or (H, W, C) uint8 as sensor_msgs/Image."""
+def image(pixels: UInt8Array | UInt16Array, encoding: str, header_: Any) -> Any:
+    """(H, W) or (H, W, C) uint8 or uint16 as sensor_msgs/Image."""
     height, width = pixels.shape[:2]
-    data = np.ascontiguousarray(pixels).reshape(-1)
+    little = pixels.astype(pixels.dtype.newbyteorder('<'), copy=False)
+    data = np.ascontiguousarray(little).reshape(-1).view(np.uint8)
     step = data.size // height
     return typestore().types[IMAGE](header_, height, width, encoding, 0, step, data)
+
+
+def detections(found: Sequence[Detection], header_: Any) -> Any:
+    """Instances as vision_msgs/Detection2DArray."""
+    return detections_message(found, header_, _new_vision_message)
+
+
+def _new_vision_message(name: str, **fields: Any) -> Any:
+    types = typestore().types
+    if name == 'ObjectHypothesisWithPose':  # a picture has no pose
+        point = types['geometry_msgs/msg/Point'](0.0, 0.0, 0.0)
+        pose = types['geometry_msgs/msg/Pose'](
+            point, types['geometry_msgs/msg/Quaternion'](0.0, 0.0, 0.0, 1.0)
+        )
+        fields['pose'] = types['geometry_msgs/msg/PoseWithCovariance'](pose, np.zeros(36))
+    return types[_VISION + name](**fields)
 
 
 def compressed_image(data: bytes, format_: str, header_: Any) -> Any:

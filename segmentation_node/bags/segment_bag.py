@@ -3,10 +3,11 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final
 
 from tqdm import tqdm
 
@@ -36,11 +37,19 @@ from segmentation_node.errors import BagError, ImageError, MemoryLimitError, Seg
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.interrupt import stop_on_signal
-from segmentation_node.pipeline.outputs import OUTPUTS, Output
+from segmentation_node.pipeline.outputs import COMPRESSED, DETECTIONS, IMAGE, OUTPUTS, Output
 from segmentation_node.runtimes.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from segmentation_node.segmenter import Segmenter
+
+_MESSAGE_TYPES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        IMAGE: messages.IMAGE,
+        COMPRESSED: messages.COMPRESSED_IMAGE,
+        DETECTIONS: messages.DETECTIONS,
+    }
+)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -91,7 +100,9 @@ def _run(args: argparse.Namespace) -> int:
         camera = find_camera(bag, args.topic)
         outputs = [OUTPUTS[name] for name in args.outputs]
         calibrations = calibrations_of(camera, bag)
-        sink = OutputTopics(args.namespace, outputs, args.overlay_alpha, calibrations)
+        sink = OutputTopics(
+            args.namespace, outputs, args.overlay_alpha, calibrations, outlines=args.outlines
+        )
         sink.check_free(bag)
         segmenter = load_segmenter(args)
         frames = min(bag.count(camera.name), args.limit or sys.maxsize)
@@ -126,6 +137,8 @@ class OutputTopics:
         outputs: Sequence[Output],
         overlay_alpha: float,
         calibrations: Collection[Topic] = (),
+        *,
+        outlines: bool = False,
     ) -> None:
         """Name the topics.
 
@@ -134,8 +147,9 @@ class OutputTopics:
             outputs: pictures to write of each frame.
             overlay_alpha: share of the colors in the overlay.
             calibrations: topics whose messages are written as the calibration of the masks.
+            outlines: paint the outlines of instances in the overlay.
         """
-        self._overlay_alpha = overlay_alpha
+        self._overlay_alpha, self._outlines = overlay_alpha, outlines
         self._calibrations = calibrations
         self._json = messages.known_topic(
             f'{namespace}/{topics.LABEL_INFO_JSON}', messages.STRING, LATCHED
@@ -149,7 +163,7 @@ class OutputTopics:
         self._topics = {
             messages.known_topic(
                 f'{namespace}/{output.name}',
-                messages.COMPRESSED_IMAGE if output.encode else messages.IMAGE,
+                _MESSAGE_TYPES[output.form],
                 RELIABLE,
             ): output
             for output in outputs
@@ -197,7 +211,7 @@ class OutputTopics:
         Raises:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
         """
-        rendered = segmenter.render(image_rgb, self._overlay_alpha)
+        rendered = segmenter.render(image_rgb, self._overlay_alpha, outlines=self._outlines)
         # All are made before the first is written: a frame has all its outputs or none.
         made = [
             (topic, messages.serialize(_message(output, rendered, header)))
@@ -209,10 +223,12 @@ class OutputTopics:
 
 
 def _message(output: Output, rendered: Rendered, header: Any) -> Any:
-    pixels = output.render(rendered)
+    content = output.render(rendered)
+    if output.form == DETECTIONS:
+        return messages.detections(content, header)
     if output.encode is None:
-        return messages.image(pixels, output.encoding, header)
-    return messages.compressed_image(output.encode(pixels), output.format, header)
+        return messages.image(content, output.encoding, header)
+    return messages.compressed_image(output.encode(content), output.format, header)
 
 
 def segment_bag(

@@ -15,13 +15,13 @@ import numpy as np
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.benchmark.input_frames import InputFrames, covering
-from segmentation_node.checkpoint import Checkpoint, find_checkpoint
+from segmentation_node.checkpoint import SPEC_FILE, Checkpoint, find_checkpoint
 from segmentation_node.errors import ExportError, SettingError
 from segmentation_node.export.judging import Judge, Judgment, share
 from segmentation_node.images.files import encode_png, read_image
 from segmentation_node.images.label_files import read_labels
+from segmentation_node.instances import DEFAULT_THRESHOLDS, SEMANTIC
 from segmentation_node.metrics import truth_lut_of
-from segmentation_node.networks.postprocessing import postprocess
 from segmentation_node.runtimes.graph_files import (
     AGREEMENT,
     FILES,
@@ -227,7 +227,7 @@ class _Work:
     def _openvino(self) -> Any:
         from segmentation_node.runtimes.conversion import to_openvino
 
-        return to_openvino(self.checkpoint.load_network())
+        return to_openvino(self.checkpoint.load_network(), self.checkpoint.task)
 
     def _write_openvino(self, model: Any, folder: Path) -> None:
         import openvino  # type: ignore[import-untyped]
@@ -237,7 +237,8 @@ class _Work:
     def _write_onnx(self, folder: Path) -> None:
         from segmentation_node.runtimes.conversion import to_onnx
 
-        to_onnx(self.checkpoint.load_network(), folder / FILES['onnx'][0])
+        path = folder / FILES['onnx'][0]
+        to_onnx(self.checkpoint.load_network(), path, self.checkpoint.task)
 
     def _quantized(self, *, careful: bool) -> Any:
         from segmentation_node.export.quantization import quantize, quantize_carefully
@@ -247,12 +248,11 @@ class _Work:
         calibrated = [self._pixels(covering(im, (width, height))) for im in self._calibrated]
         if not careful:
             return quantize(self._openvino, calibrated, transformer=transformer)
-        judge, ids = self.judge, self.checkpoint.channel_ids
-        table = self.checkpoint.confidence_table
+        judge, decode = self.judge, self.checkpoint.decoder
 
-        def agreeing(index: int, scores: Any) -> float:
+        def agreeing(index: int, outputs: Sequence[Any]) -> float:
             geometry = self._graph.geometry(judge.images[index].shape[:2])
-            found = postprocess(scores[0], geometry, ids, table)
+            found = decode([output[0] for output in outputs], geometry, DEFAULT_THRESHOLDS)
             return share(judge.expected[index], found.labels)
 
         return quantize_carefully(
@@ -295,6 +295,8 @@ def _copy(checkpoint: Checkpoint, folder: Path) -> None:
     for path in sorted(checkpoint.folder.iterdir()):
         if path.is_file() and path.suffix in _CHECKPOINT_SUFFIXES:
             shutil.copyfile(path, folder / path.name)
+    if checkpoint.task != SEMANTIC:  # a folder from a hub may tell only by its name
+        checkpoint.spec.write(folder / SPEC_FILE)
 
 
 def _install(graph: Path, output: Path, aside: Path) -> None:

@@ -13,8 +13,8 @@ from segmentation_node.errors import SettingError
 from segmentation_node.runtimes.openvino_telemetry import without_telemetry
 
 Pixels = Float32Array
-#: Returns the share of equal labels for an image index and its class scores, (1, C, h, w).
-Share = Callable[[int, Pixels], float]
+#: Returns the share of equal labels for an image index and the outputs of the graph.
+Share = Callable[[int, Sequence[Any]], float]
 
 
 def quantize(model: Any, pixels: Sequence[Pixels], *, transformer: bool) -> Any:
@@ -55,7 +55,7 @@ def quantize_carefully(
     """
 
     def validate(compiled: Any, items: Iterable[Any]) -> tuple[float, list[float]]:
-        shares = [share(index, next(iter(compiled(judged[index]).values()))) for index in items]
+        shares = [share(index, list(compiled(judged[index]).values())) for index in items]
         return float(np.mean(shares)), shares
 
     with without_telemetry():

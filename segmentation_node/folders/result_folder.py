@@ -5,30 +5,35 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from segmentation_node import topics
-from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError
 from segmentation_node.folders.image_folder import ImageFile, listed
 from segmentation_node.images.files import encode_png
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
+from segmentation_node.pipeline.detections import encode_json
 from segmentation_node.pipeline.outputs import OUTPUTS
 
-PICTURES: Final = (topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY, topics.CONFIDENCE)
+PICTURES: Final = (
+    topics.LABEL_MASK, topics.COLOR_MASK, topics.OVERLAY, topics.CONFIDENCE, topics.INSTANCE_MASK,
+    topics.DETECTIONS,
+)  # fmt: skip
 LABEL_INFO_FILE: Final = 'label_info.json'
 _SUFFIXES: Final = MappingProxyType({'png': '.png', 'jpeg': '.jpg'})
 
 
 class _Format(NamedTuple):
     suffix: str
-    encode: Callable[[UInt8Array], bytes]
+    encode: Callable[[Any], bytes]
 
 
-#: Compressed as on the topics; pictures without a compressed topic are stored as PNG.
+#: Compressed as on the topics; pictures without a compressed topic are stored as PNG, detections
+#: as JSON.
 _FORMATS: Final = MappingProxyType(
     {name: _Format('.png', encode_png) for name in PICTURES}
+    | {topics.DETECTIONS: _Format('.json', encode_json)}
     | {o.topic: _Format(_SUFFIXES[o.codec], o.encode) for o in OUTPUTS.values() if o.encode}
 )
 

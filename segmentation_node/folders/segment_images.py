@@ -90,7 +90,9 @@ def _run(args: argparse.Namespace) -> int:
     found.tell_left_out('segment_images', 'an image')
     segmenter = load_segmenter(args)
     samples = Samples(args.bits_per_sample)
-    render = partial(_rendered, segmenter, args.upright, samples, args.overlay_alpha)
+    render = partial(
+        _rendered, segmenter, args.upright, samples, args.overlay_alpha, args.outlines
+    )
     folder.begin(segmenter.scheme)
     progress = tqdm(total=len(images), unit='image', disable=args.quiet or None)
     with stop_on_signal() as stop, progress:
@@ -103,10 +105,15 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _rendered(
-    segmenter: 'Segmenter', upright: bool, samples: Samples, overlay_alpha: float, path: Path
+    segmenter: 'Segmenter',
+    upright: bool,
+    samples: Samples,
+    overlay_alpha: float,
+    outlines: bool,
+    path: Path,
 ) -> 'Rendered':
     image_rgb = decode_file(read_bounded(path), upright=upright, samples=samples)
-    return segmenter.render(image_rgb, overlay_alpha)
+    return segmenter.render(image_rgb, overlay_alpha, outlines=outlines)
 
 
 def segment_images(

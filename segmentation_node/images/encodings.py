@@ -428,7 +428,7 @@ def compressed_format(encoding: str, codec: str) -> str:
     """Return the `format` of a CompressedImage as image_transport writes it.
 
     Args:
-        encoding: encoding of the raw image: 'mono8', 'rgb8' or 'bgr8'.
+        encoding: encoding of the raw image: 'mono8', '16UC1', 'rgb8' or 'bgr8'.
         codec: 'jpeg', 'png' or 'tiff'.
     """
-    return f'{encoding}; {codec} compressed ' + ('' if encoding == 'mono8' else 'bgr8')
+    return f'{encoding}; {codec} compressed ' + ('' if encoding in ('mono8', '16UC1') else 'bgr8')

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.errors import ImageError
 from segmentation_node.images.bit_depth import Samples
 
@@ -285,8 +285,8 @@ _HEIC_BRANDS: Final = frozenset({b'heic', b'heix', b'heim', b'heis', b'mif1', b'
 _WEBP: Final = _Codec('webp', _webp_size)
 
 
-def encode_png(image: UInt8Array) -> bytes:
-    """Compress (H, W) labels or an (H, W, 3) RGB image, uint8, losslessly."""
+def encode_png(image: UInt8Array | UInt16Array) -> bytes:
+    """Compress (H, W) labels or an (H, W, 3) RGB image, uint8, or (H, W) uint16, losslessly."""
     # Level 1: masks are hardly larger than at level 9, in a fraction of the time.
     return _encode('.png', image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
 
@@ -296,10 +296,11 @@ def encode_jpeg(image_rgb: UInt8Array, quality: int = 90) -> bytes:
     return _encode('.jpg', image_rgb, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
-def _encode(suffix: str, image: UInt8Array, settings: list[int]) -> bytes:
+def _encode(suffix: str, image: UInt8Array | UInt16Array, settings: list[int]) -> bytes:
     is_labels = image.ndim == 2
     is_rgb = image.ndim == 3 and image.shape[2] == 3
-    if image.dtype != np.uint8 or image.size == 0 or not (is_labels or is_rgb):
+    is_known = image.dtype == np.uint8 or (image.dtype == np.uint16 and suffix == '.png')
+    if not is_known or image.size == 0 or not (is_labels or is_rgb):
         raise ImageError(
             f'cannot compress an image of shape {image.shape}, {image.dtype}; '
             f'expected (H, W) or (H, W, 3) uint8'

@@ -27,6 +27,9 @@ BYTES_PER_PIXEL: Final = {
     'deeplabv3plus': 180, 'mask2former': 400, 'unet': 280, 'deeplabv3': 200,
 }  # fmt: skip
 
+#: Families whose networks have queries, which panoptic models and those of instances need.
+WITH_QUERIES: Final = ('mask2former',)
+
 #: Channel number as written in config.json.
 _CHANNEL: Final = re.compile(r'[0-9]{1,4}')
 

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 (the field's own name for it)
 from torch import Tensor, nn
 
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.networks.confidence import confidence_table
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.preprocessing import Geometry, Preprocessing
@@ -28,9 +29,10 @@ class SegmentationGraph(nn.Module):
         preprocessing: Preprocessing,
         channel_ids: Tensor,
         temperature: float = 1.0,
+        task: str = SEMANTIC,
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.task = network, task
         self.size_hw = preprocessing.size_hw
         scale = torch.tensor(preprocessing.std) * 255
         shift = torch.tensor(preprocessing.mean) * 255
@@ -70,6 +72,10 @@ class SegmentationGraph(nn.Module):
     def scores_and_features(self, images_rgb: Tensor, geometry: Geometry) -> tuple[Tensor, Tensor]:
         """Compute the scores of `coarse_scores`, and the features of each image, (B, D)."""
         return self.network.scores_and_features(self.preprocess(images_rgb, geometry))
+
+    def outputs(self, images_rgb: Tensor, geometry: Geometry) -> tuple[Tensor, ...]:
+        """Compute what a decoder of the checkpoint's task takes, see `Network.outputs`."""
+        return self.network.outputs(self.preprocess(images_rgb, geometry), self.task)
 
     def geometry(self, image_hw: tuple[int, int], scale: float | None = None) -> Geometry:
         """Return the geometry for an image size, at a scale or fitted into the network's box."""

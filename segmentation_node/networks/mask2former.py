@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mask2Former of transformers, read as a semantic segmenter."""
+"""Mask2Former of transformers, for semantic and panoptic segmentation and for instances."""
 
 import logging
 import re
@@ -17,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 from typing_extensions import Self
 
 from segmentation_node.errors import CheckpointError, one_line, quoted
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.networks.local import check_names, no_larger_than_weights, offline
 from segmentation_node.networks.mask2former_inference import last_layer
 from segmentation_node.networks.network import MISFITS, Network, pooled
@@ -40,6 +41,12 @@ class Mask2Former(Network):
     def scores_and_features(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         classes, masks, maps = last_layer(self.model, pixels)
         return self.scores(classes, masks), pooled(maps)
+
+    def outputs(self, pixels: Tensor, task: str) -> tuple[Tensor, ...]:
+        if task == SEMANTIC:
+            return self.scores_and_features(pixels)
+        classes, masks, maps = last_layer(self.model, pixels)
+        return classes, masks, pooled(maps)
 
     def layers(self, pixels: Tensor) -> list[tuple[Tensor, Tensor]]:
         """Class logits (B, Q, C + 1) and mask logits (B, Q, H / 4, W / 4) of each decoder layer.

@@ -9,6 +9,9 @@ from typing import Final
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from segmentation_node.errors import CheckpointError
+from segmentation_node.instances import SEMANTIC
+
 #: Exceptions that libraries raise if a configuration is invalid or does not match the weights.
 MISFITS: Final = (
     ArithmeticError,
@@ -56,6 +59,19 @@ class Network(nn.Module, ABC):
             certain, and scores above 1 occur where several parts of a network are certain.
             (B, D) float32 features of the image, see `networks.domain`.
         """
+
+    def outputs(self, pixels: Tensor, task: str) -> tuple[Tensor, ...]:
+        """Compute the outputs of a graph for one of TASKS, each with a batch dimension.
+
+        Those of a semantic model are the results of `scores_and_features`. Those of the others
+        are class logits (B, Q, C + 1), mask logits (B, Q, H / s, W / s) and features (B, D).
+        """
+        if task != SEMANTIC:
+            raise CheckpointError(
+                f'{type(self).__name__} has no queries, which a {task} model needs; correct '
+                f'"task" in segmentation.yaml'
+            )
+        return self.scores_and_features(pixels)
 
 
 def pooled(maps: Sequence[Tensor]) -> Tensor:

@@ -8,6 +8,7 @@ percent, need interpolation; the rest is copied. The labels equal those of
 faster.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -16,8 +17,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import Float32Array, UInt8Array
+from segmentation_node.arrays import BoolArray, Float32Array, UInt8Array
 from segmentation_node.errors import ScoresError
+from segmentation_node.instances import Instances, Thresholds
 from segmentation_node.networks.preprocessing import Geometry
 
 #: Number of pixels compared per step; the scores of a few classes fit into the cache of one core.
@@ -45,6 +47,26 @@ class Segmentation(Protocol):
         """Features of the image, (D,) float32; None if the graph does not return them."""
         ...
 
+    @property
+    def instances(self) -> Instances | None:
+        """Instances with label ids as classes; None if the model does not tell them apart."""
+        ...
+
+
+class Decoder(Protocol):
+    """Converts the outputs of a graph to a segmentation."""
+
+    def __call__(
+        self, outputs: Sequence[Float32Array], geometry: Geometry, thresholds: Thresholds, /
+    ) -> Segmentation:
+        """Decode the outputs of one image, each without its batch dimension.
+
+        Raises:
+            CheckpointError: the graph has outputs of another kind.
+            ScoresError: a score is NaN or infinite.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class DeviceSegmentation:
@@ -53,6 +75,27 @@ class DeviceSegmentation:
     labels: UInt8Array
     confidence: UInt8Array
     features: Float32Array | None = None
+    instances: Instances | None = None
+
+
+@dataclass(frozen=True)
+class ScoresDecoder:
+    """Decodes class scores, (C, h, w), and features, (D,), which older graphs lack.
+
+    `channel_ids` are the label ids of the channels, (C,) uint8; `confidence_table` is the
+    published confidence of each byte value of a score, (256,) uint8.
+    """
+
+    channel_ids: UInt8Array
+    confidence_table: UInt8Array
+
+    def __call__(
+        self, outputs: Sequence[Float32Array], geometry: Geometry, _thresholds: Thresholds
+    ) -> Segmentation:
+        scores, *rest = outputs
+        # A copy, because the next run of the graph may overwrite its outputs.
+        features = rest[0].copy() if rest else None
+        return postprocess(scores, geometry, self.channel_ids, self.confidence_table, features)
 
 
 def postprocess(
@@ -74,14 +117,28 @@ def postprocess(
     Raises:
         ScoresError: a score is NaN or infinite.
     """
-    stride = geometry.padded_hw[0] // scores.shape[1]
-    if geometry.padded_hw == (stride * scores.shape[1], stride * scores.shape[2]) and stride > 1:
+    if stride := grid_stride(scores, geometry):
         return _Cells(scores, geometry.image_hw, stride, channel_ids, confidence_table, features)
     return _Pixels(scores, geometry, channel_ids, confidence_table, features)
 
 
+def grid_stride(scores: Float32Array, geometry: Geometry) -> int:
+    """Return the pixels from one score of (C, h, w) to the next; 0 if `Cells` do not apply."""
+    stride = geometry.padded_hw[0] // scores.shape[1]
+    on_grid = geometry.padded_hw == (stride * scores.shape[1], stride * scores.shape[2])
+    return stride if on_grid and stride > 1 else 0
+
+
+def enlarge(scores: Float32Array, geometry: Geometry) -> Float32Array:
+    """Interpolate scores of the padded image, (h, w), for the pixels of the image, (H, W)."""
+    h, w = geometry.image_hw
+    return np.asarray(cv2.resize(scores, geometry.padded_hw[::-1])[:h, :w], np.float32)
+
+
 class _Pixels:
     """Segmentation computed per pixel, for scores at full resolution or off the pixel grid."""
+
+    instances: Instances | None = None
 
     def __init__(
         self,
@@ -96,24 +153,20 @@ class _Pixels:
         if geometry.padded_hw == scores.shape[1:]:
             enlarged = scores[:, :h, :w]
         else:
-            size_wh = geometry.padded_hw[::-1]
-            enlarged = np.stack([cv2.resize(s, size_wh)[:h, :w] for s in scores])
-        channels, self._best = _compare(enlarged)
+            enlarged = np.stack([enlarge(each, geometry) for each in scores])
+        channels, self._best = compare(enlarged)
         check_finite(np.isfinite(self._best))
         self.labels = _label_ids(channels, channel_ids)
 
     @cached_property
     def confidence(self) -> UInt8Array:
-        return _to_bytes(self._best, self._table)
+        return to_bytes(self._best, self._table)
 
 
 class _Cells:
-    """Segmentation computed per cell; a cell is the square of pixels between four scores.
+    """Segmentation computed per cell, see `Cells`."""
 
-    There is one score every `stride` pixels. The frame of all cells, (h + 1) x (w + 1), extends
-    half a cell beyond the image on each side, where the outermost scores are repeated, as is usual
-    in bilinear interpolation of pixels.
-    """
+    instances: Instances | None = None
 
     def __init__(
         self,
@@ -124,42 +177,49 @@ class _Cells:
         confidence_table: UInt8Array,
         features: Float32Array | None,
     ) -> None:
-        self._image_hw, self._stride = image_hw, stride
         self._table, self.features = confidence_table, features
-        channels, self._best = _compare(scores)
+        channels, self._best = compare(scores)
         check_finite(np.isfinite(self._best))  # then the scores between them are finite, too
-        corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        first = np.asarray(corners[:-1, :-1], np.uint8)
-        mixed = first != corners[:-1, 1:]
-        mixed |= first != corners[1:, :-1]
-        mixed |= first != corners[1:, 1:]
-        # NumPy searches one dimension several times faster than two.
-        self._places = np.unravel_index(np.flatnonzero(mixed), mixed.shape)
-        inside, self._inside_best = _compare(self._interpolate(scores))
-        self.labels = self._fill_mixed(
-            _repeated(_label_ids(first, channel_ids), stride), _label_ids(inside, channel_ids)
+        self._cells = Cells(channels, image_hw, stride)
+        inside, self._inside_best = compare(self._cells.interpolate(scores))
+        self.labels = self._cells.fill(
+            _label_ids(self._cells.first, channel_ids), _label_ids(inside, channel_ids)
         )
 
     @cached_property
     def confidence(self) -> UInt8Array:
-        best = cv2.copyMakeBorder(self._best, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
-        margin = self._stride // 2
-        enlarged = cv2.resize(best, None, fx=self._stride, fy=self._stride)
-        # Starts at the center of the first score; the pixel that contains this center is included.
-        inner = slice(margin, margin - self._stride)
-        frame = np.asarray(enlarged[inner, inner], np.float32)
-        return self._fill_mixed(
-            _to_bytes(frame, self._table), _to_bytes(self._inside_best, self._table)
-        )
+        return self._cells.confidence(self._best, self._inside_best, self._table)
 
-    def _interpolate(self, scores: Float32Array) -> Float32Array:
+
+class Cells:
+    """Squares of pixels between four scores, of which most have one best channel.
+
+    There is one score every `stride` pixels. The frame of all cells, (h + 1) x (w + 1), extends
+    half a cell beyond the image on each side, where the outermost scores are repeated, as is usual
+    in bilinear interpolation of pixels. N cells are mixed: their corners disagree.
+    """
+
+    def __init__(self, channels: UInt8Array, image_hw: tuple[int, int], stride: int) -> None:
+        """Find the mixed cells, given the best channel of each score, (h, w)."""
+        self._image_hw, self._stride = image_hw, stride
+        corners = cv2.copyMakeBorder(channels, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        #: Channel of the upper left corner of each cell, (h + 1, w + 1).
+        self.first = first = np.asarray(corners[:-1, :-1], np.uint8)
+        mixed = first != corners[:-1, 1:]
+        mixed |= first != corners[1:, :-1]
+        mixed |= first != corners[1:, 1:]
+        self._mixed = mixed
+        # NumPy searches one dimension several times faster than two.
+        self._places = np.unravel_index(np.flatnonzero(mixed), mixed.shape)
+
+    def interpolate(self, scores: Float32Array) -> Float32Array:
         """Interpolate the scores of the pixels in mixed cells, (C, stride * stride, N)."""
         count, h, w = scores.shape
         rows, columns = self._places
         above, below = np.maximum(rows - 1, 0) * w, np.minimum(rows, h - 1) * w
         left, right = np.maximum(columns - 1, 0), np.minimum(columns, w - 1)
         corners = np.empty((4, count, len(rows)), np.float32)
-        flat = scores.reshape(count, -1)
+        flat = scores.reshape(count, h * w)
         for corner, places in zip(
             corners, (above + left, above + right, below + left, below + right), strict=True
         ):
@@ -168,6 +228,48 @@ class _Cells:
         # cores that the network needs.
         inside: Float32Array = np.einsum('pk,kcn->cpn', _weights(self._stride), corners)
         return inside
+
+    def fill(self, first: UInt8Array, inside: UInt8Array) -> UInt8Array:
+        """Return the image, (H, W), of a value per cell, and values in mixed cells, (s * s, N)."""
+        return self._fill_mixed(_repeated(first, self._stride), inside)
+
+    def count(self, inside: BoolArray) -> int:
+        """Count the pixels of the image in cells of channel 1, and those inside, (s * s, N)."""
+        rows, columns = self._in_image()  # (h + 1, s) and (w + 1, s)
+        whole = (self.first & ~self._mixed).astype(np.float32)
+        uniform = rows.sum(axis=1) @ whole @ columns.sum(axis=1)
+        pixels = inside.reshape(self._stride, self._stride, -1)
+        mixed = np.einsum(
+            'rcn,nr,nc->',
+            pixels,
+            rows[self._places[0]],
+            columns[self._places[1]],
+            dtype=np.float32,
+        )
+        return round(float(uniform) + float(mixed))
+
+    def _in_image(self) -> list[Float32Array]:
+        """Return 1 for rows and columns of pixels that are in the image, by cell."""
+        stride = self._stride
+        margin = stride - stride // 2
+        sides = []
+        for cells, length in zip(self.first.shape, self._image_hw, strict=True):
+            side = np.zeros(cells * stride, np.float32)
+            side[margin : margin + length] = 1
+            sides.append(side.reshape(cells, stride))
+        return sides
+
+    def confidence(
+        self, best: Float32Array, inside: Float32Array, table: UInt8Array
+    ) -> UInt8Array:
+        """Return the confidence, (H, W), of the best scores, (h, w), and those inside."""
+        framed = cv2.copyMakeBorder(best, 1, 1, 1, 1, cv2.BORDER_REPLICATE)
+        margin = self._stride // 2
+        enlarged = cv2.resize(framed, None, fx=self._stride, fy=self._stride)
+        # Starts at the center of the first score; the pixel that contains this center is included.
+        inner = slice(margin, margin - self._stride)
+        frame = np.asarray(enlarged[inner, inner], np.float32)
+        return self._fill_mixed(to_bytes(frame, table), to_bytes(inside, table))
 
     def _fill_mixed(self, frame: UInt8Array, inside: UInt8Array) -> UInt8Array:
         """Fill the mixed cells of a frame with (s * s, N) values and crop it to the image."""
@@ -186,7 +288,7 @@ def _weights(stride: int) -> Float32Array:
     return np.kron(rows, rows).astype(np.float32)
 
 
-def _compare(scores: Float32Array) -> tuple[UInt8Array, Float32Array]:
+def compare(scores: Float32Array) -> tuple[UInt8Array, Float32Array]:
     """Return the channel and the score of the best class of (C, ...); ties go to the first.
 
     The score is NaN wherever a score of any class is NaN.
@@ -226,7 +328,7 @@ def _repeated(values: UInt8Array, stride: int) -> UInt8Array:
     return values.repeat(stride, axis=1).repeat(stride, axis=0)
 
 
-def _to_bytes(scores: Float32Array, table: UInt8Array) -> UInt8Array:
+def to_bytes(scores: Float32Array, table: UInt8Array) -> UInt8Array:
     """Convert scores to bytes, 1 and above to 255, and return their values in a table."""
     if not scores.size:  # OpenCV rejects empty arrays
         return np.empty(scores.shape, np.uint8)

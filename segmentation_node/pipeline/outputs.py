@@ -7,24 +7,42 @@ from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 from segmentation_node import topics
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.images.encodings import compressed_format, encode_jpeg, encode_png
-from segmentation_node.images.rendering import Rendered
+from segmentation_node.images.rendering import Detection, Rendered
+
+#: Forms of messages.
+IMAGE: Final = 'image'
+COMPRESSED: Final = 'compressed'
+DETECTIONS: Final = 'detections'
 
 
 @dataclass(frozen=True)
 class Output:
-    """One picture of a segmented image.
+    """One picture of a segmented image, or its detections.
 
-    `render` returns (H, W) or (H, W, 3) uint8. `encode` compresses that with `codec`; it is None
-    for an output that is not compressed.
+    `render` returns (H, W) uint8 or uint16, (H, W, 3) uint8, or detections, which have no
+    `encoding`. `encode` compresses a picture with `codec`; it is None for an output that is not
+    compressed.
     """
 
     topic: str
     encoding: str
-    render: Callable[[Rendered], UInt8Array]
+    render: Callable[[Rendered], Any]
     codec: str = ''
-    encode: Callable[[UInt8Array], bytes] | None = None
+    encode: Callable[[Any], bytes] | None = None
+
+    @property
+    def needs_instances(self) -> bool:
+        """True if the output is available only for models that have instances."""
+        return self.topic in topics.OF_INSTANCES
+
+    @property
+    def form(self) -> str:
+        """Form of the message: IMAGE, COMPRESSED or DETECTIONS."""
+        if not self.encoding:
+            return DETECTIONS
+        return COMPRESSED if self.encode else IMAGE
 
     @property
     def name(self) -> str:
@@ -53,6 +71,14 @@ def _confidence(rendered: Rendered) -> UInt8Array:
     return rendered.confidence
 
 
+def _instance_mask(rendered: Rendered) -> UInt16Array:
+    return rendered.instance_mask
+
+
+def _detections(rendered: Rendered) -> list[Detection]:
+    return rendered.detections
+
+
 #: Labels and colors are compressed as PNG, because JPEG would change classes.
 OUTPUTS: Final = MappingProxyType(
     {
@@ -65,6 +91,9 @@ OUTPUTS: Final = MappingProxyType(
             Output(topics.LABEL_MASK, 'mono8', _label_mask, 'png', encode_png),
             Output(topics.COLOR_MASK, 'rgb8', _color_mask, 'png', encode_png),
             Output(topics.OVERLAY, 'rgb8', _overlay, 'jpeg', encode_jpeg),
+            Output(topics.INSTANCE_MASK, '16UC1', _instance_mask),
+            Output(topics.INSTANCE_MASK, '16UC1', _instance_mask, 'png', encode_png),
+            Output(topics.DETECTIONS, '', _detections),
         )
     }
 )

@@ -57,7 +57,8 @@ class ReadyFrame:
 class Worker:
     """Takes the newest frames, segments them and publishes the wanted outputs.
 
-    `segmenter` and `overlay_alpha` may be replaced at any time: each batch reads them once.
+    `segmenter`, `overlay_alpha` and `outlines` may be replaced at any time: each batch reads them
+    once.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Worker:
         decode: Callable[[object], UInt8Array],
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
+        outlines: bool = False,
         scores: LiveScores | None = None,
     ) -> None:
         """Prepare the threads; `start` starts them.
@@ -82,10 +84,11 @@ class Worker:
             decode: converts a camera message to (H, W, 3) uint8 RGB; raises ImageError.
             latency_ms: returns the age of a message's stamp.
             report: receives the text of a problem with a frame.
+            outlines: paint the outlines of instances in the overlay.
             scores: scores the published frames; None for no scores.
         """
         self.segmenter = segmenter
-        self.overlay_alpha = overlay_alpha
+        self.overlay_alpha, self.outlines = overlay_alpha, outlines
         self.timings = StageTimings()
         self.domain = DomainCount()
         self.slots: Slots[LiveFrame] = Slots(accounts)
@@ -234,6 +237,7 @@ class Worker:
                 ready.image_rgb, prediction.labels[index],
                 partial(prediction.confidence_of, index),
                 segmenter.scheme, alpha, self._publishers[ready.camera].canvas,
+                find_instances=partial(prediction.instances_of, index), outlines=self.outlines,
             )
             for index, ready in enumerate(batch)
         ]  # fmt: skip

@@ -133,6 +133,8 @@ class NodeHealth(SupervisedHealth):
     last_wanted_s: float = -math.inf
     #: Arrival of the first wanted frame since the last mask.
     waiting_since_s: float = math.inf
+    #: Warning about subscribed outputs that the model does not have.
+    instances_warning: str = ''
     #: Count of the frames out of domain at the last status.
     last_domain: DomainCount = field(default_factory=DomainCount)
 
@@ -186,6 +188,8 @@ class NodeHealth(SupervisedHealth):
             )
         if trouble := self.trouble(fresh, f'no image for {SILENCE_S:.0f} s'):
             return trouble
+        if self.instances_warning:
+            return DiagnosticStatus.WARN, self.instances_warning
         if stranger:
             return DiagnosticStatus.WARN, stranger
         return DiagnosticStatus.OK, 'segmenting'
@@ -220,6 +224,7 @@ def _model_values(worker: Worker) -> dict[str, object]:
         'model': segmenter.checkpoint.name,
         'family': segmenter.checkpoint.spec.family,
         'label_scheme': segmenter.scheme.name,
+        'task': segmenter.checkpoint.task,
         'runtime': segmenter.runtime,
         'device': segmenter.device,
         'precision': segmenter.precision,

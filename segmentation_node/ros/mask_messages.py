@@ -2,25 +2,44 @@
 """Conversion of arrays and label schemes to messages."""
 
 import math
+import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header, String
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.images.encodings import Convert, ImageMessage, Pixels, convert_with_opencv
+from segmentation_node.images.rendering import Detection
 from segmentation_node.labels import LabelScheme
+from segmentation_node.pipeline.detections import detections_message as detections_by_name
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
 except ImportError:  # optional: not on PyPI; label_info_json has the same content
     LabelInfo = None
+try:
+    import vision_msgs.msg as vision
+except ImportError:
+    vision = None
 
 __all__ = [
-    'ImageBuffer', 'LabelInfo', 'compressed_message', 'label_info', 'label_info_json',
-    'pick_converter',
+    'DETECTIONS_TYPE', 'ImageBuffer', 'LabelInfo', 'compressed_message', 'detections_message',
+    'label_info', 'label_info_json', 'pick_converter',
 ]  # fmt: skip
+
+
+#: Type of detections; None without vision_msgs.
+DETECTIONS_TYPE: Any = None if vision is None else vision.Detection2DArray
+
+
+def detections_message(detections: Sequence[Detection], header: Header) -> Any:
+    """Return detections as vision_msgs/Detection2DArray; requires vision_msgs."""
+    return detections_by_name(
+        detections, header, lambda name, **fields: getattr(vision, name)(**fields)
+    )
 
 
 class ImageBuffer:
@@ -31,21 +50,26 @@ class ImageBuffer:
 
     def __init__(self, encoding: str) -> None:
         self._message = Image(encoding=encoding)
-        self._pixels = np.empty(0, np.uint8)
+        self._dtype = np.dtype(np.uint16 if encoding.startswith('16') else np.uint8)
+        self._pixels = np.empty(0, self._dtype)
 
-    def canvas(self, shape: tuple[int, ...]) -> UInt8Array:
-        """Return the memory of the message as (H, W) or (H, W, C) uint8, to paint in."""
+    def canvas(self, shape: tuple[int, ...]) -> Any:
+        """Return the memory of the message as (H, W) or (H, W, C), to paint in.
+
+        It is uint16 for encodings of 16 bits, else uint8.
+        """
         if self._pixels.shape != shape:
             message = Image(encoding=self._message.encoding)
             message.height, message.width = shape[:2]
-            message.step = math.prod(shape[1:])
+            message.step = math.prod(shape[1:]) * self._dtype.itemsize
+            message.is_bigendian = int(sys.byteorder == 'big')
             # Fill the message's own array; an assignment would check every byte.
-            message.data.frombytes(bytes(math.prod(shape)))
+            message.data.frombytes(bytes(message.height * message.step))
             self._message = message
-            self._pixels = np.frombuffer(message.data, np.uint8).reshape(shape)
+            self._pixels = np.frombuffer(message.data, self._dtype).reshape(shape)
         return self._pixels
 
-    def message(self, pixels: UInt8Array, header: Header) -> Image:
+    def message(self, pixels: UInt8Array | UInt16Array, header: Header) -> Image:
         """Return the message with an unchanged header; copies pixels unless painted in place."""
         canvas = self.canvas(pixels.shape)
         if not np.may_share_memory(canvas, pixels):

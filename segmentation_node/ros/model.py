@@ -31,6 +31,7 @@ def load_model(
             input_size=values.input_size_hw,
             label_scheme=values.label_scheme or None,
             min_confidence=values.min_confidence,
+            thresholds=values.thresholds,
             measure_aside=True,
         )
         for image_hw in {*image_sizes_hw, values.image_size_hw}:

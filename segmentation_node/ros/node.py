@@ -74,7 +74,8 @@ class SegmentationNode(SupervisedNode[Parameters]):
         segmenter = load_model(values)
         converter, decode = self._decoder(compressed=values.image_transport == 'compressed')
         self._camera_publishers = {
-            camera: CameraPublishers(self, camera) for camera in values.cameras
+            camera: CameraPublishers(self, camera, has_instances=segmenter.has_instances)
+            for camera in values.cameras
         }
         self._label_info = LabelInfoOutput(self)
         scores = LiveScores(
@@ -91,6 +92,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
             decode=decode,
             latency_ms=self.age_ms,
             report=self.report_frame,
+            outlines=values.overlay_outlines,
             scores=scores,
         )
         self._worker.start()
@@ -225,9 +227,12 @@ class SegmentationNode(SupervisedNode[Parameters]):
         if values.changed(self._values, RELOADS):
             self.get_logger().info(f'loading {printable(values.model)} in the background ...')
             worker.segmenter = load_model(values, worker.image_sizes_hw)
+            for publishers in self._camera_publishers.values():
+                publishers.has_instances = worker.segmenter.has_instances
             self.get_logger().info(f'now running {printable(values.model)}')
         worker.segmenter.min_confidence = values.min_confidence
-        worker.overlay_alpha = values.overlay_alpha
+        worker.segmenter.thresholds = values.thresholds
+        worker.overlay_alpha, worker.outlines = values.overlay_alpha, values.overlay_outlines
         if self._label_info is not None:
             self._label_info.publish(worker.segmenter.scheme, values.min_confidence)
 
@@ -240,6 +245,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
             raise worker.failure
         if worker is not None and worker.scores is not None:
             self._publish_scores(worker.scores)
+        self._check_for_instances()
         return self._node_health.status(
             self.get_fully_qualified_name(), self.state, worker, self._remedy_of
         )
@@ -256,6 +262,24 @@ class SegmentationNode(SupervisedNode[Parameters]):
                 publishers = self._camera_publishers.get(camera)
                 if publishers is not None and publishers.scores_wanted():
                     publishers.publish_scores(scores.take_report(camera))
+
+    def _check_for_instances(self) -> None:
+        """Warn if outputs are subscribed that the model does not have."""
+        missing = {
+            name for each in self._camera_publishers.values() for name in each.unavailable()
+        }
+        previous_warning, self._node_health.instances_warning = (
+            self._node_health.instances_warning,
+            '',
+        )
+        if missing:
+            self._node_health.instances_warning = (
+                f'{", ".join(sorted(missing))} subscribed, but model {self._values.model} has no '
+                f'instances, so that nothing is published there: choose a panoptic model or one '
+                f'of instances'
+            )
+        if self._node_health.instances_warning and not previous_warning:
+            self.get_logger().warning(self._node_health.instances_warning)
 
     def _remedy_of(self, topic: str) -> str:
         intake = self._intake

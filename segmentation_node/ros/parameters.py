@@ -15,6 +15,11 @@ from typing_extensions import Self
 from segmentation_node.errors import SettingError, quoted, suggestion
 from segmentation_node.images.bit_depth import FULL_BITS, LEAST_BITS
 from segmentation_node.images.files import MAX_PIXELS, MAX_SIDE
+from segmentation_node.instances import (
+    DEFAULT_MIN_INSTANCE_OVERLAP,
+    DEFAULT_MIN_INSTANCE_SCORE,
+    Thresholds,
+)
 from segmentation_node.labels import available_schemes
 from segmentation_node.runtimes import RUNTIMES
 from segmentation_node.runtimes.choices import DEFAULT_MODEL, DEFAULT_OVERLAY_ALPHA, PRECISIONS
@@ -154,6 +159,22 @@ class Parameters(ParameterSet):
         ANY_TIME,
         range_=(0.0, 1.0),
     )
+    min_instance_score: float = declared(
+        DEFAULT_MIN_INSTANCE_SCORE,
+        'Segments of panoptic models and instances with a lower score are dropped',
+        ANY_TIME,
+        range_=(0.0, 1.0),
+    )
+    min_instance_overlap: float = declared(
+        DEFAULT_MIN_INSTANCE_OVERLAP,
+        'Segments of panoptic models are dropped if better ones leave them no more than this '
+        'share of their mask',
+        ANY_TIME,
+        range_=(0.0, 1.0),
+    )
+    overlay_outlines: bool = declared(
+        False, 'Paint the outlines of instances in the overlay', ANY_TIME
+    )
     max_rate_hz: float = declared(
         0.0, 'Maximum number of frames per second and camera; 0 means no limit', ANY_TIME,
         range_=(0.0, 1000.0),
@@ -241,6 +262,11 @@ class Parameters(ParameterSet):
                 f'truth_topic is {quoted(topic)}, one topic for {len(self.cameras)} cameras; give '
                 f'it without the first /, so that it becomes {self.cameras[0]}{topic} and so on'
             )
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Thresholds of instances for the segmenter."""
+        return Thresholds(self.min_instance_score, self.min_instance_overlap)
 
     @property
     def input_size_hw(self) -> tuple[int, int] | None:

@@ -4,7 +4,8 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final
 
 from rclpy.context import Context
 from rclpy.node import Node
@@ -18,7 +19,14 @@ from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.labels import LabelScheme
-from segmentation_node.pipeline.outputs import OUTPUTS, Output, ShutDown
+from segmentation_node.pipeline.outputs import (
+    COMPRESSED,
+    DETECTIONS,
+    IMAGE,
+    OUTPUTS,
+    Output,
+    ShutDown,
+)
 from segmentation_node.ros import mask_messages
 
 #: Reliable, to match every subscription; depth 1, so that no mask waits behind another.
@@ -30,6 +38,14 @@ LATCHED_QOS = QoSProfile(
 )
 #: QoS that diagnostic tools expect of /diagnostics.
 DIAGNOSTICS_QOS = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
+#: Type of the messages of each form; None if it is not installed.
+MESSAGE_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        IMAGE: Image,
+        COMPRESSED: CompressedImage,
+        DETECTIONS: mask_messages.DETECTIONS_TYPE,
+    }
+)
 
 
 @contextmanager
@@ -48,25 +64,28 @@ class CameraPublishers:
 
     Colors are painted in the memory of their messages; label ids and confidence, with one byte per
     pixel, are copied. Then rclpy converts the message to C, and Fast DDS copies it to its history
-    and from there to the memory shared with subscribers.
+    and from there to the memory shared with subscribers. `has_instances` tells of the model and
+    may be replaced at any time.
     """
 
-    def __init__(self, node: Node, camera: str) -> None:
+    def __init__(self, node: Node, camera: str, *, has_instances: bool = False) -> None:
         base = f'~/{camera}/' if camera else '~/'
+        self.has_instances = has_instances
         self._publishers: dict[Output, Publisher] = {
             output: node.create_publisher(
-                CompressedImage if output.encode else Image,
+                message_type,
                 base + output.name,
                 MASK_QOS,
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for output in OUTPUTS.values()
+            if (message_type := MESSAGE_TYPES[output.form]) is not None
         }
         self._context = node.context
         self._buffers = {
             output.topic: mask_messages.ImageBuffer(output.encoding)
             for output in OUTPUTS.values()
-            if output.encode is None
+            if output.form == IMAGE
         }
         #: Masks have the size of their image, so its calibration is valid for them.
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
@@ -79,9 +98,19 @@ class CameraPublishers:
         return str(self._publishers[OUTPUTS['label_mask']].topic_name)
 
     def wanted(self) -> list[Output]:
-        """Return the outputs that have a subscriber now; raises ShutDown."""
+        """Return the available outputs that have a subscriber now; raises ShutDown."""
+        return [output for output in self._subscribed() if self._is_available(output)]
+
+    def unavailable(self) -> list[str]:
+        """Return the names of outputs that have a subscriber, but need a model with instances."""
+        return [output.name for output in self._subscribed() if not self._is_available(output)]
+
+    def _subscribed(self) -> list[Output]:
         with shutdown_errors(self._context):
             return [o for o, p in self._publishers.items() if p.get_subscription_count()]
+
+    def _is_available(self, output: Output) -> bool:
+        return self.has_instances or not output.needs_instances
 
     def scores_wanted(self) -> bool:
         """Return whether the scores have a subscriber now; raises ShutDown."""
@@ -95,7 +124,8 @@ class CameraPublishers:
 
     def canvas(self, topic: str, size_hw: tuple[int, int]) -> UInt8Array:
         """Return memory to paint the picture of a topic in; valid until the next image."""
-        return self._buffers[topic].canvas((*size_hw, 3))
+        painted: UInt8Array = self._buffers[topic].canvas((*size_hw, 3))
+        return painted
 
     def publish(self, outputs: list[Output], rendered: Rendered, header: Header) -> None:
         """Publish outputs of one image with the header of its camera message.
@@ -103,15 +133,19 @@ class CameraPublishers:
         Raises ImageError and ShutDown.
         """
         for output in outputs:
+            if output.needs_instances and rendered.instances is None:
+                continue  # the model was replaced after the frame arrived
             message = self._message(output, rendered, header)
             with shutdown_errors(self._context):
                 self._publishers[output].publish(message)
 
     def _message(self, output: Output, rendered: Rendered, header: Header) -> Any:
-        pixels = output.render(rendered)
+        content = output.render(rendered)
+        if output.form == DETECTIONS:
+            return mask_messages.detections_message(content, header)
         if output.encode is None:
-            return self._buffers[output.topic].message(pixels, header)
-        return mask_messages.compressed_message(output.encode(pixels), output.format, header)
+            return self._buffers[output.topic].message(content, header)
+        return mask_messages.compressed_message(output.encode(content), output.format, header)
 
     def destroy(self, node: Node) -> None:
         """Destroy the publishers."""

@@ -13,11 +13,11 @@ from segmentation_node.runtimes.graph_files import BAD_CHECKPOINT, FILES, NOT_IN
 
 
 def main() -> int:
-    """Run the command (checkpoint folder, format, output folder); returns the exit status."""
-    folder, format_, output = sys.argv[1:]
+    """Run the command (folder, task, format, output folder); returns the exit status."""
+    folder, task, format_, output = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
-        _convert(folder, format_, Path(output))
+        _convert(folder, task, format_, Path(output))
     except SegmentationError as error:
         print(' '.join(str(error).split()))
         return BAD_CHECKPOINT
@@ -32,17 +32,17 @@ def main() -> int:
     return 0
 
 
-def _convert(folder: str, format_: str, output: Path) -> None:
+def _convert(folder: str, task: str, format_: str, output: Path) -> None:
     network = load_checkpoint(folder).load_network()
     from segmentation_node.runtimes.conversion import to_onnx, to_openvino
 
     path = output / FILES[format_][0]
     if format_ == 'onnx':
-        to_onnx(network, path)
+        to_onnx(network, path, task)
         return
     import openvino  # type: ignore[import-untyped]
 
-    openvino.save_model(to_openvino(network), path, compress_to_fp16=False)
+    openvino.save_model(to_openvino(network, task), path, compress_to_fp16=False)
 
 
 def _end_with_parent() -> None:

@@ -3,7 +3,8 @@
 
 The input of a graph is normalized pixels, (1, 3, H, W) float32 with both sides multiples of
 DIVISOR; its outputs are class scores, (1, C, H / s, W / s) float32, and features of the image,
-(1, D) float32, which older graphs lack. Height and width are dynamic: one file serves images of
+(1, D) float32, which older graphs lack. The graph of a panoptic model or of one of instances has
+the outputs of `Network.outputs` instead. Height and width are dynamic: one file serves images of
 every size.
 
 `export_model` writes graph files into the folder `graphs/` of a checkpoint, each next to a YAML
@@ -33,6 +34,7 @@ from segmentation_node.errors import (
     one_line,
     quoted,
 )
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.cache import Cache
 from segmentation_node.untrusted import read_yaml
@@ -180,7 +182,8 @@ def graph_digest(checkpoint: Checkpoint, format_: str, kind: str) -> str:
     info = exported_info(checkpoint, format_, kind)
     if info is not None:
         return ' '.join(sorted(info.files.values()))
-    return f'converted {CONVERSION} {checkpoint.spec.family} {checkpoint.digest}'
+    task = '' if checkpoint.task == SEMANTIC else f' {checkpoint.task}'
+    return f'converted {CONVERSION} {checkpoint.spec.family} {checkpoint.digest}{task}'
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -231,7 +234,7 @@ def _convert(checkpoint: Checkpoint, format_: str) -> Graph:
 def _run_conversion(checkpoint: Checkpoint, format_: str, folder: str) -> None:
     command = [
         sys.executable, '-m', 'segmentation_node.runtimes.convert',
-        str(checkpoint.folder), format_, folder,
+        str(checkpoint.folder), checkpoint.task, format_, folder,
     ]  # fmt: skip
     # The child ends when its standard input closes, so it never outlives this process.
     with subprocess.Popen(  # noqa: S603 (a fixed argument list, no shell)

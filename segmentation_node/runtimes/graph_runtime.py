@@ -4,7 +4,7 @@
 import logging
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, TypeAlias
 
 import cv2
@@ -12,16 +12,16 @@ import numpy as np
 
 from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.checkpoint import Checkpoint
-from segmentation_node.networks.postprocessing import Segmentation, postprocess
+from segmentation_node.instances import DEFAULT_THRESHOLDS, Thresholds
+from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.memory import check_memory
 from segmentation_node.runtimes.recent import Recent
 
-#: Runs a compiled graph on the padded image, (1, H, W, 3) uint8 RGB, and returns class scores,
-#: (C, h, w) float32, and features, (D,) float32, in memory that the next run may overwrite. The
-#: features are None if the graph has none.
-Forward: TypeAlias = Callable[[UInt8Array], tuple[Float32Array, Float32Array | None]]
+#: Runs a compiled graph on the padded image, (1, H, W, 3) uint8 RGB, and returns its outputs for
+#: the image, float32, in memory that the next run may overwrite.
+Forward: TypeAlias = Callable[[UInt8Array], Sequence[Float32Array]]
 
 #: Total pixels of the most recently used image sizes that stay compiled, such as four sizes of
 #: 1024 x 512; smaller sizes count as the minimum. Each compiled size keeps its layers in memory.
@@ -45,6 +45,7 @@ class GraphRuntime(ABC):
     def __init__(self, checkpoint: Checkpoint, input_size: tuple[int, int] | None) -> None:
         self._checkpoint = checkpoint
         self._preprocessing = checkpoint.preprocessing(input_size)
+        self._decode = checkpoint.decoder
         self._compiled: Recent[tuple[int, int], tuple[Geometry, Forward]] = Recent(
             _COMPILED_PIXELS, lambda image_hw: max(_MIN_PIXELS, math.prod(image_hw))
         )
@@ -53,18 +54,14 @@ class GraphRuntime(ABC):
     def _compile(self, geometry: Geometry) -> Forward:
         """Return a function that runs the graph on images of one size."""
 
-    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
+    def run(
+        self, images_rgb: UInt8Array, thresholds: Thresholds = DEFAULT_THRESHOLDS
+    ) -> list[Segmentation]:
         geometry, forward = self._compiled_for(images_rgb)
         return [
-            self._postprocess(*forward(_padded(image, geometry)), geometry) for image in images_rgb
+            self._decode(forward(_padded(image, geometry)), geometry, thresholds)
+            for image in images_rgb
         ]
-
-    def _postprocess(
-        self, scores: Float32Array, features: Float32Array | None, geometry: Geometry
-    ) -> Segmentation:
-        ids, table = self._checkpoint.channel_ids, self._checkpoint.confidence_table
-        kept = None if features is None else features.copy()
-        return postprocess(scores, geometry, ids, table, kept)
 
     def forward(self, images_rgb: UInt8Array) -> None:
         geometry, forward = self._compiled_for(images_rgb)
@@ -90,10 +87,9 @@ class GraphRuntime(ABC):
         return self._compiled.get(image_hw, compile_graph)
 
 
-def scores_and_features(outputs: Sequence[Any]) -> tuple[Float32Array, Float32Array | None]:
-    """Return the outputs of a graph for its single image; older graphs have no features."""
-    scores, *features = (np.asarray(output[0], np.float32) for output in outputs)
-    return scores, features[0] if features else None
+def of_single_image(outputs: Iterable[Any]) -> list[Float32Array]:
+    """Return the outputs of a graph for its single image."""
+    return [np.asarray(output[0], np.float32) for output in outputs]
 
 
 def _padded(image_rgb: UInt8Array, geometry: Geometry) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.instances import DEFAULT_THRESHOLDS, Thresholds
 from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.runtimes.activity import doing
 from segmentation_node.runtimes.cache import Cache
@@ -98,10 +99,12 @@ class MeasuredRuntime:
     def precision(self) -> str:
         return self._current.precision
 
-    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
+    def run(
+        self, images_rgb: UInt8Array, thresholds: Thresholds = DEFAULT_THRESHOLDS
+    ) -> list[Segmentation]:
         runtime = self._for(images_rgb)
         with self._turn:
-            return runtime.run(images_rgb)
+            return runtime.run(images_rgb, thresholds)
 
     def forward(self, images_rgb: UInt8Array) -> None:
         runtime = self._for(images_rgb)

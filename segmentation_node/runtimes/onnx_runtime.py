@@ -14,7 +14,7 @@ from segmentation_node.errors import SettingError, one_line
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.cache import cache_root
 from segmentation_node.runtimes.graph_files import load_graph
-from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime, scores_and_features
+from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime, of_single_image
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
 
@@ -67,13 +67,13 @@ class OnnxRuntime(GraphRuntime):
         session = self._session
         name = session.get_inputs()[0].name
 
-        def forward(padded: UInt8Array) -> tuple[Float32Array, Float32Array | None]:
+        def forward(padded: UInt8Array) -> list[Float32Array]:
             (prepared,) = prepare.infer(padded, share_inputs=True, share_outputs=True).values()
             try:
                 outputs = session.run(None, {name: prepared})
             except _FAILURES as error:
                 raise self._setting_error(error) from error
-            return scores_and_features(outputs)
+            return of_single_image(outputs)
 
         return forward
 

@@ -19,7 +19,7 @@ from segmentation_node.runtimes.graph_files import (
     graph_digest,
     load_graph,
 )
-from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime, scores_and_features
+from segmentation_node.runtimes.graph_runtime import Forward, GraphRuntime, of_single_image
 from segmentation_node.runtimes.machine import cpu_identity, multiplies_bf16_matrices
 from segmentation_node.runtimes.openvino_core import core
 from segmentation_node.runtimes.openvino_preprocessing import with_preprocessing
@@ -108,10 +108,10 @@ class OpenVinoRuntime(GraphRuntime):
         self._files = None  # read again if another size is not in the cache
         run = compiled.create_infer_request()
 
-        def forward(padded: UInt8Array) -> tuple[Float32Array, Float32Array | None]:
+        def forward(padded: UInt8Array) -> list[Float32Array]:
             # The outputs share the runtime's memory, without a copy.
             outputs = run.infer(padded, share_inputs=True, share_outputs=True)
-            return scores_and_features(list(outputs.values()))
+            return of_single_image(outputs.values())
 
         return forward
 

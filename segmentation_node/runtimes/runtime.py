@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from segmentation_node.arrays import UInt8Array
+from segmentation_node.instances import DEFAULT_THRESHOLDS, Thresholds
 from segmentation_node.networks.postprocessing import Segmentation
 
 
@@ -23,8 +24,12 @@ class Runtime(Protocol):
     @property
     def precision(self) -> str: ...
 
-    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
+    def run(
+        self, images_rgb: UInt8Array, thresholds: Thresholds = DEFAULT_THRESHOLDS
+    ) -> list[Segmentation]:
         """Segment (B, H, W, 3) uint8 RGB, C-contiguous; return a segmentation for each image.
+
+        The thresholds are those of the segments of a panoptic model or of one of instances.
 
         Raises:
             ImageError: padding would make an image too large.

@@ -11,12 +11,13 @@ import torch
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import Checkpoint
 from segmentation_node.errors import SettingError, one_line
+from segmentation_node.instances import DEFAULT_THRESHOLDS, SEMANTIC, Thresholds
 from segmentation_node.networks.graph import SegmentationGraph
 from segmentation_node.networks.postprocessing import (
+    Decoder,
     DeviceSegmentation,
     Segmentation,
     check_finite,
-    postprocess,
 )
 from segmentation_node.networks.preprocessing import Geometry
 from segmentation_node.runtimes.memory import check_memory
@@ -60,10 +61,10 @@ class TorchRuntime:
                 f'device {self.device!r} cannot load model {checkpoint.name!r} '
                 f'({one_line(error)}); free its memory, or use another device or a smaller model'
             ) from error
-        self._executor: _OnCpu | _OnGpu
-        if self._device.type == 'cpu':
-            run = self._compiled(self._graph.scores_and_features)
-            self._executor = _OnCpu(run, checkpoint.channel_ids, checkpoint.confidence_table)
+        self._executor: _DecodedOnCpu | _OnGpu
+        if self._device.type == 'cpu' or checkpoint.task != SEMANTIC:
+            run = self._compiled(self._graph.outputs)
+            self._executor = _DecodedOnCpu(run, checkpoint.decoder, self._device)
         else:
             self._executor = _OnGpu(self._compiled(self._graph.forward_checked), self._device)
 
@@ -77,10 +78,12 @@ class TorchRuntime:
     def _compiled(self, run: Forward) -> Forward:
         return run
 
-    def run(self, images_rgb: UInt8Array) -> list[Segmentation]:
+    def run(
+        self, images_rgb: UInt8Array, thresholds: Thresholds = DEFAULT_THRESHOLDS
+    ) -> list[Segmentation]:
         geometry = self._geometry(images_rgb, None)
         with torch.inference_mode(), self._autocast():
-            return self._executor.run(images_rgb, geometry)
+            return self._executor.run(images_rgb, geometry, thresholds)
 
     def forward(self, images_rgb: UInt8Array) -> None:
         geometry = self._geometry(images_rgb, None)
@@ -140,25 +143,23 @@ class CompiledTorchRuntime(TorchRuntime):
         return torch.compile(run, dynamic=False)
 
 
-class _OnCpu:
-    """Runs the network up to its scores; `postprocess` then computes labels faster than torch."""
+class _DecodedOnCpu:
+    """Runs the network up to its outputs; on a CPU, the decoder is faster than torch."""
 
-    def __init__(
-        self, run: Forward, channel_ids: UInt8Array, confidence_table: UInt8Array
-    ) -> None:
-        self._run, self._ids, self._table = run, channel_ids, confidence_table
+    def __init__(self, run: Forward, decode: Decoder, device: torch.device) -> None:
+        self._run, self._decode, self._device = run, decode, device
 
-    def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
+    def run(
+        self, images_rgb: UInt8Array, geometry: Geometry, thresholds: Thresholds
+    ) -> list[Segmentation]:
         outputs = (
-            part.float().contiguous().numpy() for part in self.forward(images_rgb, geometry)
+            part.float().contiguous().cpu().numpy() for part in self.forward(images_rgb, geometry)
         )
-        return [
-            postprocess(scores, geometry, self._ids, self._table, features)
-            for scores, features in zip(*outputs, strict=True)
-        ]
+        return [self._decode(each, geometry, thresholds) for each in zip(*outputs, strict=True)]
 
     def forward(self, images_rgb: UInt8Array, geometry: Geometry) -> Sequence[torch.Tensor]:
-        outputs: Sequence[torch.Tensor] = self._run(torch.from_numpy(images_rgb), geometry)
+        batch = torch.from_numpy(images_rgb).to(self._device)
+        outputs: Sequence[torch.Tensor] = self._run(batch, geometry)
         return outputs
 
 
@@ -174,8 +175,10 @@ class _OnGpu:
         self._memory = torch.cuda.graph_pool_handle()
         self._captured: Recent[tuple[int, ...], Forward] = Recent(_CAPTURED)
 
-    def run(self, images_rgb: UInt8Array, geometry: Geometry) -> list[Segmentation]:
-        del geometry
+    def run(
+        self, images_rgb: UInt8Array, geometry: Geometry, thresholds: Thresholds
+    ) -> list[Segmentation]:
+        del geometry, thresholds
         with torch.cuda.device(self._device):
             return _split_by_image(self._graph_for(images_rgb)(torch.from_numpy(images_rgb)))
 

@@ -15,6 +15,8 @@ from functools import partial
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import CheckpointError
+from segmentation_node.images.rendering import no_instances
+from segmentation_node.instances import Instances
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.model_cache import READY, ModelCache, ServedModel
 from segmentation_node.web.service_settings import ServiceSettings
@@ -30,7 +32,8 @@ class SegmentedImage:
     `confidence` computes the confidence, (H, W) uint8. `wait_ms` is the time from the request to
     the start of the batch, `segment_ms` the duration of the whole batch of `batch` images.
     `distance` is that from the images that the model knows, above `max_distance` the image is
-    `out_of_domain`; all are None if the model cannot tell.
+    `out_of_domain`; all are None if the model cannot tell. `find_instances` returns the instances,
+    None if the model has none.
     """
 
     labels: UInt8Array
@@ -42,6 +45,7 @@ class SegmentedImage:
     distance: float | None
     max_distance: float | None
     out_of_domain: bool | None
+    find_instances: Callable[[], Instances | None] = no_instances
 
 
 @dataclass(eq=False)
@@ -185,6 +189,7 @@ class Batcher:
                     None if prediction.distances is None else prediction.distances[index],
                     prediction.max_distance,
                     None if outside is None else outside[index],
+                    partial(prediction.instances_of, index),
                 )
             )
 

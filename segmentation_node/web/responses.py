@@ -15,10 +15,12 @@ from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.files import encode_png
 from segmentation_node.images.rendering import Rendered
+from segmentation_node.instances import Instances
 from segmentation_node.labels import LabelScheme
 from segmentation_node.web.batching import SegmentedImage
+from segmentation_node.web.problems import ProblemError
 
-OutputName: TypeAlias = Literal['label', 'color', 'overlay', 'confidence']
+OutputName: TypeAlias = Literal['label', 'color', 'overlay', 'confidence', 'instance']
 
 #: Outputs that can be requested, with the name under which the node publishes each.
 NODE_OUTPUTS: Final[Mapping[OutputName, str]] = MappingProxyType(
@@ -27,6 +29,7 @@ NODE_OUTPUTS: Final[Mapping[OutputName, str]] = MappingProxyType(
         'color': topics.COLOR_MASK,
         'overlay': topics.OVERLAY,
         'confidence': topics.CONFIDENCE,
+        'instance': topics.INSTANCE_MASK,
     }
 )
 
@@ -47,6 +50,25 @@ class ClassShare(LegendEntry):
     share: float = Field(description='share of the pixels, 0 to 1', ge=0, le=1, examples=[0.125])
 
 
+class BoxEntry(BaseModel):
+    """Smallest rectangle around the visible pixels of an instance, in pixels."""
+
+    x: int = Field(ge=0)
+    y: int = Field(ge=0)
+    width: int = Field(ge=1)
+    height: int = Field(ge=1)
+
+
+class InstanceEntry(BaseModel):
+    """One instance."""
+
+    id: int = Field(description='value in the instance mask', ge=1)
+    class_id: int = Field(description='value in the label mask', examples=[13])
+    class_name: str = Field(examples=['car'])
+    score: float = Field(ge=0, le=1)
+    box: BoxEntry
+
+
 class Timings(BaseModel):
     """Durations of the stages, in milliseconds."""
 
@@ -63,7 +85,11 @@ class ModelResult(BaseModel):
     label_scheme: str = Field(examples=['cityscapes8'])
     outputs: dict[OutputName, str] = Field(
         description='PNG files in base64. label: class ids; color: class colors; overlay: class '
-        'colors over the image; confidence: confidence of each pixel, 255 is certain'
+        'colors over the image; confidence: confidence of each pixel, 255 is certain; instance: '
+        '16 bits, instance of each pixel, 0 where there is none'
+    )
+    instances: list[InstanceEntry] | None = Field(
+        description='instances by descending score; null unless the output instance is requested'
     )
     classes: list[ClassShare] = Field(description='all classes, in the order of the scheme')
     confidence: float = Field(description='mean confidence of all pixels, 0 to 1', ge=0, le=1)
@@ -126,8 +152,34 @@ def render_outputs(
     image_rgb: UInt8Array, segmented: SegmentedImage, outputs: Sequence[OutputName], alpha: float
 ) -> dict[OutputName, bytes]:
     """Render the requested outputs as PNG files."""
-    rendered = Rendered(image_rgb, segmented.labels, segmented.confidence, segmented.scheme, alpha)
+    rendered = Rendered(
+        image_rgb, segmented.labels, segmented.confidence, segmented.scheme, alpha,
+        find_instances=lambda: _found_instances(segmented),
+    )  # fmt: skip
     return {name: encode_png(getattr(rendered, NODE_OUTPUTS[name])) for name in outputs}
+
+
+def _found_instances(segmented: SegmentedImage) -> Instances:
+    """Return the instances of an image; raises ProblemError if the model has none."""
+    found = segmented.find_instances()
+    if found is None:
+        raise ProblemError(
+            'invalid-request',
+            'output instance requires a panoptic model or one of instances, which a requested '
+            'model is not; choose another model, or other outputs',
+        )
+    return found
+
+
+def _instances(segmented: SegmentedImage) -> list[InstanceEntry]:
+    names = {c.id: c.name for c in segmented.scheme.classes}
+    return [
+        InstanceEntry(
+            id=each.id, class_id=each.class_id, class_name=names[each.class_id],
+            score=each.score, box=BoxEntry(**each.box._asdict()),
+        )
+        for each in _found_instances(segmented).segments
+    ]  # fmt: skip
 
 
 def model_result(
@@ -145,6 +197,7 @@ def model_result(
         model=model,
         label_scheme=segmented.scheme.name,
         outputs={name: base64.b64encode(data).decode() for name, data in files.items()},
+        instances=_instances(segmented) if 'instance' in options.outputs else None,
         classes=class_shares(segmented.labels, segmented.scheme),
         confidence=float(segmented.confidence().mean() / 255),
         out_of_domain=segmented.out_of_domain,

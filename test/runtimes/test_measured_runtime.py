@@ -40,7 +40,7 @@ class Slow:
     def __init__(self, precision: str, took_s: float, label: int) -> None:
         self.precision, self._took_s, self._label = precision, took_s, label
 
-    def run(self, images_rgb: UInt8Array) -> list[Any]:
+    def run(self, images_rgb: UInt8Array, _thresholds: object = None) -> list[Any]:
         time.sleep(self._took_s)
         labels = np.full(images_rgb.shape[1:3], self._label, np.uint8)
         return [DeviceSegmentation(labels, labels)] * len(images_rgb)
