@@ -41,7 +41,7 @@ class PointSelection:
 
     @property
     def needs_scheme(self) -> bool:
-        """Whether ids can be selected only with the label scheme."""
+        """True if classes are selected, whose ids are those of the label scheme."""
         return bool(self.drop_void or any(self.keep_classes) or any(self.drop_classes))
 
     def ids(self, scheme: LabelScheme) -> UInt8Array:

@@ -19,14 +19,14 @@ from segmentation_node.ros.diagnostics import NodeHealth
 from segmentation_node.ros.intake import Intake
 from segmentation_node.ros.mask_messages import pick_converter
 from segmentation_node.ros.model import load_model
-from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters
+from segmentation_node.ros.parameters import RELOADS, Parameters
 from segmentation_node.ros.publishers import CameraPublishers, LabelInfoOutput
 from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transitions import SUCCESS, reported
 from segmentation_node.ros.transport import reliable_camera_commands
 
 
-class SegmentationNode(SupervisedNode[Parameters]):
+class SegmentationNode(SupervisedNode[Parameters, NodeHealth, Worker]):
     """Subscribes to cameras, segments their newest frames and publishes masks.
 
     Frames, diagnostics and everything else are served by different executor threads, so that
@@ -36,9 +36,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
     PARAMETERS = Parameters
 
     def __init__(self, **kwargs: Any) -> None:
-        self._node_health = NodeHealth()
-        super().__init__(topics.NODE_NAME, self._node_health, **kwargs)
-        self._worker: Worker | None = None
+        super().__init__(topics.NODE_NAME, NodeHealth(), **kwargs)
         self._intake: Intake | None = None
         self._camera_publishers: dict[str, CameraPublishers] = {}
         self._label_info: LabelInfoOutput | None = None
@@ -92,60 +90,27 @@ class SegmentationNode(SupervisedNode[Parameters]):
             max_rate_hz=values.max_rate_hz,
             publishers=self._camera_publishers,
             worker=self._worker,
-            health=self._node_health,
+            health=self.health,
             group=self.frames,
         )
         self.health.active_since_s = time.monotonic()
         self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
         return super().on_activate(state)
 
-    @reported
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; frames in progress are still published."""
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.drain()
-        return super().on_deactivate(state)
-
-    @reported
-    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the model and the publishers."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything and become unconfigured."""
-        self._release()
-        return SUCCESS
-
-    def _close_intake(self) -> None:
+    def close_intake(self) -> None:
+        """Unsubscribe from the cameras."""
         if self._intake is not None:
             self._intake.close()
             self._intake = None
 
-    def _release(self) -> None:
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+    def destroy_publishers(self) -> None:
+        """Destroy the publishers of all cameras and of the label info."""
         for publishers in self._camera_publishers.values():
             publishers.destroy(self)
         self._camera_publishers = {}
         if self._label_info is not None:
             self._label_info.destroy(self)
             self._label_info = None
-
-    def stop_within(self, timeout_s: float) -> None:
-        """Stop the worker; wait for frames in progress until the timeout."""
-        if self._worker is not None:
-            self._worker.stop(timeout_s)
 
     # Frames
 
@@ -171,11 +136,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
             self._samples = Samples(values.bits_per_sample)
 
     def _change_worker(self, worker: Worker, values: Parameters) -> None:
-        if fixed := values.changed(self._values, UNCONFIGURED):
-            raise SettingError(
-                f'{", ".join(fixed)} cannot change while the node is configured; '
-                f'clean it up first (ros2 lifecycle set ... cleanup)'
-            )
+        self.check_configured(values)
         if values.changed(self._values, RELOADS):
             self.get_logger().info(f'loading {printable(values.model)} in the background ...')
             worker.segmenter = load_model(values, worker.image_sizes_hw)
@@ -188,12 +149,9 @@ class SegmentationNode(SupervisedNode[Parameters]):
     # Diagnostics
 
     def status(self) -> DiagnosticStatus:
-        """Return the present status; raises the error of a thread that has failed."""
-        worker = self._worker
-        if worker is not None and worker.failure is not None:
-            raise worker.failure
-        return self._node_health.status(
-            self.get_fully_qualified_name(), self.state, worker, self._remedy_of
+        """Return the present status."""
+        return self.health.status(
+            self.get_fully_qualified_name(), self.state, self._worker, self._remedy_of
         )
 
     def exclusive_topics(self) -> Sequence[str]:
