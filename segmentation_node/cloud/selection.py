@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import UInt8Array
-from segmentation_node.cloud.geometry import BoolArray, square, squared_range
+from segmentation_node.arrays import BoolArray, UInt8Array
+from segmentation_node.cloud.geometry import square, squared_range
 from segmentation_node.errors import SchemeError, SettingError, quoted
 from segmentation_node.labels import MAX_CLASSES, LabelScheme
 

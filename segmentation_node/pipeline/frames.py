@@ -7,6 +7,14 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import cv2
+
+from segmentation_node.errors import SegmentationError
+
+SECOND_NS: Final = 1_000_000_000
+#: Errors that fail a frame and are no bug of this package: invalid images, and what cv_bridge,
+#: OpenCV and torch raise when memory runs out or a device is lost.
+FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 FATES: Final = ('published', 'superseded', 'malformed', 'failed', 'not_wanted')
 
 
@@ -17,6 +25,15 @@ class LiveFrame:
     camera: str
     message: Any
     arrived_s: float = field(default_factory=time.monotonic)
+
+
+def stamp_ns_of(message: Any) -> int:
+    """Return the header stamp of a message in nanoseconds; may be negative.
+
+    In plain numbers: the Time of rclpy raises on a negative stamp, which cameras may send.
+    """
+    stamp = message.header.stamp
+    return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
 
 
 class Accounts:

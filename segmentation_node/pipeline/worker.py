@@ -16,13 +16,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-import cv2
-
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import ImageError, SegmentationError, one_line
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.pipeline.domain import DomainCount
-from segmentation_node.pipeline.frames import Accounts, LiveFrame
+from segmentation_node.pipeline.frames import FRAME_ERRORS, Accounts, LiveFrame
 from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
 from segmentation_node.pipeline.slots import HandOff, Slots
 from segmentation_node.pipeline.timings import StageTimings
@@ -33,10 +31,6 @@ if TYPE_CHECKING:
 #: How long a frame waits for frames of other cameras to share a batch with; cameras that are
 #: triggered together differ by less.
 BATCH_WAIT_S: Final = 0.005
-
-#: Errors that fail a frame and are no bug of this package: invalid images, and what cv_bridge,
-#: OpenCV and torch raise when memory runs out or a device is lost.
-_FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 
 
 @dataclass
@@ -163,7 +157,7 @@ class Worker:
         try:
             with self.timings.stage('decode'):
                 image_rgb = self._decode(frame.message)
-        except _FRAME_ERRORS as error:
+        except FRAME_ERRORS as error:
             self._accounts.settle(self._report_error(error))
             return
         self._decoded.put(ReadyFrame(frame, wanted, image_rgb, begun_s))
@@ -195,7 +189,7 @@ class Worker:
         try:
             with self.timings.stage('infer'):
                 prediction = segmenter.segment([ready.image_rgb for ready in batch])
-        except _FRAME_ERRORS as error:
+        except FRAME_ERRORS as error:
             self._settle_all(batch, self._report_error(error))
             return
         self.timings.batch.add(len(batch))

@@ -16,6 +16,7 @@ from rclpy.parameter import Parameter
 
 from segmentation_node import topics
 from segmentation_node.errors import SegmentationError, SettingError, one_line
+from segmentation_node.pipeline.frames import stamp_ns_of
 from segmentation_node.ros.diagnostics import SupervisedHealth
 from segmentation_node.ros.parameters import (
     UNCONFIGURED,
@@ -155,7 +156,6 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT, HealthT, WorkerT]):
 
     def age_ms(self, message: Any) -> float:
         """Return the time since the stamp of a message."""
-        # In plain numbers: the Time of rclpy raises on a negative stamp, which cameras may send.
         return (self.get_clock().now().nanoseconds - stamp_ns_of(message)) / 1e6
 
     def report_frame(self, text: str) -> None:
@@ -234,9 +234,3 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT, HealthT, WorkerT]):
             )
         if self.health.rival_warning and not previous_warning:
             self.get_logger().warning(self.health.rival_warning)
-
-
-def stamp_ns_of(message: Any) -> int:
-    """Return the nanoseconds of a message's stamp."""
-    stamp = message.header.stamp
-    return int(stamp.sec) * 10**9 + int(stamp.nanosec)

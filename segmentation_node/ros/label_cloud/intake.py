@@ -22,13 +22,13 @@ from segmentation_node.cloud.matching import StampMatcher
 from segmentation_node.cloud.worker import CloudWorker, MatchedFrame
 from segmentation_node.errors import CloudError, ImageError
 from segmentation_node.images.encodings import DEPTH, INSTANCES, LABELS, decode_image, values_view
+from segmentation_node.pipeline.frames import stamp_ns_of
 from segmentation_node.ros.camera_subscription import CameraSubscription
 from segmentation_node.ros.intake import CAMERA_INFO_QOS
 from segmentation_node.ros.label_cloud.health import CloudHealth
 from segmentation_node.ros.label_cloud.parameters import CloudParameters
 from segmentation_node.ros.mask_messages import pick_converter
 from segmentation_node.ros.publishers import LATCHED_QOS
-from segmentation_node.ros.supervised_node import stamp_ns_of
 from segmentation_node.ros.transport import reliable_camera_commands
 
 
