@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import Float32Array, UInt8Array
+from segmentation_node.arrays import BoolArray, Float32Array, UInt8Array
 from segmentation_node.cloud.camera import Pinhole
 from segmentation_node.errors import CloudError, quoted
 from segmentation_node.images.files import MAX_PIXELS, check_size
@@ -17,8 +17,6 @@ from segmentation_node.images.files import MAX_PIXELS, check_size
 #: FLOAT32 of sensor_msgs/PointField.
 FLOAT32: Final = 7
 _MAX_FIELDS: Final = 64
-
-BoolArray = npt.NDArray[np.bool_]
 
 
 class PointSource(Protocol):

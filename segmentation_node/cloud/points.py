@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import BoolArray, UInt8Array
 from segmentation_node.cloud.camera import check_same_view
-from segmentation_node.cloud.geometry import BoolArray, PointSource
+from segmentation_node.cloud.geometry import PointSource
 from segmentation_node.cloud.selection import PointSelection, selected
 
 #: Names and types of the values of a point; x, y, z are in meters. `rgb` is packed as PCL does,

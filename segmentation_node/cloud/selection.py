@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from segmentation_node.arrays import UInt8Array
-from segmentation_node.cloud.geometry import BoolArray, square, squared_range
+from segmentation_node.arrays import BoolArray, UInt8Array
+from segmentation_node.cloud.geometry import square, squared_range
 from segmentation_node.errors import SchemeError, SettingError, quoted
 from segmentation_node.labels import MAX_CLASSES, LabelScheme
 
@@ -41,7 +41,7 @@ class PointSelection:
 
     @property
     def needs_scheme(self) -> bool:
-        """Whether ids can be selected only with the label scheme."""
+        """True if classes are selected, whose ids are those of the label scheme."""
         return bool(self.drop_void or any(self.keep_classes) or any(self.drop_classes))
 
     def ids(self, scheme: LabelScheme) -> UInt8Array:

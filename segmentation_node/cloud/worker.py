@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-import cv2
 import numpy.typing as npt
 
 from segmentation_node.arrays import UInt8Array
@@ -25,14 +24,12 @@ from segmentation_node.errors import (
     one_line,
 )
 from segmentation_node.labels import LabelScheme
-from segmentation_node.pipeline.frames import Accounts
+from segmentation_node.pipeline.frames import FRAME_ERRORS, Accounts
 from segmentation_node.pipeline.outputs import ShutDown
 from segmentation_node.pipeline.slots import Slots
 from segmentation_node.pipeline.timings import StageTimings
 
 STAGES: Final = ('wait', 'build', 'publish', 'total')
-#: Errors that fail a frame and are no bug of this package.
-_FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 
 
 @dataclass(frozen=True)
@@ -178,7 +175,7 @@ class CloudWorker:
                 self._publish(points, frame.header)
         except ShutDown:
             self._accounts.settle('failed')
-        except _FRAME_ERRORS as error:
+        except FRAME_ERRORS as error:
             self._accounts.settle(self._report_error(error))
         else:
             self._note_published(frame, begun_s, points.size)

@@ -12,7 +12,7 @@ import cv2
 from segmentation_node.errors import SegmentationError
 
 SECOND_NS: Final = 1_000_000_000
-#: Errors that cost a frame and are no bug of this package: invalid images, and what cv_bridge,
+#: Errors that fail a frame and are no bug of this package: invalid images, and what cv_bridge,
 #: OpenCV and torch raise when memory runs out or a device is lost.
 FRAME_ERRORS: Final = (SegmentationError, RuntimeError, MemoryError, cv2.error)
 FATES: Final = ('published', 'superseded', 'malformed', 'failed', 'not_wanted')
@@ -33,7 +33,7 @@ class LiveFrame:
 
 
 def stamp_ns_of(message: Any) -> int:
-    """Return the header stamp of a message in nanoseconds.
+    """Return the header stamp of a message in nanoseconds; may be negative.
 
     In plain numbers: the Time of rclpy raises on a negative stamp, which cameras may send.
     """

@@ -184,12 +184,13 @@ class LiveScores:
         """Start to score frames."""
         self._thread.start()
 
-    def stop(self) -> None:
-        """End the thread; what waits is not scored."""
+    def stop(self, timeout_s: float = threading.TIMEOUT_MAX) -> bool:
+        """End the thread; what waits is not scored. Return False on timeout."""
         with self._inputs:
             self._closed = True
             self._inputs.notify_all()
-        self._thread.join()
+        self._thread.join(max(0.0, timeout_s))
+        return not self._thread.is_alive()
 
     # Inputs
 

@@ -118,6 +118,8 @@ class Worker:
 
     def start(self) -> None:
         """Start to process frames."""
+        if self.scores is not None:
+            self.scores.start()
         for thread in self._threads:
             thread.start()
 
@@ -127,7 +129,8 @@ class Worker:
         self.slots.close()
         for thread in self._threads:
             thread.join(max(0.0, deadline_s - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        scored = self.scores is None or self.scores.stop(deadline_s - time.monotonic())
+        return scored and not any(thread.is_alive() for thread in self._threads)
 
     def drain(self) -> None:
         """Drop waiting frames and return when those in progress are settled.

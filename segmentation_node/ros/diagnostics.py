@@ -25,6 +25,9 @@ SILENCE_S = 5.0
 STALLED_S = 10.0
 #: Value for a model that cannot tell images that it knows from others.
 NOT_AVAILABLE = 'not available'
+#: Kinds of warnings that last: frames lost in transport, other nodes that publish on the same
+#: topics, and subscribed outputs that the model does not have.
+WARNINGS = ('losses', 'rivals', 'outputs')
 #: Maximum length of a value: error messages quote content of any length.
 _MAX_CHARS = 2000
 
@@ -39,12 +42,10 @@ class SupervisedHealth:
 
     accounts: Accounts = field(default_factory=Accounts)
     losses: Losses = field(default_factory=Losses)
-    #: Warning about frames lost in transport; empty while losses are tolerated.
-    loss_warning: str = ''
-    #: Remedy for these losses.
+    #: Present warnings by kind, the most urgent first; empty where there is none.
+    warnings: dict[str, str] = field(default_factory=lambda: dict.fromkeys(WARNINGS, ''))
+    #: Remedy for frames lost in transport; empty while losses are tolerated.
     remedy: str = ''
-    #: Warning about other nodes that publish on the same topics.
-    rival_warning: str = ''
     last_error: str = ''
     #: Reason of the last failed transition, until one succeeds.
     refusal: str = ''
@@ -66,9 +67,9 @@ class SupervisedHealth:
         """Bring the warning about recent losses up to date."""
         arrived = counts['received'] + counts['in_flight']
         recent = self.losses.recent(time.monotonic(), arrived)
-        self.loss_warning = self.remedy = ''
+        self.warnings['losses'] = self.remedy = ''
         if recent.excessive:
-            self.loss_warning = (
+            self.warnings['losses'] = (
                 f'{recent.lost} of {recent.sent} frames sent in {RECENT_S:.0f} s were lost in '
                 f'transport, most of them on {recent.topic}; see remedy'
             )
@@ -91,7 +92,7 @@ class SupervisedHealth:
         return None
 
     def trouble(self, fresh: int, silence: str) -> Verdict | None:
-        """Return the verdict on faulty, lost or missing input; None if there is no trouble.
+        """Return the verdict on faulty or missing input and on warnings; None if all is well.
 
         Args:
             fresh: number of faulty frames since the last status.
@@ -99,10 +100,8 @@ class SupervisedHealth:
         """
         if fresh:
             return DiagnosticStatus.WARN, f'{fresh} frames malformed or failed: {self.last_error}'
-        if self.loss_warning:
-            return DiagnosticStatus.WARN, self.loss_warning
-        if self.rival_warning:
-            return DiagnosticStatus.WARN, self.rival_warning
+        if warning := next(filter(None, self.warnings.values()), ''):
+            return DiagnosticStatus.WARN, warning
         now_s = time.monotonic()
         if now_s - max(self.last_arrival_s, self.active_since_s) > SILENCE_S:
             return DiagnosticStatus.WARN, silence
@@ -133,8 +132,6 @@ class NodeHealth(SupervisedHealth):
     last_wanted_s: float = -math.inf
     #: Arrival of the first wanted frame since the last mask.
     waiting_since_s: float = math.inf
-    #: Warning about subscribed outputs that the model does not have.
-    instances_warning: str = ''
     #: Count of the frames out of domain at the last status.
     last_domain: DomainCount = field(default_factory=DomainCount)
 
@@ -188,8 +185,6 @@ class NodeHealth(SupervisedHealth):
             )
         if trouble := self.trouble(fresh, f'no image for {SILENCE_S:.0f} s'):
             return trouble
-        if self.instances_warning:
-            return DiagnosticStatus.WARN, self.instances_warning
         if stranger:
             return DiagnosticStatus.WARN, stranger
         return DiagnosticStatus.OK, 'segmenting'

@@ -22,7 +22,7 @@ from segmentation_node.ros.diagnostics import NodeHealth
 from segmentation_node.ros.intake import Intake
 from segmentation_node.ros.mask_messages import pick_converter
 from segmentation_node.ros.model import load_model
-from segmentation_node.ros.parameters import RELOADS, UNCONFIGURED, Parameters
+from segmentation_node.ros.parameters import RELOADS, Parameters
 from segmentation_node.ros.publishers import CameraPublishers, LabelInfoOutput
 from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transitions import SUCCESS, reported
@@ -30,7 +30,7 @@ from segmentation_node.ros.transport import reliable_camera_commands
 from segmentation_node.ros.truth import TruthIntake, truth_topics
 
 
-class SegmentationNode(SupervisedNode[Parameters]):
+class SegmentationNode(SupervisedNode[Parameters, NodeHealth, Worker]):
     """Subscribes to cameras, segments their newest frames and publishes masks.
 
     Frames, diagnostics and everything else are served by different executor threads, so that
@@ -40,15 +40,13 @@ class SegmentationNode(SupervisedNode[Parameters]):
     PARAMETERS = Parameters
 
     def __init__(self, **kwargs: Any) -> None:
-        self._node_health = NodeHealth()
-        super().__init__(topics.NODE_NAME, self._node_health, **kwargs)
+        super().__init__(topics.NODE_NAME, NodeHealth(), **kwargs)
         self.truth = MutuallyExclusiveCallbackGroup()
         self.groups.append(self.truth)
-        self._worker: Worker | None = None
         self._intake: Intake | None = None
         self._truth_intake: TruthIntake | None = None
         self._camera_publishers: dict[str, CameraPublishers] = {}
-        # Held while the diagnostics thread publishes scores, and while publishers are destroyed.
+        # Held while the diagnostics thread uses publishers, and while they are destroyed.
         self._publishers_lock = threading.Lock()
         self._label_info: LabelInfoOutput | None = None
         self._samples = Samples(self._values.bits_per_sample)
@@ -83,7 +81,6 @@ class SegmentationNode(SupervisedNode[Parameters]):
             truth_topics(self, values.cameras, values.truth_topic),
             self._scores_wanted,
         )
-        scores.start()
         self._worker = Worker(
             segmenter=segmenter,
             overlay_alpha=values.overlay_alpha,
@@ -111,7 +108,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
         try:
             self._intake = self._subscribe(self._worker)
         except Exception:
-            self._close_intake()
+            self.close_intake()
             raise
         self.health.active_since_s = time.monotonic()
         self.get_logger().info(f'active, listening to {", ".join(self._intake.topics)}')
@@ -134,37 +131,12 @@ class SegmentationNode(SupervisedNode[Parameters]):
             max_rate_hz=values.max_rate_hz,
             publishers=self._camera_publishers,
             worker=worker,
-            health=self._node_health,
+            health=self.health,
             group=self.frames,
         )
 
-    @reported
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; frames in progress are still published."""
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.drain()
-        return super().on_deactivate(state)
-
-    @reported
-    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release the model and the publishers."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything and become unconfigured."""
-        self._release()
-        return SUCCESS
-
-    def _close_intake(self) -> None:
+    def close_intake(self) -> None:
+        """Unsubscribe from the cameras."""
         if self._intake is not None:
             self._intake.close()
             self._intake = None
@@ -172,13 +144,8 @@ class SegmentationNode(SupervisedNode[Parameters]):
             self._truth_intake.close()
             self._truth_intake = None
 
-    def _release(self) -> None:
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.stop()
-            if self._worker.scores is not None:
-                self._worker.scores.stop()
-            self._worker = None
+    def destroy_publishers(self) -> None:
+        """Destroy the publishers of all cameras and of the label info."""
         with self._publishers_lock:
             for publishers in self._camera_publishers.values():
                 publishers.destroy(self)
@@ -186,11 +153,6 @@ class SegmentationNode(SupervisedNode[Parameters]):
         if self._label_info is not None:
             self._label_info.destroy(self)
             self._label_info = None
-
-    def stop_within(self, timeout_s: float) -> None:
-        """Stop the worker; wait for frames in progress until the timeout."""
-        if self._worker is not None:
-            self._worker.stop(timeout_s)
 
     # Frames
 
@@ -219,11 +181,7 @@ class SegmentationNode(SupervisedNode[Parameters]):
             self._samples = Samples(values.bits_per_sample)
 
     def _change_worker(self, worker: Worker, values: Parameters) -> None:
-        if fixed := values.changed(self._values, UNCONFIGURED):
-            raise SettingError(
-                f'{", ".join(fixed)} cannot change while the node is configured; '
-                f'clean it up first (ros2 lifecycle set ... cleanup)'
-            )
+        self.check_configured(values)
         if values.changed(self._values, RELOADS):
             self.get_logger().info(f'loading {printable(values.model)} in the background ...')
             worker.segmenter = load_model(values, worker.image_sizes_hw)
@@ -239,15 +197,13 @@ class SegmentationNode(SupervisedNode[Parameters]):
     # Diagnostics
 
     def status(self) -> DiagnosticStatus:
-        """Return the present status; raises the error of a thread that has failed."""
-        worker = self._worker
-        if worker is not None and worker.failure is not None:
-            raise worker.failure
-        if worker is not None and worker.scores is not None:
-            self._publish_scores(worker.scores)
-        self._check_for_instances()
-        return self._node_health.status(
-            self.get_fully_qualified_name(), self.state, worker, self._remedy_of
+        """Return the present status."""
+        with self._publishers_lock:
+            if self._worker is not None and self._worker.scores is not None:
+                self._publish_scores(self._worker.scores)
+            self.health.warnings['outputs'] = self._outputs_warning()
+        return self.health.status(
+            self.get_fully_qualified_name(), self.state, self._worker, self._remedy_of
         )
 
     def exclusive_topics(self) -> Sequence[str]:
@@ -257,29 +213,22 @@ class SegmentationNode(SupervisedNode[Parameters]):
     def _publish_scores(self, scores: LiveScores) -> None:
         if scores.failure is not None:
             raise scores.failure
-        with self._publishers_lock:
-            for camera in scores.truth_topics:
-                publishers = self._camera_publishers.get(camera)
-                if publishers is not None and publishers.scores_wanted():
-                    publishers.publish_scores(scores.take_report(camera))
+        for camera, publishers in self._camera_publishers.items():
+            if publishers.scores_wanted():
+                publishers.publish_scores(scores.take_report(camera))
 
-    def _check_for_instances(self) -> None:
-        """Warn if outputs are subscribed that the model does not have."""
+    def _outputs_warning(self) -> str:
+        """Return a warning if outputs are subscribed that the model does not have."""
         missing = {
             name for each in self._camera_publishers.values() for name in each.unavailable()
         }
-        previous_warning, self._node_health.instances_warning = (
-            self._node_health.instances_warning,
-            '',
+        if not missing:
+            return ''
+        return (
+            f'{", ".join(sorted(missing))} subscribed, but model {self._values.model} has no '
+            f'instances, so that nothing is published there: choose a panoptic model or one of '
+            f'instances'
         )
-        if missing:
-            self._node_health.instances_warning = (
-                f'{", ".join(sorted(missing))} subscribed, but model {self._values.model} has no '
-                f'instances, so that nothing is published there: choose a panoptic model or one '
-                f'of instances'
-            )
-        if self._node_health.instances_warning and not previous_warning:
-            self.get_logger().warning(self._node_health.instances_warning)
 
     def _remedy_of(self, topic: str) -> str:
         intake = self._intake

@@ -5,7 +5,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
-from typing import Any, Final, NoReturn
+from typing import Any, Final, NoReturn, TypeAlias
 
 import rclpy
 from rclpy.exceptions import NameValidationException, ParameterException
@@ -19,6 +19,8 @@ from segmentation_node.ros.parameter_files import ignored_file_warnings
 from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transport import enable_large_frames, remove_dead_segments
 from segmentation_node.runtimes.memory import keep_freed_memory
+
+AnyNode: TypeAlias = SupervisedNode[Any, Any, Any]
 
 #: How long frames in progress may delay the end of the process.
 STOP_S: Final = 0.5
@@ -36,7 +38,7 @@ def main(
 
 
 def run(
-    create: Callable[[], SupervisedNode[Any]],
+    create: Callable[[], AnyNode],
     command: str,
     args: list[str] | None = None,
     on_ros_started: Callable[[], None] = lambda: None,
@@ -68,7 +70,7 @@ def run(
     _exit(status)
 
 
-def _created(create: Callable[[], SupervisedNode[Any]], command: str) -> SupervisedNode[Any]:
+def _created(create: Callable[[], AnyNode], command: str) -> AnyNode:
     try:
         return create()
     except (SegmentationError, ParameterException, NameValidationException) as error:
@@ -79,7 +81,7 @@ def _created(create: Callable[[], SupervisedNode[Any]], command: str) -> Supervi
         _exit(0)  # a signal shut ROS down meanwhile
 
 
-def _log_start(node: SupervisedNode[Any], args: list[str], profile: str, dead: list[str]) -> None:
+def _log_start(node: AnyNode, args: list[str], profile: str, dead: list[str]) -> None:
     logger = node.get_logger()
     forward_log(logger)
     for warning in ignored_file_warnings(args, node.get_fully_qualified_name()):
@@ -90,7 +92,7 @@ def _log_start(node: SupervisedNode[Any], args: list[str], profile: str, dead: l
         logger.info(f'removed {len(dead)} shared memory segments of killed processes')
 
 
-def _spin(node: SupervisedNode[Any]) -> int:
+def _spin(node: AnyNode) -> int:
     """Serve callbacks until the end and return the exit status."""
     try:
         GroupsExecutor(node, node.groups).spin()

@@ -81,6 +81,8 @@ class CameraPublishers:
             for output in OUTPUTS.values()
             if (message_type := MESSAGE_TYPES[output.form]) is not None
         }
+        #: Full name of the topic of label masks.
+        self.label_mask_topic = str(self._publishers[OUTPUTS['label_mask']].topic_name)
         self._context = node.context
         self._buffers = {
             output.topic: mask_messages.ImageBuffer(output.encoding)
@@ -91,11 +93,6 @@ class CameraPublishers:
         self.camera_info = node.create_publisher(CameraInfo, base + topics.CAMERA_INFO, MASK_QOS)
         #: Once a second, so that a late subscriber needs no latched message.
         self._scores = node.create_publisher(String, base + topics.SCORES, MASK_QOS)
-
-    @property
-    def label_mask_topic(self) -> str:
-        """Full name of the topic of label masks."""
-        return str(self._publishers[OUTPUTS['label_mask']].topic_name)
 
     def wanted(self) -> list[Output]:
         """Return the available outputs that have a subscriber now; raises ShutDown."""

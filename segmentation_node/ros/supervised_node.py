@@ -5,21 +5,22 @@ import traceback
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import CallbackGroup, MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.lifecycle import LifecycleNode
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.timer import Timer
 
 from segmentation_node import topics
-from segmentation_node.errors import SegmentationError, one_line
+from segmentation_node.errors import SegmentationError, SettingError, one_line
 from segmentation_node.pipeline.frames import stamp_ns_of
 from segmentation_node.ros.diagnostics import SupervisedHealth
 from segmentation_node.ros.parameters import (
+    UNCONFIGURED,
     ParametersT,
     declare_parameters,
     integers_as_floats,
@@ -27,12 +28,28 @@ from segmentation_node.ros.parameters import (
 )
 from segmentation_node.ros.publishers import DIAGNOSTICS_QOS
 from segmentation_node.ros.services import contain_errors
-from segmentation_node.ros.transitions import SUCCESS
+from segmentation_node.ros.transitions import SUCCESS, reported
 
 DIAGNOSTICS_PERIOD_S = 1.0
 
 
-class SupervisedNode(LifecycleNode, Generic[ParametersT]):
+class FrameWorker(Protocol):
+    """Thread of a node that processes frames."""
+
+    failure: BaseException | None
+
+    def drain(self) -> None:
+        """Drop the waiting frames and return when those in progress are settled."""
+
+    def stop(self, timeout_s: float = ...) -> object:
+        """Drop the waiting frames and finish those in progress, or wait until the timeout."""
+
+
+HealthT = TypeVar('HealthT', bound=SupervisedHealth)
+WorkerT = TypeVar('WorkerT', bound=FrameWorker)
+
+
+class SupervisedNode(LifecycleNode, Generic[ParametersT, HealthT, WorkerT]):
     """Base of the nodes of this package.
 
     Frames, diagnostics and everything else are served by different executor threads. The
@@ -44,23 +61,20 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
     #: How often `follow` is called.
     FOLLOW_PERIOD_S: ClassVar[float] = 1.0
 
-    def __init__(self, name: str, health: SupervisedHealth, **kwargs: Any) -> None:
+    def __init__(self, name: str, health: HealthT, **kwargs: Any) -> None:
         super().__init__(name, **kwargs)
-        self._health = health
+        self.health = health
         self.state = 'unconfigured'
         self.frames = MutuallyExclusiveCallbackGroup()
         self.diagnostics = MutuallyExclusiveCallbackGroup()
         #: Groups that are served by a thread each.
         self.groups = [self.frames, self.diagnostics]
+        #: Created by `on_configure`.
+        self._worker: WorkerT | None = None
         self._values: ParametersT = self._declare_parameters()
         self._status_publisher = self.create_publisher(
             DiagnosticArray, topics.DIAGNOSTICS, DIAGNOSTICS_QOS
         )
-
-    @property
-    def health(self) -> SupervisedHealth:
-        """Health that the diagnostics report."""
-        return self._health
 
     def begin(self) -> None:
         """Start the timers; the last call of a constructor."""
@@ -88,15 +102,59 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
 
     @abstractmethod
     def status(self) -> DiagnosticStatus:
-        """Return the present status; raises the error of a thread that has failed."""
+        """Return the present status."""
 
     @abstractmethod
     def exclusive_topics(self) -> Sequence[str]:
         """Return topics that no other node may publish on."""
 
     @abstractmethod
+    def close_intake(self) -> None:
+        """Unsubscribe, if subscribed."""
+
+    @abstractmethod
+    def destroy_publishers(self) -> None:
+        """Destroy what `on_configure` has created besides the worker."""
+
+    # Life cycle
+
+    @reported
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; frames in progress are still published."""
+        self.close_intake()
+        if self._worker is not None:
+            self._worker.drain()
+        return super().on_deactivate(state)
+
+    @reported
+    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the worker and the publishers."""
+        self._release()
+        return SUCCESS
+
+    @reported
+    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything."""
+        self._release()
+        return SUCCESS
+
+    @reported
+    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything and become unconfigured."""
+        self._release()
+        return SUCCESS
+
     def stop_within(self, timeout_s: float) -> None:
-        """Stop all work; wait for frames in progress until the timeout."""
+        """Stop the worker; wait for frames in progress until the timeout."""
+        if self._worker is not None:
+            self._worker.stop(timeout_s)
+
+    def _release(self) -> None:
+        self.close_intake()
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        self.destroy_publishers()
 
     def destroy_node(self) -> None:
         """Destroy the node completely, so that other nodes notice it at once."""
@@ -151,26 +209,37 @@ class SupervisedNode(LifecycleNode, Generic[ParametersT]):
         self._values = values
         return SetParametersResult(successful=True)
 
+    def check_configured(self, values: ParametersT) -> None:
+        """Raise SettingError if a value differs that is fixed while the node is configured."""
+        if fixed := values.changed(self._values, UNCONFIGURED):
+            raise SettingError(
+                f'{", ".join(fixed)} cannot change while the node is configured; '
+                f'clean it up first (ros2 lifecycle set ... cleanup)'
+            )
+
     # Diagnostics
 
     def _publish_status(self) -> None:
-        self._check_for_rivals()
-        previous_warning = self.health.loss_warning
+        worker = self._worker
+        if worker is not None and worker.failure is not None:
+            raise worker.failure
+        previous = dict(self.health.warnings)
+        self.health.warnings['rivals'] = self._rivals_warning()
         status = self.status()
-        if self.health.loss_warning and not previous_warning:
-            self.get_logger().warning(f'{self.health.loss_warning}:\n{self.health.remedy}')
+        for kind, text in self.health.warnings.items():
+            if text and not previous[kind]:
+                remedy = f':\n{self.health.remedy}' if kind == 'losses' else ''
+                self.get_logger().warning(text + remedy)
         message = DiagnosticArray(status=[status])
         message.header.stamp = self.get_clock().now().to_msg()
         self._status_publisher.publish(message)
 
-    def _check_for_rivals(self) -> None:
-        """Warn if other nodes publish on the same topics, such as a second node of this name."""
+    def _rivals_warning(self) -> str:
+        """Return a warning if other nodes publish on the same topics, such as one of our name."""
         rivals = [topic for topic in self.exclusive_topics() if self.count_publishers(topic) > 1]
-        previous_warning, self.health.rival_warning = self.health.rival_warning, ''
-        if rivals:
-            self.health.rival_warning = (
-                f'another node publishes on {rivals[0]}, so that every message arrives twice: '
-                f'give each node a different name (-r __node:=NAME), or stop the other node'
-            )
-        if self.health.rival_warning and not previous_warning:
-            self.get_logger().warning(self.health.rival_warning)
+        if not rivals:
+            return ''
+        return (
+            f'another node publishes on {rivals[0]}, so that every message arrives twice: '
+            f'give each node a different name (-r __node:=NAME), or stop the other node'
+        )

@@ -4,6 +4,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -113,7 +114,8 @@ class CloudIntake:
         """
         self._node, self._worker, self._health = node, worker, health
         self._wanted, self._report = wanted, report
-        self._max_pixels = values.max_image_pixels
+        #: Maximum number of pixels of an image or cloud; may be replaced at any time.
+        self.max_image_pixels = values.max_image_pixels
         self._depth, others = depth_input(values), list(other_inputs(values))
         self._inputs = [self._depth, LABEL_MASK, *others]
         self._accounts = {
@@ -138,15 +140,6 @@ class CloudIntake:
         except Exception:
             self.close()
             raise
-
-    @property
-    def max_image_pixels(self) -> int:
-        """Maximum number of pixels of an image or cloud; may be replaced at any time."""
-        return self._max_pixels
-
-    @max_image_pixels.setter
-    def max_image_pixels(self, value: int) -> None:
-        self._max_pixels = value
 
     @property
     def topics(self) -> list[str]:
@@ -223,16 +216,16 @@ class CloudIntake:
                 if not self._closed:
                     callback(message)
 
-        # A new profile each time, because rclpy writes overrides into it.
-        profile = QoSProfile(
-            depth=qos.depth, reliability=qos.reliability, durability=qos.durability
-        )
         self._small.append(
             self._node.create_subscription(
-                kind, topic, receive, profile, callback_group=group,
+                kind,
+                topic,
+                receive,
+                copy(qos),  # rclpy writes overrides into it
+                callback_group=group,
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
-        )  # fmt: skip
+        )
 
     def _on_lost(self, topic: str, full_name: str, count: int) -> None:
         if topic == self._depth.topic:
@@ -249,7 +242,7 @@ class CloudIntake:
                 self._settle(source.topic, 'not_wanted')
                 return
             try:
-                decoded = source.decode(message, self._max_pixels)
+                decoded = source.decode(message, self.max_image_pixels)
             except (ImageError, CloudError) as error:
                 self._report(f'malformed message on {source.topic}: {error}')
                 self._settle(source.topic, 'malformed')

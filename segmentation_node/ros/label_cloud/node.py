@@ -24,14 +24,13 @@ from segmentation_node.ros.label_cloud.health import CloudHealth
 from segmentation_node.ros.label_cloud.intake import CloudIntake
 from segmentation_node.ros.label_cloud.messages import cloud_message
 from segmentation_node.ros.label_cloud.parameters import CloudParameters
-from segmentation_node.ros.parameters import UNCONFIGURED
 from segmentation_node.ros.publishers import MASK_QOS, shutdown_errors
 from segmentation_node.ros.supervised_node import SupervisedNode
 from segmentation_node.ros.transitions import SUCCESS, reported
 from segmentation_node.ros.transport import reliable_camera_commands
 
 
-class LabelCloudNode(SupervisedNode[CloudParameters]):
+class LabelCloudNode(SupervisedNode[CloudParameters, CloudHealth, CloudWorker]):
     """Matches depth with label masks and publishes points with labels.
 
     It subscribes only while its points have a subscriber, so that the segmentation node computes
@@ -43,8 +42,6 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
     FOLLOW_PERIOD_S = 0.2
 
     def __init__(self, **kwargs: Any) -> None:
-        self._cloud_health = CloudHealth()
-        self._worker: CloudWorker | None = None
         self._intake: CloudIntake | None = None
         self._publisher: Publisher | None = None
         self._recipe = Recipe()
@@ -52,7 +49,7 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
         self._intake_lock = threading.Lock()
         #: Held while the recipe is replaced.
         self._recipe_lock = threading.Lock()
-        super().__init__(topics.CLOUD_NODE_NAME, self._cloud_health, **kwargs)
+        super().__init__(topics.CLOUD_NODE_NAME, CloudHealth(), **kwargs)
         self._change_recipe(**_of_parameters(self._values))
         self.begin()
 
@@ -69,8 +66,8 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
         )
         self._worker = CloudWorker(
             recipe=self._recipe,
-            depth_accounts=self._cloud_health.accounts,
-            mask_accounts=self._cloud_health.mask_accounts,
+            depth_accounts=self.health.accounts,
+            mask_accounts=self.health.mask_accounts,
             publish=self._publish,
             age_ms=self.age_ms,
             report=self.report_frame,
@@ -87,32 +84,6 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
         self.get_logger().info(f'active, listening to {", ".join(intake.topics)}')
         return super().on_activate(state)
 
-    @reported
-    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Unsubscribe; the frame in progress is still published."""
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.drain()
-        return super().on_deactivate(state)
-
-    @reported
-    def on_cleanup(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release worker and publisher."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_shutdown(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything."""
-        self._release()
-        return SUCCESS
-
-    @reported
-    def on_error(self, _state: LifecycleState) -> TransitionCallbackReturn:
-        """Release everything and become unconfigured."""
-        self._release()
-        return SUCCESS
-
     def follow(self) -> None:
         """Subscribe while the points have a subscriber, as reliably as the publishers."""
         with self._intake_lock:
@@ -125,20 +96,15 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
             else:
                 self._intake.follow()
 
-    def stop_within(self, timeout_s: float) -> None:
-        """Stop the worker; wait for the frame in progress until the timeout."""
-        if self._worker is not None:
-            self._worker.stop(timeout_s)
-
     def _open_intake(self) -> CloudIntake:
         if self._worker is None:
             raise SettingError('the node is not configured; configure it first')
-        self._cloud_health.wanted_since_s = time.monotonic()
+        self.health.wanted_since_s = time.monotonic()
         self._intake = CloudIntake(
             self,
             self._values,
             worker=self._worker,
-            health=self._cloud_health,
+            health=self.health,
             wanted=self._wanted,
             on_camera_info=lambda message: self._change_recipe(camera_info=message),
             on_label_info=self._on_label_info,
@@ -147,21 +113,19 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
         )
         return self._intake
 
-    def _close_intake(self) -> None:
+    def close_intake(self) -> None:
+        """Unsubscribe from all inputs."""
         with self._intake_lock:
             self._close_open_intake()
 
     def _close_open_intake(self) -> None:
-        self._cloud_health.wanted_since_s = math.inf
+        self.health.wanted_since_s = math.inf
         if self._intake is not None:
             self._intake.close()
             self._intake = None
 
-    def _release(self) -> None:
-        self._close_intake()
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
+    def destroy_publishers(self) -> None:
+        """Destroy the publisher of the points."""
         if self._publisher is not None:
             self.destroy_publisher(self._publisher)
             self._publisher = None
@@ -196,11 +160,8 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
 
     def change_parameters(self, values: CloudParameters) -> None:
         """Make new values effective; raises SegmentationError and changes nothing."""
-        if self._worker is not None and (fixed := values.changed(self._values, UNCONFIGURED)):
-            raise SettingError(
-                f'{", ".join(fixed)} cannot change while the node is configured; '
-                f'clean it up first (ros2 lifecycle set ... cleanup)'
-            )
+        if self._worker is not None:
+            self.check_configured(values)
         changes = _of_parameters(values)
         if self._recipe.scheme is not None:
             replace(self._recipe, **changes).ids()
@@ -211,14 +172,12 @@ class LabelCloudNode(SupervisedNode[CloudParameters]):
     # Diagnostics
 
     def status(self) -> DiagnosticStatus:
-        """Return the present status; raises the error of a thread that has failed."""
-        worker, intake = self._worker, self._intake
-        if worker is not None and worker.failure is not None:
-            raise worker.failure
-        return self._cloud_health.status(
+        """Return the present status."""
+        intake = self._intake
+        return self.health.status(
             self.get_fully_qualified_name(),
             self.state,
-            worker,
+            self._worker,
             [] if intake is None else intake.silent(time.monotonic() - SILENCE_S),
             reliable_camera_commands if intake is None else intake.remedy_of,
         )
