@@ -105,7 +105,7 @@ def add_runtime_options(
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
 
 
-def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
+def load_segmenter(args: argparse.Namespace, threads: int = 0) -> 'Segmenter':
     """Load the model of the options; raises like `Segmenter`."""
     # Imported late, since it takes seconds, which --help does not need.
     from segmentation_node.segmenter import Segmenter
@@ -118,6 +118,7 @@ def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
         input_size=args.input_size,
         label_scheme=args.label_scheme,
         min_confidence=args.min_confidence,
+        threads=threads,
     )
 
 

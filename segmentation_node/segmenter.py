@@ -81,6 +81,7 @@ class Segmenter:
         label_scheme: str | None = None,
         min_confidence: float = 0.0,
         measure_aside: bool = False,
+        threads: int = 0,
     ) -> None:
         """Load a model.
 
@@ -95,6 +96,8 @@ class Segmenter:
             measure_aside: while `auto` is being measured, run images with the first runtime that
                 is ready, as a camera stream needs it. Otherwise the first image of a size waits
                 for the measurement, and the same runtime runs all images.
+            threads: number of threads that OpenVINO and ONNX Runtime use for the network; with 0,
+                they choose.
         """
         if input_size is not None and not all(1 <= side <= MAX_SIDE for side in input_size):
             raise SettingError(
@@ -111,6 +114,7 @@ class Segmenter:
             precision=precision,
             input_size=input_size,
             measure_aside=measure_aside,
+            threads=threads,
         )
         #: (height, width) box that images are fitted into; None keeps their size.
         self.input_size = self.checkpoint.preprocessing(input_size).size_hw
@@ -152,10 +156,11 @@ class Segmenter:
             ImageError: as `segment`.
         """
         found = self.segment([image_rgb])
-        outside = found.out_of_domain
+        outside, distances = found.out_of_domain, found.distances
         return Rendered(
             image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme,
             overlay_alpha, out_of_domain=None if outside is None else outside[0],
+            distance=None if distances is None else distances[0],
         )  # fmt: skip
 
     def prepare(self, image_hw: tuple[int, int]) -> None:
