@@ -113,11 +113,13 @@ setup(
             'uvicorn>=0.30',
         ],
         'benchmark': ['matplotlib'],
+        'fleet': ['fsspec', 'ray>=2.40'],  # with s3fs, gcsfs or adlfs for an object store
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page
             'cityscapesscripts',
             'hypothesis',
+            'moto[server]',  # an object store on this machine
             'mypy',
             'nncf>=2.14',
             'onnx',
@@ -126,6 +128,7 @@ setup(
             'pytest',
             'pytest-xdist',  # a process per core, a whole file each
             'ruff',
+            's3fs',
             'schemathesis>=4',
             'types-PyYAML',
             'types-tqdm',
@@ -138,6 +141,7 @@ setup(
                 'benchmark',
                 'export_model',
                 'images_to_bag',
+                'label_fleet',
                 'replay_bag',
                 'score_bag',
                 'score_images',

@@ -32,7 +32,7 @@ HEAVY = (
 LAYERS = (
     'arrays', 'plotting', 'errors', 'atomic', 'paths', 'topics', 'interrupt', 'untrusted',
     'markdown', 'processes', 'labels', 'metrics', 'scoring', 'images', 'networks', 'checkpoint',
-    'runtimes', 'segmenter', 'cli', 'pipeline', 'ros', 'bags', 'folders', 'demo', 'web',
+    'runtimes', 'segmenter', 'cli', 'pipeline', 'ros', 'bags', 'folders', 'fleet', 'demo', 'web',
     'benchmark', 'export', 'entry',
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
