@@ -113,13 +113,15 @@ setup(
             'uvicorn>=0.30',
         ],
         'benchmark': ['matplotlib'],
-        'fleet': ['fsspec', 'ray>=2.40'],  # with s3fs, gcsfs or adlfs for an object store
+        'fleet': ['fsspec', 'ray>=2.52'],  # with s3fs, gcsfs or adlfs for an object store
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page
             'cityscapesscripts',
+            'flask',
+            'flask-cors',
             'hypothesis',
-            'moto[server]',  # an object store on this machine
+            'moto',  # an object store on this machine, with flask and flask-cors
             'mypy',
             'nncf>=2.14',
             'onnx',

@@ -141,7 +141,11 @@ def _run(args: argparse.Namespace) -> int:
     status = 0 if labeling.is_finished else _label(args, labeling, digest)
     records = [labeling.records[bag] for bag in bags if bag in labeling.records]
     totals = _write_statistics(output, records, scheme)
-    _report(labeling, records, totals, scheme, args.output, time.monotonic() - started_s)
+    start = 'interrupted: ' if status else ''
+    took_s = time.monotonic() - started_s
+    _tell_malformed(records)
+    _print_figures(totals, scheme)
+    print(f'{start}{_summary(labeling, records, totals, took_s)}, in {args.output}')
     return status or _status(records)
 
 
@@ -220,30 +224,34 @@ def _write_statistics(
     return totals
 
 
-def _report(
-    labeling: Labeling,
-    records: Sequence[BagRecord],
-    totals: LabelStatistics,
-    scheme: LabelScheme,
-    output: str,
-    took_s: float,
-) -> None:
-    done = [record for record in records if record.state == DONE]
-    for record in done:
+def _tell_malformed(records: Sequence[BagRecord]) -> None:
+    for record in records:
         for line in record.malformed():
             tell('label_fleet', f'malformed: {line}')
+
+
+def _print_figures(totals: LabelStatistics, scheme: LabelScheme) -> None:
+    """Print class shares and mean confidence, if there are frames."""
+    if totals.confidence is None:
+        return
     for name, share in totals.shares(scheme).items():
         print(f'{name:<20} {share:6.1%}')
-    if totals.confidence is not None:
-        print(f'{"mean confidence":<20} {totals.confidence:6.1%}')
-    outside = '' if totals.out_of_domain is None else f', {totals.out_of_domain} out of domain'
+    print(f'{"mean confidence":<20} {totals.confidence:6.1%}')
+
+
+def _summary(
+    labeling: Labeling, records: Sequence[BagRecord], totals: LabelStatistics, took_s: float
+) -> str:
+    """Return one line: the numbers of bags and frames, and the throughput of this run."""
+    done = sum(record.state == DONE for record in records)
     failed = sum(record.state == FAILED for record in records)
-    print(
-        f'{len(done)} of {labeling.bags} bags labeled'
-        + (f' ({labeling.skipped} of them earlier)' if labeling.skipped else '')
+    earlier = f' ({labeling.skipped} of them earlier)' if labeling.skipped else ''
+    outside = '' if totals.out_of_domain is None else f', {totals.out_of_domain} out of domain'
+    return (
+        f'{done} of {labeling.bags} bags labeled{earlier}'
         + (f', {failed} failed' if failed else '')
         + f'; {labeling.segmented} frames in {took_s:.0f} s, '
-        f'{labeling.segmented / max(took_s, 1e-9):.1f} frames/s{outside}; in {output}'
+        f'{labeling.segmented / max(took_s, 1e-9):.1f} frames/s{outside}'
     )
 
 

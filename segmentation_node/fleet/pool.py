@@ -3,6 +3,8 @@
 
 import argparse
 import os
+import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -60,6 +62,8 @@ def connected(address: str | None) -> Iterator[Any]:
     Raises:
         SettingError: there is no cluster at the address.
     """
+    if address is None:
+        require_token()  # before Ray reads the environment
     ray = import_ray()
     options: dict[str, Any] = {'address': address}
     if address is None:
@@ -79,6 +83,16 @@ def connected(address: str | None) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def require_token() -> None:
+    """Let Ray on this machine refuse calls without a secret, since it listens on the network.
+
+    The secret is that of this process, unless the user has chosen otherwise. Ray reads the
+    variables when it is imported.
+    """
+    if 'RAY_AUTH_MODE' not in os.environ and 'ray' not in sys.modules:
+        os.environ |= {'RAY_AUTH_MODE': 'token', 'RAY_AUTH_TOKEN': secrets.token_hex(32)}
 
 
 @dataclass(eq=False)

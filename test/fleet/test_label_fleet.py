@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,10 @@ from patience import PATIENCE_S
 from segmentation_node.bags import messages
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.cli import EXIT_INCOMPLETE
+from segmentation_node.fleet import pool
 
-ray = pytest.importorskip('ray')
+if find_spec('ray') is None:  # not imported here, since label_fleet sets it up before
+    pytest.skip('ray is not installed: pip install ".[fleet]"', allow_module_level=True)
 
 
 def test_bags_are_labeled_as_by_segment_bag(
@@ -62,6 +65,7 @@ def test_bags_are_labeled_as_by_segment_bag(
 
 @pytest.fixture
 def cluster() -> Iterator[Any]:
+    pool.require_token()
     from ray.cluster_utils import Cluster
 
     started = Cluster(initialize_head=True, head_node_args={'num_cpus': 0})
