@@ -13,7 +13,7 @@ from typing import Any, Final
 from tqdm import tqdm
 
 from segmentation_node import topics
-from segmentation_node.bags.bounds import tell
+from segmentation_node.bags.bounds import MAX_LINE, shown, tell
 from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.cli import (
     EXIT_INCOMPLETE,
@@ -136,7 +136,7 @@ def _run(args: argparse.Namespace) -> int:
     digest = checkpoint.content_digest
     manifest = Manifest(output, _settings(args, digest, scheme), scheme)
     manifest.check(bags, args.overwrite)
-    labeling = Labeling(bags, manifest, lambda text: tqdm.write(text, file=sys.stderr))
+    labeling = Labeling(bags, manifest, _tell_above_progress)
     started_s = time.monotonic()
     status = 0 if labeling.is_finished else _label(args, labeling, digest)
     records = [labeling.records[bag] for bag in bags if bag in labeling.records]
@@ -147,6 +147,10 @@ def _run(args: argparse.Namespace) -> int:
     _print_figures(totals, scheme)
     print(f'{start}{_summary(labeling, records, totals, took_s)}, in {args.output}')
     return status or _status(records)
+
+
+def _tell_above_progress(text: str) -> None:
+    tqdm.write(f'label_fleet: {shown(text, MAX_LINE)}', file=sys.stderr)
 
 
 def _make_absolute(args: argparse.Namespace) -> None:

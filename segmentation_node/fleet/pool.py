@@ -19,6 +19,7 @@ from segmentation_node.fleet.inputs import BagInput
 from segmentation_node.fleet.labeling import Job, Labeling
 from segmentation_node.fleet.worker import BagWorker
 from segmentation_node.paths import with_extra
+from segmentation_node.runtimes.machine import cpu_identity
 
 #: Memory of Ray's object store on one machine; bags do not pass through it.
 _OBJECT_STORE_BYTES: Final = 100 << 20
@@ -69,7 +70,7 @@ def connected(address: str | None) -> Iterator[Any]:
     if address is None:
         options = {
             'address': 'local', 'include_dashboard': False,
-            'num_cpus': len(os.sched_getaffinity(0)),
+            'num_cpus': int(str(cpu_identity()['cores'])),
             'object_store_memory': _OBJECT_STORE_BYTES,
         }  # fmt: skip
     try:
@@ -77,7 +78,8 @@ def connected(address: str | None) -> Iterator[Any]:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise SettingError(
             f'cannot connect to Ray at {address or "this machine"} ({one_line(error)}); give the '
-            f'address that "ray start --head" shows, such as 10.0.0.1:6379'
+            f'address that "ray start --head" shows, such as 10.0.0.1:6379, and set RAY_AUTH_MODE '
+            f'as it is set there'
         ) from error
     try:
         yield ray
