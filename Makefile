@@ -100,7 +100,7 @@ $(STAMPS)/demo: EXTRAS := ros,demo$(GPU:%=$(COMMA)%)
 $(STAMPS)/web: EXTRAS := $(if $(filter Linux/x86_64,$(shell uname -s)/$(shell uname -m)),ros$(COMMA))web$(GPU:%=$(COMMA)%)
 $(STAMPS)/training: EXTRAS := training
 $(STAMPS)/benchmark: EXTRAS := ros,torch,benchmark
-$(STAMPS)/test: EXTRAS := ros,demo,training,web,test
+$(STAMPS)/test: EXTRAS := ros,demo,training,web,fleet,test
 $(STAMPS)/docs: EXTRAS := docs
 $(addprefix $(STAMPS)/,demo web training benchmark test docs): $(STAMPS)/venv $(NEEDS)
 	@echo 'Installing the package with [$(EXTRAS)] into $(VENV); the first time takes minutes'

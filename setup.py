@@ -113,11 +113,15 @@ setup(
             'uvicorn>=0.30',
         ],
         'benchmark': ['matplotlib'],
+        'fleet': ['fsspec', 'ray>=2.52'],  # with s3fs, gcsfs or adlfs for an object store
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page
             'cityscapesscripts',
+            'flask',
+            'flask-cors',
             'hypothesis',
+            'moto',  # an object store on this machine, with flask and flask-cors
             'mypy',
             'nncf>=2.14',
             'onnx',
@@ -126,6 +130,7 @@ setup(
             'pytest',
             'pytest-xdist',  # a process per core, a whole file each
             'ruff',
+            's3fs',
             'schemathesis>=4',
             'types-PyYAML',
             'types-tqdm',
@@ -139,6 +144,7 @@ setup(
                 'export_model',
                 'images_to_bag',
                 'label_cloud',
+                'label_fleet',
                 'replay_bag',
                 'score_bag',
                 'score_images',

@@ -11,6 +11,7 @@ import copy
 import hashlib
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -176,14 +177,14 @@ class Checkpoint:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of the files that define the network."""
-        digest = hashlib.sha256()
-        for path in sorted(self.folder.iterdir()):
-            if path.suffix in ('.json', '.safetensors'):
-                digest.update(path.name.encode())
-                with path.open('rb') as stream:
-                    while block := stream.read(2**20):
-                        digest.update(block)
-        return digest.hexdigest()
+        files = (p for p in self.folder.iterdir() if p.suffix in ('.json', '.safetensors'))
+        return _digest(self.folder, files)
+
+    @cached_property
+    def content_digest(self) -> str:
+        """SHA-256 of all files that labels, confidence and distances depend on."""
+        files = (p for p in self.folder.rglob('*') if p.is_file() and p.suffix != '.md')
+        return _digest(self.folder, files)
 
     @cached_property
     def confidence_table(self) -> UInt8Array:
@@ -231,6 +232,17 @@ class Checkpoint:
         return SegmentationGraph(
             self.load_network(), self.preprocessing(size_hw), ids, self.spec.temperature, self.task
         ).eval()
+
+
+def _digest(folder: Path, files: Iterable[Path]) -> str:
+    """Return the SHA-256 of the paths and contents of files below a folder."""
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(path.relative_to(folder).as_posix().encode())
+        with path.open('rb') as stream:
+            while block := stream.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _check_fields(

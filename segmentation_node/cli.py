@@ -120,7 +120,7 @@ def add_runtime_options(
     parser.add_argument('--precision', choices=PRECISIONS, default='auto', help='of the network')
 
 
-def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
+def load_segmenter(args: argparse.Namespace, threads: int = 0) -> 'Segmenter':
     """Load the model of the options; raises like `Segmenter`.
 
     Raises SettingError, too, if an output in `args.outputs` needs a model with instances.
@@ -137,6 +137,7 @@ def load_segmenter(args: argparse.Namespace) -> 'Segmenter':
         label_scheme=args.label_scheme,
         min_confidence=args.min_confidence,
         thresholds=Thresholds(args.min_instance_score, args.min_instance_overlap),
+        threads=threads,
     )
     wanted = [name for name in args.outputs if name.partition('/')[0] in topics.OF_INSTANCES]
     if wanted and not segmenter.has_instances:

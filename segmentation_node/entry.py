@@ -60,6 +60,7 @@ def _run(module: str) -> int:
 benchmark = partial(_run, 'benchmark.__main__')
 export_model = partial(_run, 'export.export_model')
 images_to_bag = partial(_run, 'bags.images_to_bag')
+label_fleet = partial(_run, 'fleet.label_fleet')
 replay_bag = partial(_run, 'bags.replay_bag')
 score_bag = partial(_run, 'bags.score_bag')
 score_images = partial(_run, 'folders.score_images')

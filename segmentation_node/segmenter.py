@@ -92,6 +92,7 @@ class Segmenter:
         min_confidence: float = 0.0,
         thresholds: Thresholds = DEFAULT_THRESHOLDS,
         measure_aside: bool = False,
+        threads: int = 0,
     ) -> None:
         """Load a model.
 
@@ -107,6 +108,8 @@ class Segmenter:
             measure_aside: while `auto` is being measured, run images with the first runtime that
                 is ready, as a camera stream needs it. Otherwise the first image of a size waits
                 for the measurement, and the same runtime runs all images.
+            threads: number of threads that OpenVINO and ONNX Runtime use for the network; with 0,
+                they choose.
         """
         if input_size is not None and not all(1 <= side <= MAX_SIDE for side in input_size):
             raise SettingError(
@@ -123,6 +126,7 @@ class Segmenter:
             precision=precision,
             input_size=input_size,
             measure_aside=measure_aside,
+            threads=threads,
         )
         #: (height, width) box that images are fitted into; None keeps their size.
         self.input_size = self.checkpoint.preprocessing(input_size).size_hw
@@ -171,10 +175,11 @@ class Segmenter:
             ImageError: as `segment`.
         """
         found = self.segment([image_rgb])
-        outside = found.out_of_domain
+        outside, distances = found.out_of_domain, found.distances
         return Rendered(
             image_rgb, found.labels[0], partial(found.confidence_of, 0), self.scheme,
             overlay_alpha, out_of_domain=None if outside is None else outside[0],
+            distance=None if distances is None else distances[0],
             find_instances=partial(found.instances_of, 0), outlines=outlines,
         )  # fmt: skip
 

@@ -30,7 +30,7 @@ class Plain:
 
     min_confidence = 0.0
 
-    def render(self, image_rgb: UInt8Array, overlay_alpha: float) -> Rendered:
+    def render(self, image_rgb: UInt8Array, overlay_alpha: float, **_: object) -> Rendered:
         labels = np.ones(image_rgb.shape[:2], np.uint8)
         return Rendered(
             image_rgb, labels, lambda: np.zeros_like(labels), self.scheme, overlay_alpha

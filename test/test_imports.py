@@ -33,7 +33,7 @@ LAYERS = (
     'arrays', 'plotting', 'errors', 'atomic', 'paths', 'topics', 'interrupt', 'untrusted',
     'markdown', 'processes', 'labels', 'instances', 'metrics', 'scoring', 'images', 'networks',
     'checkpoint', 'runtimes', 'segmenter', 'cli', 'pipeline', 'cloud', 'ros', 'bags', 'folders',
-    'demo', 'web', 'benchmark', 'export', 'entry',
+    'fleet', 'demo', 'web', 'benchmark', 'export', 'entry',
 )  # fmt: skip
 #: Modules outside of ros/ that talk to ROS, each the reason why a command needs it.
 TALK_TO_ROS = {

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.qos import RELIABLE
-from segmentation_node.bags.topic import RawMessage, Storage, Topic
+from segmentation_node.bags.topic import ALL, RawMessage, Span, Storage, Topic
 from segmentation_node.errors import ImageError, SegmentationError
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.video import DecodedFrame, VideoDecoder
@@ -119,12 +119,12 @@ class DecodedCameras:
             counts[self._shown[topic]] += count
         return counts
 
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+    def messages(self, topics: Collection[Topic], span: Span = ALL) -> Iterator[RawMessage]:
         wanted = [topic for topic, shown in self._shown.items() if shown in topics]
         if any(self._shown[topic] != topic for topic in wanted):
             self.lost.clear()
         cameras: dict[str, CameraFrames] = {}
-        for raw in self._storage.messages(wanted):
+        for raw in self._storage.messages(wanted, span):
             if self._shown[raw.topic] == raw.topic:
                 yield raw
                 continue
@@ -137,6 +137,9 @@ class DecodedCameras:
                 yield from self._images(found)
         for frames in cameras.values():
             yield from self._images(frames.rest())
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        return self._storage.time_range_ns()
 
     def close(self) -> None:
         self._storage.close()
@@ -161,7 +164,7 @@ class DecodedCameras:
 
 def _shown(topic: Topic, storage: Storage, video: bool, images: bool) -> Topic:
     """Return the topic as DecodedCameras shows it."""
-    if _is_video(storage, topic):
+    if carries_video(storage, topic):
         return _as_images(topic, topic.name) if video else topic
     name = topic.name.removesuffix(COMPRESSED_SUFFIX)
     is_free = name not in {other.name for other in storage.counts}
@@ -170,7 +173,7 @@ def _shown(topic: Topic, storage: Storage, video: bool, images: bool) -> Topic:
     return topic
 
 
-def _is_video(storage: Storage, topic: Topic) -> bool:
+def carries_video(storage: Storage, topic: Topic) -> bool:
     """Return whether a topic is video; of a CompressedImage, its messages tell."""
     if topic.msgtype == messages.COMPRESSED_IMAGE:
         for raw in storage.messages([topic]):

@@ -5,6 +5,7 @@ rosbags trusts metadata.yaml instead, and loses messages where it differs (test_
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
@@ -16,7 +17,14 @@ from segmentation_node.bags.mcap_records import MAGIC
 from segmentation_node.bags.mcap_storage import McapData
 from segmentation_node.bags.metadata import says_packed_messages
 from segmentation_node.bags.sqlite_storage import SqliteData
-from segmentation_node.bags.topic import METADATA_FILE, DataFile, RawMessage, Topic
+from segmentation_node.bags.topic import (
+    ALL,
+    METADATA_FILE,
+    DataFile,
+    RawMessage,
+    Span,
+    Topic,
+)
 from segmentation_node.errors import BagError
 
 PACKED_SUFFIX: Final = '.zstd'
@@ -45,8 +53,12 @@ def plain_name(file: Path) -> str:
 
 def is_data_file(file: Path) -> bool:
     """Return whether a file has the name of a data file, and is not hidden."""
-    name = plain_name(file)
-    return name.endswith(SUFFIXES) and not name.startswith('.') and file.is_file()
+    return has_data_name(file.name) and file.is_file()
+
+
+def has_data_name(name: str) -> bool:
+    """Return whether a name is that of a data file, and not hidden."""
+    return name.removesuffix(PACKED_SUFFIX).endswith(SUFFIXES) and not name.startswith('.')
 
 
 class DataFiles:
@@ -82,10 +94,18 @@ class DataFiles:
             self.close()
             raise
 
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
+    def messages(self, topics: Collection[Topic], span: Span = ALL) -> Iterator[RawMessage]:
         for path, file in self._files:
-            for message in file.messages(set(topics)):
+            for message in file.messages(set(topics), span):
                 yield _unpacked(path, message, self._packed)
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        ranges = [file.time_range_ns() for _, file in self._files if any(file.counts.values())]
+        known = [each for each in ranges if each is not None]
+        in_order = all(a[1] <= b[0] for a, b in pairwise(known))
+        if not known or len(known) < len(ranges) or not in_order:
+            return None
+        return known[0][0], known[-1][1]
 
     def close(self) -> None:
         for _, file in self._files:
@@ -145,8 +165,11 @@ class _PackedFile:
             raise
         self.counts, self.metadata = self._file.counts, self._file.metadata
 
-    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
-        return self._file.messages(topics)
+    def messages(self, topics: set[Topic], span: Span = ALL) -> Iterator[RawMessage]:
+        return self._file.messages(topics, span)
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        return self._file.time_range_ns()
 
     def close(self) -> None:
         self._file.close()

@@ -7,6 +7,7 @@ The readers of mcap and rosbags give no message of such a file (test_bag_librari
 import heapq
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -23,7 +24,7 @@ from segmentation_node.bags.mcap_records import (
     record_at,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import ALL, RawMessage, Span, Topic
 from segmentation_node.errors import BagError
 
 #: Raised by reading a damaged file.
@@ -100,30 +101,39 @@ class McapData:
         if error is not None and not (self._salvage and self._topics):
             raise self._damaged(error, sum(self.counts.values())) from error
 
-    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
-        read = self._indexed_messages if self._indexed else self._stream
+    def messages(self, topics: set[Topic], span: Span = ALL) -> Iterator[RawMessage]:
+        in_span = partial(self._indexed_messages, span=span)
+        read = in_span if self._indexed else self._stream
         count = 0
         try:
             with self._path.open('rb') as stream:
                 for message in read(stream):
                     count += 1
-                    if message.topic in topics:
+                    if message.topic in topics and span.includes(message.stamp_ns):
                         yield message
             expected = sum(self.counts.values())
-            if count != expected:
+            if count != expected and span == ALL:
                 raise RecordError(f'{count} messages were read, but it counts {expected}')
         except DAMAGED as error:
             if not self._salvage:
                 raise self._damaged(error, count) from error
 
-    def _indexed_messages(self, stream: BinaryIO) -> Iterator[RawMessage]:
-        """Messages in the order of their stamps.
+    def time_range_ns(self) -> tuple[int, int] | None:
+        if not self._indexed:
+            return None
+        filled = [index for index in self._indexes if index.message_end_time]
+        first_ns = min((index.message_start_time for index in filled), default=0)
+        return first_ns, max((index.message_end_time for index in filled), default=0)
+
+    def _indexed_messages(self, stream: BinaryIO, span: Span) -> Iterator[RawMessage]:
+        """Messages of the chunks that meet a span, in the order of their stamps.
 
         Chunks may overlap in time: a chunk is read when its first stamp is due, and what is read
         waits in a heap. Where stamps are the same, the order of the file decides.
         """
         chunks = [(index.message_start_time, index.chunk_start_offset, index)
-                  for index in self._indexes]  # fmt: skip
+                  for index in self._indexes
+                  if span.meets(index.message_start_time, index.message_end_time)]  # fmt: skip
         chunks.sort(key=lambda chunk: chunk[:2], reverse=True)
         waiting: list[tuple[int, int, int, Message]] = []
         waiting_bytes = 0

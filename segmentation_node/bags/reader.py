@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from segmentation_node.bags.bounds import MAX_TOPICS, shown
-from segmentation_node.bags.camera_frames import DecodedCameras
+from segmentation_node.bags.camera_frames import DecodedCameras, carries_video
 from segmentation_node.bags.data_files import (
     PACKED_SUFFIX,
     DataFiles,
@@ -20,7 +20,7 @@ from segmentation_node.bags.data_files import (
     plain_name,
 )
 from segmentation_node.bags.metadata import read_metadata
-from segmentation_node.bags.topic import METADATA_FILE, RawMessage, Storage, Topic
+from segmentation_node.bags.topic import ALL, METADATA_FILE, RawMessage, Span, Storage, Topic
 from segmentation_node.errors import BagError, quoted
 from segmentation_node.images.video import can_decode
 
@@ -70,7 +70,9 @@ class Bag:
                 return topic
         raise BagError(f'{self.path} has no topic {quoted(name)}; it has {self.listing()}')
 
-    def messages(self, names: Collection[str] | None = None) -> Iterator[RawMessage]:
+    def messages(
+        self, names: Collection[str] | None = None, span: Span = ALL
+    ) -> Iterator[RawMessage]:
         """Return the messages of the named topics (None: all) in the order of their stamps.
 
         Messages of an MCAP file without an index come in the order of the file.
@@ -84,7 +86,16 @@ class Bag:
             for name in set(names) - known:
                 self.topic(name)
             topics = [topic for topic in topics if topic.name in names]
-        return self._storage.messages(topics)
+        return self._storage.messages(topics, span)
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        """Return first and last stamp; None if messages are not in the order of their stamps."""
+        return self._storage.time_range_ns()
+
+    def carries_video(self, name: str) -> bool:
+        """Return whether a camera topic is compressed video."""
+        return any(carries_video(self._storage, topic) for topic in self.topics
+                   if topic.name == name)  # fmt: skip
 
     def first(self, name: str) -> RawMessage:
         """Return the first message of a topic; raises BagError if there is none."""

@@ -4,6 +4,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -20,7 +21,7 @@ from segmentation_node.bags.camera_topic import calibrations_of, find_camera
 from segmentation_node.bags.options import add_input_options, add_output_options
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import ALL, RawMessage, Span, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.cli import (
     EXIT_INCOMPLETE,
@@ -203,10 +204,8 @@ class OutputTopics:
         header: Any,
         stamp_ns: int,
         out: BagWriter,
-    ) -> bool | None:
+    ) -> Rendered:
         """Segment one frame and write its outputs with the header of its camera message.
-
-        Returns true if the frame is out of domain, None if the model cannot tell.
 
         Raises:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
@@ -219,7 +218,7 @@ class OutputTopics:
         ]
         for topic, cdr in made:
             out.write(topic, stamp_ns, cdr)
-        return rendered.out_of_domain
+        return rendered
 
 
 def _message(output: Output, rendered: Rendered, header: Any) -> Any:
@@ -241,8 +240,12 @@ def segment_bag(
     stop: Callable[[], bool] = lambda: False,
     done: Callable[[int], Any] = lambda _: None,
     samples: Samples | None = None,
+    span: Span = ALL,
+    watch: Callable[[CameraFrame, Rendered], Any] = lambda *_: None,
 ) -> Report:
     """Copy a bag message by message, each frame followed by its segmentation.
+
+    The outputs of consecutive spans, one after another, equal the output of the whole bag.
 
     Args:
         bag: input.
@@ -254,13 +257,16 @@ def segment_bag(
         stop: asked before each message.
         done: told 1 after each frame.
         samples: scales frames of 16 bits; without it all 16 are significant.
+        span: messages to copy.
+        watch: told of each segmented frame.
     """
     report = Report()
     frames = CameraFrames(samples)
     for topic in bag.topics:
         out.add_topic(topic)
-    first = True
-    for message in bag.messages():
+    _catch_up(frames, bag, camera, span)
+    first = span.is_first
+    for message in bag.messages(span=span):
         if stop() or (message.topic.name == camera.name and report.left(limit) == 0):
             break
         if first:
@@ -276,13 +282,21 @@ def segment_bag(
                 done(1)
                 found = []
             for frame in islice(found, report.left(limit)):
-                _segment_frame(frame, segmenter, sink, out, report)
+                _segment_frame(frame, segmenter, sink, out, report, watch)
                 done(1)
     else:
-        for frame in islice(frames.rest(), report.left(limit)):
-            _segment_frame(frame, segmenter, sink, out, report)
+        for frame in islice(frames.rest() if span.is_last else [], report.left(limit)):
+            _segment_frame(frame, segmenter, sink, out, report, watch)
             done(1)
     return report
+
+
+def _catch_up(frames: CameraFrames, bag: Bag, camera: Topic, span: Span) -> None:
+    """Decode the video before a span, since its frames depend on earlier ones."""
+    if not span.is_first and bag.carries_video(camera.name):
+        for message in bag.messages({camera.name}, Span(end_ns=span.start_ns)):
+            with suppress(messages.MessageError, ImageError):  # reported with its own span
+                frames.take(message)
 
 
 def _miss(report: Report, message: RawMessage, error: SegmentationError) -> None:
@@ -290,14 +304,20 @@ def _miss(report: Report, message: RawMessage, error: SegmentationError) -> None
 
 
 def _segment_frame(
-    frame: CameraFrame, segmenter: 'Segmenter', sink: OutputTopics, out: BagWriter, report: Report
+    frame: CameraFrame,
+    segmenter: 'Segmenter',
+    sink: OutputTopics,
+    out: BagWriter,
+    report: Report,
+    watch: Callable[[CameraFrame, Rendered], Any],
 ) -> None:
     try:
-        outside = sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
+        rendered = sink.write(frame.decode(), segmenter, frame.header, frame.raw.stamp_ns, out)
     except (ImageError, MemoryLimitError) as error:
         _miss(report, frame.raw, error)
     else:
-        report.add(outside)
+        report.add(rendered.out_of_domain)
+        watch(frame, rendered)
 
 
 if __name__ == '__main__':

@@ -20,7 +20,7 @@ from segmentation_node.bags.bounds import (
     shown,
 )
 from segmentation_node.bags.qos import read_qos
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import ALL, RawMessage, Span, Topic
 from segmentation_node.errors import BagError, quoted
 
 #: Raised by the library on damaged data.
@@ -29,6 +29,9 @@ DAMAGED: Final = (apsw.Error, ValueError, MemoryError, OSError)
 _JOURNAL_MAGIC: Final = b'\xd9\xd5\x05\xf9\x20\xa1\x63\xd7'
 #: Longest wait for another process that is writing.
 _BUSY_MS: Final = 5000
+#: Condition of messages in a span, and the largest integer of SQLite.
+_IN_SPAN: Final = 'AND timestamp BETWEEN ? AND ?'
+_LARGEST: Final = 2**63 - 1
 #: Required columns, and those of later versions of rosbag2.
 _TOPIC_COLUMNS: Final = ('id', 'name', 'type', 'serialization_format')
 _LATER_COLUMNS: Final = ('offered_qos_profiles', 'type_description_hash')
@@ -60,17 +63,18 @@ class SqliteData:
                     )
             self.metadata = self._read_metadata(connection)
 
-    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
+    def messages(self, topics: set[Topic], span: Span = ALL) -> Iterator[RawMessage]:
         ids = [topic_id for topic_id, topic in self._topics.items() if topic in topics]
         if not ids:
             return
         places = ','.join('?' * len(ids))
         query = (
             f'SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN ({places}) '  # noqa: S608 (only question marks)
-            f'ORDER BY timestamp'
+            f'{"" if span == ALL else _IN_SPAN} ORDER BY timestamp'
         )
+        limits = () if span == ALL else (span.start_ns, min(span.end_ns - 1, _LARGEST))
         with self._connection() as connection:
-            for topic_id, stamp_ns, cdr in connection.execute(query, ids):
+            for topic_id, stamp_ns, cdr in connection.execute(query, (*ids, *limits)):
                 topic = self._topics.get(topic_id)
                 if topic is None or not isinstance(stamp_ns, int) or not isinstance(cdr, bytes):
                     raise ValueError(
@@ -83,6 +87,14 @@ class SqliteData:
                         f'{MAX_MESSAGE_BYTES >> 20} MiB'
                     )
                 yield RawMessage(topic, stamp_ns, cdr, stamp_ns)
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        with self._connection() as connection:
+            query = 'SELECT min(timestamp), max(timestamp) FROM messages'
+            first_ns, last_ns = connection.execute(query).fetchone() or (None, None)
+        if not isinstance(first_ns, int) or not isinstance(last_ns, int):
+            return None
+        return first_ns, last_ns
 
     def close(self) -> None:
         """Do nothing: the database is open only while it is read."""

@@ -53,6 +53,37 @@ class RawMessage(NamedTuple):
     sent_ns: int
 
 
+class Span(NamedTuple):
+    """Half-open range of stamps in nanoseconds; the default is all of them.
+
+    The spans that a bag is cut into begin at the default's start and end at its end.
+    """
+
+    start_ns: int = -(2**63)
+    end_ns: int = 2**64
+
+    @property
+    def is_first(self) -> bool:
+        """True if no message is before it."""
+        return self.start_ns <= ALL.start_ns
+
+    @property
+    def is_last(self) -> bool:
+        """True if no message is after it."""
+        return self.end_ns >= ALL.end_ns
+
+    def includes(self, stamp_ns: int) -> bool:
+        """Return whether a stamp is in the range."""
+        return self == ALL or self.start_ns <= stamp_ns < self.end_ns
+
+    def meets(self, first_ns: int, last_ns: int) -> bool:
+        """Return whether a stamp from the first to the last one is in the range."""
+        return self == ALL or (first_ns < self.end_ns and self.start_ns <= last_ns)
+
+
+ALL: Final = Span()
+
+
 class Storage(Protocol):
     """A readable bag; every method raises BagError where the bag is damaged."""
 
@@ -60,8 +91,11 @@ class Storage(Protocol):
     def counts(self) -> Mapping[Topic, int]:
         """Number of messages of each topic."""
 
-    def messages(self, topics: Collection[Topic]) -> Iterator[RawMessage]:
-        """All messages of some topics in the order in which they were recorded."""
+    def messages(self, topics: Collection[Topic], span: Span = ALL) -> Iterator[RawMessage]:
+        """All messages of some topics in a span, in the order in which they were recorded."""
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        """First and last stamp; None if messages are not in the order of their stamps."""
 
     def close(self) -> None:
         """Close the files."""
@@ -76,8 +110,11 @@ class DataFile(Protocol):
     counts: dict[Topic, int]
     metadata: str
 
-    def messages(self, topics: set[Topic]) -> Iterator[RawMessage]:
-        """All messages of some topics."""
+    def messages(self, topics: set[Topic], span: Span = ALL) -> Iterator[RawMessage]:
+        """All messages of some topics in a span."""
+
+    def time_range_ns(self) -> tuple[int, int] | None:
+        """First and last stamp; None if messages are not in the order of their stamps."""
 
     def close(self) -> None:
         """Remove temporary files."""

@@ -13,10 +13,10 @@ import re
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import yaml
 
@@ -65,6 +65,22 @@ class StorageFile(Protocol):
 
     def close(self) -> None:
         """Close the file."""
+
+
+class DataFileSummary(NamedTuple):
+    """Name, range of stamps, and topics with their numbers of messages, of a finished data file.
+
+    `topics` has the form of `topics_with_message_count` in metadata.yaml.
+    """
+
+    name: str
+    time_range_ns: tuple[int, int]
+    topics: list[dict[str, Any]]
+
+    @property
+    def message_count(self) -> int:
+        """Number of all messages."""
+        return sum(topic['message_count'] for topic in self.topics)
 
 
 STORAGE_FILES: Final[Mapping[str, tuple[str, Callable[[Path], StorageFile]]]] = MappingProxyType(
@@ -130,6 +146,12 @@ class BagWriter:
         """Messages of each topic that are safe in the bag."""
         with self._lock:
             return self._counts if self._file is None else self._file.message_counts
+
+    @property
+    def summary(self) -> DataFileSummary:
+        """Description of the data file; complete after `close`."""
+        with self._lock:
+            return self._summary if self._file is None else self._summarize(self._file)
 
     def add_topic(self, topic: Topic) -> None:
         """Declare a topic; `write` does it for topics with messages."""
@@ -213,7 +235,7 @@ class BagWriter:
         lost_to: Exception | None = None
         try:
             while True:
-                self._counts = file.message_counts
+                self._counts, self._summary = file.message_counts, self._summarize(file)
                 try:
                     self._write_metadata(file)
                 except DISK_ERRORS as error:
@@ -229,31 +251,21 @@ class BagWriter:
             file.close()
 
     def _write_metadata(self, file: StorageFile) -> None:
-        information = self._information(file)
+        information = bag_information(self._storage, [self._summarize(file)])
         file.finish(yaml.safe_dump(information, sort_keys=False))
         if self._is_folder:
-            whole = yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False)
+            whole = metadata_yaml(information)
             with self._new_metadata.open('r+b') as stream:
                 stream.write(whole.encode())
                 stream.truncate()
             self._new_metadata.replace(self.path / METADATA_FILE)
 
-    def _information(self, file: StorageFile) -> dict[str, Any]:
-        return {
-            'version': METADATA_VERSION,
-            'storage_identifier': self._storage,
-            **_extent(file),
-            'topics_with_message_count': [
-                {'topic_metadata': _topic_metadata(topic), 'message_count': count}
-                for topic, count in file.message_counts.items()
-            ],
-            'compression_format': '',
-            'compression_mode': '',
-            'relative_file_paths': [self._data_path.name],
-            'files': [{'path': self._data_path.name, **_extent(file)}],
-            'custom_data': None,
-            'ros_distro': 'unknown',
-        }
+    def _summarize(self, file: StorageFile) -> DataFileSummary:
+        topics = [
+            {'topic_metadata': _topic_metadata(topic), 'message_count': count}
+            for topic, count in file.message_counts.items()
+        ]
+        return DataFileSummary(self._data_path.name, file.time_range_ns, topics)
 
     def __enter__(self) -> 'BagWriter':
         return self
@@ -262,12 +274,45 @@ class BagWriter:
         self.close()
 
 
-def _extent(file: StorageFile) -> dict[str, Any]:
-    start_ns, end_ns = file.time_range_ns
+def bag_information(storage: str, files: Sequence[DataFileSummary]) -> dict[str, Any]:
+    """Return the metadata of a bag of one or several data files, in the order of their stamps."""
+    topics: list[dict[str, Any]] = []
+    for topic in (topic for file in files for topic in file.topics):
+        same = [t for t in topics if t['topic_metadata'] == topic['topic_metadata']]
+        if same:
+            same[0]['message_count'] += topic['message_count']
+        else:
+            topics.append(dict(topic))
+    filled = [file.time_range_ns for file in files if file.message_count] or [(0, 0)]
+    range_ns = min(start for start, _ in filled), max(end for _, end in filled)
+    return {
+        'version': METADATA_VERSION,
+        'storage_identifier': storage,
+        **_extent(range_ns, sum(file.message_count for file in files)),
+        'topics_with_message_count': topics,
+        'compression_format': '',
+        'compression_mode': '',
+        'relative_file_paths': [file.name for file in files],
+        'files': [
+            {'path': file.name, **_extent(file.time_range_ns, file.message_count)}
+            for file in files
+        ],
+        'custom_data': None,
+        'ros_distro': 'unknown',
+    }
+
+
+def metadata_yaml(information: Mapping[str, Any]) -> str:
+    """Return the content of metadata.yaml."""
+    return yaml.safe_dump({'rosbag2_bagfile_information': information}, sort_keys=False)
+
+
+def _extent(range_ns: tuple[int, int], messages: int) -> dict[str, Any]:
+    start_ns, end_ns = range_ns
     return {
         'starting_time': {'nanoseconds_since_epoch': start_ns},
         'duration': {'nanoseconds': end_ns - start_ns},
-        'message_count': sum(file.message_counts.values()),
+        'message_count': messages,
     }
 
 

@@ -74,6 +74,8 @@ class Rendered:
     canvas: NewCanvas = new_canvas
     #: True if the image is unlike those that the model knows; None if unknown.
     out_of_domain: bool | None = None
+    #: Distance from the images that the model knows; None if unknown.
+    distance: float | None = None
     find_instances: Callable[[], Instances | None] = no_instances
     outlines: bool = False
 

@@ -171,7 +171,7 @@ class MeasuredRuntime:
             return  # not even the first candidate runs any more; the next image will report it
         chosen = choose(times)
         cores = int(str(cpu_identity()['cores']))
-        if cores >= _MANY_CORES:
+        if cores >= _MANY_CORES and not chosen.threads:
             fewer = replace(chosen, threads=cores // 2)
             if self._compile(fewer, sample_rgb):
                 times |= self._times([chosen, fewer], sample_rgb)

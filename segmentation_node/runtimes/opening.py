@@ -3,7 +3,7 @@
 
 import ctypes
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
@@ -56,8 +56,11 @@ def open_runtime(
     precision: str,
     input_size: tuple[int, int] | None,
     measure_aside: bool,
+    threads: int = 0,
 ) -> Runtime:
     """Open a runtime for a checkpoint; of several candidates, the fastest by measurement.
+
+    `threads` limits the threads of runtimes other than torch, unless it is 0.
 
     Raises:
         CheckpointError: the weights are damaged, or do not match the configuration.
@@ -67,7 +70,10 @@ def open_runtime(
         raise SettingError(f'unknown runtime {name!r}; use one of {", ".join(RUNTIMES)}')
     if precision not in PRECISIONS:
         raise SettingError(f'unknown precision {precision!r}; use one of {", ".join(PRECISIONS)}')
-    choices = candidates(name, checkpoint, device, precision)
+    choices = [
+        each if each.runtime in TORCH_RUNTIMES else replace(each, threads=threads)
+        for each in candidates(name, checkpoint, device, precision)
+    ]
     opened = partial(open_candidate, checkpoint=checkpoint, device=device, input_size=input_size)
     if len(choices) == 1:
         return opened(choices[0])

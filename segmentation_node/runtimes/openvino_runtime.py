@@ -71,7 +71,7 @@ class OpenVinoRuntime(GraphRuntime):
         self._config = {
             'INFERENCE_PRECISION_HINT': _ELEMENT_TYPES[rest],
             'PERFORMANCE_HINT': 'LATENCY',
-            **({'INFERENCE_NUM_THREADS': threads} if threads else {}),
+            **(_limited(threads) if threads else {}),
         }
         # Read at start-up, so that damage is reported before the first frame.
         self._files: Graph | None = load_graph(checkpoint, 'openvino', self._kind)
@@ -123,6 +123,14 @@ class OpenVinoRuntime(GraphRuntime):
         except RuntimeError as error:  # compiled by another build of the same version
             _log.warning('compiling a cached graph again (%s)', one_line(error))
             return None
+
+
+def _limited(threads: int) -> dict[str, object]:
+    """Return the settings of a limited number of threads, which other processes leave free.
+
+    Pinned threads of several processes would share the first cores.
+    """
+    return {'INFERENCE_NUM_THREADS': threads, 'ENABLE_CPU_PINNING': False}
 
 
 def worthwhile_precisions(checkpoint: Checkpoint) -> list[str]:

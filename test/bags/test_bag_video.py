@@ -34,7 +34,7 @@ VIDEOS = [
 class Brightness(Plain):
     """Labels each image with the number of its frame."""
 
-    def render(self, image_rgb: UInt8Array, overlay_alpha: float) -> Rendered:
+    def render(self, image_rgb: UInt8Array, overlay_alpha: float, **_: object) -> Rendered:
         rendered = super().render(image_rgb, overlay_alpha)
         rendered.label_mask[:] = np.round((image_rgb.mean() - 20) / 20)
         return rendered

@@ -42,7 +42,7 @@ from segmentation_node.bags.publisher_qos import MAX_DEPTH, recorded_qos
 from segmentation_node.bags.qos import CAMERA, qos_profile
 from segmentation_node.bags.reader import Bag, open_bag
 from segmentation_node.bags.replay_bag import main
-from segmentation_node.bags.topic import RawMessage, Topic
+from segmentation_node.bags.topic import ALL, RawMessage, Span, Topic
 from segmentation_node.bags.writer import BagWriter
 from segmentation_node.images.encodings import encode_png
 
@@ -201,8 +201,8 @@ def test_the_pace_is_kept_however_long_the_beginning_takes_to_read(
         now_s += duration_s
 
     class SlowBag(Bag):
-        def messages(self, names: Any = None) -> Iterator[RawMessage]:
-            for message in super().messages(names):
+        def messages(self, names: Any = None, span: Span = ALL) -> Iterator[RawMessage]:
+            for message in super().messages(names, span):
                 sleep(1.0 if message.stamp_ns < stamp_ns(5) else 0.0)
                 yield message
 
