@@ -299,11 +299,13 @@ def encode_jpeg(image_rgb: UInt8Array, quality: int = 90) -> bytes:
 def _encode(suffix: str, image: UInt8Array | UInt16Array, settings: list[int]) -> bytes:
     is_labels = image.ndim == 2
     is_rgb = image.ndim == 3 and image.shape[2] == 3
-    is_known = image.dtype == np.uint8 or (image.dtype == np.uint16 and suffix == '.png')
-    if not is_known or image.size == 0 or not (is_labels or is_rgb):
+    # Ids of instances have 16 bits.
+    is_ids = is_labels and image.dtype == np.uint16 and suffix == '.png'
+    is_bytes = (is_labels or is_rgb) and image.dtype == np.uint8
+    if image.size == 0 or not (is_ids or is_bytes):
         raise ImageError(
             f'cannot compress an image of shape {image.shape}, {image.dtype}; '
-            f'expected (H, W) or (H, W, 3) uint8'
+            f'expected (H, W) or (H, W, 3) uint8' + ', or (H, W) uint16' * (suffix == '.png')
         )
     try:
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR) if is_rgb else image

@@ -32,7 +32,7 @@ from segmentation_node.images.encodings import (
     image_view,
     values_view,
 )
-from segmentation_node.images.files import decode_file, image_size
+from segmentation_node.images.files import decode_file, decode_pixels, image_size
 
 RED, GREEN, BLUE = [255, 0, 0], [0, 255, 0], [0, 0, 255]
 
@@ -598,15 +598,23 @@ def test_damaged_files_are_an_image_or_an_image_error(
 @pytest.mark.parametrize(
     'wrong',
     [
-        np.zeros((2, 2), np.uint16),
+        np.zeros((2, 2, 3), np.uint16),
+        np.zeros((2, 2), np.int16),
         np.zeros((2, 2, 4), np.uint8),
         np.zeros((0, 2), np.uint8),
         np.zeros(4, np.uint8),
     ],
 )
 def test_only_labels_and_rgb_are_compressed(wrong: Any) -> None:
-    with pytest.raises(ImageError, match=r'expected \(H, W\) or \(H, W, 3\) uint8'):
+    with pytest.raises(ImageError, match=r'expected \(H, W\) or \(H, W, 3\) uint8, or'):
         encode_png(wrong)
+
+
+def test_only_a_png_has_16_bits() -> None:
+    ids: Any = np.array([[0, 65535]], np.uint16)
+    assert (decode_pixels(encode_png(ids), cv2.IMREAD_UNCHANGED) == ids).all()
+    with pytest.raises(ImageError, match=r'uint16; expected \(H, W\) or \(H, W, 3\) uint8$'):
+        encode_jpeg(ids)
 
 
 def test_what_a_format_cannot_hold_is_refused() -> None:
