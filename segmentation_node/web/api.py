@@ -42,7 +42,7 @@ ALL: Final = 'all'
 UPLOAD_PROBLEMS: Final = (
     'unreadable-form', 'unauthorized', 'too-slow', 'too-many-bytes', 'too-many-pixels',
     'unsupported-format', 'heic-format', 'damaged-image', 'invalid-request', 'unknown-model',
-    'busy', 'model-failed',
+    'no-instances', 'busy', 'model-failed',
 )  # fmt: skip
 
 

@@ -33,6 +33,7 @@ KINDS: Final[Mapping[str, tuple[int, str]]] = MappingProxyType(
         'damaged-image': (422, 'The image cannot be read'),
         'invalid-request': (422, 'The request is invalid'),
         'unknown-model': (422, 'The model is unknown'),
+        'no-instances': (409, 'The model has no instances'),
         'unknown-scheme': (404, 'The label scheme is unknown'),
         'unknown-camera': (404, 'The camera is unknown'),
         'busy': (503, 'The service is busy'),

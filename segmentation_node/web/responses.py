@@ -164,7 +164,7 @@ def _found_instances(segmented: SegmentedImage) -> Instances:
     found = segmented.find_instances()
     if found is None:
         raise ProblemError(
-            'invalid-request',
+            'no-instances',
             'output instance requires a panoptic model or one of instances, which a requested '
             'model is not; choose another model, or other outputs',
         )
