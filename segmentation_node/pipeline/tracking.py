@@ -2,12 +2,12 @@
 """Ids of instances that stay with their object from frame to frame, by the overlap of masks.
 
 An instance continues the object of its class whose mask it overlaps most, one to one, the largest
-overlap first. Above an IoU of 0.5 at most one mask of a frame fits another, so that no
-other assignment is better (Kirillov et al., "Panoptic Segmentation", CVPR 2019). Objects that
-are not seen for a few frames are compared as they were last seen, those seen last first, as in
-the cascade of Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric",
-ICIP 2017. Nothing predicts motion: an object that moves by more than its size between two frames
-becomes a new one.
+overlap first. Above an IoU of 0.5 at most one mask of a frame fits another, so that no other
+assignment is better (Kirillov et al., "Panoptic Segmentation", CVPR 2019). Objects that are not
+seen for a few frames are compared as they were last seen, those seen last first, as in the cascade
+of Wojke et al., "Simple Online and Realtime Tracking with a Deep Association Metric", ICIP 2017.
+Nothing predicts motion: an object that moves by more than its size between two frames becomes a
+new one.
 """
 
 from collections import deque
