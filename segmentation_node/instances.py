@@ -63,6 +63,21 @@ class Segment(NamedTuple):
     box: Box
 
 
+def outlines_of(ids: UInt16Array) -> BoolArray:
+    """Return the pixels of instances beside a pixel of another one or of none, (H, W).
+
+    `ids` is the number of the instance of each pixel, 0 where there is none, (H, W) uint16.
+    """
+    edges = np.zeros(ids.shape, np.bool_)
+    for axis in (0, 1):
+        rest, ahead = np.moveaxis(ids, axis, 0), np.moveaxis(edges, axis, 0)
+        differs = rest[1:] != rest[:-1]
+        ahead[:-1] |= differs
+        ahead[1:] |= differs
+    edges &= ids > 0
+    return edges
+
+
 @dataclass(frozen=True)
 class Instances:
     """Instances of one image.
@@ -88,15 +103,8 @@ class Instances:
 
     @cached_property
     def outlines(self) -> BoolArray:
-        """Pixels of instances whose right or lower neighbor belongs to another one, (H, W)."""
-        edges = np.zeros(self.ids.shape, np.bool_)
-        for axis in (0, 1):
-            rest, ahead = np.moveaxis(self.ids, axis, 0), np.moveaxis(edges, axis, 0)
-            differs = rest[1:] != rest[:-1]
-            ahead[:-1] |= differs
-            ahead[1:] |= differs
-        edges &= self.ids > 0
-        return edges
+        """Outlines of the instances, as `outlines_of`."""
+        return outlines_of(self.ids)
 
     def published(self, lut: UInt8Array | None, hidden: BoolArray | None) -> 'Instances':
         """Return the instances with the class ids of another scheme, and without some pixels.

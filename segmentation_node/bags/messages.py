@@ -142,8 +142,12 @@ def header_of(message: Any) -> Any:
 
 def stamp_ns_of(message: Any) -> int:
     """Header stamp of a message in nanoseconds."""
-    stamp = header_of(message).stamp
-    return int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
+    return header_stamp_ns(header_of(message))
+
+
+def header_stamp_ns(header_: Any) -> int:
+    """Stamp of a std_msgs/Header in nanoseconds."""
+    return int(header_.stamp.sec) * SECOND_NS + int(header_.stamp.nanosec)
 
 
 def image(pixels: UInt8Array | UInt16Array, encoding: str, header_: Any) -> Any:

@@ -5,6 +5,7 @@ import argparse
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -34,11 +35,18 @@ from segmentation_node.cli import (
     load_segmenter,
     topic_name,
 )
-from segmentation_node.errors import BagError, ImageError, MemoryLimitError, SegmentationError
+from segmentation_node.errors import (
+    BagError,
+    ImageError,
+    MemoryLimitError,
+    SegmentationError,
+    SettingError,
+)
 from segmentation_node.images.bit_depth import Samples
 from segmentation_node.images.rendering import Rendered
 from segmentation_node.interrupt import stop_on_signal
 from segmentation_node.pipeline.outputs import COMPRESSED, DETECTIONS, IMAGE, OUTPUTS, Output
+from segmentation_node.pipeline.tracking import InstanceTracker
 from segmentation_node.runtimes.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -81,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         'default: all',
     )  # fmt: skip
     add_model_options(parser)
+    parser.add_argument(
+        '--track', action='store_true',
+        help='give instances ids that stay with their objects from frame to frame; requires the '
+        f'output {" or ".join(topics.OF_INSTANCES)}',
+    )  # fmt: skip
     return parser
 
 
@@ -97,13 +110,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     check_output(args.output, args.storage, args.overwrite, [args.input])
+    outputs = [OUTPUTS[name] for name in args.outputs]
+    if args.track and not any(output.needs_instances for output in outputs):
+        raise SettingError(
+            f'--track gives ids to instances, which --outputs {",".join(args.outputs)} does not '
+            f'contain; add {" or ".join(topics.OF_INSTANCES)}, or leave out --track'
+        )
     with open_bag(args.input, args.salvage) as bag:
         camera = find_camera(bag, args.topic)
-        outputs = [OUTPUTS[name] for name in args.outputs]
         calibrations = calibrations_of(camera, bag)
         sink = OutputTopics(
-            args.namespace, outputs, args.overlay_alpha, calibrations, outlines=args.outlines
-        )
+            args.namespace, outputs, args.overlay_alpha, calibrations, outlines=args.outlines,
+            tracker=InstanceTracker() if args.track else None,
+        )  # fmt: skip
         sink.check_free(bag)
         segmenter = load_segmenter(args)
         frames = min(bag.count(camera.name), args.limit or sys.maxsize)
@@ -140,6 +159,7 @@ class OutputTopics:
         calibrations: Collection[Topic] = (),
         *,
         outlines: bool = False,
+        tracker: InstanceTracker | None = None,
     ) -> None:
         """Name the topics.
 
@@ -149,7 +169,10 @@ class OutputTopics:
             overlay_alpha: share of the colors in the overlay.
             calibrations: topics whose messages are written as the calibration of the masks.
             outlines: paint the outlines of instances in the overlay.
+            tracker: gives instances ids that stay with their objects, if all frames are written
+                in their order; None keeps the ids of the model.
         """
+        self._tracker = tracker
         self._overlay_alpha, self._outlines = overlay_alpha, outlines
         self._calibrations = calibrations
         self._json = messages.known_topic(
@@ -211,6 +234,10 @@ class OutputTopics:
             ImageError: the frame cannot be segmented or an output compressed; none is written.
         """
         rendered = segmenter.render(image_rgb, self._overlay_alpha, outlines=self._outlines)
+        if self._tracker is not None:
+            time_ns = messages.header_stamp_ns(header)
+            find = self._tracker.deferred(rendered.find_instances, time_ns)
+            rendered = replace(rendered, find_instances=find)
         # All are made before the first is written: a frame has all its outputs or none.
         made = [
             (topic, messages.serialize(_message(output, rendered, header)))

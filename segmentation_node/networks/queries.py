@@ -13,7 +13,8 @@ for Semantic Segmentation", NeurIPS 2021:
 
 Masks are compared at the resolution of the network, and interpolated only between pixels that
 belong to different queries, see `postprocessing.Cells`. The library enlarges all of them, in two
-steps: to 384 x 384 pixels, whatever the size of the image, then to that size.
+steps: to 384 x 384 pixels, whatever the size of the image, then to that size, which for instances
+repeats pixels. At 384 x 384 the results are equal; at other sizes edges differ.
 """
 
 from collections.abc import Callable, Sequence

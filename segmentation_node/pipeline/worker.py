@@ -25,6 +25,7 @@ from segmentation_node.pipeline.live_scores import LiveScores, PublishedFrame
 from segmentation_node.pipeline.outputs import Output, OutputPublisher, ShutDown
 from segmentation_node.pipeline.slots import HandOff, Slots
 from segmentation_node.pipeline.timings import StageTimings
+from segmentation_node.pipeline.tracking import InstanceTracker
 from segmentation_node.pipeline.truth import ScoredModel
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class ReadyFrame:
 class Worker:
     """Takes the newest frames, segments them and publishes the wanted outputs.
 
-    `segmenter`, `overlay_alpha` and `outlines` may be replaced at any time: each batch reads them
-    once.
+    `segmenter`, `overlay_alpha`, `outlines` and `track_instances` may be replaced at any time:
+    each batch reads them once.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Worker:
         latency_ms: Callable[[object], float],
         report: Callable[[str], None],
         outlines: bool = False,
+        track_instances: bool = False,
         scores: LiveScores | None = None,
     ) -> None:
         """Prepare the threads; `start` starts them.
@@ -85,10 +87,14 @@ class Worker:
             latency_ms: returns the age of a message's stamp.
             report: receives the text of a problem with a frame.
             outlines: paint the outlines of instances in the overlay.
+            track_instances: give instances ids that stay with their objects.
             scores: scores the published frames; None for no scores.
         """
         self.segmenter = segmenter
         self.overlay_alpha, self.outlines = overlay_alpha, outlines
+        self.track_instances = track_instances
+        # Used by the thread that publishes, which gets the frames of a camera in their order.
+        self._trackers = {camera: InstanceTracker() for camera in publishers}
         self.timings = StageTimings()
         self.domain = DomainCount()
         self.slots: Slots[LiveFrame] = Slots(accounts)
@@ -235,15 +241,23 @@ class Worker:
         segmenter: 'Segmenter',
         alpha: float,
     ) -> list[Rendered]:
-        return [
+        outlines, track = self.outlines, self.track_instances
+        rendered = [
             Rendered(
                 ready.image_rgb, prediction.labels[index],
                 partial(prediction.confidence_of, index),
                 segmenter.scheme, alpha, self._publishers[ready.camera].canvas,
-                find_instances=partial(prediction.instances_of, index), outlines=self.outlines,
+                find_instances=partial(prediction.instances_of, index), outlines=outlines,
             )
             for index, ready in enumerate(batch)
         ]  # fmt: skip
+        if track:
+            model = segmenter.checkpoint.folder, segmenter.scheme
+            for ready, picture in zip(batch, rendered, strict=True):
+                picture.find_instances = self._trackers[ready.camera].deferred(
+                    picture.find_instances, ready.frame.stamp_ns, model
+                )
+        return rendered
 
     def _prepare_scores(
         self,

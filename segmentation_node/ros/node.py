@@ -90,6 +90,7 @@ class SegmentationNode(SupervisedNode[Parameters, NodeHealth, Worker]):
             latency_ms=self.age_ms,
             report=self.report_frame,
             outlines=values.overlay_outlines,
+            track_instances=values.track_instances,
             scores=scores,
         )
         self._worker.start()
@@ -191,6 +192,7 @@ class SegmentationNode(SupervisedNode[Parameters, NodeHealth, Worker]):
         worker.segmenter.min_confidence = values.min_confidence
         worker.segmenter.thresholds = values.thresholds
         worker.overlay_alpha, worker.outlines = values.overlay_alpha, values.overlay_outlines
+        worker.track_instances = values.track_instances
         if self._label_info is not None:
             self._label_info.publish(worker.segmenter.scheme, values.min_confidence)
 

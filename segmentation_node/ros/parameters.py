@@ -175,6 +175,12 @@ class Parameters(ParameterSet):
     overlay_outlines: bool = declared(
         False, 'Paint the outlines of instances in the overlay', ANY_TIME
     )
+    track_instances: bool = declared(
+        False,
+        'Give instances ids that stay with their objects from frame to frame, in ~/instance_mask '
+        'and ~/detections',
+        ANY_TIME,
+    )
     max_rate_hz: float = declared(
         0.0, 'Maximum number of frames per second and camera; 0 means no limit', ANY_TIME,
         range_=(0.0, 1000.0),

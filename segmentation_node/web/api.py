@@ -57,6 +57,11 @@ class ModelInfo(BaseModel):
     label_scheme: str | None = Field(
         description='null if unknown before the model is loaded', examples=['cityscapes8']
     )
+    task: str | None = Field(
+        description='semantic, or panoptic or instance for a model that tells objects apart; null '
+        'if unknown before the model is loaded',
+        examples=['semantic'],
+    )
     parameters: int | None = Field(description='number of parameters of the network')
     load_s: float | None = Field(description='load time in seconds')
     max_batch: int | None = Field(description='largest batch; 1 if batching would change labels')
@@ -261,6 +266,7 @@ def _info(model: ServedModel) -> ModelInfo:
         state=model.state,
         family=spec.family if spec else None,
         label_scheme=spec.label_scheme if spec else None,
+        task=spec.task if spec else None,
         parameters=provenance.get('parameters'),
         load_s=model.load_s if ready else None,
         max_batch=model.max_batch if ready else None,

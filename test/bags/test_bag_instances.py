@@ -12,9 +12,11 @@ from panoptic_models import PANOPTIC, picture, write_hub_model
 from test_bag_segment_bag import decoded
 
 from segmentation_node.bags import images_to_bag, messages, segment_bag
+from segmentation_node.fleet import label_fleet
 from segmentation_node.folders import segment_images
 from segmentation_node.images.files import encode_png
 from segmentation_node.instances import Thresholds
+from segmentation_node.pipeline.tracking import InstanceTracker
 from segmentation_node.segmenter import Segmenter
 
 IMAGES = [picture(seed, 96, 128) for seed in (1, 2)]
@@ -72,6 +74,48 @@ def test_a_bag_gets_instance_masks_and_detections(
             box, center = segment.box, found.bbox.center.position
             assert (found.bbox.size_x, found.bbox.size_y) == (box.width, box.height)
             assert (center.x, center.y) == (box.x + box.width / 2, box.y + box.height / 2)
+
+
+def test_tracked_ids_are_those_of_the_masks_and_of_the_detections(
+    model: Path, tmp_path: Path
+) -> None:
+    images = [np.roll(IMAGES[0], 6 * step, axis=1) for step in range(4)]
+    frames, bag, out = tmp_path / 'frames', tmp_path / 'in.mcap', tmp_path / 'out.mcap'
+    frames.mkdir()
+    for index, image in enumerate(images):
+        (frames / f'{index}.png').write_bytes(encode_png(image))
+    assert images_to_bag.main(['--images', str(frames), '-o', str(bag), '--quiet']) == 0
+    arguments = ['-o', str(out), '--outputs', OUTPUTS, '--model', str(model), *OPTIONS]
+    assert segment_bag.main([str(bag), *arguments, '--track']) == 0
+    segmenter = Segmenter(
+        str(model), runtime='torch', precision='fp32', thresholds=Thresholds(overlap=0.1)
+    )
+    tracker, changed = InstanceTracker(), False
+    masks = decoded(out, '/segmentation_node/instance_mask')
+    arrays = decoded(out, '/segmentation_node/detections')
+    for image, (_, mask), (_, array) in zip(images, masks, arrays, strict=True):
+        found = segmenter.segment([image]).instances_of(0)
+        assert found is not None
+        expected = tracker.track(found, messages.stamp_ns_of(mask))
+        ids = mask.data.view('<u2').reshape(expected.ids.shape)
+        np.testing.assert_array_equal(ids, expected.ids)
+        assert [d.id for d in array.detections] == [str(s.id) for s in expected.segments]
+        changed |= bool((ids != found.ids).any())
+    assert changed
+
+
+def test_tracking_without_instances_is_an_error(
+    frames: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bag, out = tmp_path / 'in.mcap', tmp_path / 'out.mcap'
+    assert images_to_bag.main(['--images', str(frames), '-o', str(bag), '--quiet']) == 0
+    assert segment_bag.main([str(bag), '-o', str(out), '--track']) == 1
+    assert 'add instance_mask or detections, or leave out --track' in capsys.readouterr().err
+    assert not out.exists()
+    # A fleet segments parts of a bag in any order.
+    with pytest.raises(SystemExit):
+        label_fleet.main([str(bag), '--output', str(tmp_path / 'fleet'), '--track'])
+    assert 'unrecognized arguments: --track' in capsys.readouterr().err
 
 
 def test_a_folder_gets_instance_masks_and_detections(

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -268,24 +269,49 @@ def test_hub_models_have_the_segments_of_the_library(
     assert len(seen) > 2
 
 
+def test_at_another_size_only_edges_differ_from_the_library(tmp_path: Path) -> None:
+    """The library repeats pixels of masks of 384 x 384; otherwise the instances are equal."""
+    checkpoint = find_checkpoint(str(write_hub_model(tmp_path / INSTANCE)))
+    graph, library = checkpoint.load_graph(), Mask2FormerImageProcessor()
+    size = (256, 512)
+    plan = graph.geometry(size)
+    with torch.inference_mode():
+        parts = graph.outputs(torch.from_numpy(picture(0, *size)[None]), plan)
+    found = checkpoint.decoder([part[0].numpy() for part in parts], plan, DEFAULT_THRESHOLDS)
+    out = SimpleNamespace(class_queries_logits=parts[0], masks_queries_logits=parts[1])
+    segments, _ = of_library(library, INSTANCE, out, DEFAULT_THRESHOLDS, size)
+    labels = np.full(size, checkpoint.scheme.void_id, np.uint8)
+    for mask, channel in segments:
+        labels[mask] = checkpoint.channel_ids[channel]
+    assert len(np.unique(labels)) > 2
+    square = np.ones((9, 9), np.uint8)
+    inside = cv2.erode(labels, square) == cv2.dilate(labels, square)
+    assert inside.mean() > 0.3
+    assert (found.labels == labels)[inside].mean() > 0.999
+
+
 def of_library(
-    library: Any, name: str, out: Any, limits: Thresholds
+    library: Any,
+    name: str,
+    out: Any,
+    limits: Thresholds,
+    size: tuple[int, int] = (384, 384),
 ) -> tuple[list[tuple[Any, int]], Float32Array]:
     """Visible mask and channel of each segment, and the scores."""
     if name == PANOPTIC:
         [found] = library.post_process_panoptic_segmentation(
-            out, limits.score, 0.5, limits.overlap, set(), [(384, 384)]
+            out, limits.score, 0.5, limits.overlap, set(), [size]
         )
         masks = [found['segmentation'].numpy() == s['id'] for s in found['segments_info']]
     else:
         # Masks may overlap. In its map, one in an arbitrary order is above the others.
         [found] = library.post_process_instance_segmentation(
-            out, limits.score, target_sizes=[(384, 384)], return_binary_maps=True
+            out, limits.score, target_sizes=[size], return_binary_maps=True
         )
         masks = list(found['segmentation'].numpy() == 1)
     infos = found['segments_info']
     order = sorted(range(len(masks)), key=lambda index: -infos[index]['score'])
-    free = np.ones((384, 384), np.bool_)
+    free = np.ones(size, np.bool_)
     visible = []
     for index in order:
         mask = masks[index] & free

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Instances as users get them: from a node with a panoptic model, over real DDS."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from panoptic_models import PANOPTIC, picture, write_hub_model  # isort: skip
 from ros_process import Camera, NodeProcess, Probe, image_message, pixels_of, stamp_ns
 from sensor_msgs.msg import CompressedImage
 
+from segmentation_node.arrays import UInt8Array
 from segmentation_node.images.rendering import OUTLINE_RGB
 from segmentation_node.instances import Thresholds
+from segmentation_node.pipeline.tracking import InstanceTracker
 from segmentation_node.segmenter import Segmenter
 
 IMAGE_RGB = picture(2, 128, 160)
@@ -107,6 +110,45 @@ def test_thresholds_take_effect_while_the_node_is_running(camera: Camera, model:
         np.testing.assert_array_equal(instance_ids(mask), expected(model, values).instance_mask)
     refused = probe.set_parameter('min_instance_score', 1.5)
     assert not refused.successful
+
+
+def test_ids_stay_with_their_objects_until_the_model_is_another(
+    camera: Camera, model: Path, tmp_path: Path
+) -> None:
+    probe = camera.probe
+    masks = probe.collect('instance_mask')
+
+    def ids_of(image_rgb: UInt8Array) -> tuple[int, Any]:
+        stamp = stamp_ns(camera.segment(image_message(image_rgb)))
+        mask = probe.wait_for(
+            'its instances', lambda: next((m for m in masks if stamp_ns(m) == stamp), None)
+        )
+        return stamp, instance_ids(mask)
+
+    ids_of(IMAGE_RGB)
+    assert probe.set_parameter('track_instances', True).successful
+    thresholds = Thresholds(SCORE, OVERLAP)
+    segmenter = Segmenter(str(model), runtime='torch', precision='fp32', thresholds=thresholds)
+    tracker, changed = InstanceTracker(), False
+    kept: set[int] = set()
+    for step in range(4):
+        image_rgb = np.roll(IMAGE_RGB, 6 * step, axis=1)
+        stamp, ids = ids_of(image_rgb)
+        found = segmenter.segment([image_rgb]).instances_of(0)
+        assert found is not None
+        np.testing.assert_array_equal(ids, tracker.track(found, stamp).ids)
+        changed |= bool((ids != found.ids).any())
+        present = set(np.unique(ids).tolist()) - {0}
+        kept = kept & present if step else present
+    assert changed
+    assert kept
+    copy = shutil.copytree(model, tmp_path / PANOPTIC)
+    assert probe.set_parameter('model', str(copy)).successful
+    _, after = ids_of(IMAGE_RGB)
+    assert after[after > 0].min() > max(present)
+    assert probe.set_parameter('track_instances', False).successful
+    _, untracked = ids_of(IMAGE_RGB)
+    np.testing.assert_array_equal(untracked, expected(model, thresholds).instance_mask)
 
 
 def test_a_model_without_instances_publishes_none_and_says_so(

@@ -44,6 +44,8 @@ def test_instances_are_returned_if_requested(tmp_path: Path) -> None:
         ]  # fmt: skip
         [result] = predict('label').json()['results']
         assert result['instances'] is None
+        tasks = {m['name']: m['task'] for m in client.get('/models').json()['models']}
+        assert tasks == {'instance': 'instance', 'semantic': 'semantic'}
         refused = predict('instance', model='semantic')
         assert refused.status_code == 409
         assert 'requires a panoptic model' in refused.json()['detail']

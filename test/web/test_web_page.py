@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -55,25 +56,33 @@ WCAG = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']
 @pytest.fixture(scope='module')
 def address(tiny_checkpoint: Path) -> Iterator[str]:
     """Address of a page that uses a service."""
+    models = {'unet': 'unet', 'tiny': str(tiny_checkpoint)}
+    with (
+        serving(ServiceSettings(models, device='cpu')) as service,
+        page_of(str(service.base_url)) as address,
+    ):
+        yield address
+
+
+@contextmanager
+def page_of(service_url: str) -> Iterator[str]:
+    """Run a page that uses a service, and yield its address."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
         port = probe.getsockname()[1]
-    models = {'unet': 'unet', 'tiny': str(tiny_checkpoint)}
-    with serving(ServiceSettings(models, device='cpu')) as service:
-        environment = {URL_VARIABLE: str(service.base_url), **_plain_environment()}
-        page = subprocess.Popen(
-            streamlit_command('127.0.0.1', port),
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-        try:
-            assert page.stdout is not None
-            assert any('URL' in line for line in page.stdout)
-            yield f'http://127.0.0.1:{port}'
-        finally:
-            page.kill()
-            page.communicate()
+    page = subprocess.Popen(
+        streamlit_command('127.0.0.1', port),
+        stdout=subprocess.PIPE,
+        text=True,
+        env={URL_VARIABLE: service_url, **_plain_environment()},
+    )
+    try:
+        assert page.stdout is not None
+        assert any('URL' in line for line in page.stdout)
+        yield f'http://127.0.0.1:{port}'
+    finally:
+        page.kill()
+        page.communicate()
 
 
 def _plain_environment() -> dict[str, str]:

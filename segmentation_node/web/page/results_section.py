@@ -12,7 +12,8 @@ import streamlit as st
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.checkpoint import bundled_models
 from segmentation_node.errors import SchemeError
-from segmentation_node.images.rendering import colorize, overlay
+from segmentation_node.images.rendering import OUTLINE_RGB, colorize, overlay
+from segmentation_node.instances import outlines_of
 from segmentation_node.labels import LabelClass, LabelScheme, available_schemes, load_scheme
 from segmentation_node.scoring import LabelComparison
 from segmentation_node.web.page.choice import choice
@@ -58,9 +59,13 @@ def show_results(
     alpha = 1.0
     if style == 'overlay':
         alpha = st.slider(words('alpha'), 0, 100, 50, 5, key='alpha') / 100
-    _pictures(words, picture, results, style, alpha)
+    outlines = any(r.instances is not None for r in results) and st.checkbox(
+        words('outlines'), value=True, key='outlines'
+    )
+    _pictures(words, picture, results, style, alpha, outlines=outlines)
     st.html(note(_caution(words, results)))
     _legends(words, picture, results)
+    _instances(words, results)
     if picture.sample is not None:
         _ious(words, picture.sample, results)
     if len(results) > 1:
@@ -78,6 +83,8 @@ def _pictures(
     results: Sequence[DecodedResult],
     style: str,
     alpha: float,
+    *,
+    outlines: bool,
 ) -> None:
     exact = style == 'patterns'
 
@@ -100,7 +107,10 @@ def _pictures(
         caption = words('result_caption', model=model, confidence=words.percent(result.confidence))
         if result.out_of_domain:
             caption += words('out_of_domain')
-        pictures.append((draw(result.labels, _scheme(result)), alt, caption, model))
+        drawn = draw(result.labels, _scheme(result))
+        if outlines and result.instances is not None:
+            drawn[outlines_of(result.instances.ids)] = OUTLINE_RGB
+        pictures.append((drawn, alt, caption, model))
     for first in range(0, len(pictures), COLUMNS):
         row = pictures[first : first + COLUMNS]
         for column, (image, alt, caption, name) in zip(st.columns(COLUMNS), row, strict=False):
@@ -147,6 +157,28 @@ def _legends(words: Words, picture: ChosenPicture, results: Sequence[DecodedResu
         columns = (words('class'), *truth_column, *(words.model(r.model) for r in group))
         swatches = [swatch(scheme, c.id) for c in scheme.classes]
         st.html(table(words('legend'), columns, rows, swatches))
+
+
+def _instances(words: Words, results: Sequence[DecodedResult]) -> None:
+    """Show a table of the instances for each model that tells them apart."""
+    columns = tuple(map(words, ('instance', 'class', 'score', 'box')))
+    for result in results:
+        if result.instances is None:
+            continue
+        rows = [
+            (
+                str(each['id']),
+                words.class_name(each['class_name']),
+                words.percent(each['score']),
+                words('box_value', **each['box']),
+            )
+            for each in result.instances.rows
+        ]
+        model = words.model(result.model)
+        if rows:
+            st.html(table(words('instances_table', model=model), columns, rows))
+        else:
+            st.write(words('no_instances', model=model))
 
 
 def _ious(words: Words, sample: Sample, results: Sequence[DecodedResult]) -> None:
@@ -216,17 +248,18 @@ def _timings(words: Words, results: Sequence[DecodedResult]) -> None:
 def _downloads(words: Words, results: Sequence[DecodedResult]) -> None:
     st.subheader(words('download_head'))
     for result in results:
-        left, right = st.columns(2)
-        for column, kind, data in (
-            (left, 'label', result.label_png),
-            (right, 'color', result.color_png),
-        ):
+        files = {'label': result.label_png, 'color': result.color_png}
+        if result.instances is not None:
+            files['instance'] = result.instances.png
+        for column, (kind, data) in zip(st.columns(len(files)), files.items(), strict=True):
             column.download_button(
                 words(f'download_{kind}', model=words.model(result.model)), data,
                 f'{result.model}_{kind}.png', 'image/png', on_click='ignore',
                 key=f'{kind}_{result.model}',
             )  # fmt: skip
     st.write(words('download_note'))
+    if any(r.instances is not None for r in results):
+        st.write(words('download_instance_note'))
 
 
 def _ids(result: DecodedResult) -> tuple[tuple[int, str], ...]:

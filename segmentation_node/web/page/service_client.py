@@ -6,11 +6,14 @@ import os
 from dataclasses import dataclass
 from typing import Any, Final
 
+import cv2
 import httpx
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.errors import SegmentationError
+from segmentation_node.images.files import decode_pixels
 from segmentation_node.images.label_files import decode_label_file
+from segmentation_node.instances import INSTANCE, PANOPTIC
 from segmentation_node.web.api_key import API_KEY_HEADER
 from segmentation_node.web.service_settings import API_KEY_VARIABLE, HOST, PORT
 
@@ -34,8 +37,20 @@ class ServiceError(SegmentationError):
 
 
 @dataclass(frozen=True)
+class DecodedInstances:
+    """Instances of a picture: the instance mask, (H, W) uint16, its file, and a row for each."""
+
+    ids: UInt16Array
+    png: bytes
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class DecodedResult:
-    """Result of one model for a picture; `labels` are class ids, (H, W) uint8."""
+    """Result of one model for a picture; `labels` are class ids, (H, W) uint8.
+
+    `instances` is None if the model does not tell objects apart.
+    """
 
     model: str
     label_scheme: str
@@ -46,6 +61,7 @@ class DecodedResult:
     confidence: float
     out_of_domain: bool | None
     timings: dict[str, float]
+    instances: DecodedInstances | None
 
 
 def service_url() -> str:
@@ -65,10 +81,23 @@ def known_models() -> list[dict[str, Any]]:
 
 
 def predict(model: str, image: bytes) -> DecodedResult:
-    """Segment a picture; raises ServiceError."""
+    """Segment a picture, with instances if the model tells them apart; raises ServiceError."""
+    if _has_instances(model):
+        return _predicted(model, image, 'instance')
+    result = _predicted(model, image)
+    # The service may not know the task of a model before it is loaded.
+    return _predicted(model, image, 'instance') if _has_instances(model) else result
+
+
+def _has_instances(model: str) -> bool:
+    return any(m['name'] == model and m['task'] in (PANOPTIC, INSTANCE) for m in known_models())
+
+
+def _predicted(model: str, image: bytes, *more: str) -> DecodedResult:
+    """Request labels, colors and more outputs."""
     response = _request(
         'POST', '/predict', timeout=PREDICT_TIMEOUT_S, files={'image': image},
-        data={'model': model, 'outputs': ['label', 'color']},
+        data={'model': model, 'outputs': ['label', 'color', *more]},
     )  # fmt: skip
     [result] = response.json()['results']
     label_png, color_png = (base64.b64decode(result['outputs'][k]) for k in ('label', 'color'))
@@ -82,7 +111,15 @@ def predict(model: str, image: bytes) -> DecodedResult:
         confidence=result['confidence'],
         out_of_domain=result['out_of_domain'],
         timings=result['timings'],
+        instances=_instances(result),
     )
+
+
+def _instances(result: dict[str, Any]) -> DecodedInstances | None:
+    if result['instances'] is None:
+        return None
+    png = base64.b64decode(result['outputs']['instance'])
+    return DecodedInstances(decode_pixels(png, cv2.IMREAD_UNCHANGED), png, result['instances'])
 
 
 def _request(method: str, path: str, timeout: float, **options: Any) -> httpx.Response:
