@@ -7,12 +7,13 @@ It needs the extra `test` and a Chromium of the system, which draws in software.
 import argparse
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +41,7 @@ SIZE_WH: Final = (1280, 720)
 QUALITY: Final = 85
 #: Pictures are taken at this period until two of them are equal and show the recording.
 PERIOD_S: Final = 10.0
+START_S: Final = 10.0
 PATIENCE_S: Final = 600.0
 #: Number of colors of a picture that shows more than the empty viewer.
 COLORS: Final = 5000
@@ -74,11 +76,20 @@ def _served(recording: Path) -> Iterator[None]:
     # The server keeps an identity for usage statistics in the home folder, and sends none in the
     # first session.
     with tempfile.TemporaryDirectory() as home:
-        server = subprocess.Popen(command, env={**os.environ, 'HOME': home})  # noqa: S603
+        server = subprocess.Popen(  # noqa: S603
+            command, env={**os.environ, 'HOME': home}, start_new_session=True
+        )
         try:
+            time.sleep(START_S)
+            if server.poll() is not None:
+                raise SettingError(
+                    f'the server ended; ports {GRPC_PORT} and {PAGE_PORT} must be free'
+                )
             yield
         finally:
-            server.terminate()
+            # The command is a script that starts the server proper.
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGTERM)
             server.wait()
 
 
@@ -99,7 +110,6 @@ def _opened() -> Iterator[Page]:
 
 def _calm_picture(page: Page) -> UInt8Array:
     """Return the view once it no longer changes, (H, W, 3) uint8 RGB."""
-    time.sleep(PERIOD_S)  # the server starts
     page.goto(ADDRESS)
     deadline_s = time.monotonic() + PATIENCE_S
     previous: UInt8Array | None = None
