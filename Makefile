@@ -23,7 +23,7 @@ NEEDS := setup.py pyproject.toml
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo web study benchmark test faults soak lint format scenes readme docs clean distclean
+.PHONY: help demo web study benchmark test faults soak lint format scenes readme viewing docs clean distclean
 
 help:  ## List the targets
 	@echo 'Usage: make TARGET [NAME=value ...]'
@@ -80,6 +80,11 @@ readme: $(STAMPS)/demo  ## Update the tables, figures and picture of README.md a
 	$(BIN)/python -m segmentation_node.demo --output "$$OUTPUT" $${MODEL:+--model "$$MODEL"}
 	$(BIN)/python docs/reference_tables.py --figures "$$OUTPUT"/figures.txt
 	$(BIN)/python docs/readme_picture.py "$$OUTPUT"/segmentation.mcap resource/readme/street.jpg
+
+viewing: $(STAMPS)/test  ## Update the picture of Rerun's viewer in docs/
+	$(BIN)/segment_bag resource/demo/street.mcap --limit 40 --output "$$OUTPUT"/viewing.mcap \
+	  --rrd "$$OUTPUT"/viewing.rrd --overwrite
+	$(BIN)/python docs/rerun_picture.py "$$OUTPUT"/viewing.rrd docs/rerun.jpg
 
 docs: $(STAMPS)/docs  ## Build the manual; results in site/
 	$(BIN)/mkdocs build --strict

