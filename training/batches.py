@@ -21,6 +21,7 @@ from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
 from training.draws import happens
 from training.prepare import PreparedImages, prepared
+from training.segments import classes_of, of_another_image
 
 #: One image of a batch: index of its data set, index within the set, and augmentation seed.
 Pick = tuple[int, int, int]
@@ -62,8 +63,9 @@ class Plan:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops, indexed by pick; each data set has its own augmentation.
 
-    With probability `paste`, the pixels of `rare` channels in another crop of the same set are
-    pasted in (Olsson et al., "ClassMix", WACV 2021, with the truth instead of a prediction).
+    Labels are channels, or segments of channels. With probability `paste`, the pixels of `rare`
+    channels in another crop of the same set are pasted in (Olsson et al., "ClassMix", WACV 2021,
+    with the truth instead of a prediction).
     """
 
     def __init__(
@@ -76,7 +78,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         self.sets, self.augments, self.paste, self.rare = sets, augments, paste, rare
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor]:
-        """Return the crop, (3, h, w) uint8 RGB, and its channels, (h, w) int64."""
+        """Return the crop, (3, h, w) uint8 RGB, and its labels, (h, w) int64."""
         index, place, seed = pick
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -87,12 +89,13 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor, Tensor]:
         if isinstance(augment, Cover):
             return augment(*images[place])
-        image, channels = augment.place(*images[place])
+        image, labels = augment.place(*images[place])
         if happens(self.paste):
             other, theirs = augment.place(*images[int(torch.randint(len(images), ()))])
-            pasted = torch.isin(theirs, self.rare)
-            image, channels = other.where(pasted, image), theirs.where(pasted, channels)
-        return augment.recolor(image), channels
+            pasted = torch.isin(classes_of(theirs), self.rare)
+            image = other.where(pasted, image)
+            labels = of_another_image(theirs).where(pasted, labels)
+        return augment.recolor(image), labels
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -105,9 +108,9 @@ class WholeImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the image, (3, H, W) uint8 RGB, and its channels, (H, W) int64."""
-        image, channels = self.images[self.places[index]]
-        return image, channels.long()
+        """Return the image, (3, H, W) uint8 RGB, and its labels, (H, W) int64."""
+        image, labels = self.images[self.places[index]]
+        return image, labels.long()
 
 
 class Data(pl.LightningDataModule):

@@ -15,7 +15,7 @@ segment that lies mostly on them or on a group of its class is no error.
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -44,16 +44,21 @@ class Quality(NamedTuple):
 class PanopticCounts:
     """Segments of the scored classes of a scheme, counted over images.
 
-    `sums` are, by class id: the summed IoU of the matches, their number, predicted segments
-    without a match, and true segments without a match, (4, 256).
+    Without `things`, only classes that are not countable are scored: truth without instances does
+    not tell whether countable ones are correct. `sums` are, by class id: the summed IoU of the
+    matches, their number, predicted segments without a match, and true segments without a match,
+    (4, 256).
     """
 
     scheme: LabelScheme
+    things: bool = True
     sums: Float64Array = field(default_factory=lambda: np.zeros((4, 256)))
 
     def __post_init__(self) -> None:
-        self._scored = _ids(scored_classes(self.scheme))
-        self._countable = _ids(c for c in scored_classes(self.scheme) if c.countable)
+        scored = scored_classes(self.scheme)
+        self._classes = [c for c in scored if self.things or not c.countable]
+        self._scored = _ids(self._classes)
+        self._countable = _ids(c for c in self._classes if c.countable)
 
     def add(
         self,
@@ -70,10 +75,10 @@ class PanopticCounts:
             labels: (H, W) predicted ids.
             predicted_instances: (H, W) numbers of the predicted instances, 0 for none.
         """
-        predicted_target = np.where(self._scored[labels], labels, np.int16(UNCOUNTED))
+        void = target == UNCOUNTED
         true, predicted, pixels = overlaps(
-            self._segments(target, instances),
-            self._segments(predicted_target, predicted_instances),
+            self._segments(np.where(void, 0, target).astype(np.uint8), instances, void),
+            self._segments(labels, predicted_instances),
         )
         true_class, predicted_class = classes_of(true), classes_of(predicted)
         is_group = self._countable[true_class] & (instances_of(true) == 0)
@@ -94,14 +99,16 @@ class PanopticCounts:
         np.add.at(self.sums[_FALSE], predicted_class[is_false], 1)
         np.add.at(self.sums[_MISSED], true_class[is_missed], 1)
 
-    def _segments(self, target: Target, instances: UInt16Array) -> Segments:
-        segments = pack(target.clip(0), instances, self._countable)
-        segments[target == UNCOUNTED] = _VOID
+    def _segments(
+        self, labels: UInt8Array, instances: UInt16Array, void: BoolArray | Literal[False] = False
+    ) -> Segments:
+        segments = pack(labels, instances, self._countable)
+        segments[void | ~self._scored[labels]] = _VOID
         return segments
 
     def by_class(self) -> dict[str, Quality]:
         """Return the quality of each scored class; NaN if it has no segment."""
-        return {c.name: self._quality(c) for c in scored_classes(self.scheme)}
+        return {c.name: self._quality(c) for c in self._classes}
 
     def mean(self, countable: bool | None = None) -> Quality:
         """Return the mean over the classes that have segments.
@@ -109,12 +116,23 @@ class PanopticCounts:
         Args:
             countable: only classes that are countable ("things"), or that are not ("stuff").
         """
-        classes = scored_classes(self.scheme)
-        chosen = [c for c in classes if countable in (None, c.countable)]
+        chosen = [c for c in self._classes if countable in (None, c.countable)]
         found = [each for each in map(self._quality, chosen) if math.isfinite(each.pq)]
         if not found:
             return Quality(math.nan, math.nan, math.nan)
         return Quality(*np.mean(found, axis=0).tolist())
+
+    def figures(self) -> dict[str, float]:
+        """Return PQ, SQ and RQ of all classes, of things and of stuff, by name.
+
+        Without things, only those of stuff.
+        """
+        parts = {'': None, '_things': True, '_stuff': False} if self.things else {'_stuff': False}
+        return {
+            f'{kind}{part}': value
+            for part, countable in parts.items()
+            for kind, value in zip(('PQ', 'SQ', 'RQ'), self.mean(countable), strict=True)
+        }
 
     def _quality(self, c: LabelClass) -> Quality:
         iou, matched, false, missed = self.sums[:, c.id].tolist()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from segmentation_node.arrays import BoolArray, UInt16Array
+from segmentation_node.labels import IGNORE, LabelScheme
 
 #: Segment of each pixel, or of each of some segments: its class in the lower 8 bits, and the
 #: number of its instance above them, 0 for none. Negative numbers are no segments.
@@ -20,8 +21,8 @@ Segments = npt.NDArray[np.int32]
 
 CLASS_BITS: Final = 8
 _CLASSES: Final = (1 << CLASS_BITS) - 1
-#: Added to the segments of one image, none of them is a segment of another image.
-OF_ANOTHER_IMAGE: Final = 1 << CLASS_BITS + 16
+#: Added to the instances of one image, none of them is an instance of another image.
+_OF_ANOTHER_IMAGE: Final = 1 << CLASS_BITS + 16
 
 
 def pack(classes: npt.NDArray[Any], instances: UInt16Array, countable: BoolArray) -> Segments:
@@ -39,6 +40,13 @@ def pack(classes: npt.NDArray[Any], instances: UInt16Array, countable: BoolArray
     return counted.astype(np.int32) << CLASS_BITS | classes.astype(np.int32)
 
 
+def countable_channels(scheme: LabelScheme) -> BoolArray:
+    """Return which channels of a scheme are those of countable classes, (256,)."""
+    countable = np.zeros(256, np.bool_)
+    countable[: len(scheme.learned)] = scheme.countable_of(scheme.channel_ids)
+    return countable
+
+
 def classes_of(segments: Any) -> Any:
     """Return the classes of segments, an array or a tensor of integers; labels are unchanged."""
     return segments & _CLASSES
@@ -49,10 +57,16 @@ def instances_of(segments: Any) -> Any:
     return segments >> CLASS_BITS
 
 
-def without_groups(segments: Tensor, countable: Tensor, ignored: int) -> Tensor:
-    """Replace groups in (..., H, W) segments by `ignored`; `countable` are channels, (N,)."""
+def of_another_image(segments: Tensor) -> Tensor:
+    """Return int64 segments whose instances differ from those of every other image."""
+    is_instance: Tensor = instances_of(segments) > 0
+    return segments + _OF_ANOTHER_IMAGE * is_instance
+
+
+def without_groups(segments: Tensor, countable: Tensor) -> Tensor:
+    """Replace groups by IGNORE; `countable` are the channels of countable classes, (N,) int64."""
     is_group = torch.isin(segments, countable)  # without an instance, a segment is its channel
-    return segments.masked_fill(is_group, ignored)
+    return segments.masked_fill(is_group, IGNORE)
 
 
 class Overlaps(NamedTuple):
