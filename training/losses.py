@@ -2,7 +2,7 @@
 """Training objectives of the networks; IGNORE pixels contribute to no loss."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
@@ -94,6 +94,8 @@ def soft_dice(probability: Tensor, channels: Tensor) -> Tensor:
     return (1 - (2 * overlap / total.clamp(min=1e-6))[present]).sum() / present.sum().clamp(min=1)
 
 
+#: Target class of queries that learn no class.
+_NOT_TRAINED: Final = -1
 #: Class logits (B, Q, C + 1) and mask logits (B, Q, h, w) after one decoder layer.
 LayerOutputs = tuple[Tensor, Tensor]
 
@@ -108,7 +110,8 @@ class SetObjective:
 
     `countable` are the channels of classes with instances, (N,) int64. Pixels of their groups,
     which do not tell objects apart, are not sampled either; nor is a segment of few pixels that
-    no point meets.
+    no point meets. A query without a target learns "no object", unless its mask lies mostly on
+    pixels that are not annotated: it may have found an object there.
     """
 
     CLASS, MASK, DICE, NO_OBJECT = 2.0, 5.0, 5.0, 0.1
@@ -144,11 +147,27 @@ class SetObjective:
             for classes, masks in outputs:
                 sampled = F.grid_sample(masks[image][None].float(), grid, align_corners=False)
                 at_points = sampled[0, :, 0]  # (Q, P)
-                logits = classes[image].float()
-                total = total + self._layer(logits, at_points, classes_of(present), targets)
+                logits, channel = classes[image].float(), classes_of(present)
+                unclear = self._unclear(masks[image], image_channels)
+                total = total + self._layer(logits, at_points, channel, targets, unclear)
         return total / len(channels)
 
-    def _layer(self, classes: Tensor, masks: Tensor, present: Tensor, targets: Tensor) -> Tensor:
+    def _unclear(self, masks: Tensor, labels: Tensor) -> Tensor:
+        """Return which queries may have found an object that is not annotated, (Q,) bool.
+
+        Args:
+            masks: (Q, h, w) logits.
+            labels: (H, W) channels or segments.
+        """
+        if not len(self.countable):
+            return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        unannotated = (labels == IGNORE).float()[None, None]
+        share = F.interpolate(unannotated, masks.shape[-2:], mode='area').flatten()  # (h * w,)
+        return (masks > 0).float().flatten(1) @ (share - 0.5) > 0
+
+    def _layer(
+        self, classes: Tensor, masks: Tensor, present: Tensor, targets: Tensor, unclear: Tensor
+    ) -> Tensor:
         with torch.no_grad():
             cost = (
                 self.MASK * pairwise_bce(masks, targets)
@@ -159,6 +178,7 @@ class SetObjective:
             pairs = linear_sum_assignment(cost.nan_to_num().cpu().numpy())
             queries, order = (torch.as_tensor(side, device=cost.device) for side in pairs)
         target_class = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
+        target_class[unclear] = _NOT_TRAINED
         target_class[queries] = present[order]
         weights = torch.ones(classes.shape[1], device=classes.device)
         weights[-1] = self.NO_OBJECT
@@ -168,7 +188,7 @@ class SetObjective:
         overlap = 2 * (probability * target).sum(1) + 1
         dice = 1 - overlap / (probability.sum(1) + target.sum(1) + 1)
         return (
-            self.CLASS * F.cross_entropy(classes, target_class, weights)
+            self.CLASS * F.cross_entropy(classes, target_class, weights, ignore_index=_NOT_TRAINED)
             + self.MASK * bce
             + self.DICE * dice.mean()
         )

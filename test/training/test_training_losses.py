@@ -411,3 +411,19 @@ def test_groups_teach_nothing() -> None:
     assert masks.grad is not None
     assert (masks.grad[0, :, :4, 4:] == 0).all()
     assert (masks.grad[0, :, :4, :4] != 0).any()
+
+
+def test_an_object_in_a_group_is_not_no_object() -> None:
+    """Of three queries, one has the stuff, one lies on the group, and one on the stuff as well."""
+    segments = torch.zeros(1, 8, 8, dtype=torch.int64)
+    segments[:, :4] = 1
+    stuff = segments[0] == 0
+    masks = torch.stack([stuff, ~stuff, stuff]).float()[None] * 40 - 20
+    classes = torch.zeros(1, 3, 3, requires_grad=True)
+    segment_loss(masks, classes, segments).backward()
+    assert classes.grad is not None
+    learns = (classes.grad[0] != 0).any(dim=1).tolist()
+    assert learns == [True, False, True]
+    classes.grad = None
+    set_loss(masks, classes, segments.masked_fill(segments == 1, IGNORE)).backward()
+    assert (classes.grad[0] != 0).any(dim=1).all()  # without countable classes, all learn
