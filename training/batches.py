@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segmentation_node.errors import DatasetError
+from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
 from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
+from training.datasets import has_instance_images
 from training.draws import happens
 from training.prepare import PreparedImages, prepared
 from training.segments import classes_of, of_another_image
@@ -119,6 +120,7 @@ class Data(pl.LightningDataModule):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment = experiment
+        _check_instances(experiment)
         scheme = load_scheme(experiment.label_scheme)
         self.train = [prepared(experiment, use, scheme) for use in experiment.train]
         self.val = {
@@ -163,6 +165,16 @@ class Data(pl.LightningDataModule):
     @property
     def _trainer(self) -> pl.Trainer:
         return cast('pl.Trainer', self.trainer)
+
+
+def _check_instances(experiment: Experiment) -> None:
+    """Raise SettingError if the score of the best epoch cannot be measured."""
+    name, use = next(iter(experiment.val.items()))
+    if experiment.has_instances and not has_instance_images(experiment, use):
+        raise SettingError(
+            f'validation set {name!r} determines the best epoch of task {experiment.task}, but '
+            f'data set {use.set} has no instance images; put a set with instances first in "val"'
+        )
 
 
 def rare_channels(sets: Sequence[PreparedImages], scheme: LabelScheme) -> Tensor:

@@ -109,7 +109,7 @@ class Keeper(pl.Callback):
             raise SegmentationError(
                 f'validation set {names[0]!r} has no {"segment" if segments else "pixel"} of a '
                 f'scored class, so the best epoch cannot be determined; put a set with labels '
-                f'{"and instances " if segments else ""}first in "val"'
+                f'first in "val"'
             )
         is_best = self._score > self.best
         if is_best:

@@ -19,6 +19,7 @@ from typing import Final
 
 from segmentation_node import topics
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
+from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.cli import (
     HelpFormatter,
     add_quiet_option,
@@ -28,6 +29,7 @@ from segmentation_node.cli import (
     topic_name,
 )
 from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
@@ -35,7 +37,7 @@ from training.data_options import add_set_options, number_from_0, open_frames
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded, model_name
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labeled_frames import BagFrames, LabeledFrames
+from training.labeled_frames import BagFrames
 
 RUNS: Final = Path('runs')
 
@@ -68,7 +70,9 @@ def _evaluate(args: argparse.Namespace) -> Evaluation:
             _bag(args), label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet
         )
     # Invalid data is reported before the model loads, which takes seconds.
-    mode, frames = _mode(args), _frames(args)
+    mode = _mode(args)
+    instances = find_checkpoint(_model(args)).task != SEMANTIC
+    frames = _bag(args) if args.bag is not None else open_frames(args, instances=instances)
     segmenter = Segmenter(
         _model(args),
         runtime=args.runtime,
@@ -93,12 +97,6 @@ def _mode(args: argparse.Namespace) -> InferenceMode:
         args.scales or WHOLE.scales,
         args.flip,
     )
-
-
-def _frames(args: argparse.Namespace) -> LabeledFrames:
-    if args.bag is not None:
-        return _bag(args)
-    return open_frames(args)
 
 
 def _bag(args: argparse.Namespace) -> BagFrames:
@@ -190,7 +188,8 @@ def _parser() -> argparse.ArgumentParser:
         prog='evaluate',
         description='Score a checkpoint on a data set or on a bag with ground truth, with the '
         "robot's inference code: IoU by class and category, Dice, pixel accuracy, boundary "
-        'F-score, calibration, and the worst frames as pictures.',
+        'F-score, PQ and AP of a model with instances, calibration, and the worst frames as '
+        'pictures.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(
