@@ -28,7 +28,7 @@ from segmentation_node.cli import (
     share,
     topic_name,
 )
-from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.errors import CheckpointError, SegmentationError, SettingError
 from segmentation_node.instances import SEMANTIC
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Segmenter
@@ -37,7 +37,7 @@ from training.data_options import add_set_options, number_from_0, open_frames
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded, model_name
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labeled_frames import BagFrames
+from training.labeled_frames import BagFrames, FileFrames
 
 RUNS: Final = Path('runs')
 
@@ -71,8 +71,11 @@ def _evaluate(args: argparse.Namespace) -> Evaluation:
         )
     # Invalid data is reported before the model loads, which takes seconds.
     mode = _mode(args)
-    instances = find_checkpoint(_model(args)).task != SEMANTIC
-    frames = _bag(args) if args.bag is not None else open_frames(args, instances=instances)
+    frames: BagFrames | FileFrames
+    if args.bag is not None:
+        frames = _bag(args)
+    else:
+        frames = open_frames(args, instances=_has_instances(_model(args)))
     segmenter = Segmenter(
         _model(args),
         runtime=args.runtime,
@@ -84,6 +87,13 @@ def _evaluate(args: argparse.Namespace) -> Evaluation:
         segmenter, frames, mode,
         label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet,
     )  # fmt: skip
+
+
+def _has_instances(model: str) -> bool:
+    try:
+        return find_checkpoint(model).task != SEMANTIC
+    except CheckpointError:
+        return False  # reported after the data, when the segmenter opens the model
 
 
 def _model(args: argparse.Namespace) -> str:

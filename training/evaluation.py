@@ -26,7 +26,7 @@ from training.calibration import Calibration
 from training.frame_counts import MAX_FRAMES, FrameCounts, PixelCounts
 from training.inference_modes import WHOLE, InferenceMode
 from training.labeled_frames import BagFrames, LabeledFrame, LabeledFrames
-from training.panoptic_quality import PanopticCounts, Quality
+from training.panoptic_quality import PanopticCounts, SegmentQuality
 
 #: Number of worst frames kept for pictures.
 WORST: Final = 8
@@ -102,7 +102,7 @@ class Evaluation:
         if self.segments is not None:
             overall |= self.segments.figures()
             qualities = self.segments.by_class()
-            for kind in Quality._fields:
+            for kind in SegmentQuality._fields:
                 values = {name: getattr(quality, kind) for name, quality in qualities.items()}
                 by_name[kind.upper()] = values
         if self.objects is not None:

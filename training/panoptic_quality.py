@@ -32,7 +32,7 @@ _VOID: Final = -1
 _IOU, _MATCHED, _FALSE, _MISSED = range(4)
 
 
-class Quality(NamedTuple):
+class SegmentQuality(NamedTuple):
     """Panoptic, segmentation and recognition quality; NaN if there is no segment."""
 
     pq: float
@@ -106,11 +106,11 @@ class PanopticCounts:
         segments[void | ~self._scored[labels]] = _VOID
         return segments
 
-    def by_class(self) -> dict[str, Quality]:
+    def by_class(self) -> dict[str, SegmentQuality]:
         """Return the quality of each scored class; NaN if it has no segment."""
         return {c.name: self._quality(c) for c in self._classes}
 
-    def mean(self, countable: bool | None = None) -> Quality:
+    def mean(self, countable: bool | None = None) -> SegmentQuality:
         """Return the mean over the classes that have segments.
 
         Args:
@@ -119,8 +119,8 @@ class PanopticCounts:
         chosen = [c for c in self._classes if countable in (None, c.countable)]
         found = [each for each in map(self._quality, chosen) if math.isfinite(each.pq)]
         if not found:
-            return Quality(math.nan, math.nan, math.nan)
-        return Quality(*np.mean(found, axis=0).tolist())
+            return SegmentQuality(math.nan, math.nan, math.nan)
+        return SegmentQuality(*np.mean(found, axis=0).tolist())
 
     def figures(self) -> dict[str, float]:
         """Return PQ, SQ and RQ of all classes, of things and of stuff, by name.
@@ -134,12 +134,13 @@ class PanopticCounts:
             for kind, value in zip(('PQ', 'SQ', 'RQ'), self.mean(countable), strict=True)
         }
 
-    def _quality(self, c: LabelClass) -> Quality:
+    def _quality(self, c: LabelClass) -> SegmentQuality:
         iou, matched, false, missed = self.sums[:, c.id].tolist()
         segments = matched + (false + missed) / 2
         if not segments:
-            return Quality(math.nan, math.nan, math.nan)
-        return Quality(iou / segments, iou / matched if matched else 0.0, matched / segments)
+            return SegmentQuality(math.nan, math.nan, math.nan)
+        sq = iou / matched if matched else 0.0
+        return SegmentQuality(iou / segments, sq, matched / segments)
 
 
 def _ids(classes: Iterable[LabelClass]) -> BoolArray:

@@ -21,7 +21,7 @@ from segmented_streets import LABEL_IDS, TRAIN_IDS, Segmented, label_ids_of, seg
 from segmentation_node.images.files import encode_png
 from segmentation_node.labels import LabelClass, LabelScheme
 from segmentation_node.metrics import UNCOUNTED, truth_lut_of
-from training.panoptic_quality import PanopticCounts, Quality
+from training.panoptic_quality import PanopticCounts, SegmentQuality
 
 ROAD, CAR, VOID = 1, 2, 0
 SMALL = LabelScheme(
@@ -32,7 +32,7 @@ SMALL = LabelScheme(
         LabelClass(CAR, 'car', (0, 0, 0), 'vehicle', countable=True),
     ),
 )
-NAN = Quality(math.nan, math.nan, math.nan)
+NAN = SegmentQuality(math.nan, math.nan, math.nan)
 
 
 def counts_of(
@@ -56,7 +56,7 @@ def test_two_cars_on_a_road() -> None:
         [1, 1, 1, 1, 2, 2, 2, 2, 2, 2], [0, 0, 0, 0, 7, 7, 7, 7, 8, 8],
         [1, 1, 1, 1, 1, 2, 2, 2, 0, 1], [0, 0, 0, 0, 0, 3, 3, 3, 0, 0],
     )  # fmt: skip
-    car = Quality(0.75 / 1.5, 0.75, 1 / 1.5)
+    car = SegmentQuality(0.75 / 1.5, 0.75, 1 / 1.5)
     assert found.by_class() == {'road': pytest.approx((4 / 6, 4 / 6, 1)), 'car': car}
     assert found.mean(countable=True) == car
     assert found.mean(countable=False) == pytest.approx((4 / 6, 4 / 6, 1))

@@ -283,7 +283,7 @@ def test_command_names_the_bad_file(root: Path, capsys: pytest.CaptureFixture[st
 
 # Segments.
 
-PANOPTIC = {'task': 'panoptic', 'family': 'mask2former', 'network': MASK2FORMER}
+PANOPTIC: dict[str, Any] = {'task': 'panoptic', 'family': 'mask2former', 'network': MASK2FORMER}
 TOWNS = {'set': 'towns'}
 
 
