@@ -86,8 +86,8 @@ def test_the_spec_decides(panoptic: Path, tmp_path: Path) -> None:
         ('task: [1]', 'task .*; choose one of'),
         ('family: unet\ntask: panoptic', 'family unet does not support; use one of mask2former'),
         (
-            'task: panoptic\nlabel_scheme: cityscapes8',
-            'cityscapes8 has none; mark such classes with "countable: true"',
+            'task: panoptic\nlabel_scheme: camvid11',
+            'camvid11 has none; mark such classes with "countable: true"',
         ),
     ],
 )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.images.files import encode_png
 
 Image = UInt8Array
@@ -97,6 +97,37 @@ def write_cityscapes(
         outlines = {'imgHeight': height, 'imgWidth': width, 'objects': [road(height, width)]}
         (truth / f'{stem}_gtFine_polygons.json').write_text(json.dumps(outlines), encoding='utf-8')
     return root
+
+
+def write_instances(root: Path, split: str, count: int, city: str = 'cartown') -> Path:
+    """Write streets with two cars each, in the layout `cityscapes` with instance images.
+
+    The cars of every second image are a group at its left, and an instance.
+    """
+    images, truth = root / 'leftImg8bit' / split / city, root / 'gtFine' / split / city
+    images.mkdir(parents=True)
+    truth.mkdir(parents=True)
+    for seed in range(count):
+        image, instances = cars(seed)
+        stem = f'{city}_{seed:06}_000019'
+        (images / f'{stem}_leftImg8bit.png').write_bytes(encode_png(image))
+        (truth / f'{stem}_gtFine_instanceIds.png').write_bytes(encode_png(instances))
+        ids = np.where(instances < 1000, instances, instances // 1000).astype(np.uint8)
+        (truth / f'{stem}_gtFine_labelIds.png').write_bytes(encode_png(ids))
+    return root
+
+
+def cars(seed: int, height: int = 64, width: int = 96) -> tuple[Image, UInt16Array]:
+    """Draw sky, houses and a road with two cars: RGB, and the values of an instance image."""
+    image, ids = street(seed, height, width)
+    instances = np.choose(np.minimum(ids, 4), [23, 11, 7, 7, 7]).astype(np.uint16)
+    instances[-3:] = 0
+    image[ids == 8] = image[height // 2 + 1, 0]
+    for number, left in ((1, 8), (2, width // 2 + 8)):
+        there = np.s_[height // 2 + 4 : height - 8, left : left + 24]
+        instances[there] = 26 if seed % 2 and number == 1 else 26000 + number
+        image[there] = COLORS[8]
+    return image, instances
 
 
 def road(height: int, width: int) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Joint augmentation of image and labels."""
+"""Joint augmentation of image and labels.
+
+Labels are channels, uint8, or segments of channels, int32. They are never interpolated.
+"""
 
 import torch
 from torch import Tensor
@@ -10,6 +13,7 @@ from torchvision.transforms.v2.functional import resize  # type: ignore[import-u
 from segmentation_node.labels import IGNORE
 from training.draws import happens, log_uniform
 from training.photometric import photometric
+from training.segments import classes_of
 from training.warp import draw_corners, warp_image, warp_labels
 
 #: Attempts to draw a crop that no class dominates; the last one is accepted as it is.
@@ -22,12 +26,12 @@ class Cover:
     def __init__(self, crop_hw: tuple[int, int]) -> None:
         self.crop_hw = crop_hw
 
-    def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64, the crop's size."""
-        height, width = channels.shape
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (3, H, W) uint8 and (H, W) to (3, h, w) uint8 and (h, w) int64, the crop's size."""
+        height, width = labels.shape
         h, w = _window_hw((height, width), self.crop_hw, 0)
         window = _window((height - h) // 2, (width - w) // 2, h, w)
-        return _resized(image, channels, window, self.crop_hw)
+        return _resized(image, labels, window, self.crop_hw)
 
 
 class Augment:
@@ -68,44 +72,44 @@ class Augment:
             ]
         )
 
-    def __call__(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (3, H, W) and (H, W) uint8 to (3, h, w) uint8 and (h, w) int64, the crop's size."""
-        image, channels = self.place(image, channels)
-        return self.recolor(image), channels
+    def __call__(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Map (3, H, W) uint8 and (H, W) to (3, h, w) uint8 and (h, w) int64, the crop's size."""
+        image, labels = self.place(image, labels)
+        return self.recolor(image), labels
 
-    def place(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
+    def place(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Apply the random geometry alone; types and shapes as for the whole."""
         if happens(self.warp):
-            image, channels = self._warped(image, channels)
+            image, labels = self._warped(image, labels)
         else:
-            image, channels = self._cropped(image, channels)
-        pair = self.flip(tv_tensors.Image(image), tv_tensors.Mask(channels[None]))
+            image, labels = self._cropped(image, labels)
+        pair = self.flip(tv_tensors.Image(image), tv_tensors.Mask(labels[None]))
         return pair[0].as_subclass(Tensor), pair[1].as_subclass(Tensor)[0]
 
     def recolor(self, image: Tensor) -> Tensor:
         """Apply the random colors alone to (3, h, w) uint8."""
         return self.color(tv_tensors.Image(image)).as_subclass(Tensor)  # type: ignore[no-any-return]
 
-    def _cropped(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        window = self._draw_window(channels)
+    def _cropped(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        window = self._draw_window(labels)
         for _ in range(MAX_ATTEMPTS - 1):
-            if largest_share(channels[window]) <= self.class_share:
+            if largest_share(labels[window]) <= self.class_share:
                 break
-            window = self._draw_window(channels)
-        return _resized(image, channels, window, self.crop_hw)
+            window = self._draw_window(labels)
+        return _resized(image, labels, window, self.crop_hw)
 
-    def _warped(self, image: Tensor, channels: Tensor) -> tuple[Tensor, Tensor]:
-        height, width = channels.shape
+    def _warped(self, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = labels.shape
         for _ in range(MAX_ATTEMPTS):
             scale = self._draw_scale()
             corners = draw_corners((height, width), self.crop_hw, scale)
-            warped = warp_labels(channels, corners, self.crop_hw)
+            warped = warp_labels(labels, corners, self.crop_hw)
             if largest_share(warped) <= self.class_share:
                 break
         return warp_image(image, corners, self.crop_hw, 1 if scale > 0.7 else 2), warped.long()
 
-    def _draw_window(self, channels: Tensor) -> tuple[slice, slice]:
-        height, width = channels.shape
+    def _draw_window(self, labels: Tensor) -> tuple[slice, slice]:
+        height, width = labels.shape
         h, w = _window_hw((height, width), self.crop_hw, self._draw_scale())
         top = int(torch.randint(height - h + 1, ()))
         left = int(torch.randint(width - w + 1, ()))
@@ -115,12 +119,12 @@ class Augment:
         return log_uniform(*self.scale)
 
 
-def largest_share(channels: Tensor) -> float:
-    """Return the share of the most frequent channel among the annotated pixels of (H, W) uint8.
+def largest_share(labels: Tensor) -> float:
+    """Return the share of the most frequent channel among the annotated pixels of (H, W) labels.
 
     The share is 1 if no pixel is annotated.
     """
-    counts = torch.bincount(channels.flatten(), minlength=IGNORE + 1)[:IGNORE]
+    counts = torch.bincount(classes_of(labels).flatten(), minlength=IGNORE + 1)[:IGNORE]
     return float(counts.max() / counts.sum()) if counts.sum() else 1.0
 
 
@@ -143,11 +147,11 @@ def _window(top: int, left: int, h: int, w: int) -> tuple[slice, slice]:
 
 
 def _resized(
-    image: Tensor, channels: Tensor, window: tuple[slice, slice], crop_hw: tuple[int, int]
+    image: Tensor, labels: Tensor, window: tuple[slice, slice], crop_hw: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
     # Plain "nearest" would shift the labels by half a pixel relative to the image.
     nearest = InterpolationMode.NEAREST_EXACT
     return (
         resize(image[(slice(None), *window)], list(crop_hw), antialias=True),
-        resize(channels[window][None], list(crop_hw), nearest)[0].long(),
+        resize(labels[window][None], list(crop_hw), nearest)[0].long(),
     )

@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from segmentation_node.errors import DatasetError
+from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.labels import IGNORE, LabelScheme, load_scheme
 from training.augment import Augment, Cover
 from training.config import Experiment, TrainUse
+from training.datasets import has_instance_images
 from training.draws import happens
 from training.prepare import PreparedImages, prepared
+from training.segments import classes_of, of_another_image
 
 #: One image of a batch: index of its data set, index within the set, and augmentation seed.
 Pick = tuple[int, int, int]
@@ -62,8 +64,9 @@ class Plan:
 class Crops(Dataset[tuple[Tensor, Tensor]]):
     """Augmented crops, indexed by pick; each data set has its own augmentation.
 
-    With probability `paste`, the pixels of `rare` channels in another crop of the same set are
-    pasted in (Olsson et al., "ClassMix", WACV 2021, with the truth instead of a prediction).
+    Labels are channels, or segments of channels. With probability `paste`, the pixels of `rare`
+    channels in another crop of the same set are pasted in (Olsson et al., "ClassMix", WACV 2021,
+    with the truth instead of a prediction).
     """
 
     def __init__(
@@ -76,7 +79,7 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
         self.sets, self.augments, self.paste, self.rare = sets, augments, paste, rare
 
     def __getitem__(self, pick: Pick) -> tuple[Tensor, Tensor]:
-        """Return the crop, (3, h, w) uint8 RGB, and its channels, (h, w) int64."""
+        """Return the crop, (3, h, w) uint8 RGB, and its labels, (h, w) int64."""
         index, place, seed = pick
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -87,12 +90,13 @@ class Crops(Dataset[tuple[Tensor, Tensor]]):
     ) -> tuple[Tensor, Tensor]:
         if isinstance(augment, Cover):
             return augment(*images[place])
-        image, channels = augment.place(*images[place])
+        image, labels = augment.place(*images[place])
         if happens(self.paste):
             other, theirs = augment.place(*images[int(torch.randint(len(images), ()))])
-            pasted = torch.isin(theirs, self.rare)
-            image, channels = other.where(pasted, image), theirs.where(pasted, channels)
-        return augment.recolor(image), channels
+            pasted = torch.isin(classes_of(theirs), self.rare)
+            image = other.where(pasted, image)
+            labels = of_another_image(theirs).where(pasted, labels)
+        return augment.recolor(image), labels
 
 
 class WholeImages(Dataset[tuple[Tensor, Tensor]]):
@@ -105,9 +109,9 @@ class WholeImages(Dataset[tuple[Tensor, Tensor]]):
         return len(self.places)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """Return the image, (3, H, W) uint8 RGB, and its channels, (H, W) int64."""
-        image, channels = self.images[self.places[index]]
-        return image, channels.long()
+        """Return the image, (3, H, W) uint8 RGB, and its labels, (H, W) int64."""
+        image, labels = self.images[self.places[index]]
+        return image, labels.long()
 
 
 class Data(pl.LightningDataModule):
@@ -116,6 +120,7 @@ class Data(pl.LightningDataModule):
     def __init__(self, experiment: Experiment) -> None:
         super().__init__()
         self.experiment = experiment
+        _check_instances(experiment)
         scheme = load_scheme(experiment.label_scheme)
         self.train = [prepared(experiment, use, scheme) for use in experiment.train]
         self.val = {
@@ -160,6 +165,16 @@ class Data(pl.LightningDataModule):
     @property
     def _trainer(self) -> pl.Trainer:
         return cast('pl.Trainer', self.trainer)
+
+
+def _check_instances(experiment: Experiment) -> None:
+    """Raise SettingError if the score of the best epoch cannot be measured."""
+    name, use = next(iter(experiment.val.items()))
+    if experiment.has_instances and not has_instance_images(experiment, use):
+        raise SettingError(
+            f'validation set {name!r} determines the best epoch of task {experiment.task}, but '
+            f'data set {use.set} has no instance images; put a set with instances first in "val"'
+        )
 
 
 def rare_channels(sets: Sequence[PreparedImages], scheme: LabelScheme) -> Tensor:

@@ -9,6 +9,7 @@ artifacts of its run, or a published record, have them:
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 from segmentation_node.checkpoint import SPEC_FILE, Spec, find_checkpoint
 from segmentation_node.errors import CheckpointError, SegmentationError
+from segmentation_node.instances import SEMANTIC
 from training.robustness_report import card_section
 from training.robustness_results import IN_RUN, find_result, published_folders
 
@@ -48,7 +50,7 @@ def _lines(spec: Spec, known: dict[str, Any], robustness: Sequence[str]) -> Iter
     yield (
         f'{known["parameters"] / 1e6:.1f} M parameters, stored as fp16 safetensors. These are the '
         f'averaged weights after epoch {known["epoch"]} ({known["steps"]} steps), the epoch with '
-        f'the best mIoU on the first validation set below.'
+        f'the best {"mIoU" if spec.task == SEMANTIC else "PQ"} on the first validation set below.'
     )
     yield from ('', '## Data', '')
     for row in known['data']:
@@ -79,10 +81,21 @@ def _figures(name: str, metrics: dict[str, Any]) -> Iterator[str]:
         f'class; mean Dice {metrics["dice"]:.4f}; pixel accuracy {metrics["pixel_accuracy"]:.4f}.'
     )
     yield ''
-    yield '| class | IoU |'
-    yield '|---|---|'
+    if 'panoptic' in metrics:
+        yield '| segments | PQ | SQ | RQ |'
+        yield '|---|---|---|---|'
+        panoptic = metrics['panoptic']
+        for title, part in (('all', ''), ('things', '_things'), ('stuff', '_stuff')):
+            if f'PQ{part}' in panoptic:
+                row = (f'{panoptic[kind + part]:.4f}' for kind in ('PQ', 'SQ', 'RQ'))
+                yield f'| {title} | {" | ".join(row)} |'
+        yield ''
+    class_pq = metrics.get('class_pq', {})
+    yield '| class | IoU | PQ |' if class_pq else '| class | IoU |'
+    yield '|---|---|---|' if class_pq else '|---|---|'
     for class_name, iou in metrics['class_iou'].items():
-        yield f'| {class_name} | {iou:.4f} |'
+        pq = f' {class_pq.get(class_name, math.nan):.4f} |' if class_pq else ''
+        yield f'| {class_name} | {iou:.4f} |{pq}'
     yield ''
 
 

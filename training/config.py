@@ -21,6 +21,8 @@ from typing_extensions import Self
 
 from segmentation_node.atomic import replacing
 from segmentation_node.errors import SettingError
+from segmentation_node.instances import SEMANTIC
+from segmentation_node.networks.families import WITH_QUERIES
 from segmentation_node.networks.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
 CATALOG = Path(__file__).with_name('datasets.yaml')
@@ -114,6 +116,7 @@ class Experiment(_Strict):
     Attributes:
         family: one of `segmentation_node.networks.FAMILIES`.
         label_scheme: name or file of the label scheme to learn.
+        task: 'panoptic' also learns to tell objects of countable classes apart.
         network: configuration for the model's library; class counts follow from the scheme.
         train: data sets to train on; their shares add up to the batch size over all processes.
             An epoch is one pass over the first of them.
@@ -151,6 +154,7 @@ class Experiment(_Strict):
 
     family: str
     label_scheme: str
+    task: Literal['semantic', 'panoptic'] = SEMANTIC
     network: dict[str, Any]
     train: Annotated[tuple[TrainUse, ...], Field(min_length=1)]
     val: Annotated[dict[str, Use], Field(min_length=1)]
@@ -216,6 +220,20 @@ class Experiment(_Strict):
                 f'two; increase "share" in "train"'
             )
         return self
+
+    @model_validator(mode='after')
+    def _check_task(self) -> Self:
+        if self.task != SEMANTIC and self.family not in WITH_QUERIES:
+            raise ValueError(
+                f'task {self.task} is not supported by family {self.family}; choose family '
+                f'{" or ".join(WITH_QUERIES)}, or task {SEMANTIC}'
+            )
+        return self
+
+    @property
+    def has_instances(self) -> bool:
+        """True if the network learns to tell instances apart."""
+        return self.task != SEMANTIC
 
     def dataset(self, name: str) -> Dataset:
         """Return a data set by name, its root below `data_root`; raises SettingError."""

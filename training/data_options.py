@@ -37,8 +37,8 @@ def add_set_options(parser: argparse.ArgumentParser, seeded: str = '--count') ->
     )
 
 
-def open_frames(args: argparse.Namespace) -> FileFrames:
-    """Open the frames that the options describe.
+def open_frames(args: argparse.Namespace, *, instances: bool = False) -> FileFrames:
+    """Open the frames that the options describe, with instances if wanted and available.
 
     Raises:
         DatasetError: no images, images without labels, or fewer images than requested.
@@ -52,7 +52,8 @@ def open_frames(args: argparse.Namespace) -> FileFrames:
     use = Use(set=args.set, split=args.split, subset=args.subset, count=args.count, seed=args.seed)
     part = '' if args.count is None else f', {args.count} frames by seed {args.seed}'
     part += '' if args.subset is None else f', subset {args.subset}'
-    return FileFrames(open_files(_experiment(args), use), f'{args.set} {args.split}{part}')
+    files = open_files(_experiment(args), use, instances=instances)
+    return FileFrames(files, f'{args.set} {args.split}{part}')
 
 
 def open_split(args: argparse.Namespace, name: str, split: str) -> FileFrames:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import numpy as np
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.errors import DatasetError, ImageError, SettingError
 from segmentation_node.images import cityscapes
 from segmentation_node.images.files import IMAGE_SUFFIXES, decode_file, visible_files
@@ -21,8 +21,11 @@ from segmentation_node.images.label_files import decode_labels
 from segmentation_node.labels import LabelScheme, load_scheme
 from training import polygons
 from training.config import Dataset, Experiment, Use
+from training.instance_images import decode_instances
 
 _log = logging.getLogger(__name__)
+
+_Decoded = TypeVar('_Decoded')
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,38 @@ class Found:
 
 @dataclass(frozen=True)
 class LabeledFiles:
-    """Pairs of one split of a data set; `source` is its origin."""
+    """Pairs of one split of a data set; `source` is its origin.
+
+    `has_instances` is true if the files of labels are instance images.
+    """
 
     pairs: tuple[FilePair, ...]
     scheme: LabelScheme
     source: str
+    has_instances: bool = False
 
     def read(self, pair: FilePair) -> tuple[UInt8Array, UInt8Array]:
         """Return the image (H, W, 3) uint8 RGB and its label ids (H, W) uint8.
+
+        Raises:
+            DatasetError: as `read_instances`.
+        """
+        return self.read_instances(pair)[:2]
+
+    def read_instances(self, pair: FilePair) -> tuple[UInt8Array, UInt8Array, UInt16Array]:
+        """Return the results of `read`, and the instance of each pixel, (H, W) uint16.
+
+        Instances are numbers; 0 is none, which is all there is in a set without instance images.
 
         Raises:
             DatasetError: a file cannot be read, the sizes differ, or an id or a label of a
                 polygon is not in the scheme of the data set.
         """
         image_rgb = _decoded(pair.image, decode_file)
-        if pair.drawn:
+        instances = None
+        if self.has_instances:
+            ids, instances = _decoded(pair.labels, partial(decode_instances, scheme=self.scheme))
+        elif pair.drawn:
             ids = polygons.draw_labels(pair.labels, self.scheme)
         else:
             ids = _decoded(pair.labels, partial(decode_labels, scheme=self.scheme))
@@ -91,11 +111,13 @@ class LabeledFiles:
                 f'{pair.labels} has size {ids.shape}, but its image {image_rgb.shape[:2]}; both '
                 f'must have the same size'
             )
-        return image_rgb, ids
+        return image_rgb, ids, np.zeros(ids.shape, np.uint16) if instances is None else instances
 
 
-def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
+def open_files(experiment: Experiment, use: Use, *, instances: bool = False) -> LabeledFiles:
     """Find the files of one use of a data set.
+
+    With `instances`, the labels are read from instance images if the layout has them.
 
     Raises:
         DatasetError: no images, images without labels, patterns that match no image, or fewer
@@ -110,7 +132,14 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
             f'{", ".join(LAYOUTS)}'
         )
     root = Path(dataset.root)
-    pairs = _checked(root, use.split, LAYOUTS[dataset.layout](root, use.split), dataset.polygons)
+    has_instances = instances and has_instance_images(experiment, use)
+    if has_instances and dataset.polygons:
+        raise DatasetError(
+            f'the labels of data set {use.set} are drawn from polygons, without instances; choose '
+            f'a data set with instance images, or task semantic'
+        )
+    find = (INSTANCE_LAYOUTS if has_instances else LAYOUTS)[dataset.layout]
+    pairs = _checked(root, use.split, find(root, use.split), dataset.polygons)
     pairs = _part(_matching(pairs, use) if use.only else pairs, use, dataset)
     drawn = sum(pair.drawn for pair in pairs)
     if drawn and not dataset.polygons:
@@ -118,7 +147,12 @@ def open_files(experiment: Experiment, use: Use) -> LabeledFiles:
             '%s %s: the labels of %d of %d images are drawn from polygons, because their label '
             'images are missing', use.set, use.split, drawn, len(pairs),
         )  # fmt: skip
-    return LabeledFiles(tuple(pairs), scheme, dataset.source or str(root))
+    return LabeledFiles(tuple(pairs), scheme, dataset.source or str(root), has_instances)
+
+
+def has_instance_images(experiment: Experiment, use: Use) -> bool:
+    """Return whether a data set has instance images, by its layout; raises SettingError."""
+    return experiment.dataset(use.set).layout in INSTANCE_LAYOUTS
 
 
 def _part(pairs: list[FilePair], use: Use, dataset: Dataset) -> list[FilePair]:
@@ -223,12 +257,27 @@ def _cityscapes(root: Path, split: str) -> Found:
     )
 
 
+def _cityscapes_instances(root: Path, split: str) -> Found:
+    pictures, labels = (
+        (cityscapes.folder(root, kind) / split).glob(f'[!.]*/[!.]*{cityscapes.ending(kind)}')
+        for kind in (cityscapes.PICTURE, cityscapes.INSTANCES)
+    )
+    candidates = [
+        PairCandidate(p, cityscapes.companion(root, p, cityscapes.INSTANCES), ()) for p in pictures
+    ]
+    return Found(candidates, labels, ())
+
+
 #: Functions that find the files of a split below a root, by layout: SPLIT/images and SPLIT/labels;
 #: SPLIT and SPLITannot (the SegNet tutorial's CamVid); the official layout of Cityscapes.
 LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
     'folders': _folders,
     'annot': _annot,
     'cityscapes': _cityscapes,
+}
+#: The same for labels with instances, of the layouts that have them.
+INSTANCE_LAYOUTS: Final[dict[str, Callable[[Path, str], Found]]] = {
+    'cityscapes': _cityscapes_instances,
 }
 
 
@@ -281,7 +330,7 @@ def without_image(found: Found, pairs: list[FilePair]) -> list[Path]:
     return sorted(files)
 
 
-def _decoded(path: Path, decode: Callable[[bytes], UInt8Array]) -> UInt8Array:
+def _decoded(path: Path, decode: Callable[[bytes], _Decoded]) -> _Decoded:
     try:
         return decode(path.read_bytes())
     except (OSError, ImageError) as error:

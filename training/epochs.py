@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Lightning callbacks of a run: timing, scoring, checkpoints, pictures, progress."""
 
+import math
 import resource
 import shutil
 import signal
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import TQDMProgressBar
@@ -28,7 +30,10 @@ from segmentation_node.metrics import Scores
 from training import provenance, run_pictures
 from training.batches import Data
 from training.card import model_card
+from training.config import Experiment
 from training.frame_counts import FRAME_COUNTS_FILE, write_frame_counts
+from training.panoptic_quality import PanopticCounts
+from training.segments import classes_of
 from training.task import Task
 from training.tracking import Run, close, deliver
 
@@ -91,17 +96,20 @@ class Keeper(pl.Callback):
         results = [task.scores(i) for i in range(len(names))]
         temperature = task.temperature(0)
         by_set = {name: scores for name, (scores, _, _) in zip(names, results, strict=True)}
+        segments = {n: s for i, n in enumerate(names) if (s := task.segments(i)) is not None}
         frames = {
             name: task.frame_counts(i, images.names)
             for i, (name, images) in enumerate(self.data.val.items())
         }
         scores, val_loss, seconds = results[0]
         losses = {'train_loss': task.train_loss(), 'val_loss': val_loss}
-        self._score = scores.miou()
+        panoptic = segments[names[0]].figures() if segments else {}
+        self._score = panoptic.get('PQ', math.nan) if segments else scores.miou()
         if self._score != self._score:  # NaN
             raise SegmentationError(
-                f'validation set {names[0]!r} has no pixel of a scored class, so the best epoch '
-                f'cannot be determined; put a set with labels first in "val"'
+                f'validation set {names[0]!r} has no {"segment" if segments else "pixel"} of a '
+                f'scored class, so the best epoch cannot be determined; put a set with labels '
+                f'first in "val"'
             )
         is_best = self._score > self.best
         if is_best:
@@ -109,10 +117,12 @@ class Keeper(pl.Callback):
         if trainer.is_global_zero:
             row = losses | self._figures(task, scores, seconds)
             row |= {f'mIoU/{name}': s.miou() for name, s in by_set.items()}
+            row |= {f'PQ/{name}': s.mean().pq for name, s in segments.items() if s.things}
+            row |= panoptic
             with write_guard(self.run.folder):
                 self.run.log(trainer.current_epoch, row)
                 if is_best:
-                    self._keep_best(task, by_set, temperature)
+                    self._keep_best(task, by_set, segments, temperature)
                     write_frame_counts(self.run.artifacts / FRAME_COUNTS_FILE, frames)
                 else:  # the checkpoint lists all epochs, also later ones
                     update_curve(self.run.folder / 'checkpoint', self.run)
@@ -172,8 +182,14 @@ class Keeper(pl.Callback):
         row |= {f'IoU/{name}': iou for name, iou in scores.class_iou().items()}
         return row | {f'Dice/{name}': dice for name, dice in scores.class_dice().items()}
 
-    def _keep_best(self, task: Task, by_set: Mapping[str, Scores], temperature: float) -> None:
-        origin = provenance.describe(task, self.data, by_set, self.run)
+    def _keep_best(
+        self,
+        task: Task,
+        by_set: Mapping[str, Scores],
+        segments: Mapping[str, PanopticCounts],
+        temperature: float,
+    ) -> None:
+        origin = provenance.describe(task, self.data, by_set, segments, self.run)
         spec = replace(task.spec, provenance=origin, temperature=temperature)
         write_checkpoint(self.run.folder / 'checkpoint', task, spec)
 
@@ -182,12 +198,13 @@ class Keeper(pl.Callback):
         columns = []
         places = sorted({round(i * (len(images) - 1) / 3) for i in range(4)})
         for place in places:
-            image, channels = images[place]
+            image, labels = images[place]
+            channels = classes_of(labels.numpy()).astype(np.uint8)
             predicted = task.predict(image)
-            predicted[channels.numpy() == IGNORE] = IGNORE
+            predicted[channels == IGNORE] = IGNORE
             column = [
                 image.permute(1, 2, 0).numpy(),
-                run_pictures.draw_channels(channels.numpy(), task.scheme),
+                run_pictures.draw_channels(channels, task.scheme),
                 run_pictures.draw_channels(predicted, task.scheme),
             ]
             columns.append(column)
@@ -203,10 +220,11 @@ class Keeper(pl.Callback):
     ) -> None:
         by_class = ' '.join(f'{name} {100 * iou:.0f}' for name, iou in scores.class_iou().items())
         best = ' (best)' if self.best_epoch == epoch else ''
+        panoptic = f'PQ {100 * row["PQ"]:.2f}, ' if 'PQ' in row else ''
         tqdm.write(
             f'epoch {epoch + 1} of {task.experiment.epochs}: {row["train_time_sec"]:.0f} s, '
             f'loss {row["train_loss"]:.3f}, val {row["val_loss"]:.3f}, '
-            f'mIoU {100 * row["mIoU"]:.2f}{best}: {by_class}'
+            f'{panoptic}mIoU {100 * row["mIoU"]:.2f}{best}: {by_class}'
         )
         sys.stdout.flush()  # a file or a pipe would buffer thousands of lines
 
@@ -284,6 +302,11 @@ class SignalHandling(pl.Callback):
         else:  # Ctrl-C reaches all processes of the machine
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def score_name(experiment: Experiment) -> str:
+    """Return the name of the score that determines the best epoch."""
+    return 'PQ' if experiment.has_instances else 'mIoU'
 
 
 def state_file(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from typing import Final
 
 from segmentation_node import topics
 from segmentation_node.bags.score_bag import TRUTH_TOPIC
+from segmentation_node.checkpoint import find_checkpoint
 from segmentation_node.cli import (
     HelpFormatter,
     add_quiet_option,
@@ -27,7 +28,8 @@ from segmentation_node.cli import (
     share,
     topic_name,
 )
-from segmentation_node.errors import SegmentationError, SettingError
+from segmentation_node.errors import CheckpointError, SegmentationError, SettingError
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.labels import load_scheme
 from segmentation_node.segmenter import Segmenter
 from training.boundary import TOLERANCE
@@ -35,7 +37,7 @@ from training.data_options import add_set_options, number_from_0, open_frames
 from training.evaluation import WORST, Evaluation, evaluate, evaluate_recorded, model_name
 from training.evaluation_folder import REPORT_FILE, check_free, write_folder
 from training.inference_modes import USUAL_OVERLAP, USUAL_SCALES, WHOLE, InferenceMode
-from training.labeled_frames import BagFrames, LabeledFrames
+from training.labeled_frames import BagFrames, FileFrames
 
 RUNS: Final = Path('runs')
 
@@ -68,7 +70,12 @@ def _evaluate(args: argparse.Namespace) -> Evaluation:
             _bag(args), label_scheme=scheme, tolerance=tolerance, worst=worst, quiet=args.quiet
         )
     # Invalid data is reported before the model loads, which takes seconds.
-    mode, frames = _mode(args), _frames(args)
+    mode = _mode(args)
+    frames: BagFrames | FileFrames
+    if args.bag is not None:
+        frames = _bag(args)
+    else:
+        frames = open_frames(args, instances=_has_instances(_model(args)))
     segmenter = Segmenter(
         _model(args),
         runtime=args.runtime,
@@ -82,6 +89,13 @@ def _evaluate(args: argparse.Namespace) -> Evaluation:
     )  # fmt: skip
 
 
+def _has_instances(model: str) -> bool:
+    try:
+        return find_checkpoint(model).task != SEMANTIC
+    except CheckpointError:
+        return False  # reported after the data, when the segmenter opens the model
+
+
 def _model(args: argparse.Namespace) -> str:
     return args.model or str(args.run / 'checkpoint')
 
@@ -93,12 +107,6 @@ def _mode(args: argparse.Namespace) -> InferenceMode:
         args.scales or WHOLE.scales,
         args.flip,
     )
-
-
-def _frames(args: argparse.Namespace) -> LabeledFrames:
-    if args.bag is not None:
-        return _bag(args)
-    return open_frames(args)
 
 
 def _bag(args: argparse.Namespace) -> BagFrames:
@@ -190,7 +198,8 @@ def _parser() -> argparse.ArgumentParser:
         prog='evaluate',
         description='Score a checkpoint on a data set or on a bag with ground truth, with the '
         "robot's inference code: IoU by class and category, Dice, pixel accuracy, boundary "
-        'F-score, calibration, and the worst frames as pictures.',
+        'F-score, PQ and AP of a model with instances, calibration, and the worst frames as '
+        'pictures.',
         formatter_class=HelpFormatter,
     )
     parser.add_argument(

@@ -7,23 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import DatasetError, ImageError, SettingError
+from segmentation_node.instances import PANOPTIC, SEMANTIC, Instances
 from segmentation_node.labels import LabelScheme, load_scheme
 from segmentation_node.metrics import UNCOUNTED, Scores, Target, mean_of, scored_classes
 from segmentation_node.scoring import LabelComparison
 from segmentation_node.segmenter import Segmenter
+from training.average_precision import InstanceCounts
 from training.bootstrap import MIN_FRAMES, Interval, interval_of, resampled_miou
 from training.boundary import TOLERANCE, BoundaryCounts
 from training.calibration import Calibration
 from training.frame_counts import MAX_FRAMES, FrameCounts, PixelCounts
 from training.inference_modes import WHOLE, InferenceMode
 from training.labeled_frames import BagFrames, LabeledFrame, LabeledFrames
+from training.panoptic_quality import PanopticCounts, SegmentQuality
 
 #: Number of worst frames kept for pictures.
 WORST: Final = 8
@@ -47,7 +50,9 @@ class Evaluation:
 
     `model`, `data` and `mode` name the model, the frames and the inference mode; `runs_on` names
     runtime, device and precision. `counts` are those of each frame. `calibration` is None without
-    recorded confidence. `worst` are the frames with the lowest mIoU, worst first.
+    recorded confidence. `worst` are the frames with the lowest mIoU, worst first. `segments` are
+    those of a panoptic model, and `objects` those of a model with instances, if the truth has
+    instances; None otherwise.
     """
 
     model: str
@@ -60,6 +65,8 @@ class Evaluation:
     boundary: BoundaryCounts
     calibration: Calibration | None
     worst: tuple[ScoredFrame, ...] = field(repr=False)
+    segments: PanopticCounts | None = field(default=None, repr=False)
+    objects: InstanceCounts | None = field(default=None, repr=False)
 
     @cached_property
     def interval(self) -> Interval | None:
@@ -92,6 +99,15 @@ class Evaluation:
             'category_IoU': scores.category_iou(),
             'category_IoU_with_void': scores.category_iou_with_void(),
         }
+        if self.segments is not None:
+            overall |= self.segments.figures()
+            qualities = self.segments.by_class()
+            for kind in SegmentQuality._fields:
+                values = {name: getattr(quality, kind) for name, quality in qualities.items()}
+                by_name[kind.upper()] = values
+        if self.objects is not None:
+            overall |= {'AP': self.objects.ap(), 'AP50': self.objects.ap50()}
+            by_name |= {'AP': self.objects.class_ap(), 'AP50': self.objects.class_ap50()}
         flat = {
             f'{kind}/{name}': value
             for kind, values in by_name.items()
@@ -138,11 +154,17 @@ def evaluate(
         SchemeError: the schemes cannot be compared; a coarser `label_scheme` may work.
     """
 
-    def predict(frame: LabeledFrame) -> tuple[UInt8Array, UInt8Array | None]:
+    def predict(frame: LabeledFrame) -> _Predicted:
         prediction = mode.predict(segmenter, frame.image_rgb)
-        return prediction.labels[0], prediction.confidence[0]
+        instances = prediction.instances_of(0)
+        return _Predicted(prediction.labels[0], prediction.confidence[0], instances)
 
     scorer = _Scorer(frames.scheme, segmenter.scheme, label_scheme, tolerance, worst)
+    task = segmenter.checkpoint.task
+    if task == PANOPTIC:
+        scorer.count_segments(things=frames.has_instances)
+    if task != SEMANTIC and frames.has_instances:
+        scorer.count_objects()
     _score_frames(frames, predict, scorer, quiet)
     box_hw = segmenter.input_size
     fitted = '' if box_hw is None else f', images fitted into {box_hw[0]} x {box_hw[1]}'
@@ -169,19 +191,27 @@ def evaluate_recorded(
             f'{frames.source} was opened without recorded label masks; give the topic of the masks'
         )
 
-    def recorded(frame: LabeledFrame) -> tuple[UInt8Array, UInt8Array | None]:
+    def recorded(frame: LabeledFrame) -> _Predicted:
         if frame.labels is None:
             raise AssertionError('label masks with a scheme are read with every frame')
-        return frame.labels, frame.confidence
+        return _Predicted(frame.labels, frame.confidence)
 
     scorer = _Scorer(frames.scheme, scheme, label_scheme, tolerance, worst)
     _score_frames(frames, recorded, scorer, quiet)
     return scorer.evaluation('recorded masks', frames, 'as recorded', 'as recorded')
 
 
+class _Predicted(NamedTuple):
+    """Prediction for one frame: label ids and confidence, (H, W) uint8, and instances."""
+
+    labels: UInt8Array
+    confidence: UInt8Array | None
+    instances: Instances | None = None
+
+
 def _score_frames(
     frames: LabeledFrames,
-    predict: Callable[[LabeledFrame], tuple[UInt8Array, UInt8Array | None]],
+    predict: Callable[[LabeledFrame], _Predicted],
     scorer: '_Scorer',
     quiet: bool,
 ) -> None:
@@ -189,10 +219,10 @@ def _score_frames(
         for frame in progress:
             name = f'frame {frame.name} of {frames.source}'
             try:
-                ids, confidence = predict(frame)
+                predicted = predict(frame)
             except ImageError as error:
                 raise DatasetError(f'{name}: {error}') from error
-            scorer.add(frame, ids, confidence, name)
+            scorer.add(frame, predicted, name)
             if not progress.disable:
                 progress.set_postfix_str(f'mIoU {scorer.miou():.3f}', refresh=False)
 
@@ -227,19 +257,35 @@ class _Scorer:
         self._has_confidence = True
         self._names: list[str] = []
         self._counts: list[PixelCounts] = []
+        self._segments: PanopticCounts | None = None
+        self._objects: InstanceCounts | None = None
+        self._instance_lut = predicted.mapping_to(self._comparison.scheme)
         self._keep = worst
         self._worst: list[tuple[float, int, ScoredFrame]] = []
 
-    def add(
-        self, frame: LabeledFrame, ids: UInt8Array, confidence: UInt8Array | None, name: str
-    ) -> None:
-        _, labels, confusion = self._comparison.add(frame.truth, ids, name)
+    def count_segments(self, *, things: bool) -> None:
+        self._segments = PanopticCounts(self._comparison.scheme, things)
+
+    def count_objects(self) -> None:
+        self._objects = InstanceCounts(self._comparison.scheme)
+
+    def add(self, frame: LabeledFrame, predicted: _Predicted, name: str) -> None:
+        _, labels, confusion = self._comparison.add(frame.truth, predicted.labels, name)
         target = self._scored_lut[frame.truth]
         self._boundary.add(target, labels)
-        if confidence is None:
+        if predicted.confidence is None:
             self._has_confidence = False
         else:
-            self._calibration.add(target, labels, confidence)
+            self._calibration.add(target, labels, predicted.confidence)
+        if predicted.instances is not None:
+            found = predicted.instances.published(self._instance_lut, None)
+            true = frame.instances
+            if true is None:
+                true = np.zeros_like(found.ids)
+            if self._segments is not None:
+                self._segments.add(target, true, labels, found.ids)
+            if self._objects is not None:
+                self._objects.add(target, true, found)
         scores = confusion.scores(self._comparison.scheme)
         self._names.append(frame.name)
         self._counts.append(scores.class_counts())
@@ -263,4 +309,5 @@ class _Scorer:
             self._boundary,
             self._calibration if self._has_confidence else None,
             tuple(frame for *_, frame in sorted(self._worst, key=lambda entry: entry[:2])[::-1]),
+            self._segments, self._objects,
         )  # fmt: skip

@@ -139,6 +139,7 @@ def _report(evaluation: Evaluation, pictures: Sequence[str]) -> Iterator[str]:
     yield from _headline(evaluation)
     yield from _classes(evaluation)
     yield from _categories(evaluation)
+    yield from _segments(evaluation)
     yield from _confusion(evaluation)
     yield from _calibration(evaluation)
     yield from _worst(evaluation, pictures)
@@ -155,7 +156,17 @@ def _headline(evaluation: Evaluation) -> Iterator[str]:
         'pixel_acc': 'share of the scored pixels that are correct',
         'boundary_F': f'mean boundary F-score, tolerance {_tolerance(evaluation)}',
         'ECE': 'expected calibration error; 0 is best, for all other figures 1 is best',
+        'PQ': 'panoptic quality: mean over the scored classes of SQ times RQ',
+        'SQ': 'segmentation quality: mean IoU of the matched segments',
+        'RQ': 'recognition quality: F1 of the matched segments',
+        'PQ_things': 'panoptic quality of the countable classes',
+        'PQ_stuff': 'panoptic quality of the other classes',
+        'AP': 'average precision of instance masks, mean over IoU thresholds from 0.5 to 0.95',
+        'AP50': 'average precision of instance masks at an IoU of 0.5',
     }
+    of_segments = ('PQ', 'SQ', 'RQ', 'PQ_things', 'PQ_stuff', 'AP', 'AP50')
+    absent = [name for name in of_segments if name not in figures]
+    meaning = {name: text for name, text in meaning.items() if name not in absent}
     rows = [(name, _number(figures.get(name, math.nan)), text) for name, text in meaning.items()]
     yield from _table(('figure', 'value', 'meaning'), rows)
     yield _confidence(evaluation)
@@ -210,6 +221,21 @@ def _categories(evaluation: Evaluation) -> Iterator[str]:
             (name, _number(without.get(name, math.nan)), _number(with_void.get(name, math.nan)))
             for name in dict.fromkeys([*without, *with_void])
         ],
+    )
+
+
+def _segments(evaluation: Evaluation) -> Iterator[str]:
+    figures = evaluation.figures()
+    kinds = ('PQ', 'SQ', 'RQ', 'AP', 'AP50')
+    names = [c.name for c in evaluation.scores.scored]
+    known = [n for n in names if any(f'{kind}/{n}' in figures for kind in kinds)]
+    if not known:
+        return
+    yield '## Segments'
+    yield ''
+    yield from _table(
+        ('class', *kinds),
+        [(n, *(_number(figures.get(f'{kind}/{n}', math.nan)) for kind in kinds)) for n in known],
     )
 
 

@@ -74,6 +74,11 @@ class InferenceMode:
         """Segment one (H, W, 3) uint8 RGB image; returns labels and confidence, (1, H, W)."""
         if self.window_hw is None and self.scales == (1.0,) and not self.flip:
             return segmenter.segment([image_rgb])
+        if segmenter.has_instances:
+            raise SettingError(
+                f'inference mode {self.name!r} averages class scores, which a model with '
+                f'instances does not have; use the whole image, one scale and no mirrored view'
+            )
         engine = segmenter.engine
         if not isinstance(engine, TorchRuntime):
             raise SettingError(

@@ -3,12 +3,12 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from segmentation_node import topics
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.bags import messages
 from segmentation_node.bags.camera_topic import find_camera
 from segmentation_node.bags.matching import Matching
@@ -24,6 +24,8 @@ class LabeledFrame:
     """Image, (H, W, 3) uint8 RGB, with its truth, (H, W) uint8 ids.
 
     `labels` and `confidence`, (H, W) uint8, are the recorded prediction, None if there is none.
+    `instances` are the numbers of the true instances, (H, W) uint16, 0 for none; None if the
+    truth does not tell objects apart.
     """
 
     name: str
@@ -31,15 +33,21 @@ class LabeledFrame:
     truth: UInt8Array
     labels: UInt8Array | None = None
     confidence: UInt8Array | None = None
+    instances: UInt16Array | None = field(default=None, kw_only=True)
 
 
 class LabeledFrames(Protocol):
-    """Iterable of frames; `scheme` is the label scheme of the truth, `source` names the data."""
+    """Iterable of frames; `scheme` is the label scheme of the truth, `source` names the data.
+
+    `has_instances` is true if frames have `instances`.
+    """
 
     @property
     def scheme(self) -> LabelScheme: ...
     @property
     def source(self) -> str: ...
+    @property
+    def has_instances(self) -> bool: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[LabeledFrame]: ...
 
@@ -56,13 +64,19 @@ class FileFrames:
         """Label scheme of the truth."""
         return self.files.scheme
 
+    @property
+    def has_instances(self) -> bool:
+        """True if the truth tells objects apart."""
+        return self.files.has_instances
+
     def __len__(self) -> int:
         return len(self.files.pairs)
 
     def __iter__(self) -> Iterator[LabeledFrame]:
         for pair in self.files.pairs:
-            image_rgb, truth = self.files.read(pair)
-            yield LabeledFrame(pair.name, image_rgb, truth)
+            image_rgb, truth, instances = self.files.read_instances(pair)
+            known = instances if self.has_instances else None
+            yield LabeledFrame(pair.name, image_rgb, truth, instances=known)
 
 
 class BagFrames:
@@ -75,6 +89,8 @@ class BagFrames:
         BagError: a topic or scheme is missing, no stamp is common to all topics, or a message is
             invalid.
     """
+
+    has_instances = False
 
     def __init__(
         self,

@@ -52,7 +52,7 @@ class Bench:
         self.device = torch.device('cuda' if use_gpu else 'cpu')
         network = build_network(experiment, scheme).to(memory_format=torch.channels_last)
         weights = class_weights(self.data.train, len(scheme.learned), experiment.class_balance)
-        objective = objective_of(network, experiment, weights)
+        objective = objective_of(network, experiment, weights, scheme)
         self.task = Task(experiment, scheme, network, objective).to(self.device)
         self.optimizer = torch.optim.AdamW(parameter_groups(network, experiment))
         self.experiment = experiment

@@ -2,7 +2,7 @@
 """Training objectives of the networks; IGNORE pixels contribute to no loss."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 import numpy as np
 import torch
@@ -10,12 +10,14 @@ import torch.nn.functional as F  # noqa: N812
 from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
 from torch import Tensor
 
-from segmentation_node.labels import IGNORE
+from segmentation_node.labels import IGNORE, LabelScheme
 from segmentation_node.networks.mask2former import Mask2Former
 from segmentation_node.networks.network import Network
 from segmentation_node.networks.smp import SmpNetwork
+from training.batches import NO_CHANNELS
 from training.config import Experiment
 from training.prepare import PreparedImages
+from training.segments import classes_of, countable_channels, without_groups
 
 
 class Objective(Protocol):
@@ -29,7 +31,10 @@ class Objective(Protocol):
         ...
 
     def loss(self, outputs: Any, channels: Tensor) -> Tensor:
-        """Return the scalar loss for (B, H, W) int64 channels; IGNORE pixels do not contribute."""
+        """Return the scalar loss for (B, H, W) int64 channels; IGNORE pixels do not contribute.
+
+        For a task with instances, `channels` are segments.
+        """
         ...
 
     def scores(self, outputs: Any) -> Tensor:
@@ -89,24 +94,31 @@ def soft_dice(probability: Tensor, channels: Tensor) -> Tensor:
     return (1 - (2 * overlap / total.clamp(min=1e-6))[present]).sum() / present.sum().clamp(min=1)
 
 
+#: Target class of queries that learn no class.
+_NOT_TRAINED: Final = -1
 #: Class logits (B, Q, C + 1) and mask logits (B, Q, h, w) after one decoder layer.
 LayerOutputs = tuple[Tensor, Tensor]
 
 
 class SetObjective:
-    """Mask2Former's set loss for semantic classes, on points sampled from annotated pixels only.
+    """Mask2Former's set loss, on points sampled from annotated pixels only.
 
     The loss in transformers treats void pixels as negatives of every mask; here they are never
-    sampled. Each class present in an image is one target mask. Queries are matched to the targets
-    by class and mask cost, after every decoder layer (Cheng et al., CVPR 2022, sections 3.2 and
-    3.3).
+    sampled. Each class present in an image is one target mask, or for a task with instances, each
+    segment. Queries are matched to the targets by class and mask cost, after every decoder layer
+    (Cheng et al., CVPR 2022, sections 3.2 and 3.3).
+
+    `countable` are the channels of classes with instances, (N,) int64. Pixels of their groups,
+    which do not tell objects apart, are not sampled either; nor is a segment of few pixels that
+    no point meets. A query without a target learns "no object", unless its mask lies mostly on
+    pixels that are not annotated: it may have found an object there.
     """
 
     CLASS, MASK, DICE, NO_OBJECT = 2.0, 5.0, 5.0, 0.1
-    kind = 'set loss'
 
-    def __init__(self, network: Mask2Former, points: int) -> None:
-        self.network, self.points = network, points
+    def __init__(self, network: Mask2Former, points: int, countable: Tensor = NO_CHANNELS) -> None:
+        self.network, self.points, self.countable = network, points, countable
+        self.kind = 'set loss of segments' if len(countable) else 'set loss'
 
     def outputs(self, pixels: Tensor) -> list[LayerOutputs]:
         return self.network.layers(pixels)
@@ -123,6 +135,8 @@ class SetObjective:
         # Zero with a gradient for every output: an image without annotation changes no weight,
         # and other processes do not wait for missing gradients.
         total = sum((0 * (c.float().sum() + m.float().sum()) for c, m in outputs), torch.zeros(()))
+        if len(self.countable):
+            channels = without_groups(channels, self.countable.to(channels.device))
         for image, image_channels in enumerate(channels):
             points = draw_points(image_channels, 3 * self.points)
             if points is None:
@@ -133,10 +147,27 @@ class SetObjective:
             for classes, masks in outputs:
                 sampled = F.grid_sample(masks[image][None].float(), grid, align_corners=False)
                 at_points = sampled[0, :, 0]  # (Q, P)
-                total = total + self._layer(classes[image].float(), at_points, present, targets)
+                logits, channel = classes[image].float(), classes_of(present)
+                unclear = self._unclear(masks[image], image_channels)
+                total = total + self._layer(logits, at_points, channel, targets, unclear)
         return total / len(channels)
 
-    def _layer(self, classes: Tensor, masks: Tensor, present: Tensor, targets: Tensor) -> Tensor:
+    def _unclear(self, masks: Tensor, labels: Tensor) -> Tensor:
+        """Return which queries may have found an object that is not annotated, (Q,) bool.
+
+        Args:
+            masks: (Q, h, w) logits.
+            labels: (H, W) channels or segments.
+        """
+        if not len(self.countable):
+            return torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        unannotated = (labels == IGNORE).float()[None, None]
+        share = F.interpolate(unannotated, masks.shape[-2:], mode='area').flatten()  # (h * w,)
+        return (masks > 0).float().flatten(1) @ (share - 0.5) > 0
+
+    def _layer(
+        self, classes: Tensor, masks: Tensor, present: Tensor, targets: Tensor, unclear: Tensor
+    ) -> Tensor:
         with torch.no_grad():
             cost = (
                 self.MASK * pairwise_bce(masks, targets)
@@ -147,6 +178,7 @@ class SetObjective:
             pairs = linear_sum_assignment(cost.nan_to_num().cpu().numpy())
             queries, order = (torch.as_tensor(side, device=cost.device) for side in pairs)
         target_class = torch.full((len(classes),), classes.shape[1] - 1, device=classes.device)
+        target_class[unclear] = _NOT_TRAINED
         target_class[queries] = present[order]
         weights = torch.ones(classes.shape[1], device=classes.device)
         weights[-1] = self.NO_OBJECT
@@ -156,7 +188,7 @@ class SetObjective:
         overlap = 2 * (probability * target).sum(1) + 1
         dice = 1 - overlap / (probability.sum(1) + target.sum(1) + 1)
         return (
-            self.CLASS * F.cross_entropy(classes, target_class, weights)
+            self.CLASS * F.cross_entropy(classes, target_class, weights, ignore_index=_NOT_TRAINED)
             + self.MASK * bce
             + self.DICE * dice.mean()
         )
@@ -173,11 +205,11 @@ class SetObjective:
 
 
 def draw_points(channels: Tensor, count: int) -> tuple[Tensor, Tensor] | None:
-    """Sample annotated pixels of (H, W) `channels` with replacement.
+    """Sample annotated pixels of (H, W) `channels`, or segments, with replacement.
 
     Returns:
-        Coordinates for grid_sample, (1, 1, count, 2), and channels, (count,) int64; None if no
-        pixel is annotated.
+        Coordinates for grid_sample, (1, 1, count, 2), and channels or segments, (count,) int64;
+        None if no pixel is annotated.
     """
     annotated = (channels.flatten() != IGNORE).nonzero()[:, 0]
     if not len(annotated):
@@ -203,10 +235,15 @@ def pairwise_dice(logits: Tensor, targets: Tensor) -> Tensor:
     return 1 - overlap / (probability.sum(1)[:, None] + targets.sum(1)[None] + 1)
 
 
-def objective_of(network: Network, experiment: Experiment, class_weights: Tensor) -> Objective:
+def objective_of(
+    network: Network, experiment: Experiment, class_weights: Tensor, scheme: LabelScheme
+) -> Objective:
     """Return the training objective for a network."""
     if isinstance(network, Mask2Former):
-        return SetObjective(network, experiment.points)
+        countable = NO_CHANNELS
+        if experiment.has_instances:
+            countable = torch.from_numpy(np.flatnonzero(countable_channels(scheme)))
+        return SetObjective(network, experiment.points, countable)
     return PixelObjective(
         cast('SmpNetwork', network), class_weights, experiment.hardest, experiment.dice
     )

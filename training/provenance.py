@@ -18,6 +18,7 @@ from segmentation_node.runtimes.machine import cpu_identity
 from training.batches import Data
 from training.config import Experiment
 from training.losses import Objective
+from training.panoptic_quality import PanopticCounts
 from training.task import Task
 from training.tracking import Run
 
@@ -63,10 +64,17 @@ def machine() -> str:
     return f'{torch.get_num_threads()} threads, {cpu_identity()["cpu"]}'
 
 
-def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> dict[str, Any]:
+def describe(
+    task: Task,
+    data: Data,
+    by_set: Mapping[str, Scores],
+    segments: Mapping[str, PanopticCounts],
+    run: Run,
+) -> dict[str, Any]:
     """Return the provenance of a checkpoint as plain values.
 
-    It contains recipe, data, figures, curve and versions. Figures are not rounded.
+    It contains recipe, data, figures, curve and versions. Figures are not rounded. `segments` is
+    empty for a task without instances.
     """
     experiment = task.experiment
     return {
@@ -86,7 +94,7 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
                 'dice': s.mean_dice(),
                 'pixel_accuracy': s.pixel_accuracy(),
                 'class_iou': s.class_iou(),
-            }
+            } | (_panoptic(segments[name]) if name in segments else {})
             for name, s in by_set.items()
         },
         'loss_kind': task.objective.kind,
@@ -96,6 +104,11 @@ def describe(task: Task, data: Data, by_set: Mapping[str, Scores], run: Run) -> 
         'revision': revision(),
         'mlflow_run': run.id,
     }  # fmt: skip
+
+
+def _panoptic(segments: PanopticCounts) -> dict[str, Any]:
+    class_pq = {name: quality.pq for name, quality in segments.by_class().items()}
+    return {'panoptic': segments.figures(), 'class_pq': class_pq}
 
 
 def curve(run: Run) -> list[dict[str, float]]:

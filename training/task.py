@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import lightning.pytorch as pl
 import numpy as np
@@ -16,28 +16,38 @@ from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
-from segmentation_node.arrays import UInt8Array
+from segmentation_node.arrays import Float32Array, UInt8Array
 from segmentation_node.checkpoint import Spec
 from segmentation_node.errors import SegmentationError
+from segmentation_node.instances import DEFAULT_THRESHOLDS, Instances
 from segmentation_node.labels import IGNORE, LabelScheme
 from segmentation_node.metrics import UNCOUNTED, Confusion, Scores, scored_classes
+from segmentation_node.networks.confidence import confidence_table
 from segmentation_node.networks.graph import SegmentationGraph
 from segmentation_node.networks.network import Network
+from segmentation_node.networks.postprocessing import Segmentation
 from segmentation_node.networks.preprocessing import Preprocessing
+from segmentation_node.networks.queries import QueriesDecoder
 from training.build import parameter_groups
 from training.calibration import Calibration
 from training.config import Experiment
+from training.datasets import has_instance_images
 from training.frame_counts import FrameCounts, PixelCounts
 from training.losses import Objective
+from training.panoptic_quality import PanopticCounts
+from training.segments import classes_of, instances_of
 
 #: Images of a validation that are not timed, unless there are no others.
 WARM_UP = 3
+#: Validation does not measure the distance from known images.
+_NO_FEATURES: Final = np.empty(0, np.float32)
 
 
 @dataclass
 class Validation:
     """Sums over one pass over one validation set."""
 
+    segments: PanopticCounts
     confusion: Confusion = field(default_factory=Confusion)
     frames: list[PixelCounts] = field(default_factory=list)  # of each image, (3, K)
     calibration: Calibration = field(default_factory=Calibration)
@@ -49,7 +59,8 @@ class Validation:
 class Task(pl.LightningModule):
     """Training of a network on an objective.
 
-    Validation uses the graph's pre- and postprocessing, like the exported network.
+    Validation uses the graph's pre- and postprocessing, like the exported network. Labels are
+    channels, or for a task with instances, segments of channels.
     """
 
     def __init__(
@@ -59,10 +70,14 @@ class Task(pl.LightningModule):
         self.experiment, self.scheme, self.objective = experiment, scheme, objective
         preprocessing = Preprocessing(experiment.mean, experiment.std)
         label_scheme = Path(experiment.label_scheme).name  # a custom scheme file is copied along
-        self.spec = Spec(experiment.family, label_scheme, preprocessing)
+        self.spec = Spec(experiment.family, label_scheme, preprocessing, task=experiment.task)
         # Channels instead of published ids: truth and prediction are compared as channels.
         channels = torch.arange(len(scheme.learned), dtype=torch.uint8)
         self.graph = SegmentationGraph(network, preprocessing, channels)
+        #: Published id of each channel, (256,) uint8; void for all others.
+        self._ids = np.full(256, scheme.void_id, np.uint8)
+        self._ids[: len(scheme.learned)] = scheme.channel_ids
+        self._decoder = _decoder(experiment, scheme) if experiment.has_instances else None
         scored = [c in scored_classes(scheme) for c in scheme.learned]
         #: Scored channel of each training target, (256,) int16; UNCOUNTED for void and IGNORE.
         self._scored_lut = np.full(256, UNCOUNTED, np.int16)
@@ -77,14 +92,14 @@ class Task(pl.LightningModule):
         return self.graph.network
 
     def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-        """Compute the loss of (B, 3, h, w) uint8 RGB and (B, h, w) int64 channels."""
-        images, channels = batch
+        """Compute the loss of (B, 3, h, w) uint8 RGB and (B, h, w) int64 labels."""
+        images, labels = batch
         # Dropout and sampled points depend on the step alone, like the batches, so that an
         # interrupted run ends with the same weights.
         step = self.global_step * self.trainer.world_size + self.global_rank
         torch.manual_seed(self.experiment.seed * 1_000_003 + step)
         pixels = self.graph.normalize(images)
-        loss = self.objective.loss(self.objective.outputs(pixels), channels)
+        loss = self.objective.loss(self.objective.outputs(pixels), labels)
         if not torch.isfinite(loss):
             raise SegmentationError(
                 f'loss is {loss.item()} at step {self.global_step}; lower learning_rate or '
@@ -98,45 +113,59 @@ class Task(pl.LightningModule):
         self.losses.clear()
 
     def on_validation_epoch_start(self) -> None:
-        self.validations = [Validation() for _ in self.experiment.val]
+        self.validations = [
+            Validation(PanopticCounts(self.scheme, has_instance_images(self.experiment, use)))
+            for use in self.experiment.val.values()
+        ]
 
     def validation_step(
         self, batch: tuple[Tensor, Tensor], batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Add (1, 3, H, W) uint8 RGB and (1, H, W) int64 channels, at the image's own size."""
-        images, channels = batch
+        """Add (1, 3, H, W) uint8 RGB and (1, H, W) int64 labels, at the image's own size."""
+        images, labels = batch
         sums = self.validations[dataloader_idx]
         # The points of the set loss depend on the image alone, not on the process.
         torch.manual_seed(batch_idx * self.trainer.world_size + self.global_rank)
         synchronize(self.device)
         began = time.perf_counter()
-        outputs, *segmented = self._infer(images)
+        outputs, segmentation = self._infer(images)
         synchronize(self.device)
         sums.seconds.append(time.perf_counter() - began)
         padded_h, padded_w = self.graph.geometry((images.shape[2], images.shape[3])).padded_hw
         border = (0, padded_w - images.shape[3], 0, padded_h - images.shape[2])
-        padded = F.pad(channels, border, value=IGNORE)
+        padded = F.pad(labels, border, value=IGNORE)
         sums.loss += float(self.objective.loss(outputs, padded))
         sums.images += 1
-        truth = channels.to(torch.uint8).cpu().numpy()
-        predicted, confidence = (part.cpu().numpy() for part in segmented)
+        true = labels[0].cpu().numpy()
+        truth, predicted = np.asarray(classes_of(true), np.uint8), segmentation.labels
         own = Confusion()
         own.add(truth, predicted)
         sums.confusion.counts += own.counts
         sums.frames.append(self._scores(own.counts).class_counts())
-        sums.calibration.add(self._scored_lut[truth], predicted, confidence)
+        target = self._scored_lut[truth]
+        sums.calibration.add(target, predicted, segmentation.confidence)
+        if segmentation.instances is not None:
+            target_ids = np.where(target == UNCOUNTED, target, self._ids[truth])
+            instances = instances_of(true).astype(np.uint16)
+            ids = segmentation.instances.ids
+            sums.segments.add(target_ids, instances, self._ids[predicted], ids)
 
     def predict(self, image: Tensor) -> UInt8Array:
         """Segment (3, H, W) uint8 RGB; returns (H, W) uint8 channels."""
         with torch.inference_mode():
-            return np.asarray(self._infer(image[None].to(self.device))[1][0].cpu().numpy())
+            return self._infer(image[None].to(self.device))[1].labels
 
-    def _infer(self, images: Tensor) -> tuple[Any, Tensor, Tensor]:
-        """Return the outputs for the objective, and channels and confidence, (B, H, W) uint8."""
+    def _infer(self, images: Tensor) -> tuple[Any, Segmentation]:
+        """Return the outputs for the objective, and the channels of (1, 3, H, W) uint8 RGB."""
         images_rgb = images.permute(0, 2, 3, 1)
         geometry = self.graph.geometry((images_rgb.shape[1], images_rgb.shape[2]))
         outputs = self.objective.outputs(self.graph.preprocess(images_rgb, geometry))
-        return outputs, *self.graph.postprocess(self.objective.scores(outputs), geometry)
+        if self._decoder is None:
+            segmented = self.graph.postprocess(self.objective.scores(outputs), geometry)
+            channels, confidence = (part[0].cpu().numpy() for part in segmented)
+            return outputs, _Channels(channels, confidence)
+        queries = [logits[0].float().cpu().numpy() for logits in outputs[-1]]
+        return outputs, self._decoder([*queries, _NO_FEATURES], geometry, DEFAULT_THRESHOLDS)
 
     def scores(self, index: int) -> tuple[Scores, float, float]:
         """Return scores, mean loss and median seconds per image of one validation set.
@@ -159,7 +188,21 @@ class Task(pl.LightningModule):
         by_id = np.zeros((256, 256), np.int64)
         ids = self.scheme.channel_ids
         by_id[np.ix_(ids, ids)] = by_channel[: len(ids), : len(ids)]  # drops unannotated pixels
+        # Pixels of no segment are predicted as void, also where it is not learned.
+        by_id[ids, self.scheme.void_id] += by_channel[: len(ids), IGNORE]
         return Confusion(by_id).scores(self.scheme)
+
+    def segments(self, index: int) -> PanopticCounts | None:
+        """Return the segments of one validation set, over all processes.
+
+        None for a task without instances.
+        """
+        if self._decoder is None:
+            return None
+        own = self.validations[index].segments
+        sums = torch.from_numpy(own.sums).to(self.device)
+        total = self.trainer.strategy.reduce(sums, reduce_op='sum')
+        return PanopticCounts(self.scheme, own.things, total.cpu().numpy())
 
     def frame_counts(self, index: int, names: Sequence[str]) -> FrameCounts:
         """Return the counts of every image of one validation set, over all processes."""
@@ -201,6 +244,26 @@ class Task(pl.LightningModule):
             'optimizer': optimizer,
             'lr_scheduler': {'scheduler': schedule, 'interval': 'step'},
         }
+
+
+@dataclass(frozen=True)
+class _Channels:
+    """Channels of one image, and their confidence, without instances."""
+
+    labels: UInt8Array
+    confidence: UInt8Array
+    features: Float32Array | None = None
+    instances: Instances | None = None
+
+
+def _decoder(experiment: Experiment, scheme: LabelScheme) -> QueriesDecoder:
+    """Return a decoder of queries to channels; pixels of no segment are void, or IGNORE."""
+    ids = scheme.channel_ids
+    (void,) = np.flatnonzero(ids == scheme.void_id) if scheme.void_id in ids else (IGNORE,)
+    return QueriesDecoder(
+        experiment.task, np.arange(len(ids), dtype=np.uint8), scheme.countable_of(ids), int(void),
+        confidence_table(1.0),
+    )  # fmt: skip
 
 
 def rate_at(step: int, steps: int, experiment: Experiment) -> float:

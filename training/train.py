@@ -36,6 +36,7 @@ from training.epochs import (
     StateIO,
     Stopwatch,
     reset_peak_memory,
+    score_name,
     state_file,
     write_guard,
 )
@@ -68,7 +69,8 @@ def train(
         report: called after each evaluation.
 
     Returns:
-        The best score, mIoU on the first of the experiment's validation sets.
+        The best score on the first of the experiment's validation sets: mIoU, or PQ for a task
+        with instances.
 
     Raises:
         SegmentationError: the experiment or its data are invalid, the MLflow store is not
@@ -84,7 +86,7 @@ def train(
     data = Data(experiment)
     network = build_network(experiment, scheme).to(memory_format=torch.channels_last)
     weights = class_weights(data.train, len(scheme.learned), experiment.class_balance)
-    objective = objective_of(network, experiment, weights)
+    objective = objective_of(network, experiment, weights, scheme)
     task = Task(experiment, scheme, network, objective)
     with write_guard(folder):
         run = Run(folder)
@@ -218,7 +220,9 @@ def main(argv: list[str] | None = None) -> int:
         )
         return 130
     _print_once(
-        f'best mIoU {best:.4f}; checkpoint in {arguments.output / "checkpoint"}', sys.stdout
+        f'best {score_name(experiment)} {best:.4f}; checkpoint in '
+        f'{arguments.output / "checkpoint"}',
+        sys.stdout,
     )
     return 0
 

@@ -36,11 +36,11 @@ def draw_corners(image_hw: tuple[int, int], crop_hw: tuple[int, int], scale: flo
     return np.asarray(((square + shift) * size) @ turn + middle, np.float32)
 
 
-def warp_labels(channels: Tensor, corners: Corners, crop_hw: tuple[int, int]) -> Tensor:
-    """Cut a view out of (H, W) uint8 channels; pixels beyond their border are IGNORE."""
+def warp_labels(labels: Tensor, corners: Corners, crop_hw: tuple[int, int]) -> Tensor:
+    """Cut a view out of (H, W) labels, uint8 or int32; pixels beyond their border are IGNORE."""
     return torch.from_numpy(
         _warped(
-            channels.numpy(), corners, crop_hw, flags=cv2.INTER_NEAREST,
+            labels.numpy(), corners, crop_hw, flags=cv2.INTER_NEAREST,
             borderMode=cv2.BORDER_CONSTANT, borderValue=IGNORE,
         )
     )  # fmt: skip

@@ -17,9 +17,11 @@ KINDS: Final = MappingProxyType(
         'timestamp': ('timestamp_sequence', '.txt'),
     }
 )
-#: Kinds of the pictures, of their labels, and of the polygons that labels are drawn from.
+#: Kinds of the pictures, of their labels, of labels with instances, and of the polygons that
+#: labels are drawn from.
 PICTURE: Final = 'leftImg8bit'
 LABELS: Final = 'gtFine_labelIds'
+INSTANCES: Final = 'gtFine_instanceIds'
 POLYGONS: Final = 'gtFine_polygons'
 #: Folders of pictures: single frames, and all frames of each sequence.
 PICTURE_FOLDERS: Final = ('leftImg8bit', 'leftImg8bit_sequence')

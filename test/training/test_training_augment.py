@@ -239,3 +239,26 @@ def test_strong_changes_come_on_top() -> None:
     plain = Augment((40, 60), (1, 1))
     assert not any(plain(image, labels)[0].float().std() > 3 for _ in range(20))
     assert sum(noisy) > 8
+
+
+@pytest.mark.parametrize('warp', [0.0, 1.0])
+@pytest.mark.parametrize('seed', range(4))
+def test_segments_move_as_their_channels(seed: int, warp: float) -> None:
+    """Segments are as large as 24 bits can be; none is interpolated, and none is new."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 2**16, (5, 8)).astype(np.int32) << 8 | generator.integers(0, 9)
+    coarse[0, 0] = 2**24 - 1 - 255
+    segments = torch.from_numpy(np.kron(coarse, np.ones((20, 20), np.int32)))
+    image = torch.randint(256, (3, 100, 160), dtype=torch.uint8)
+    augment = Augment((40, 60), (0.3, 2.0), 0.5, warp=warp)
+    torch.manual_seed(seed)
+    expected_image, channels = augment(image, (segments & 255).to(torch.uint8))
+    torch.manual_seed(seed)
+    found_image, found = augment(image, segments)
+    assert torch.equal(found_image, expected_image)
+    assert found.dtype == torch.int64
+    assert torch.equal(found & 255, channels)
+    assert set(found.unique().tolist()) <= {*coarse.ravel().tolist(), IGNORE}
+    assert len(found.unique()) > 3
+    covered = Cover((40, 60))(image, segments)[1]
+    assert set(covered.unique().tolist()) <= {*coarse.ravel().tolist()}

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from training_data import fields, write_cityscapes, write_folders
+from training_data import MASK2FORMER, fields, write_cityscapes, write_folders, write_instances
 
 from segmentation_node.labels import load_scheme
 from training.batches import RARE, Crops, Data, Plan, rare_channels
@@ -121,6 +121,30 @@ def test_rare_classes_of_another_image_are_pasted(root: Path) -> None:
     for seed in range(20):  # nothing but the pasted class changes
         before, after = plain[0, 1, seed][1], pasted[0, 1, seed][1]
         assert torch.equal(before[after != 2], after[after != 2])
+
+
+def test_pasted_instances_stay_instances_of_their_own(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 2)
+    experiment = Experiment.model_validate(
+        fields(
+            tmp_path, task='panoptic', family='mask2former', network=MASK2FORMER,
+            train=[{'set': 'towns', 'split': 'train', 'share': 2}],
+            val={'towns': {'set': 'towns', 'split': 'train'}},
+        )
+    )  # fmt: skip
+    data = Data(experiment)
+    vehicle = load_scheme('cityscapes8').id_of('vehicle')
+    plain = Crops(data.train, data.augments)
+    pasted = Crops(data.train, data.augments, paste=1.0, rare=torch.tensor([vehicle]))
+    counts = []
+    for seed in range(20):
+        before, after = plain[0, 0, seed][1], pasted[0, 0, seed][1]
+        is_new = before != after
+        # The cars of both images have the same numbers in their files.
+        assert not set(after[is_new].tolist()) & set(before[before > 255].tolist())
+        assert (after[is_new] % 256 == vehicle).all()
+        counts.append(int((after[is_new].unique() > 255).sum()))
+    assert max(counts) == 2
 
 
 def test_rare_channels_have_few_pixels(root: Path) -> None:

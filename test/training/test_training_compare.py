@@ -596,6 +596,12 @@ def test_epoch_that_was_run_again_counts_once(workplace: Path) -> None:
     assert record.best_epoch == 1
 
 
+def test_the_best_epoch_of_a_panoptic_run_has_the_highest_pq(record: Record) -> None:
+    curves = {'mIoU': {1: 0.9, 2: 0.5, 3: 0.6}, 'PQ': {1: 0.1, 2: 0.4, 3: 0.4}}
+    assert replace(record, curves=curves).best_epoch == 2
+    assert replace(record, curves={'mIoU': curves['mIoU']}).best_epoch == 1
+
+
 def test_study_alone_means_its_finished_runs(
     workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

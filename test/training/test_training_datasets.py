@@ -7,7 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 from png_files import PALETTE, png
-from training_data import fields, street, write_annot, write_cityscapes, write_folders
+from training_data import (
+    cars,
+    fields,
+    street,
+    write_annot,
+    write_cityscapes,
+    write_folders,
+    write_instances,
+)
 
 from segmentation_node.errors import DatasetError, SchemeError, SettingError
 from segmentation_node.images.files import encode_jpeg, encode_png
@@ -240,3 +248,60 @@ def test_unknown_layout(tmp_path: Path) -> None:
 def test_unknown_scheme(tmp_path: Path, streets: Path) -> None:
     with pytest.raises(SchemeError, match="'kitti'; there are camvid11"):
         open_use(tmp_path, {'scheme': 'kitti'})
+
+
+# Instance images.
+
+
+def open_instances(root: Path, dataset: dict[str, Any] | None = None) -> LabeledFiles:
+    content = fields(root)
+    content['datasets']['towns'] |= dataset or {}
+    use = Use(set='towns', split='train')
+    return open_files(Experiment.model_validate(content), use, instances=True)
+
+
+def test_instances_are_read_with_the_labels_of_the_same_file(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 2)
+    for path in tmp_path.rglob('*_labelIds.png'):
+        path.unlink()  # not read
+    files = open_instances(tmp_path)
+    assert files.has_instances
+    for seed, pair in enumerate(files.pairs):
+        values = cars(seed)[1]
+        _, ids, instances = files.read_instances(pair)
+        assert np.array_equal(instances, np.where(values < 1000, 0, values))
+        assert np.array_equal(ids, np.where(values < 1000, values, 26))
+        assert np.array_equal(files.read(pair)[1], ids)
+    assert {26001, 26002} < set(np.unique(cars(0)[1]).tolist())
+    assert {26, 26002} < set(np.unique(cars(1)[1]).tolist())
+
+
+def test_a_missing_instance_image_is_told(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 2)
+    next(tmp_path.rglob('*_instanceIds.png')).unlink()
+    with pytest.raises(DatasetError, match=r'1 of 2 images have no labels.*instanceIds\.png'):
+        open_instances(tmp_path)
+
+
+def test_a_damaged_instance_image_is_told(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 1)
+    path = next(tmp_path.rglob('*_instanceIds.png'))
+    path.write_bytes(encode_png(np.full((64, 96), 7001, np.uint16)))
+    with pytest.raises(DatasetError, match=r'instanceIds\.png cannot be read: .* of road'):
+        read_all(open_instances(tmp_path))
+
+
+def test_polygons_have_no_instances(tmp_path: Path) -> None:
+    write_cityscapes(tmp_path / 'towns', 'train', 1)
+    with pytest.raises(DatasetError, match='towns are drawn from polygons, without instances'):
+        open_instances(tmp_path, {'polygons': True})
+
+
+def test_a_layout_without_instance_images_has_no_instances(tmp_path: Path, streets: Path) -> None:
+    use = Use(set='streets', split='train')
+    files = open_files(Experiment.model_validate(fields(tmp_path)), use, instances=True)
+    assert not files.has_instances
+    _, ids, instances = files.read_instances(files.pairs[0])
+    assert np.array_equal(ids, street(0)[1])
+    assert instances.dtype == np.uint16
+    assert not instances.any()

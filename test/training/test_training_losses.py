@@ -29,6 +29,7 @@ from training.losses import (
     soft_dice,
 )
 
+CATEGORIES = load_scheme('cityscapes8')
 LOG2 = 0.6931472
 NO_NETWORK: Any = None
 
@@ -294,7 +295,7 @@ def test_pairwise_costs_are_those_of_each_pair() -> None:
 
 def batch() -> tuple[Tensor, Tensor]:
     """Two streets as normalized pixels and channels."""
-    lut = load_scheme('cityscapes8').channels_from(load_scheme('camvid11'))
+    lut = CATEGORIES.channels_from(load_scheme('camvid11'))
     pairs = [street(seed) for seed in (0, 1)]
     pixels = torch.stack([torch.from_numpy(image) for image, _ in pairs]).permute(0, 3, 1, 2)
     channels = torch.stack([torch.from_numpy(lut[ids]) for _, ids in pairs])
@@ -325,7 +326,7 @@ def test_pixel_loss_falls_when_one_batch_is_fitted(dice: float) -> None:
     torch.manual_seed(0)
     network = DeepLabV3Plus({'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8})
     wanted = experiment(hardest=0.5, dice=dice)
-    objective = objective_of(network.train(), wanted, torch.ones(8))
+    objective = objective_of(network.train(), wanted, torch.ones(8), CATEGORIES)
     assert isinstance(objective, PixelObjective)
     assert objective.kind == ('cross-entropy + 0.5 Dice' if dice else 'cross-entropy')
     found = losses_of_fitting(objective, rate=2e-3, steps=8)
@@ -335,7 +336,7 @@ def test_pixel_loss_falls_when_one_batch_is_fitted(dice: float) -> None:
 def test_set_loss_falls_when_one_batch_is_fitted(tiny_mask2former: Path) -> None:
     torch.manual_seed(0)
     network = Mask2Former.load(tiny_mask2former)
-    objective = objective_of(network.train(), experiment(points=256), torch.ones(8))
+    objective = objective_of(network.train(), experiment(points=256), torch.ones(8), CATEGORIES)
     assert isinstance(objective, SetObjective)
     assert objective.kind == 'set loss'
     found = losses_of_fitting(objective, rate=2e-3, steps=25)
@@ -348,7 +349,7 @@ def test_scores_are_those_that_the_network_gives(tiny_mask2former: Path) -> None
     pixels = torch.randn(2, 3, 64, 96)
     deeplab = DeepLabV3Plus({'encoder_name': 'resnet18', 'decoder_channels': 16, 'classes': 8})
     for network in (deeplab.eval(), Mask2Former.load(tiny_mask2former).eval()):
-        objective = objective_of(network, experiment(), torch.ones(8))
+        objective = objective_of(network, experiment(), torch.ones(8), CATEGORIES)
         with torch.inference_mode():
             found = objective.scores(objective.outputs(pixels))
             assert torch.allclose(found, network(pixels), atol=1e-6)
@@ -369,9 +370,62 @@ def test_rare_classes_weigh_more(tmp_path: Path) -> None:
     sets = Data(Experiment.model_validate(fields(tmp_path))).train
     weights = class_weights(sets, 8, power=0.5)
     counts = sets[0].channel_counts()[:8]
-    scheme = load_scheme('cityscapes8')
-    assert weights[scheme.id_of('vehicle')] > weights[scheme.id_of('flat')]
+    assert weights[CATEGORIES.id_of('vehicle')] > weights[CATEGORIES.id_of('flat')]
     assert torch.isfinite(weights).all()  # also for classes without a pixel
     mean = np.average(weights.numpy(), weights=np.maximum(counts / counts.sum(), 1e-4))
     assert mean == pytest.approx(1, abs=1e-3)
     assert torch.equal(class_weights(sets, 8, power=0.0), torch.ones(8))
+
+
+# Segments.
+
+
+def segment_loss(masks: Tensor, classes: Tensor, segments: Tensor) -> Tensor:
+    """Return the set loss of segments of two channels, of which 1 is countable."""
+    torch.manual_seed(0)
+    objective = SetObjective(NO_NETWORK, points=64, countable=torch.tensor([1]))
+    assert objective.kind == 'set loss of segments'
+    return objective.loss([(classes, masks)], segments)
+
+
+def test_each_instance_wants_a_query_of_its_own() -> None:
+    segments = torch.zeros(1, 8, 8, dtype=torch.int64)
+    segments[:, :4, :4], segments[:, :4, 4:] = 256 + 1, 512 + 1
+    parts = [segments[0] == value for value in (0, 257, 513)]
+    masks = torch.stack(parts).float()[None] * 40 - 20  # (1, 3, 8, 8)
+    classes = 20 * F.one_hot(torch.tensor([[0, 1, 1]]), 3).float()  # (1, 3, 3)
+    assert segment_loss(masks, classes, segments) < 0.01
+    merged = torch.stack([parts[0], parts[1] | parts[2], torch.zeros_like(parts[0])])
+    one_query = 20 * F.one_hot(torch.tensor([[0, 1, 2]]), 3).float()
+    assert segment_loss(merged.float()[None] * 40 - 20, one_query, segments) > 1
+    # The classes alone are the same.
+    assert set_loss(merged.float()[None] * 40 - 20, one_query, segments % 256) < 0.01
+
+
+def test_groups_teach_nothing() -> None:
+    segments = torch.zeros(1, 8, 8, dtype=torch.int64)
+    segments[:, :4], segments[:, :4, 4:] = 256 + 1, 1  # the right one is a group
+    torch.manual_seed(1)
+    masks = torch.randn(1, 3, 8, 8, requires_grad=True)
+    segment_loss(masks, torch.randn(1, 3, 3), segments).backward()
+    assert masks.grad is not None
+    assert (masks.grad[0, :, :4, 4:] == 0).all()
+    assert (masks.grad[0, :, :4, :4] != 0).any()
+
+
+def test_an_object_in_a_group_is_not_no_object() -> None:
+    """Of three queries, one has the stuff, one lies on the group, and one on the stuff as well."""
+    segments = torch.zeros(1, 8, 8, dtype=torch.int64)
+    segments[:, :4] = 1
+    stuff = segments[0] == 0
+    masks = torch.stack([stuff, ~stuff, stuff]).float()[None] * 40 - 20
+    classes = torch.zeros(1, 3, 3, requires_grad=True)
+    segment_loss(masks, classes, segments).backward()
+    assert classes.grad is not None
+    learns = (classes.grad[0] != 0).any(dim=1).tolist()
+    assert learns == [True, False, True]
+    # Without countable classes, all learn.
+    semantic = torch.zeros(1, 3, 3, requires_grad=True)
+    set_loss(masks, semantic, segments.masked_fill(segments == 1, IGNORE)).backward()
+    assert semantic.grad is not None
+    assert (semantic.grad[0] != 0).any(dim=1).all()

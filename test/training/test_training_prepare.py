@@ -11,9 +11,17 @@ import numpy as np
 import pytest
 import yaml
 from repository import ROOT
-from training_data import fields, street, write_experiment, write_folders
+from training_data import (
+    MASK2FORMER,
+    cars,
+    fields,
+    street,
+    write_experiment,
+    write_folders,
+    write_instances,
+)
 
-from segmentation_node.errors import DatasetError
+from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.images.files import encode_png
 from segmentation_node.labels import IGNORE, load_scheme
 from training.config import Experiment, Use
@@ -271,3 +279,48 @@ def test_command_names_the_bad_file(root: Path, capsys: pytest.CaptureFixture[st
     (root / 'streets' / 'train' / 'labels' / '001.png').unlink()
     assert main([str(path)]) == 1
     assert capsys.readouterr().err.startswith('error: 1 of 3 images have no labels')
+
+
+# Segments.
+
+PANOPTIC: dict[str, Any] = {'task': 'panoptic', 'family': 'mask2former', 'network': MASK2FORMER}
+TOWNS = {'set': 'towns'}
+
+
+def test_segments_are_those_of_the_instance_images(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 2)
+    images = prepare(tmp_path, use=TOWNS, **PANOPTIC)
+    vehicle = CATEGORIES.id_of('vehicle')
+    for seed in range(2):
+        values = cars(seed)[1]
+        image, segments = images[seed]
+        assert image.shape == (3, 64, 96)
+        found = segments.numpy()
+        assert found.dtype == np.int32
+        assert set(found[values == 7].tolist()) == {CATEGORIES.id_of('flat')}
+        assert set(found[values == 0].tolist()) == {CATEGORIES.void_id}
+        assert (found[values == 26002] == 26002 * 256 + vehicle).all()
+        assert (found[values == 26] == vehicle).all()  # a group
+    semantic = prepare(tmp_path, use=TOWNS)
+    assert len(folders(tmp_path)) == 2  # each task has a cache of its own
+    assert (semantic.channel_counts() == images.channel_counts()).all()
+
+
+def test_things_of_a_set_without_instances_are_groups(root: Path) -> None:
+    _, segments = prepare(root, **PANOPTIC)[0]
+    _, channels = prepare(root)[0]
+    assert (segments == channels).all()
+
+
+def test_scaling_makes_no_new_segments(tmp_path: Path) -> None:
+    write_instances(tmp_path / 'towns', 'train', 1)
+    whole = prepare(tmp_path, use=TOWNS, **PANOPTIC)[0][1]
+    half = prepare(tmp_path, use=TOWNS, fit_hw=[29, 96], **PANOPTIC)[0][1]
+    assert half.shape == (29, 44)
+    assert set(half.unique().tolist()) == set(whole.unique().tolist())
+
+
+def test_a_scheme_without_countable_classes_has_no_segments(root: Path) -> None:
+    with pytest.raises(SettingError, match='camvid11 has none; mark such classes'):
+        prepare(root, 'camvid11', **PANOPTIC)
+    assert not (root / 'prepared').exists()

@@ -28,8 +28,8 @@ from training.frame_counts import FRAME_COUNTS_FILE
 from training.report.samples import ResampledScores, read_samples
 from training.report.selection import reading
 
-#: Metric that determines a run's best epoch, as in training.
-SCORE: Final = 'mIoU'
+#: Metrics that determine a run's best epoch, as in training: the first one that it has.
+SCORES: Final = ('PQ', 'mIoU')
 
 
 class Artifacts(ABC):
@@ -122,8 +122,8 @@ class Record:
 
     @cached_property
     def best_epoch(self) -> int | None:
-        """First epoch with the highest mIoU; None if it was never measured."""
-        curve = self.curves.get(SCORE, {})
+        """First epoch with the highest score; None if it was never measured."""
+        curve = next((self.curves[name] for name in SCORES if name in self.curves), {})
         return max(curve, key=lambda epoch: (curve[epoch], -epoch), default=None)
 
     def at_best(self, metric: str) -> float | None:
@@ -183,7 +183,7 @@ class Record:
     @cached_property
     def samples(self) -> ResampledScores:
         """Resampled scores, from which confidence intervals are computed."""
-        return read_samples(self.artifacts.read(FRAME_COUNTS_FILE), self.at_best(SCORE))
+        return read_samples(self.artifacts.read(FRAME_COUNTS_FILE), self.at_best('mIoU'))
 
     @cached_property
     def parameters(self) -> float | None:

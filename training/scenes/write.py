@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 from segmentation_node.errors import DatasetError, SettingError
 from segmentation_node.images import cityscapes
-from segmentation_node.images.cityscapes import KINDS, LABELS, PICTURE, PICTURE_FOLDERS
+from segmentation_node.images.cityscapes import (
+    INSTANCES,
+    KINDS,
+    LABELS,
+    PICTURE,
+    PICTURE_FOLDERS,
+)
 from training.scenes.camera import Camera
 from training.scenes.render import RenderedFrame, Renderer
 from training.scenes.street import Street
@@ -110,7 +116,7 @@ def _write_frame(
     color = cv2.LUT(cv2.merge([labels, labels, labels, labels]), palette)
     _write_png(name.path(PICTURE, index), picture)
     _write_png(name.path(LABELS, index), labels)
-    _write_png(name.path('gtFine_instanceIds', index), frame.instance_ids.astype(np.uint16))
+    _write_png(name.path(INSTANCES, index), frame.instance_ids.astype(np.uint16))
     _write_png(name.path('gtFine_color', index), color)
     _write_json(name.path('gtFine_polygons', index), frame.polygons)
     _write_json(name.path('camera', index), camera_content(frame.camera))
