@@ -8,11 +8,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from patience import PATIENCE_S
+from repository import ROOT
 
 rclpy = pytest.importorskip('rclpy', reason='ROS 2 is not installed: pip install ".[ros]"')
 
@@ -229,6 +231,32 @@ class Probe:
             ),
         )
         assert report['state'] == 'active', report
+
+
+def forbidden_by_policy(probe: Probe) -> set[str]:
+    """Return the topics and services of a running node that its SROS 2 policy does not name."""
+    namespace, _, name = probe.target.rpartition('/')
+    policy = ET.parse(ROOT / 'config' / 'sros2_policy.xml')  # noqa: S314 (ours)
+    profile = policy.find(f'.//profile[@node="{name}"]')
+    assert profile is not None
+
+    def full_name(text: str) -> str:
+        if text.startswith('~'):
+            return text.replace('~', probe.target)
+        return text if text.startswith('/') else f'{namespace}/{text}'
+
+    used, allowed = set(), set()
+    for way, ask in (
+        ('topics[@publish]', probe.node.get_publisher_names_and_types_by_node),
+        ('topics[@subscribe]', probe.node.get_subscriber_names_and_types_by_node),
+        ('services', probe.node.get_service_names_and_types_by_node),
+    ):
+        found = {topic for topic, _ in ask(name, namespace)}
+        assert found
+        used |= {f'{way} {topic}' for topic in found}
+        texts = (str(each.text) for group in profile.findall(way) for each in group)
+        allowed |= {f'{way} {full_name(text)}' for text in texts}
+    return used - allowed
 
 
 class Camera:

@@ -14,6 +14,7 @@ from ros_process import (
     NodeProcess,
     Probe,
     accounts,
+    forbidden_by_policy,
     image_message,
     pixels_of,
     stamp_ns,
@@ -178,6 +179,10 @@ def test_the_fields_are_described(sensors: Sensors) -> None:
     f4, u4 = PointField.FLOAT32, PointField.UINT32
     kinds = {'x': f4, 'y': f4, 'z': f4, 'rgb': f4, 'label': u4, 'confidence': f4, 'instance': u4}
     assert fields == {name: (4 * i, kind, 1) for i, (name, kind) in enumerate(kinds.items())}
+
+
+def test_the_policy_names_all_that_the_node_does(sensors: Sensors) -> None:
+    assert not forbidden_by_policy(sensors.probe)
 
 
 def test_filters_change_while_it_runs(sensors: Sensors) -> None:

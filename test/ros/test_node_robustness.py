@@ -8,14 +8,19 @@ import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 import node_faults
 import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
-from repository import ROOT
-from ros_process import Camera, NodeProcess, Probe, compressed_message, image_message
+from ros_process import (
+    Camera,
+    NodeProcess,
+    Probe,
+    compressed_message,
+    forbidden_by_policy,
+    image_message,
+)
 from sensor_msgs.msg import CompressedImage
 
 from segmentation_node.images.files import encode_png
@@ -197,28 +202,7 @@ def test_a_second_node_of_its_name_is_told(
 
 def test_the_policy_names_all_that_the_node_does(camera: Camera) -> None:
     """The SROS 2 policy allows all topics and services that a running node uses."""
-    policy = ET.parse(ROOT / 'config' / 'sros2_policy.xml')  # noqa: S314 (ours)
-    profile = policy.find('.//profile')
-    assert profile is not None
-    node, name = camera.probe.node, camera.probe.target.rpartition('/')[2]
-
-    def allowed(way: str) -> set[str]:
-        texts = (str(each.text) for group in profile.findall(way) for each in group)
-        return {
-            text.replace('~', camera.probe.target)
-            if text.startswith('~')
-            else f'{camera.probe.namespace}/{text}'.replace(f'{camera.probe.namespace}//', '/')
-            for text in texts
-        }
-
-    for way, ask in (
-        ('topics[@publish]', node.get_publisher_names_and_types_by_node),
-        ('topics[@subscribe]', node.get_subscriber_names_and_types_by_node),
-        ('services', node.get_service_names_and_types_by_node),
-    ):
-        found = {topic for topic, _ in ask(name, camera.probe.namespace)}
-        assert found
-        assert found <= allowed(way), f'{way} lacks {sorted(found - allowed(way))}'
+    assert not forbidden_by_policy(camera.probe)
 
 
 @pytest.mark.parametrize(
