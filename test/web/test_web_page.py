@@ -479,9 +479,9 @@ def test_every_used_text_exists() -> None:
 
 def test_upload_problems_are_explained() -> None:
     # Problems that requests of the page cannot cause.
-    ours = {'internal-error', 'invalid-request', 'not-ready', 'not-well', 'unknown-camera',
-            'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-docs', 'no-ros',
-            'unreadable-request'}  # fmt: skip
+    ours = {'internal-error', 'invalid-request', 'no-instances', 'not-ready', 'not-well',
+            'unknown-camera', 'unknown-model', 'unknown-scheme', 'unreadable-form', 'no-docs',
+            'no-ros', 'unreadable-request'}  # fmt: skip
     for kind in set(KINDS) - ours:
         assert 'detail' not in Words('fr').problem(kind, 'detail'), kind
     assert 'detail' in Words('en').problem('internal-error', 'detail')
