@@ -7,16 +7,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from pictures import write_picture
+
 from segmentation_node import topics
 from segmentation_node.demo.recording import Recording
 from segmentation_node.demo.results import contact_sheet
 from segmentation_node.errors import SegmentationError
-from segmentation_node.images.files import encode_jpeg
 
 ROWS: Final = 4
 TITLE: Final = 'Results of the node on a street'
-#: JPEG quality that keeps text and edges sharp at a file size suitable for a web page.
-QUALITY: Final = 85
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,11 +31,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         recording = Recording(args.bag, f'/{topics.IMAGE}')
         sheet = contact_sheet(recording, TITLE, recording.scores(), ROWS)
         args.picture.parent.mkdir(parents=True, exist_ok=True)
-        args.picture.write_bytes(encode_jpeg(sheet, QUALITY))
+        write_picture(args.picture, sheet)
     except (SegmentationError, OSError) as error:
         print(f'readme_picture: {error}', file=sys.stderr)
         return 1
-    print(f'{args.picture}: {args.picture.stat().st_size // 1000} kB')
     return 0
 
 

@@ -19,11 +19,12 @@ from typing import Final
 
 import cv2
 import numpy as np
+from pictures import write_picture
 from playwright.sync_api import Page, sync_playwright
 
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import SegmentationError, SettingError
-from segmentation_node.images.files import decode_file, encode_jpeg
+from segmentation_node.images.files import decode_file
 
 GRPC_PORT: Final = 19876
 PAGE_PORT: Final = 19090
@@ -37,8 +38,6 @@ FLAGS: Final = (
     '--ignore-gpu-blocklist',
 )  # fmt: skip
 SIZE_WH: Final = (1280, 720)
-#: JPEG quality that keeps text sharp at a file size suitable for a web page.
-QUALITY: Final = 85
 #: Pictures are taken at this period until two of them are equal and show the recording.
 PERIOD_S: Final = 10.0
 START_S: Final = 10.0
@@ -59,11 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with _served(args.recording), _opened() as page:
             picture = _calm_picture(page)
-        args.picture.write_bytes(encode_jpeg(picture, QUALITY))
+        write_picture(args.picture, picture)
     except (SegmentationError, OSError) as error:
         print(f'rerun_picture: {error}', file=sys.stderr)
         return 1
-    print(f'{args.picture}: {args.picture.stat().st_size // 1000} kB')
     return 0
 
 
