@@ -15,7 +15,7 @@ from segmentation_node.arrays import BoolArray, Float64Array, UInt16Array
 from segmentation_node.instances import Instances
 from segmentation_node.labels import LabelScheme
 from segmentation_node.metrics import UNCOUNTED, Target, mean_of, scored_classes
-from training.segments import classes_of, instances_of, overlaps, pack
+from training.segments import classes_of, ids_of, instances_of, overlaps, pack
 
 #: As floating-point numbers, these are exactly those of cityscapesScripts.
 MIN_IOUS: Final = np.arange(0.5, 1, 0.05)
@@ -52,8 +52,7 @@ class InstanceCounts:
     def __post_init__(self) -> None:
         classes = [c for c in scored_classes(self.scheme) if c.countable]
         self._id_of = {c.name: c.id for c in classes}
-        self._countable = np.zeros(256, np.bool_)
-        self._countable[list(self._id_of.values())] = True
+        self._countable = ids_of(classes)
 
     def add(self, target: Target, instances: UInt16Array, predicted: Instances) -> None:
         """Count the instances of one image.

@@ -144,12 +144,14 @@ class SetObjective:
             grid, truth = points
             present = torch.unique(truth)
             targets = (truth[None] == present[:, None]).float()  # (K, P)
+            channel = classes_of(present)
             for classes, masks in outputs:
                 sampled = F.grid_sample(masks[image][None].float(), grid, align_corners=False)
                 at_points = sampled[0, :, 0]  # (Q, P)
-                logits, channel = classes[image].float(), classes_of(present)
                 unclear = self._unclear(masks[image], image_channels)
-                total = total + self._layer(logits, at_points, channel, targets, unclear)
+                total = total + self._layer(
+                    classes[image].float(), at_points, channel, targets, unclear
+                )
         return total / len(channels)
 
     def _unclear(self, masks: Tensor, labels: Tensor) -> Tensor:

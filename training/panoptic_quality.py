@@ -13,7 +13,6 @@ segment that lies mostly on them or on a group of its class is no error.
 """
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal, NamedTuple
 
@@ -22,7 +21,7 @@ import numpy as np
 from segmentation_node.arrays import BoolArray, Float64Array, UInt8Array, UInt16Array
 from segmentation_node.labels import LabelClass, LabelScheme
 from segmentation_node.metrics import UNCOUNTED, Target, scored_classes
-from training.segments import Segments, classes_of, instances_of, overlaps, pack
+from training.segments import Segments, classes_of, ids_of, instances_of, overlaps, pack
 
 #: IoU above which segments match, and share of a segment above which it is ignored.
 HALF: Final = 0.5
@@ -57,8 +56,8 @@ class PanopticCounts:
     def __post_init__(self) -> None:
         scored = scored_classes(self.scheme)
         self._classes = [c for c in scored if self.things or not c.countable]
-        self._scored = _ids(self._classes)
-        self._countable = _ids(c for c in self._classes if c.countable)
+        self._scored = ids_of(self._classes)
+        self._countable = ids_of(c for c in self._classes if c.countable)
 
     def add(
         self,
@@ -141,10 +140,3 @@ class PanopticCounts:
             return SegmentQuality(math.nan, math.nan, math.nan)
         sq = iou / matched if matched else 0.0
         return SegmentQuality(iou / segments, sq, matched / segments)
-
-
-def _ids(classes: Iterable[LabelClass]) -> BoolArray:
-    """Return which ids those of the classes are, (256,)."""
-    chosen = np.zeros(256, np.bool_)
-    chosen[[c.id for c in classes]] = True
-    return chosen

@@ -5,6 +5,7 @@ A segment is an instance of a countable class, or all pixels of another class in
 of a countable class without an instance are a group: objects that were not told apart.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from segmentation_node.arrays import BoolArray, UInt16Array
-from segmentation_node.labels import IGNORE, LabelScheme
+from segmentation_node.labels import IGNORE, LabelClass, LabelScheme
 
 #: Segment of each pixel, or of each of some segments: its class in the lower 8 bits, and the
 #: number of its instance above them, 0 for none. Negative numbers are no segments.
@@ -38,6 +39,13 @@ def pack(classes: npt.NDArray[Any], instances: UInt16Array, countable: BoolArray
     """
     counted = np.where(countable[classes], instances, 0)
     return counted.astype(np.int32) << CLASS_BITS | classes.astype(np.int32)
+
+
+def ids_of(classes: Iterable[LabelClass]) -> BoolArray:
+    """Return which ids those of the classes are, (256,)."""
+    chosen = np.zeros(256, np.bool_)
+    chosen[[c.id for c in classes]] = True
+    return chosen
 
 
 def countable_channels(scheme: LabelScheme) -> BoolArray:
