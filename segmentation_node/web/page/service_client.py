@@ -13,7 +13,7 @@ from segmentation_node.arrays import UInt8Array, UInt16Array
 from segmentation_node.errors import SegmentationError
 from segmentation_node.images.files import decode_pixels
 from segmentation_node.images.label_files import decode_label_file
-from segmentation_node.instances import INSTANCE, PANOPTIC
+from segmentation_node.instances import SEMANTIC
 from segmentation_node.web.api_key import API_KEY_HEADER
 from segmentation_node.web.service_settings import API_KEY_VARIABLE, HOST, PORT
 
@@ -82,15 +82,19 @@ def known_models() -> list[dict[str, Any]]:
 
 def predict(model: str, image: bytes) -> DecodedResult:
     """Segment a picture, with instances if the model tells them apart; raises ServiceError."""
-    if _has_instances(model):
-        return _predicted(model, image, 'instance')
-    result = _predicted(model, image)
-    # The service may not know the task of a model before it is loaded.
-    return _predicted(model, image, 'instance') if _has_instances(model) else result
+    if (task := _task_of(model)) is None:
+        # The service may not know the task of a model before it is loaded.
+        result = _predicted(model, image)
+        return _predicted(model, image, 'instance') if _has_instances(_task_of(model)) else result
+    return _predicted(model, image, *(['instance'] if _has_instances(task) else []))
 
 
-def _has_instances(model: str) -> bool:
-    return any(m['name'] == model and m['task'] in (PANOPTIC, INSTANCE) for m in known_models())
+def _has_instances(task: str | None) -> bool:
+    return task not in (None, SEMANTIC)
+
+
+def _task_of(model: str) -> str | None:
+    return next((m['task'] for m in known_models() if m['name'] == model), None)
 
 
 def _predicted(model: str, image: bytes, *more: str) -> DecodedResult:
