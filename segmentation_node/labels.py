@@ -184,6 +184,11 @@ class LabelScheme:
             return None
         return np.array([id_of_plain[name] for name in plain], np.uint8)
 
+    def class_shares(self, labels: UInt8Array) -> list[float]:
+        """Return the share of each class, in their order, of the pixels of `labels`, uint8."""
+        pixels = np.bincount(labels.ravel(), minlength=256)
+        return [float(pixels[c.id] / labels.size) for c in self.classes]
+
     def unknown_ids(self, labels: UInt8Array) -> dict[int, int]:
         """Return the pixel count in `labels` of each value that this scheme lacks."""
         pixels = np.bincount(labels.ravel(), minlength=256)

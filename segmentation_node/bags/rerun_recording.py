@@ -19,11 +19,11 @@ import numpy as np
 from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.bags.camera_frames import CameraFrame
-from segmentation_node.bags.messages import SECOND_NS
+from segmentation_node.bags.messages import header_stamp_ns
 from segmentation_node.bags.writer import FLUSH_AFTER_S
 from segmentation_node.errors import BagError, SettingError
 from segmentation_node.images.files import encode_jpeg
-from segmentation_node.images.rendering import Detection, Rendered
+from segmentation_node.images.rendering import Detection, Rendered, mean_confidence
 from segmentation_node.paths import with_extra
 from segmentation_node.pipeline.consistency import TemporalConsistency
 
@@ -113,7 +113,6 @@ class RerunRecording:
         """Open; `title` is the name of the recording in the viewer."""
         self._rerun = import_rerun()
         self._scheme = segmenter.scheme
-        self._ids = np.array([c.id for c in self._scheme.classes])
         domain = segmenter.checkpoint.spec.out_of_domain
         self._max_distance = None if domain is None else domain.threshold
         self._temporal = TemporalConsistency()
@@ -134,8 +133,7 @@ class RerunRecording:
 
     def add(self, frame: CameraFrame, rendered: Rendered) -> None:
         """Add a segmented frame; raises BagError if the file cannot be written."""
-        stamp = frame.header.stamp
-        stamp_ns = int(stamp.sec) * SECOND_NS + int(stamp.nanosec)
+        stamp_ns = header_stamp_ns(frame.header)
         self._stream.set_time(STAMP, timestamp=np.datetime64(stamp_ns, 'ns'))
         self._stream.set_time(FRAME, sequence=self._frames)
         self._frames += 1
@@ -182,14 +180,13 @@ class RerunRecording:
 
     def _add_scores(self, stamp_ns: int, rendered: Rendered) -> None:
         labels = rendered.label_mask
-        self._add_scalars(CONFIDENCE, [cv2.mean(rendered.confidence)[0] / 255])
+        self._add_scalars(CONFIDENCE, [mean_confidence(rendered.confidence)])
         consistency = self._temporal.measure(stamp_ns, rendered.image_rgb, labels)
         if consistency is not None:
             self._add_scalars(CONSISTENCY, [consistency])
         if rendered.distance is not None and self._max_distance is not None:
             self._add_scalars(DISTANCE, [rendered.distance, self._max_distance])
-        counts = np.bincount(labels.ravel(), minlength=256)[self._ids]
-        self._add_scalars(CLASS_SHARE, (counts / labels.size).tolist())
+        self._add_scalars(CLASS_SHARE, self._scheme.class_shares(labels))
 
     def _add_scalars(self, entity: str, values: list[float]) -> None:
         self._stream.log(entity, self._rerun.Scalars(values))

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import cv2
 import numpy as np
 
-from segmentation_node.images.rendering import Rendered
+from segmentation_node.images.rendering import Rendered, mean_confidence
 from segmentation_node.labels import LabelScheme
 
 #: Frames of each bag that are kept as candidates for labeling.
@@ -56,7 +55,7 @@ class LabelStatistics:
         It is worth labeling if it is out of domain, or if the model cannot tell.
         """
         counts = np.bincount(rendered.label_mask.ravel())
-        confidence = cv2.mean(rendered.confidence)[0] / 255
+        confidence = mean_confidence(rendered.confidence)
         outside = rendered.out_of_domain
         frame = RankedFrame(stamp_ns, rendered.distance, confidence)
         return cls(

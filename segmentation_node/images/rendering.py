@@ -20,6 +20,11 @@ OUTLINE_RGB: Final = (255, 255, 255)
 NewCanvas: TypeAlias = Callable[[str, tuple[int, int]], UInt8Array]
 
 
+def mean_confidence(confidence: UInt8Array) -> float:
+    """Return the mean of (H, W) confidence, 0 to 1."""
+    return cv2.mean(confidence)[0] / 255
+
+
 def new_canvas(_topic: str, size_hw: tuple[int, int]) -> UInt8Array:
     """Allocate memory for a picture."""
     return np.empty((*size_hw, 3), np.uint8)

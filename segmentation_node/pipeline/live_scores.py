@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
-import cv2
-
 from segmentation_node import topics
 from segmentation_node.arrays import UInt8Array
 from segmentation_node.errors import MAX_MESSAGE, one_line, printable
+from segmentation_node.images.rendering import mean_confidence
 from segmentation_node.pipeline.consistency import TemporalConsistency
 from segmentation_node.pipeline.frames import FRAME_ERRORS, SECOND_NS
 from segmentation_node.pipeline.trend import Trend
@@ -54,7 +53,7 @@ class PublishedFrame:
 
 
 class _Signals:
-    """What is known of the labels of one camera without truth."""
+    """Signals of the labels of one camera that need no truth."""
 
     def __init__(self, window_frames: int) -> None:
         self._window_frames = window_frames
@@ -69,7 +68,7 @@ class _Signals:
         """Measure a frame."""
         if frame.model != self._model:
             self._model, self.series = frame.model, self._empty_series()
-        confidence = cv2.mean(frame.confidence())[0] / 255
+        confidence = mean_confidence(frame.confidence())
         consistency = self._temporal.measure(frame.stamp_ns, frame.image_rgb, frame.labels)
         self.max_distance = frame.max_distance
         values = {

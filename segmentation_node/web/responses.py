@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
-import numpy as np
 from pydantic import BaseModel, Field
 
 from segmentation_node import topics
@@ -141,10 +140,10 @@ def legend(scheme: LabelScheme) -> list[LegendEntry]:
 
 def class_shares(labels: UInt8Array, scheme: LabelScheme) -> list[ClassShare]:
     """Return all classes of a scheme with their share of the labels, (H, W) uint8."""
-    counts = np.bincount(labels.ravel(), minlength=256)
+    shares = scheme.class_shares(labels)
     return [
-        ClassShare(**entry.model_dump(), share=float(counts[entry.id] / labels.size))
-        for entry in legend(scheme)
+        ClassShare(**entry.model_dump(), share=share)
+        for entry, share in zip(legend(scheme), shares, strict=True)
     ]
 
 
